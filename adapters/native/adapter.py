@@ -1,0 +1,204 @@
+"""The project's own codebase, `detectors`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+import detectors
+from adapters.torch_common import TensorBatch, TorchAdapter, save_weights
+from bench.worker.api import Description, Job
+from bench.worker.batches import load_batches
+from detectors import transforms
+from detectors.coco import CocoDetection, Example
+from detectors.dense import DenseDetector
+from detectors.solov2 import SOLOv2
+
+
+class Adapter(TorchAdapter):
+    version = version("detection-bench")
+    package = "detectors"
+
+    averaged: detectors.EMA | None = None
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(job)
+        if job.options.get("channels_last", True):
+            self.memory_format = torch.channels_last
+
+    # -- model -----------------------------------------------------------------------------------------------
+
+    def build_model(self) -> nn.Module:
+        model = detectors.build(
+            self.job.model["name"],
+            num_classes=len(self.job.classes),
+            frozen_stages=max(0, self.workload["frozen_stages"]),
+            frozen_bn=self.workload["frozen_bn"],
+            score_threshold=self.workload["score_threshold"],
+            max_detections=self.workload["max_detections"],
+        )
+        self.uses_masks = isinstance(model, SOLOv2) or getattr(model, "mask_head", None) is not None
+        if not self.job.weights:
+            batch = load_batches(self.job.batches, 0, 1)[0]
+            detectors.calibrate(model, torch.from_numpy(batch.images), torch.from_numpy(batch.image_sizes))
+        return model
+
+    def stages(self) -> Sequence[Sequence[nn.Module]]:
+        stem, stages = self.model.backbone.stem, self.model.backbone.stages
+        return [[stem, stages[0]], *([stage] for stage in stages[1:])]
+
+    def _prepare_ema(self, decay: float) -> None:
+        self.averaged = detectors.EMA(self.model, decay)
+
+    def compiled_modules(self) -> Sequence[nn.Module]:
+        return (
+            self.model.backbone,
+            self.model.neck,
+        )  # what follows has shapes that depend on the predictions
+
+    # -- step ------------------------------------------------------------------------------------------------
+
+    def convert(self, batch: Any) -> TensorBatch:
+        data = super().convert(batch)
+        return data if self.uses_masks else replace(data, masks=[])
+
+    def compute_losses(self, data: TensorBatch) -> dict[str, Tensor]:
+        masks = data.masks or [None] * len(data.boxes)
+        targets = [detectors.Target(*values) for values in zip(data.boxes, data.labels, masks, strict=True)]
+        return self.model.losses(data.images, self._sizes(data), targets)
+
+    def predict_raw(self, data: TensorBatch) -> list[detectors.Detections]:
+        return self.model.network(data.images, self._sizes(data))
+
+    def predict_final(self, raw: list[detectors.Detections], data: TensorBatch) -> list[dict[str, Tensor]]:
+        return [
+            {name: value for name, value in found._asdict().items() if value is not None}
+            for found in self.model.postprocess(raw, data.image_sizes, data.original_sizes)
+        ]
+
+    def ema_update(self) -> None:
+        assert self.averaged is not None
+        self.averaged.update()
+
+    def _sizes(self, data: TensorBatch) -> Tensor:
+        return torch.tensor(data.image_sizes).to(self.device, non_blocking=True)
+
+    # -- own input -------------------------------------------------------------------------------------------
+
+    def pipeline(self) -> Iterator[TensorBatch]:
+        self.batches = iter(
+            DataLoader(
+                CocoDetection(
+                    self.job.dataset["annotations"],
+                    self.job.dataset["images"],
+                    self.job.dataset["image_ids"],
+                    self.job.category_ids,
+                    partial(resized_size, size=self.workload["input"]["size"]),
+                    masks=self.uses_masks,
+                ),
+                batch_sampler=EndlessBatches(
+                    len(self.job.dataset["image_ids"]),
+                    self.workload["batch_size"],
+                    self.job.rank,
+                    self.job.world_size,
+                ),
+                num_workers=self.workload["input"]["workers"],
+                collate_fn=self.collate,
+            )
+        )
+        return self.batches
+
+    def collate(self, examples: Sequence[Example]) -> TensorBatch:
+        sizes = [example.image.shape[:2] for example in examples]
+        padded = padded_size(sizes, self.workload["input"]["size"])
+        images = transforms.normalised_batch([example.image for example in examples], padded)
+        return TensorBatch(
+            images=images.contiguous(memory_format=self.memory_format),
+            image_sizes=sizes,
+            original_sizes=[example.original_size for example in examples],
+            image_ids=[example.image_id for example in examples],
+            boxes=[example.target.boxes for example in examples],
+            labels=[example.target.labels for example in examples],
+            masks=[
+                transforms.pad_masks(example.target.masks, padded)
+                for example in examples
+                if example.target.masks is not None
+            ],
+        )
+
+    # -- facts and state -------------------------------------------------------------------------------------
+
+    def describe(self, data: Any) -> Description:
+        description = super().describe(data)
+        description.extra["ema"] = self.averaged is not None
+        return description
+
+    def postprocess_settings(self) -> dict[str, Any]:
+        if isinstance(self.model, SOLOv2):
+            return {
+                "score_threshold": self.model.score_threshold,
+                "max_detections": self.model.max_detections,
+                "candidates": self.model.candidates,
+                "candidate_score_threshold": self.model.candidate_threshold,
+                "mask_threshold": self.model.mask_threshold,
+                "nms_kernel": self.model.nms_kernel,
+                "nms_sigma": self.model.nms_sigma,
+            }
+        if isinstance(self.model, DenseDetector):
+            return {
+                "score_threshold": self.model.score_threshold,
+                "nms_iou_threshold": self.model.nms_threshold,
+                "max_detections": self.model.max_detections,
+                "candidates": self.model.candidates,
+            }
+        head, rpn = self.model.box_head, self.model.rpn
+        phase = 0 if self.model.training else 1
+        return {
+            "score_threshold": head.score_threshold,
+            "nms_iou_threshold": head.nms_threshold,
+            "max_detections": head.max_detections,
+            "proposal_candidates": rpn.pre_nms[phase],
+            "proposals": rpn.post_nms[phase],
+            "proposal_nms_iou_threshold": rpn.nms_threshold,
+        }
+
+    def save_weights(self, path: str) -> None:
+        save_weights(self.averaged.model if self.averaged is not None else self.model, path)
+
+
+# -- the workload's geometry ---------------------------------------------------------------------------------
+
+
+def resized_size(old: tuple[int, int], size: Any) -> tuple[int, int]:
+    if isinstance(size, Mapping):
+        return transforms.short_long(old, size["short"], size["long"])
+    return transforms.fit_within(old, tuple(size))
+
+
+def padded_size(sizes: Sequence[tuple[int, int]], size: Any) -> tuple[int, int]:
+    if not isinstance(size, Mapping):
+        return tuple(size)
+    height, width = (-(-max(side) // 32) * 32 for side in zip(*sizes, strict=True))
+    return height, width
+
+
+class EndlessBatches:
+    """Indices of one rank's batches, without end, in the order of the shared batches (``bench.data.batch_plan``)."""
+
+    def __init__(self, images: int, batch_size: int, rank: int, world_size: int) -> None:
+        self.images, self.batch_size, self.rank, self.world_size = images, batch_size, rank, world_size
+
+    def __iter__(self) -> Iterator[list[int]]:
+        per_round = self.batch_size * self.world_size
+        batches = -(-self.images // per_round) * self.world_size
+        while True:
+            for batch in range(self.rank, batches, self.world_size):
+                first = batch * self.batch_size
+                yield [index % self.images for index in range(first, first + self.batch_size)]

@@ -1,0 +1,90 @@
+"""What paddledet 2.6.0, written for Paddle 2.4, needs to run on Paddle 3: a scalar used to have shape [1].
+
+Importing this module applies it; it comes before the first import of paddle and of ppdet. Each function mends one
+difference; README.md tells how each one shows.
+No arithmetic changes: what these calls did under Paddle 2.4 they do again, and what worked already goes through as is.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+
+def prefer_avx2_on_amd() -> None:
+    """Before paddle is loaded: on AMD its MKL picks kernels 2-3 times slower than the AVX2 ones it has. On Intel the
+    setting would keep it from AVX-512, so it cannot stand in adapter.yaml. A recipe's own value wins."""
+    try:
+        is_amd = "AuthenticAMD" in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        is_amd = False
+    if is_amd:
+        os.environ.setdefault("MKL_DEBUG_CPU_TYPE", "5")
+
+
+prefer_avx2_on_amd()
+
+import paddle  # noqa: E402
+
+
+def _with_axis(tensor: Any) -> Any:
+    """A scalar as the tensor of shape [1] that it was under Paddle 2.4."""
+    return tensor.reshape([1]) if isinstance(tensor, paddle.Tensor) and tensor.ndim == 0 else tensor
+
+
+def concat_takes_scalars() -> None:
+    """``paddle.concat([paddle.shape(x)[0], ...])``, as in ppdet/modeling/proposal_generator/rpn_head.py:234."""
+    concat = paddle.concat
+
+    def patched(x: Any, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(x, (list, tuple)):
+            x = [_with_axis(tensor) for tensor in x]
+        return concat(x, *args, **kwargs)
+
+    paddle.concat = patched
+
+
+def order_compares_mixed_types() -> None:
+    """``int64 tensor < float32 tensor`` and the like, as in ppdet/modeling/losses/ssd_loss.py:127 and
+    ppdet/modeling/heads/solov2_head.py:511. The integers become float32."""
+    for name in ("__lt__", "__le__", "__gt__", "__ge__"):
+        setattr(paddle.Tensor, name, _promoting(getattr(paddle.Tensor, name)))
+
+
+def _promoting(compare: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    def patched(self: Any, other: Any) -> Any:
+        if isinstance(other, paddle.Tensor) and self.dtype != other.dtype:
+            if self.dtype == paddle.float32:
+                other = other.astype(paddle.float32)
+            elif other.dtype == paddle.float32:
+                self = self.astype(paddle.float32)
+        return compare(self, other)
+
+    return patched
+
+
+class _PaddleWithAxes:
+    """``paddle`` whose ``cast`` never gives a scalar, for one module of ppdet to see under that name."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(paddle, name)
+
+    @staticmethod
+    def cast(x: Any, dtype: Any) -> Any:
+        return _with_axis(paddle.cast(x, dtype))
+
+
+def cast_keeps_an_axis(module: ModuleType) -> None:
+    """``paddle.cast(im_shape[0], "int32")[0]``, as in ppdet/modeling/heads/solov2_head.py:461."""
+    module.paddle = _PaddleWithAxes()  # type: ignore[attr-defined]
+
+
+concat_takes_scalars()
+order_compares_mixed_types()
+
+from ppdet.modeling.heads import solov2_head  # noqa: E402
+
+cast_keeps_an_axis(solov2_head)

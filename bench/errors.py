@@ -1,0 +1,52 @@
+"""Errors meant for the user: what is wrong, where, and what to do next. They end a command with an exit code."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ExitCode:
+    """Process exit codes of every `bench` command."""
+
+    SUCCESS = 0
+    REGRESSION = 1
+    BAD_INPUT = 2
+    INCONCLUSIVE = 3
+    ARM_FAILED = 4
+    INTERRUPTED = 130
+
+
+class BenchError(Exception):
+    """Bad input: one clear message, exit code 2.
+
+    ``where`` is the place the user has to look at (``recipe.yaml:12``), ``hint`` the next thing to do.
+    """
+
+    exit_code = ExitCode.BAD_INPUT
+
+    def __init__(self, message: str, *, where: str | None = None, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.where = where
+        self.hint = hint
+
+    def __str__(self) -> str:
+        place = f"{self.where}: " if self.where else ""
+        hint = f"\n  {self.hint}" if self.hint else ""
+        return f"{place}{self.message}{hint}"
+
+
+class StorageError(BenchError):
+    """The run folder cannot be written (disk full, no permission). What was measured before is kept."""
+
+    exit_code = ExitCode.ARM_FAILED
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A hint that names the nearest known names, or all of them when none is near."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
+    if near:
+        return f"did you mean {' or '.join(near)}?"
+    return f"known: {', '.join(names)}" if names else "none is known"

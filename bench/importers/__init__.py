@@ -1,0 +1,128 @@
+"""Training and evaluation logs of detection codebases, read as their tools wrote them.
+
+    result = import_logs("auto", [Path("train.log")], from_iter=20, to_iter=1000)
+    print(render(result))
+
+`formats/` holds one module per log format, `stream` turns lines into events, `summary` events into rates and curves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.errors import BenchError, did_you_mean
+from bench.importers import reader
+from bench.importers.clock import STAMP, Clock
+from bench.importers.formats import Format, known_formats
+from bench.importers.render import render, to_json
+from bench.importers.stream import Stream
+from bench.importers.summary import LogSummary, Summarizer
+
+__all__ = ["ImportResult", "import_logs", "known_formats", "render", "to_json"]
+
+AUTO = "auto"
+_LINES_SEARCHED_FOR_A_STAMP = 10_000
+
+
+@dataclass(frozen=True)
+class ImportResult:
+    """What `import_logs` found."""
+
+    files: tuple[Path, ...]
+    """In the order in which they were read."""
+    from_iter: int | None
+    to_iter: int | None
+    lines: int
+    size_bytes: int
+    train_lines: Mapping[str, int]
+    """Per format."""
+    caveats: Mapping[str, tuple[str, ...]]
+    """Per format: what its printed rates leave out."""
+    log: LogSummary
+
+
+def import_logs(
+    format: str,
+    files: Sequence[Path],
+    *,
+    from_iter: int | None = None,
+    to_iter: int | None = None,
+) -> ImportResult:
+    """Read a log. Several files are parts of one log (rotated): they are read in the order of their first times, or as
+    given when one of them shows none.
+
+    ``format`` is a name of `known_formats()` or `auto`; iterations are as the log counts them, the window is inclusive.
+    Raises BenchError when a file cannot be read or holds nothing of the format(s).
+    """
+    formats = known_formats()
+    if format != AUTO and format not in formats:
+        raise BenchError(f"unknown log format '{format}'", hint=did_you_mean(format, [AUTO, *formats]))
+    if not files:
+        raise BenchError("no log file given")
+    if from_iter is not None and to_iter is not None and from_iter >= to_iter:
+        raise BenchError(f"the window is empty: from iteration {from_iter} to {to_iter}")
+    chosen = list(formats.values()) if format == AUTO else [formats[format]]
+    paths = _in_order(list(files))
+    stream = Stream(chosen)
+    summarizer = Summarizer(from_iter, to_iter)
+    for path in paths:
+        summarizer.add_all(stream.read(path))
+    log = summarizer.result()
+    if not log.sections and not log.found:
+        raise _nothing_found(format, paths, formats, log.broken_lines)
+    train_lines = {name: count for name, count in stream.counts.train_lines.items() if count}
+    seen = {*train_lines, *(placed.format for placed in log.found)}
+    return ImportResult(
+        files=tuple(paths),
+        from_iter=from_iter,
+        to_iter=to_iter,
+        lines=stream.counts.lines,
+        size_bytes=sum(path.stat().st_size for path in paths),
+        train_lines=train_lines,
+        caveats={name: formats[name].caveats for name in formats if name in seen},
+        log=log,
+    )
+
+
+def _in_order(paths: list[Path]) -> list[Path]:
+    """Rotated files by their first stamp; `log.1` is older than `log`, whatever their names' order."""
+    if len(paths) == 1:
+        return paths
+    starts = [_first_time_ms(path) for path in paths]
+    if any(start is None for start in starts):
+        return paths
+    return [path for _, path in sorted(zip(starts, paths, strict=True), key=lambda pair: pair[0] or 0)]
+
+
+def _first_time_ms(path: Path) -> int | None:
+    for line in _first_lines(path):
+        if (match := STAMP.match(line)) is not None:
+            try:
+                return Clock().read(match[1])
+            except ValueError:
+                continue
+    return None
+
+
+def _first_lines(path: Path) -> Iterator[bytes]:
+    count = 0
+    for block, _ in reader.blocks(path):
+        lines = block.split(b"\n")
+        yield from lines
+        count += len(lines)
+        if count > _LINES_SEARCHED_FOR_A_STAMP:
+            return
+
+
+def _nothing_found(format: str, paths: list[Path], formats: Mapping[str, Format], broken: int) -> BenchError:
+    first = next((line for line in _first_lines(paths[0]) if line.strip()), b"")
+    shown = reader.text(first)[:120]
+    what = "of a known format" if format == AUTO else f"of the format '{format}'"
+    also = f" ({broken} broken lines of it)" if broken else ""
+    return BenchError(
+        f"no training, evaluation or inference line {what}{also}; the file begins: {shown!r}",
+        where=", ".join(str(path) for path in paths),
+        hint=f"known formats: {', '.join([AUTO, *formats])}",
+    )

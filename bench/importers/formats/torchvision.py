@@ -1,0 +1,40 @@
+"""torchvision's reference scripts (`references/detection/utils.py`, `MetricLogger.log_every`).
+
+    Epoch: [0]  [   0/7329]  eta: 1:23:45  lr: 0.000040  loss: 5.1234 (5.1234)  loss_classifier: 4.4 (4.4)  time: 0.6857  data: 0.2345  max mem: 3456
+    Epoch: [0] Total time: 0:50:12 (0.4111 s / it)
+    Test: Total time: 0:04:00 (0.0480 s / it)
+
+Epochs and iterations count from 0; values are the median of the last 20 iterations, in brackets the mean since the
+epoch began (not read); time and data are means of the last 20. No time of day.
+"""  # noqa: E501
+
+import re
+
+from bench.importers.events import Evaluating, Inference
+from bench.importers.formats import Format, duration_s
+
+NAME = "torchvision"
+
+FORMAT = Format(
+    name=NAME,
+    title="torchvision reference scripts",
+    marker=b"Epoch: [",
+    start=re.compile(rb"()Epoch: \[(\d+)\]  \[ *(\d+)/(\d+)\]  "),
+    claim=re.compile(rb"Epoch: \[\d*\]?  \["),
+    keys={"lr": "lr", "time": "s_per_iter", "data": "data_s", "mem": "memory_mb"},
+    once=b"Epoch: [",
+    end=re.compile(rb"  (?:max mem: \d+|data: \d+\.\d{4})$"),
+    closed=False,
+    others=(
+        (b"Test:  [", re.compile(rb"^Test:  \["), lambda _: (Evaluating(),)),
+        (
+            b"Test: Total",
+            re.compile(rb"^Test: Total time: ((?:\d+ days?, )?[\d:]+) \((\d+\.\d+) s / it\)"),
+            lambda m: (Inference(NAME, total_s=duration_s(m[1]), s_per_batch=float(m[2])),),
+        ),
+    ),
+    caveats=(
+        "prints no time of day: the wall clock is unknown",
+        "time is the mean of the last 20 iterations",
+    ),
+)

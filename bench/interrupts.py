@@ -1,0 +1,68 @@
+"""Ctrl-C (and SIGTERM, SIGHUP) without losing what was just measured.
+
+While a session holds interrupts, a signal waits; it is delivered as KeyboardInterrupt where the session allows it:
+in the waits for a worker, never between an answer and its line in the journal.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Iterator
+from types import FrameType
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_held = False
+_pending = False
+
+
+def _on_signal(_number: int, _frame: FrameType | None) -> None:
+    global _pending
+    _pending = True
+    if not _held:
+        _deliver()
+
+
+def _deliver() -> None:
+    global _pending
+    if _pending:
+        _pending = False
+        raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def handled() -> Iterator[None]:
+    """Turn the signals into KeyboardInterrupt, as `held` and `allowed` say."""
+    global _pending
+    _pending = False
+    previous = {number: signal.signal(number, _on_signal) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def held() -> Iterator[None]:
+    """A signal that comes in here waits until `allowed`, or until the end of the block."""
+    global _held
+    before, _held = _held, True
+    try:
+        yield
+    finally:
+        _held = before
+    if not _held:
+        _deliver()
+
+
+@contextlib.contextmanager
+def allowed() -> Iterator[None]:
+    """Inside `held`: a signal, also one that waited, interrupts in here."""
+    global _held
+    before, _held = _held, False
+    try:
+        _deliver()
+        yield
+    finally:
+        _held = before

@@ -1,0 +1,253 @@
+"""`bench compare A B`: arms of two runs, or two arms, against each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.codebases import Codebase
+from bench.errors import BenchError, did_you_mean
+from bench.machine import fingerprint
+from bench.record import ArmRecord, Run, resolve_run
+from bench.report import layout
+from bench.report.document import MISSING, Block, Bullets, Cell, Column, Table, Text
+from bench.report.tables import Group, Row, images_per_step, run_report, throughput_ratio
+from bench.stats import Ratio
+
+#: Facts of a machine that change from minute to minute, and its name: they make no other machine.
+PASSING = (
+    "host",
+    "load",
+    "temperature",
+    "available",
+    "used",
+    "power_w",
+    "utilization",
+    "throttle",
+    "process",
+    "clock_mhz",
+)
+
+
+@dataclass(frozen=True)
+class Side:
+    """What stands on one side: a run, or one arm of it."""
+
+    run: Run
+    arm: str | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.run.folder.name}:{self.arm}" if self.arm else self.run.folder.name
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One pair of arms. ``ratio``: images/s of b over those of a; above 1, b is faster."""
+
+    workload: str
+    name: str
+    a: Row
+    b: Row
+    ratio: Ratio | None
+    interleaved: bool
+    differences: tuple[str, ...] = ()
+    """In what the work of the two differs, beyond what they were chosen for."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    a: str
+    b: str
+    rows: tuple[Compared, ...]
+    only_a: tuple[str, ...]
+    only_b: tuple[str, ...]
+    same_kind: bool
+    """Whether the two machines are of one kind (`bench.machine.fingerprint`)."""
+    machine: tuple[str, ...]
+    """What differs between the two machines."""
+    software: tuple[str, ...]
+    """What differs between the environments of compared arms."""
+
+
+def resolve_side(text: str, root: Path) -> Side:
+    """`RUN` or `RUN:ARM`, the run by folder, id or `latest` (`bench.record.resolve_run`)."""
+    name, colon, arm = text.rpartition(":")
+    if not colon or (Path(text) / "run.json").exists():
+        return Side(Run(resolve_run(text, root)))
+    run = Run(resolve_run(name, root))
+    known = [record.id for record in run.arms()]
+    if arm not in known:
+        raise BenchError(f"no arm '{arm}' in run {run.folder.name}", hint=did_you_mean(arm, known))
+    return Side(run, arm)
+
+
+def comparison_table(
+    a: Side | Run, b: Side | Run, *, codebases: Mapping[str, Codebase] | None = None
+) -> Comparison:
+    """Compare b with a, which is the baseline.
+
+    Two runs: arms of the same label, codebase, levels and options are compared. A run and an arm: the arm with its
+    like. Two arms: those two, whatever they are. Only arms of one cell of one run were interleaved; any other ratio
+    contains what the machine did in between, and says so. Raises BenchError when nothing can be compared.
+    """
+    a, b = (side if isinstance(side, Side) else Side(side) for side in (a, b))
+    arms_a, arms_b = _arms(a), _arms(b)
+    if a.arm and b.arm:
+        pairs = [(arms_a[0], arms_b[0])]
+    else:
+        like = {_identity(arm): arm for arm in arms_b}
+        pairs = [(arm, like[_identity(arm)]) for arm in arms_a if _identity(arm) in like]
+    if not pairs:
+        raise BenchError(
+            f"{a.name} and {b.name} have no arm in common",
+            hint="name one arm of each: bench compare RUN:ARM RUN:ARM (bench list runs)",
+        )
+    rows_a, rows_b = (_rows(side.run, codebases) for side in (a, b))
+    same_run = a.run.folder.resolve() == b.run.folder.resolve()
+    compared = []
+    for arm_a, arm_b in pairs:
+        (group_a, row_a), (group_b, row_b) = rows_a[arm_a.id], rows_b[arm_b.id]
+        measured = row_a.step_s is not None and row_b.step_s is not None
+        images = images_per_step(arm_b.workload) / images_per_step(arm_a.workload)
+        names = [group_a.row_name(row_a), group_b.row_name(row_b)]
+        compared.append(
+            Compared(
+                workload=group_b.title,
+                name=names[1] if names[0] == names[1] else f"{names[1]} over {names[0]}",
+                a=row_a,
+                b=row_b,
+                ratio=throughput_ratio(b.run.samples(arm_b.id), a.run.samples(arm_a.id), images)
+                if measured
+                else None,
+                interleaved=same_run and arm_a.cell == arm_b.cell,
+                differences=tuple(_differences(arm_a.workload, arm_b.workload)),
+            )
+        )
+    machine_a, machine_b = a.run.record().machine, b.run.record().machine
+    used_a, used_b = {x.id for x, _ in pairs}, {y.id for _, y in pairs}
+    return Comparison(
+        a=a.name,
+        b=b.name,
+        rows=tuple(compared),
+        only_a=tuple(arm.id for arm in arms_a if arm.id not in used_a),
+        only_b=tuple(arm.id for arm in arms_b if arm.id not in used_b),
+        same_kind=fingerprint(machine_a) == fingerprint(machine_b),
+        machine=tuple(_machine_differences(machine_a, machine_b)),
+        software=tuple(
+            dict.fromkeys(text for x, y in pairs if x.codebase == y.codebase for text in _software(x, y))
+        ),
+    )
+
+
+def _arms(side: Side) -> list[ArmRecord]:
+    return [arm for arm in side.run.arms() if side.arm in (None, arm.id)]
+
+
+def _rows(run: Run, codebases: Mapping[str, Codebase] | None) -> dict[str, tuple[Group, Row]]:
+    report = run_report(run, codebases=codebases)
+    return {row.arm: (group, row) for group in report.groups for row in group.rows}
+
+
+def _identity(arm: ArmRecord) -> str:
+    work = {name: arm.workload.get(name) for name in ("task", "model")}
+    return repr((arm.codebase, arm.label, work, sorted(arm.levels.items()), sorted(arm.options.items())))
+
+
+def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _leaves(item, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, value
+
+
+def _differences(a: Any, b: Any) -> Iterator[str]:
+    """`input.images: 16 → 32` for every value that differs."""
+    one, two = dict(_leaves(a)), dict(_leaves(b))
+    for name in dict.fromkeys([*one, *two]):
+        if one.get(name) != two.get(name):
+            yield f"{name}: {one.get(name, MISSING)} → {two.get(name, MISSING)}"
+
+
+def _machine_differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[str]:
+    for text in _differences(a, b):
+        if not any(word in text.partition(":")[0].lower() for word in PASSING):
+            yield text
+
+
+def _software(a: ArmRecord, b: ArmRecord) -> Iterator[str]:
+    one, two = (
+        {part: arm.environment.get(part) for part in ("python", "packages", "git", "variables")}
+        for arm in (a, b)
+    )
+    yield from (f"{a.codebase}, {text}" for text in _differences(one, two))
+
+
+# -- As blocks, for the terminal, markdown or a page -------------------------------------------------------------
+
+
+def comparison_blocks(comparison: Comparison) -> Iterator[Block]:
+    """A table per workload, and below them what a reader of the ratios has to know."""
+    yield Text(f"A: {comparison.a}. B: {comparison.b}. Ratios are of throughput: above 1, B is faster.")
+    for workload in dict.fromkeys(pair.workload for pair in comparison.rows):
+        pairs = [pair for pair in comparison.rows if pair.workload == workload]
+        yield Table(COLUMNS, tuple(map(_cells, pairs)), caption=workload).compact()
+    notes = tuple(_notes(comparison))
+    if notes:
+        yield Bullets(notes)
+
+
+COLUMNS = (
+    Column("codebase"),
+    Column("A: s/iter", True),
+    Column("B: s/iter", True),
+    Column("B ÷ A [95 % interval]", True),
+    Column("detectable effect (%)", True, optional=True),
+    Column("launches × rounds", True),
+    Column("interleaved"),
+    Column("status", optional=True),
+)
+
+
+def _cells(pair: Compared) -> tuple[Cell, ...]:
+    return (
+        layout.cell(pair.name),
+        layout.seconds_cell(pair.a.step_s),
+        layout.seconds_cell(pair.b.step_s),
+        layout.ratio_cell(pair.ratio),
+        layout.detectable_cell(pair.ratio),
+        layout.cell(layout.design_text(pair.ratio.launches, pair.ratio.rounds) if pair.ratio else None),
+        layout.cell("yes" if pair.interleaved else "no"),
+        layout.cell(_status(pair)),
+    )
+
+
+def _status(pair: Compared) -> str:
+    texts = [
+        f"{side} {row.status}{': ' + row.reason if row.reason else ''}"
+        for side, row in (("A", pair.a), ("B", pair.b))
+        if row.status != "ok"
+    ]
+    return "; ".join(texts)
+
+
+def _notes(comparison: Comparison) -> Iterator[str]:
+    if not all(pair.interleaved for pair in comparison.rows):
+        yield layout.NOT_INTERLEAVED
+    if not comparison.same_kind:
+        yield "The machines are of different kinds: the ratios do not speak of the codebases alone."
+    if comparison.machine:
+        yield f"The machines differ: {'; '.join(comparison.machine)}."
+    if comparison.software:
+        shown = comparison.software[:12]
+        more = len(comparison.software) - len(shown)
+        yield f"Software differs: {'; '.join(shown)}{f'; {more} more' if more else ''}."
+    for pair in comparison.rows:
+        if pair.differences:
+            yield f"{pair.workload}, {pair.name}: the work differs: {'; '.join(pair.differences)}."
+    for side, arms in (("A", comparison.only_a), ("B", comparison.only_b)):
+        if arms:
+            yield f"Only in {side}: {', '.join(arms)}."

@@ -1,0 +1,92 @@
+"""A report as a list of blocks, before it is markdown, a page or lines on a terminal.
+
+Every renderer walks the same blocks, so they cannot disagree on a number. All text is plain; renderers
+escape it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+#: What a cell shows when there is no value. Never 0.
+MISSING = "–"
+
+Tone = Literal["", "strong", "muted", "bad"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """``text`` is shown, ``sort`` orders rows (a number where the text shows one, else the text)."""
+
+    text: str
+    sort: float | None = None
+    tone: Tone = ""
+
+    @property
+    def missing(self) -> bool:
+        return self.text == MISSING
+
+
+@dataclass(frozen=True)
+class Column:
+    """``title`` carries the unit. ``numeric``: aligned to the right. ``optional``: left out when no row has a
+    value."""
+
+    title: str
+    numeric: bool = False
+    optional: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    caption: str = ""
+
+    def __post_init__(self) -> None:
+        if any(len(row) != len(self.columns) for row in self.rows):
+            raise ValueError(f"table '{self.caption}': a row has not one cell per column")
+
+    def compact(self) -> Table:
+        """The table without optional columns in which no row has a value."""
+        keep = [
+            index
+            for index, column in enumerate(self.columns)
+            if not column.optional or any(not row[index].missing for row in self.rows)
+        ]
+        rows = tuple(tuple(row[index] for index in keep) for row in self.rows)
+        return replace(self, columns=tuple(self.columns[index] for index in keep), rows=rows)
+
+
+@dataclass(frozen=True)
+class Heading:
+    level: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Text:
+    text: str
+
+
+@dataclass(frozen=True)
+class Bullets:
+    items: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Code:
+    text: str
+    language: str = ""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """``figures/<name>.png`` and ``.svg`` beside the report. ``alt`` says in words what it shows."""
+
+    name: str
+    alt: str
+
+
+Block = Heading | Text | Bullets | Code | Table | Figure

@@ -1,0 +1,544 @@
+"""Runs a plan: launches workers, interleaves the arms of each cell, and keeps everything measured.
+
+Cells run one after the other. In a cell, every launch starts one fresh worker per arm; they take turns, round by
+round, and sleep in the kernel while others run. A finished block is in the journal before the next one starts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import secrets
+import shutil
+import tempfile
+import time
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from bench import __version__, interrupts, machine, transplant
+from bench.audit import audit_run
+from bench.codebases import Codebase
+from bench.data import Dataset, open_dataset, prepare_batches
+from bench.environments import python_of
+from bench.errors import BenchError, ExitCode, StorageError
+from bench.launchers.process import ADAPTERS, LaunchSpec, WorkerFailure, WorkerGroup
+from bench.plan import Arm, Checkout, Plan, make_plan, round_orders
+from bench.recipe import LoadedRecipe, Recipe
+from bench.record import ArmRecord, Failure, Memory, Run, RunRecord, samples_frame
+from bench.workload import Workload
+
+LOG_TAIL_LINES = 30
+
+#: The codebase whose seeded initialisation is transplanted into all others; canonical names are its names.
+WEIGHTS_SOURCE = "native"
+
+
+class Listener(Protocol):
+    """Told what happens, for progress display."""
+
+    def stage(self, arm: Arm, launch: int, stage: str) -> None: ...
+    def block(self, arm: Arm, launch: int, round_: int, s_per_step: float) -> None: ...
+    def failed(self, arm: Arm, failure: Failure) -> None: ...
+    def note(self, text: str) -> None: ...
+
+
+@dataclass
+class ArmState:
+    """What is known of an arm so far."""
+
+    arm: Arm
+    record: ArmRecord
+    group: WorkerGroup | None = None
+
+    @property
+    def alive(self) -> bool:
+        return self.record.failure is None
+
+
+@dataclass
+class Prepared:
+    """Input and weights of one workload, ready for the workers."""
+
+    dataset: Dataset
+    batches: Path
+
+
+@dataclass
+class Session:
+    """One process measuring one run folder."""
+
+    plan: Plan
+    run: Run
+    record: RunRecord
+    codebases: Mapping[str, Codebase]
+    cache: Path
+    listener: Listener
+    strict: bool = False
+    """An arm that does not do the baseline's work fails before it is timed."""
+    more_launches: Callable[[], int] = lambda: 0
+    """Asked when everything planned is measured: how many launches to add to every cell (`bench check`)."""
+    scratch: Path = field(init=False)
+    _deadline: float | None = field(init=False, default=None)
+    _environments: dict[str, dict[str, Any]] = field(init=False, default_factory=dict)
+    _weights: dict[str, Path] = field(init=False, default_factory=dict)
+
+    def execute(self, *, retry_failed: bool = False) -> int:
+        """Measure all that is not yet measured. Returns the exit code; the record says what happened."""
+        budget_s = self.plan.measure.time_budget_s
+        self._deadline = None if budget_s is None else time.monotonic() + budget_s
+        status, code = "complete", ExitCode.SUCCESS
+        with (
+            locked(self.run.folder),
+            alone(self.cache) as undisturbed,
+            interrupts.handled(),
+            interrupts.held(),
+        ):
+            if not undisturbed:
+                self._warn("another bench session was measuring on this machine at the same time")
+            for other in machine.foreign_load():
+                self._warn(
+                    f"process {other['pid']} ({other['name']}) kept {other['cores']} processors busy at the start"
+                )
+            self.scratch = Path(tempfile.mkdtemp(prefix="bench-scratch-"))
+            self.record.load_before = machine.load_average()
+            try:
+                self.run.write_record(self.record)
+                with interrupts.allowed():  # bad input ends the run here, before anything is measured
+                    for arm in self.plan.arms:
+                        self._input(arm.workload)
+                self.run.write_record(self.record)
+                states = [[self._state(arm, retry_failed) for arm in cell] for cell in self.plan.cells]
+                while True:
+                    for cell in states:
+                        self._run_cell(cell)
+                    if not (more := self.more_launches()):
+                        break
+                    measure = self.plan.measure
+                    measure = measure.model_copy(update={"launches": measure.launches + more})
+                    self.plan = replace(self.plan, measure=measure)
+                if any(not state.alive for cell in states for state in cell):
+                    status, code = "failed", ExitCode.ARM_FAILED
+            except KeyboardInterrupt:
+                status, code = "interrupted", ExitCode.INTERRUPTED
+            except BaseException:
+                status = "failed"
+                raise
+            finally:
+                shutil.rmtree(self.scratch, ignore_errors=True)
+                self.record.status = status  # type: ignore[assignment]
+                self.record.ended_utc = machine.utc_now()
+                self.record.load_after = machine.load_average()
+                with contextlib.suppress(StorageError):
+                    self.run.write_record(self.record)
+        return code
+
+    # -- one cell ------------------------------------------------------------------------------------------------
+
+    def _state(self, arm: Arm, retry_failed: bool) -> ArmState:
+        """A fresh arm, or what an interrupted run left of it."""
+        record = ArmRecord(
+            id=arm.id,
+            codebase=arm.codebase,
+            label=arm.label,
+            levels=dict(arm.levels),
+            cell=arm.cell,
+            workload=arm.workload.model_dump(),
+            options=dict(arm.options),
+            status="partial",
+        )
+        if (self.run.folder / "arms" / f"{arm.id}.json").exists():
+            record = next(old for old in self.run.arms() if old.id == arm.id)
+            if retry_failed:
+                record.failure = None
+        return ArmState(arm, record)
+
+    def _rounds_done(self, states: list[ArmState]) -> tuple[int, int]:
+        """Rounds in which every living arm has a block, and the first launch number that is free."""
+        wanted = {state.arm.id for state in states if state.alive}
+        seen: dict[tuple[int, int], set[str]] = {}
+        last = -1
+        for block in self.run.journal():
+            if block["arm"] in {state.arm.id for state in states}:
+                last = max(last, block["launch"])
+                if block["round"] >= 0:
+                    seen.setdefault((block["launch"], block["round"]), set()).add(block["arm"])
+        return sum(wanted <= arms for arms in seen.values()), last + 1
+
+    def _run_cell(self, states: list[ArmState]) -> None:
+        measure = self.plan.measure
+        done, launch = self._rounds_done(states)
+        missing = measure.launches * measure.rounds - done
+        try:
+            # A session that was killed may have left all rounds but no facts about the arms: one launch more.
+            while (missing > 0 and not self._out_of_time() and any(state.alive for state in states)) or any(
+                state.alive and not state.record.description for state in states
+            ):
+                rounds = max(0, min(measure.rounds, missing))
+                self._run_launch(states, launch, rounds)
+                launch, missing = launch + 1, missing - rounds
+                self._write_arms(states, complete=missing <= 0)
+        finally:
+            with contextlib.suppress(StorageError):
+                self._write_arms(states, complete=missing <= 0 or self._out_of_time())
+        if missing > 0 and self._out_of_time():
+            planned = measure.launches * measure.rounds
+            self._warn(f"{states[0].arm.cell}: time budget reached, {missing} of {planned} rounds missing")
+
+    def _warn(self, text: str) -> None:
+        self.record.warnings.append(text)
+        self.listener.note(text)
+
+    def _out_of_time(self) -> bool:
+        return self._deadline is not None and time.monotonic() > self._deadline
+
+    def _run_launch(self, states: list[ArmState], launch: int, rounds: int) -> None:
+        """Fresh workers for all arms of a cell, their rounds, and the passes of their own."""
+        measure = self.plan.measure
+        with contextlib.ExitStack() as stack:
+            for state in states:
+                if state.alive:
+                    with self._failing(state, launch):
+                        self._start(state, launch, stack)
+            for state in states:
+                if state.alive:
+                    with self._failing(state, launch):
+                        self._block(state, launch, round_=-1, position=0, steps=measure.warmup)
+            if self.strict:
+                self._refuse_unequal(states, launch)
+            seed = zlib.crc32(f"{states[0].arm.cell}/{launch}/{states[0].arm.workload.seed}".encode())
+            for round_, position, index in self._turns(len(states), rounds, seed):
+                if position == 0 and self._out_of_time():
+                    break
+                if states[index].alive:
+                    with self._failing(states[index], launch):
+                        self._block(states[index], launch, round_, position, measure.steps)
+            for state in states:
+                if state.alive:
+                    with self._failing(state, launch):
+                        self._passes(state, launch)
+                if state.group is not None:
+                    state.group.stop()
+                    state.group = None
+
+    def _refuse_unequal(self, states: list[ArmState], launch: int) -> None:
+        verdicts = audit_run([state.record for state in states if state.alive], self.plan.baseline)
+        for state in states:
+            verdict = verdicts.get(state.arm.id)
+            if state.alive and verdict is not None and not verdict.equal:
+                with self._failing(state, launch):
+                    raise WorkerFailure(
+                        "audit", "unequal work: " + "; ".join(map(str, verdict.differences)), "audit"
+                    )
+
+    def _turns(self, arms: int, rounds: int, seed: int) -> Iterator[tuple[int, int, int]]:
+        """(round, position in the round, arm index) in the order of measuring."""
+        orders = round_orders(arms, rounds, seed)
+        if self.plan.measure.interleave:
+            for round_, order in enumerate(orders):
+                for position, index in enumerate(order):
+                    yield round_, position, index
+        else:
+            for position, index in enumerate(orders[0]):
+                for round_ in range(rounds):
+                    yield round_, position, index
+
+    # -- one worker ----------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _failing(self, state: ArmState, launch: int) -> Iterator[None]:
+        """A failure inside makes a failed arm with its reason and log tail; the other arms go on."""
+        try:
+            yield
+        except WorkerFailure as failure:
+            log = self._log(state.arm, launch)
+            if state.group is not None:
+                state.group.kill()  # first, so that the log is complete
+                state.group = None
+            state.record.failure = Failure(
+                reason=failure.reason,
+                message=failure.message,
+                stage=failure.stage,
+                launch=launch,
+                log=str(log.relative_to(self.run.folder)),
+                log_tail=tail(log),
+            )
+            self.listener.failed(state.arm, state.record.failure)
+
+    def _log(self, arm: Arm, launch: int) -> Path:
+        return self.run.folder / "logs" / f"{arm.id}-{launch}.log"
+
+    def _start(self, state: ArmState, launch: int, stack: contextlib.ExitStack) -> None:
+        arm, deadline_s = state.arm, self.plan.measure.deadline_s
+        self.listener.stage(arm, launch, "prepare")
+        spec = self._launch_spec(arm, self._log(arm, launch))
+        prepared = self._input(arm.workload)
+        weights = self._weights_of(arm, prepared, state.record)
+        state.group = stack.enter_context(WorkerGroup(spec))
+        state.group.start(deadline_s)
+        codebase = self._codebase(arm)
+        jobs = [self._job(arm, codebase, prepared, weights, rank) for rank in range(arm.workload.ranks)]
+        reply = state.group.request(
+            "prepare",
+            deadline_s,
+            adapter_file=str(codebase.adapter_file),
+            by_rank=[{"job": job} for job in jobs],
+        )[0]
+        if arm.checkout:
+            _refuse_other_source(arm.checkout, reply["source"])
+        if not state.record.description:
+            described = state.group.request("describe", deadline_s)[0]["description"]
+            state.record.description = {**described, "codebase_version": reply["codebase_version"]}
+            state.record.environment = self._environment(spec, reply["source"])
+
+    def _codebase(self, arm: Arm) -> Codebase:
+        return arm.checkout.codebase if arm.checkout else self.codebases[arm.codebase]
+
+    def _launch_spec(self, arm: Arm, log: Path) -> LaunchSpec:
+        codebase = self._codebase(arm)
+        try:
+            python = python_of(codebase)
+        except BenchError as error:
+            raise WorkerFailure("environment", f"{error.message}; {error.hint}", "hello") from None
+        threads = str(threads_of(arm))
+        counts = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+        variables = {**dict.fromkeys(counts, threads), **codebase.variables, **arm.variables}
+        affinity = self.record.recipe["environment"]["affinity"]
+        if affinity:
+            variables["BENCH_WORKER_AFFINITY"] = ",".join(map(str, affinity))
+        source, adapters = (arm.checkout.source, arm.checkout.adapters) if arm.checkout else (None, None)
+        return LaunchSpec(
+            python, codebase.launcher, arm.workload.ranks, variables, log, source, adapters or ADAPTERS
+        )
+
+    def _job(
+        self, arm: Arm, codebase: Codebase, prepared: Prepared, weights: Path | None, rank: int
+    ) -> dict[str, Any]:
+        dataset = prepared.dataset
+        offer = codebase.models.get(arm.workload.model)
+        return {
+            "workload": arm.workload.model_dump(mode="json"),
+            "options": {**(offer.options if offer else {}), **arm.options},
+            "model": offer.model_dump() if offer else {"name": arm.workload.model.partition("://")[2]},
+            "classes": list(dataset.classes),
+            "category_ids": list(dataset.category_ids),
+            "dataset": {
+                "images": str(dataset.images.resolve()),
+                "annotations": str(dataset.annotations.resolve()),
+                "image_ids": list(dataset.image_ids),
+            },
+            "weights": str(weights) if weights else None,
+            "batches": str(prepared.batches),
+            "threads": threads_of(arm),
+            "rank": rank,
+            "world_size": arm.workload.ranks,
+            "scratch": str(self.scratch),
+        }
+
+    def _block(self, state: ArmState, launch: int, round_: int, position: int, steps: int) -> None:
+        assert state.group is not None
+        measure = self.plan.measure
+        replies = state.group.request("run_block", measure.deadline_s, steps=steps, settle=measure.settle)
+        block = {
+            "arm": state.arm.id,
+            "launch": launch,
+            "round": round_,
+            "position": position,
+            "ranks": [{"start_ns": reply["start_ns"], "end_ns": reply["end_ns"]} for reply in replies],
+        }
+        self.run.append_block(block)
+        state.record.losses.append({"launch": launch, "round": round_, "losses": replies[0]["losses"]})
+        slowest_ns = max(reply["end_ns"] - reply["start_ns"][0] for reply in replies)
+        self.listener.block(state.arm, launch, round_, slowest_ns / 1e9 / steps)
+
+    def _passes(self, state: ArmState, launch: int) -> None:
+        """Memory and phases of this launch; predictions once."""
+        measure, deadline_s = self.plan.measure, self.plan.measure.deadline_s
+        assert state.group is not None
+        self.listener.stage(state.arm, launch, "memory, phases")
+        if measure.memory_steps:
+            replies = state.group.request("memory_pass", deadline_s, steps=measure.memory_steps)
+            for rank, reply in enumerate(replies):
+                state.record.memory.append(Memory(rank=rank, launch=launch, **reply["memory"]))
+        if measure.phase_steps:
+            reply = state.group.request("phase_pass", deadline_s, steps=measure.phase_steps)[0]
+            for name, seconds in reply["phases"].items():
+                state.record.phases.setdefault(name, []).extend(seconds)
+        if measure.predict and state.arm.workload.task == "infer" and state.record.predictions is None:
+            self.listener.stage(state.arm, launch, "predict")
+            path = self.run.folder / "predictions" / f"{state.arm.id}.json"
+            path.parent.mkdir(exist_ok=True)
+            reply = state.group.request("predict", deadline_s, path=str(path.resolve()))[0]
+            state.record.predictions = {
+                **reply["predictions"],
+                "path": str(path.relative_to(self.run.folder)),
+            }
+
+    def _write_arms(self, states: list[ArmState], *, complete: bool) -> None:
+        journal = self.run.journal()
+        for state in states:
+            blocks = [block for block in journal if block["arm"] == state.arm.id]
+            measured = [block for block in blocks if block["round"] >= 0]
+            state.record.launches = len({block["launch"] for block in measured})
+            state.record.blocks = len(measured)
+            state.record.steps = sum(len(block["ranks"][0]["start_ns"]) for block in measured)
+            if not state.alive:
+                state.record.status = "failed"
+            else:
+                state.record.status = "ok" if complete and measured else "partial"
+            self.run.write_arm(state.record, samples_frame(blocks))
+
+    # -- input, weights, environment -----------------------------------------------------------------------------
+
+    def _input(self, workload: Workload) -> Prepared:
+        dataset = open_dataset(workload.input, workload.task, self.cache)
+        self.record.dataset[f"{dataset.name}/{dataset.split}"] = {
+            "annotations": str(dataset.annotations),
+            "images": len(dataset.image_ids),
+            "checksum": dataset.checksum,
+        }
+        return Prepared(dataset, prepare_batches(dataset, workload, self.cache))
+
+    def _weights_of(self, arm: Arm, prepared: Prepared, record: ArmRecord) -> Path | None:
+        """The weights an arm starts from, in its codebase's own names; None: its own seeded initialisation."""
+        workload = arm.workload
+        if workload.weights == "random" or "://" in workload.model:
+            return None
+        if workload.weights == "transplant":
+            source = self.codebases.get(WEIGHTS_SOURCE)
+            if source is None or workload.model not in source.models:
+                self._no_transplant(record, f"{WEIGHTS_SOURCE} offers no {workload.model}")
+                return None
+            canonical = self._canonical_weights(arm, source, prepared)
+        else:
+            canonical = Path(workload.weights)
+            if not canonical.is_file():
+                raise WorkerFailure("environment", f"no weights at {canonical}", "prepare")
+        if not transplant.supports(arm.codebase, workload.model):
+            self._no_transplant(record, f"no mapping of {workload.model} to {arm.codebase}")
+            return None
+        target = self.scratch / f"{canonical.stem}-{arm.codebase}.npz"
+        if not target.exists():
+            with np.load(canonical, allow_pickle=False) as state:
+                mapped = transplant.to_codebase(arm.codebase, workload.model, dict(state))
+            np.savez(target, **mapped)  # type: ignore[arg-type]
+        return target
+
+    def _no_transplant(self, record: ArmRecord, reason: str) -> None:
+        warning = f"own random weights, not the transplanted ones: {reason}"
+        if warning not in record.warnings:
+            record.warnings.append(warning)
+
+    def _canonical_weights(self, arm: Arm, source: Codebase, prepared: Prepared) -> Path:
+        """Seeded weights of the canonical model, made once a session by the source codebase."""
+        workload = arm.workload.model_copy(
+            update={"ema": False, "precision": "float32", "device": "cpu", "ranks": 1, "weights": "random"}
+        )
+        identity = f"{workload.model}-{workload.seed}-{workload.frozen_bn}-{prepared.dataset.checksum}"
+        key = hashlib.sha256(identity.encode()).hexdigest()[:16]
+        if key not in self._weights:
+            path = self.scratch / f"canonical-{key}.npz"
+            deadline_s = self.plan.measure.deadline_s
+            source_arm = Arm(
+                f"weights-{workload.model}", source.name, source.name, {}, "", workload, {}, {}, arm.threads
+            )
+            self.listener.stage(source_arm, 0, "weights")
+            with WorkerGroup(self._launch_spec(source_arm, self._log(source_arm, 0))) as group:
+                group.start(deadline_s)
+                job = self._job(source_arm, source, prepared, None, 0)
+                group.request("prepare", deadline_s, adapter_file=str(source.adapter_file), job=job)
+                group.request("save", deadline_s, path=str(path))
+                group.stop()
+            self._weights[key] = path
+        return self._weights[key]
+
+    def _environment(self, spec: LaunchSpec, source: str | None) -> dict[str, Any]:
+        python = str(spec.python)
+        if python not in self._environments:
+            self._environments[python] = machine.environment_of(spec.python)
+        revision = machine.git_revision(Path(source)) if source else {}
+        variables = machine.speed_variables({**os.environ, **spec.variables})
+        return {**self._environments[python], "git": revision, "variables": {**variables, **spec.variables}}
+
+
+def new_run(loaded: LoadedRecipe, plan: Plan, results: Path, command: list[str]) -> tuple[Run, RunRecord]:
+    """A folder and record for a run that starts now."""
+    started = machine.utc_now()
+    identity = f"{started.replace('-', '').replace(':', '')[:15]}Z-{secrets.token_hex(3)}"
+    record = RunRecord(
+        id=identity,
+        recipe=loaded.recipe.model_dump(mode="json"),
+        recipe_path=str(loaded.path),
+        command=command,
+        started_utc=started,
+        bench_version=__version__,
+        git=machine.git_revision(Path(__file__).parent),
+        machine=machine.describe_machine(),
+        arms=[arm.id for arm in plan.arms],
+        baseline=dict(plan.baseline),
+        aa=plan.aa,
+    )
+    return Run(results / plan.name / identity), record
+
+
+def resumed(run: Run, codebases: Mapping[str, Codebase]) -> tuple[Plan, RunRecord]:
+    """The plan and record of a run that was interrupted, as they were resolved when it started."""
+    record = run.record()
+    loaded = LoadedRecipe(Recipe.model_validate(record.recipe), run.folder / "run.json", {})
+    plan = make_plan(loaded, codebases, aa=record.aa)
+    if [arm.id for arm in plan.arms] != record.arms:
+        raise BenchError("this version of bench plans other arms for this recipe", where=str(run.folder))
+    return plan, record
+
+
+def _refuse_other_source(checkout: Checkout, imported: str | None) -> None:
+    """An arm that is named after a revision must not measure an installed package instead."""
+    found = Path(imported) if imported else checkout.codebase.folder
+    if not found.resolve().is_relative_to(checkout.tree.resolve()):
+        raise WorkerFailure("environment", f"imports {found}, not the revision under check", "prepare")
+
+
+def threads_of(arm: Arm) -> int:
+    """Threads of one worker: as the recipe says, else the usable processors shared among the ranks."""
+    return arm.threads or max(1, len(machine.affinity()) // arm.workload.ranks)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Only one session may write a run folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise BenchError("another bench session is measuring this run", where=str(folder)) from None
+        yield
+
+
+@contextlib.contextmanager
+def alone(cache: Path) -> Iterator[bool]:
+    """Whether no other session measures on this machine now; sessions that start later will find this one."""
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / "measuring.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            undisturbed = True
+        except OSError:
+            undisturbed = False
+        yield undisturbed
+
+
+def tail(log: Path, lines: int = LOG_TAIL_LINES) -> list[str]:
+    """The last lines of a log, whatever bytes a codebase printed."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - 16384))
+            return file.read().decode("utf-8", "replace").splitlines()[-lines:]
+    except OSError:
+        return []

@@ -1,0 +1,155 @@
+"""`python -m bench.worker`: serve one arm (one rank of it) until the session says `bye` or is gone."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import itertools
+import os
+import platform
+import sys
+import traceback
+from typing import Any, Callable, Dict, List, Optional
+
+from bench.worker.channel import SOCKET_VARIABLE, Channel, ProtocolError
+
+AFFINITY_VARIABLE = "BENCH_WORKER_AFFINITY"
+
+
+def rank_of_environment() -> int:
+    """The rank, as torchrun and paddle.distributed.launch tell it."""
+    return int(os.environ.get("RANK") or os.environ.get("PADDLE_TRAINER_ID") or 0)
+
+
+class Worker:
+    """Answers messages; each method named as its message returns the reply's fields."""
+
+    def __init__(self) -> None:
+        self.adapter: Any = None
+        self.phases: List[Any] = []
+        self.batches: List[Any] = []
+        self.baseline_bytes = 0
+
+    def prepare(self, adapter_file: str, job: Dict[str, Any]) -> Dict[str, Any]:
+        """Import the adapter and its codebase, build the model, convert the shared batches."""
+        from bench.worker import probe
+        from bench.worker.api import Job
+        from bench.worker.batches import load_batches
+
+        module = load_module(adapter_file)
+        self.baseline_bytes = probe.host_memory_bytes("VmRSS")
+        self.adapter = module.Adapter(Job(**job))
+        self.batches = load_batches(job["batches"], job["rank"], job["world_size"])
+        self.adapter.prepare()
+        if self.adapter.job.workload["input"]["mode"] == "pipeline":
+            source = iter(self.adapter.pipeline())
+        else:
+            source = itertools.cycle([self.adapter.convert(batch) for batch in self.batches])
+        self.phases = probe.phases_of(self.adapter, source)
+        return {"codebase_version": str(self.adapter.version), "source": source_folder(self.adapter.package)}
+
+    def describe(self) -> Dict[str, Any]:
+        data = self.adapter.load(self.adapter.convert(self.batches[0]))
+        return {"description": dataclasses.asdict(self.adapter.describe(data))}
+
+    def run_block(self, steps: int, settle: int) -> Dict[str, Any]:
+        from bench.worker import probe
+
+        return probe.run_block(self.adapter, self.phases, steps, settle)
+
+    def phase_pass(self, steps: int) -> Dict[str, Any]:
+        from bench.worker import probe
+
+        return {"phases": probe.phase_pass(self.adapter, self.phases, steps)}
+
+    def memory_pass(self, steps: int) -> Dict[str, Any]:
+        from bench.worker import probe
+
+        memory = probe.memory_pass(self.adapter, self.phases, steps)
+        return {"memory": {"host_baseline_bytes": self.baseline_bytes, **memory}}
+
+    def predict(self, path: str) -> Dict[str, Any]:
+        from bench.worker import probe
+
+        return {"predictions": probe.predict(self.adapter, self.batches, path)}
+
+    def save(self, path: str) -> Dict[str, Any]:
+        self.adapter.save_weights(path)
+        return {}
+
+    def bye(self) -> Dict[str, Any]:
+        if self.adapter is not None:
+            self.adapter.close()
+        return {}
+
+
+MESSAGES: Dict[str, Callable[..., Dict[str, Any]]] = {
+    name: getattr(Worker, name)
+    for name in ("prepare", "describe", "run_block", "phase_pass", "memory_pass", "predict", "save", "bye")
+}
+
+
+def load_module(path: str) -> Any:
+    """Import an adapter from its file; modules beside it can be imported by their plain names."""
+    sys.path.append(os.path.dirname(path))
+    spec = importlib.util.spec_from_file_location("bench_adapter", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["bench_adapter"] = module  # so that classes defined there can be found by their module
+    spec.loader.exec_module(module)
+    return module
+
+
+def source_folder(package: str) -> Optional[str]:
+    spec = importlib.util.find_spec(package) if package else None
+    return os.path.dirname(spec.origin) if spec is not None and spec.origin else None
+
+
+def answer(worker: Worker, message: Dict[str, Any]) -> Dict[str, Any]:
+    """The reply to a message; whatever goes wrong in the codebase becomes an `error` reply."""
+    from bench.worker.probe import NonFiniteLoss
+
+    kind = message["type"]
+    if kind not in MESSAGES:
+        return {"type": "error", "reason": "protocol", "message": f"unknown message '{kind}'"}
+    fields = {name: value for name, value in message.items() if name not in ("type", "version")}
+    try:
+        return {"type": kind, **MESSAGES[kind](worker, **fields)}
+    except NonFiniteLoss as error:
+        return {"type": "error", "reason": "nan", "message": str(error)}
+    except MemoryError:
+        return {"type": "error", "reason": "oom", "message": "out of memory (MemoryError)"}
+    except Exception as error:
+        traceback.print_exc()
+        sys.stderr.flush()
+        out_of_memory = type(error).__name__ == "OutOfMemoryError"  # torch.cuda's
+        text = "{}: {}".format(type(error).__name__, str(error).strip().split("\n")[0])
+        return {"type": "error", "reason": "oom" if out_of_memory else "exception", "message": text}
+
+
+def main() -> None:
+    affinity = os.environ.get(AFFINITY_VARIABLE)
+    if affinity:  # before numpy or a framework counts the processors
+        os.sched_setaffinity(0, {int(cpu) for cpu in affinity.split(",")})
+    channel = Channel(os.environ[SOCKET_VARIABLE])
+    channel.die_with_session()
+    channel.send(type="hello", rank=rank_of_environment(), pid=os.getpid(), python=platform.python_version())
+    worker = Worker()
+    while True:
+        try:
+            message = channel.receive()
+        except EOFError:
+            os._exit(1)
+        except ProtocolError as error:
+            channel.send(type="error", reason="protocol", message=str(error))
+            continue
+        channel.send(**answer(worker, message))
+        if message["type"] == "bye":
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(0)  # a framework's exit handlers may hang; nothing of ours is left to do
+
+
+if __name__ == "__main__":
+    main()

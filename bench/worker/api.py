@@ -1,0 +1,210 @@
+"""What an adapter implements. One instance serves one arm, in one process per rank.
+
+The worker owns the clock, the passes and the channel to the session; the adapter only says how this codebase does
+each part of a step. Nothing here may import a deep-learning framework.
+"""
+
+from __future__ import annotations
+
+import abc
+import time
+from dataclasses import dataclass, field
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Job:
+    """All an adapter needs to know, as the session resolved it (plain values, so that any Python can read them).
+
+    ``workload``: the resolved workload of the recipe, as nested dictionaries (see ``bench.workload.Workload``).
+    ``options``: this arm's own settings from the recipe (``arms: - codebase: native; options: {...}``).
+    ``model``: what the codebase's ``adapter.yaml`` says of the model (its own name for it and so on).
+    ``classes``: category names in label order. ``category_ids``: their ids in the dataset.
+    ``dataset``: ``{"images": folder, "annotations": file, "image_ids": [...]}``, the same files for every codebase.
+    ``weights``: an ``.npz`` in this codebase's own parameter names, or None for its own seeded initialisation.
+    """
+
+    workload: Mapping[str, Any]
+    options: Mapping[str, Any]
+    model: Mapping[str, Any]
+    classes: Sequence[str]
+    category_ids: Sequence[int]
+    dataset: Mapping[str, Any]
+    weights: Optional[str]
+    batches: (
+        str  # folder of the shared batches (bench.worker.batches.load_batches); there in every input mode
+    )
+    threads: int
+    rank: int
+    world_size: int
+    scratch: str  # a folder of this worker's own, removed when the run ends
+
+    @property
+    def training(self) -> bool:
+        return bool(self.workload["task"] == "train")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch as the harness prepared it; every codebase gets the same arrays.
+
+    images: float32 [B, 3, H, W], RGB, normalised, padded with zeros right and bottom.
+    image_sizes: int64 [B, 2], (height, width) of the resized image inside the padding.
+    original_sizes: int64 [B, 2], (height, width) of the file.
+    image_ids: int64 [B].
+    boxes / labels / masks: per image, float32 [N, 4] (x1, y1, x2, y2) in input pixels, int64 [N] in 0..K-1,
+    uint8 [N, H, W] in {0, 1}; crowd objects are left out.
+    """
+
+    images: np.ndarray
+    image_sizes: np.ndarray
+    original_sizes: np.ndarray
+    image_ids: np.ndarray
+    boxes: Tuple[np.ndarray, ...]
+    labels: Tuple[np.ndarray, ...]
+    masks: Tuple[np.ndarray, ...]
+
+    @property
+    def size(self) -> int:
+        return int(self.images.shape[0])
+
+
+@dataclass(frozen=True)
+class Detections:
+    """What was found in one image, in pixels of the original file.
+
+    boxes: float32 [N, 4] (x1, y1, x2, y2); scores: float32 [N]; labels: int64 [N] in 0..K-1;
+    masks: bool [N, height, width] of the original image, or None for models without masks.
+    """
+
+    image_id: int
+    boxes: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
+    masks: Optional[np.ndarray] = None
+
+
+@dataclass
+class Description:
+    """What the equal-work audit compares (`describe`). Unknown facts stay None; extra ones go to ``extra``."""
+
+    parameters: Optional[int] = None
+    trainable_parameters: Optional[int] = None
+    parameters_by_module: Dict[str, int] = field(default_factory=dict)
+    trainable_by_module: Dict[str, int] = field(default_factory=dict)
+    forward_flops: Optional[int] = None  # convolutions and linear layers, multiply and add counted separately
+    input_shape: Optional[List[int]] = None
+    input_dtype: Optional[str] = None
+    input_layout: Optional[str] = None
+    input_mean: Optional[float] = None  # of what enters the first convolution, padding included
+    input_std: Optional[float] = None
+    objects: Optional[int] = None  # ground-truth objects of the batch, as the losses get them
+    precision: Optional[str] = None
+    optimizer: Optional[Dict[str, Any]] = None
+    postprocess: Dict[str, Any] = field(default_factory=dict)
+    loss_terms: List[str] = field(default_factory=list)
+    threads: Optional[int] = None
+    library: Dict[str, Any] = field(default_factory=dict)  # versions and settings of the framework
+    kernels: str = ""  # whose operator kernels run, where a codebase has a choice
+    extra: Dict[str, Any] = field(default_factory=dict)
+
+
+class Adapter(abc.ABC):
+    """Drives one codebase. Methods marked *timed* run inside the measured step and must not synchronise."""
+
+    #: Version of the codebase; recorded.
+    version: str = ""
+    #: The import whose folder is the codebase's source; its git revision is recorded when it has one.
+    package: str = ""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+
+    @abc.abstractmethod
+    def prepare(self) -> None:
+        """Build the model, load ``job.weights``, make optimizer and EMA. Seed everything from the workload."""
+
+    @abc.abstractmethod
+    def describe(self, data: Any) -> Description:
+        """Facts about the work, for the audit. ``data`` is one converted batch."""
+
+    # -- input ---------------------------------------------------------------------------------------------------
+
+    @abc.abstractmethod
+    def convert(self, batch: Batch) -> Any:
+        """The codebase's own form of a shared batch. Not timed: it happens once, before measuring."""
+
+    def pipeline(self) -> Iterator[Any]:
+        """*Timed.* An endless iterator over the codebase's own loader (``input: pipeline``)."""
+        raise NotImplementedError(f"{type(self).__name__} has no pipeline input; use input.mode: shared")
+
+    def load(self, data: Any) -> Any:
+        """*Timed*, the last part of the data phase: move a batch to the device."""
+        return data
+
+    # -- training ------------------------------------------------------------------------------------------------
+
+    def forward(self, data: Any) -> Any:
+        """*Timed.* Clear gradients, run the model, return the losses in any form the next methods understand."""
+        raise NotImplementedError
+
+    def backward(self, losses: Any) -> None:
+        """*Timed.*"""
+        raise NotImplementedError
+
+    def optimizer_step(self) -> None:
+        """*Timed.*"""
+        raise NotImplementedError
+
+    def ema_update(self) -> None:
+        """*Timed.* Called when the workload asks for EMA."""
+        raise NotImplementedError
+
+    def loss_values(self, losses: Any) -> Dict[str, float]:
+        """The losses of a step as numbers. Called outside the timed region."""
+        raise NotImplementedError
+
+    # -- inference -----------------------------------------------------------------------------------------------
+
+    def network(self, data: Any) -> Any:
+        """*Timed.* From a loaded batch to raw predictions."""
+        raise NotImplementedError
+
+    def postprocess(self, raw: Any, data: Any) -> Sequence[Any]:
+        """*Timed.* From raw predictions to final detections of each image, masks pasted at the original size."""
+        raise NotImplementedError
+
+    def detections(self, processed: Sequence[Any], data: Any) -> List[Detections]:
+        """The result of ``postprocess`` as numpy arrays. Not timed."""
+        raise NotImplementedError
+
+    # -- device --------------------------------------------------------------------------------------------------
+
+    def mark(self) -> Any:
+        """*Timed.* A mark in time between two steps: the host's clock, or an event on the device's stream."""
+        return time.perf_counter_ns()
+
+    def marks_ns(self, marks: Sequence[Any]) -> List[int]:
+        """The marks of one block on one clock, in nanoseconds. Called after ``synchronize``."""
+        return list(marks)
+
+    def synchronize(self) -> None:  # noqa: B027  (a CPU codebase has nothing to wait for)
+        """Return when all submitted work is done."""
+
+    def reset_device_memory_peak(self) -> None:  # noqa: B027
+        """Start a new peak on the device; the host's peak is the worker's affair."""
+
+    def device_memory(self) -> Dict[str, int]:
+        """Peaks in bytes since the reset: ``allocated``, ``reserved``. Empty on CPU."""
+        return {}
+
+    # -- state ---------------------------------------------------------------------------------------------------
+
+    def save_weights(self, path: str) -> None:
+        """Write all parameters and buffers as ``.npz`` in this codebase's own names."""
+        raise NotImplementedError
+
+    def close(self) -> None:  # noqa: B027
+        """Release what would outlive the process (loader processes, process groups)."""

@@ -1,0 +1,198 @@
+"""The measurements, the same for every codebase: blocks, phases, memory, predictions.
+
+A block is `sync; t0; k steps; sync; t1`. A step lasts from its start to the start of the next one, so whatever the
+codebase does in between (EMA, hooks, logging) is inside.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import resource
+import time
+from typing import Any, Callable, Dict, Iterator, List, Sequence, Tuple
+
+import numpy as np
+
+from bench.worker.api import Adapter, Batch, Detections
+
+Phase = Tuple[str, Callable[[Any], Any]]
+
+
+class NonFiniteLoss(Exception):
+    """A loss is NaN or infinite: what would be timed is no longer training."""
+
+
+def phases_of(adapter: Adapter, source: Iterator[Any]) -> List[Phase]:
+    """The step as its phases in order; each takes what the one before returned."""
+    if not adapter.job.training:
+        loaded: List[Any] = [None]
+
+        def data(_: Any) -> Any:
+            loaded[0] = adapter.load(next(source))
+            return loaded[0]
+
+        return [
+            ("data", data),
+            ("network", adapter.network),
+            ("post", lambda raw: adapter.postprocess(raw, loaded[0])),
+        ]
+
+    def backward(losses: Any) -> Any:
+        adapter.backward(losses)
+        return losses
+
+    def optimizer(losses: Any) -> Any:
+        adapter.optimizer_step()
+        return losses
+
+    def ema(losses: Any) -> Any:
+        adapter.ema_update()
+        return losses
+
+    phases: List[Phase] = [
+        ("data", lambda _: adapter.load(next(source))),
+        ("forward", adapter.forward),
+        ("backward", backward),
+        ("optimizer", optimizer),
+    ]
+    return [*phases, ("ema", ema)] if adapter.job.workload["ema"] else phases
+
+
+def run_steps(phases: Sequence[Phase], steps: int, before: Callable[[], Any]) -> Any:
+    """Run whole steps; `before` is called at the start of each. Returns what the last phase of the last returned."""
+    calls = [call for _, call in phases]
+    value = None
+    for _ in range(steps):
+        before()
+        value = None  # the step before releases its losses where a training loop would
+        for call in calls:
+            value = call(value)
+    return value
+
+
+def run_block(adapter: Adapter, phases: Sequence[Phase], steps: int, settle: int = 0) -> Dict[str, Any]:
+    """Time `steps` consecutive steps. Returns {start_ns: [k], end_ns} on the worker's monotonic clock, and losses.
+
+    `settle` steps run before them, untimed: they bring back the caches that the arms in between took.
+    """
+    marks: List[Any] = []
+    run_steps(phases, settle, before=lambda: None)
+    adapter.synchronize()
+    begin_ns = time.perf_counter_ns()
+    value = run_steps(phases, steps, before=lambda: marks.append(adapter.mark()))
+    adapter.synchronize()
+    end_ns = time.perf_counter_ns()
+    starts_ns = adapter.marks_ns(marks)
+    # A device's clock has an origin of its own; the block starts when the host's clock says so.
+    shift_ns = begin_ns - starts_ns[0]
+    return {
+        "start_ns": [int(start + shift_ns) for start in starts_ns],
+        "end_ns": int(end_ns),
+        "losses": finite_losses(adapter, value),
+    }
+
+
+def finite_losses(adapter: Adapter, losses: Any) -> Dict[str, float]:
+    """The losses of the last step as numbers; raises NonFiniteLoss."""
+    if not adapter.job.training:
+        return {}
+    values = {name: float(value) for name, value in adapter.loss_values(losses).items()}
+    bad = ["{} = {}".format(*item) for item in values.items() if not math.isfinite(item[1])]
+    if bad:
+        raise NonFiniteLoss("loss is not finite: " + ", ".join(bad))
+    return values
+
+
+def phase_pass(adapter: Adapter, phases: Sequence[Phase], steps: int) -> Dict[str, List[float]]:
+    """Seconds of each phase of each step, synchronised after every phase: a pass of its own, it slows the step."""
+    seconds: Dict[str, List[float]] = {name: [] for name, _ in phases}
+    for _ in range(steps):
+        value = None
+        adapter.synchronize()
+        for name, call in phases:
+            begin_ns = time.perf_counter_ns()
+            value = call(value)
+            adapter.synchronize()
+            seconds[name].append((time.perf_counter_ns() - begin_ns) / 1e9)
+    return seconds
+
+
+def host_memory_bytes(field: str) -> int:
+    """`VmRSS` (resident set now) or `VmHWM` (its peak) of this process."""
+    try:
+        with open("/proc/self/status") as status:
+            for line in status:
+                if line.startswith(field + ":"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # no /proc: the peak since the start
+
+
+def reset_host_peak() -> None:
+    try:
+        with open("/proc/self/clear_refs", "w") as file:
+            file.write("5")
+    except OSError:
+        pass  # then the peak is since the start of the process: an upper bound
+
+
+def memory_pass(adapter: Adapter, phases: Sequence[Phase], steps: int) -> Dict[str, int]:
+    """Peaks in bytes over some steps after one reset."""
+    adapter.synchronize()
+    reset_host_peak()
+    adapter.reset_device_memory_peak()
+    run_steps(phases, steps, before=lambda: None)
+    adapter.synchronize()
+    device = {f"{name}_bytes": int(value) for name, value in adapter.device_memory().items()}
+    return {"host_peak_bytes": host_memory_bytes("VmHWM"), **device}
+
+
+def run_length_encode(mask: np.ndarray) -> Dict[str, Any]:
+    """A bool [h, w] mask in COCO's uncompressed RLE: column-major run lengths, the first one of zeros."""
+    flat = np.asarray(mask, dtype=bool).ravel(order="F")
+    edges = (
+        np.flatnonzero(np.diff(np.concatenate(([False], flat, [False])))) if flat.size else np.zeros(0, int)
+    )
+    counts = np.diff(np.concatenate(([0], edges, [flat.size]))).tolist()
+    if len(counts) > 1 and counts[-1] == 0:
+        counts.pop()
+    return {"size": [int(side) for side in mask.shape], "counts": [int(count) for count in counts]}
+
+
+def coco_results(found: Detections, category_ids: Sequence[int]) -> List[Dict[str, Any]]:
+    """Detections of one image as entries of a COCO results file (x, y, width, height)."""
+    results = []
+    for index in range(len(found.scores)):
+        x1, y1, x2, y2 = (float(value) for value in found.boxes[index])
+        entry: Dict[str, Any] = {
+            "image_id": int(found.image_id),
+            "category_id": int(category_ids[int(found.labels[index])]),
+            "bbox": [x1, y1, x2 - x1, y2 - y1],
+            "score": float(found.scores[index]),
+        }
+        if found.masks is not None:
+            entry["segmentation"] = run_length_encode(found.masks[index])
+        results.append(entry)
+    return results
+
+
+def predict(adapter: Adapter, batches: Sequence[Batch], path: str) -> Dict[str, Any]:
+    """Detections of every shared image, each once, written as COCO results JSON."""
+    results: List[Dict[str, Any]] = []
+    seen = set()
+    begin_ns = time.perf_counter_ns()
+    for batch in batches:
+        data = adapter.load(adapter.convert(batch))
+        for found in adapter.detections(adapter.postprocess(adapter.network(data), data), data):
+            if found.image_id not in seen:  # the last batch may repeat images to be full
+                seen.add(found.image_id)
+                results.extend(coco_results(found, adapter.job.category_ids))
+    seconds = (time.perf_counter_ns() - begin_ns) / 1e9
+    temporary = path + ".tmp"
+    with open(temporary, "w") as file:
+        json.dump(results, file)
+    os.replace(temporary, path)
+    return {"images": len(seen), "detections": len(results), "seconds": seconds}

@@ -1,0 +1,52 @@
+"""Anchors: reference boxes at every position of a feature pyramid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+
+def cell_anchors(scales: Sequence[float], ratios: Sequence[float]) -> Tensor:
+    """Boxes [len(ratios) * len(scales), 4] around the origin, rounded; ratio = height / width, area = scale².
+
+    Order and rounding as torchvision/models/detection/anchor_utils.py, ``AnchorGenerator.generate_anchors``.
+    """
+    height_factor = torch.sqrt(torch.tensor(ratios, dtype=torch.float32))
+    sizes = torch.tensor(scales, dtype=torch.float32)
+    widths = ((1 / height_factor)[:, None] * sizes).flatten()
+    heights = (height_factor[:, None] * sizes).flatten()
+    return (torch.stack([-widths, -heights, widths, heights], dim=1) / 2).round()
+
+
+def level_anchors(cells: Tensor, grid: tuple[int, int], stride: tuple[int, int]) -> Tensor:
+    """Cell anchors [A, 4] moved to every position of a grid (height, width): [height * width * A, 4]."""
+    shift_y = torch.arange(grid[0], dtype=torch.float32) * stride[0]
+    shift_x = torch.arange(grid[1], dtype=torch.float32) * stride[1]
+    y, x = torch.meshgrid(shift_y, shift_x, indexing="ij")
+    shifts = torch.stack([x, y, x, y], dim=-1).view(-1, 1, 4)
+    return (shifts + cells).view(-1, 4)
+
+
+@lru_cache(maxsize=32)
+def pyramid_anchors(
+    scales: tuple[tuple[float, ...], ...],
+    ratios: tuple[float, ...],
+    grids: tuple[tuple[int, int], ...],
+    image_size: tuple[int, int],
+    device: torch.device,
+) -> Tensor:
+    """Anchors of all levels one after the other, [N, 4]; within a level in order (row, column, ratio and scale).
+
+    ``scales``: per level. The stride of a level is the image's size over the grid's, rounded down, as in torchvision.
+    The result is kept: training sees few shapes, and a tensor made on the host would have to be sent every step.
+    """
+    levels = [
+        level_anchors(
+            cell_anchors(level_scales, ratios), grid, (image_size[0] // grid[0], image_size[1] // grid[1])
+        )
+        for level_scales, grid in zip(scales, grids, strict=True)
+    ]
+    return torch.cat(levels).to(device)

@@ -1,0 +1,216 @@
+"""What one-stage detectors share: one head on every level of a pyramid, the focal loss, and the way to detections."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.nn import functional as F
+from torchvision.ops import batched_nms
+
+from detectors.boxes import clip
+from detectors.rcnn import to_original
+from detectors.structures import Detections, GroundTruth, Target
+
+#: Probability of an object that untrained class layers predict everywhere (Lin et al. 2017, section 4.1).
+PRIOR = 0.01
+
+
+class DenseOutput(NamedTuple):
+    """What a head says at every anchor; lists are by level, finest first, and anchors A_i those of level i.
+
+    logits: [B, A_i, K]. deltas: [B, A_i, 4]. quality: logits [B, A_i] of how far to trust the box, or None.
+    anchors: [A_i, 4], the same for every image.
+    """
+
+    logits: list[Tensor]
+    deltas: list[Tensor]
+    quality: list[Tensor] | None
+    anchors: list[Tensor]
+
+
+class DenseHead(Protocol):
+    """What ``DenseDetector`` asks of its head, which is a module."""
+
+    classes: nn.Conv2d
+
+    def __call__(self, maps: Sequence[Tensor], image_size: tuple[int, int]) -> DenseOutput:
+        """image_size: (height, width) with padding."""
+
+    def losses(self, output: DenseOutput, truth: GroundTruth) -> dict[str, Tensor]:
+        """Loss terms of a batch."""
+
+    def decode(self, deltas: Tensor, anchors: Tensor) -> Tensor:
+        """[..., 4] and [..., 4] to boxes [..., 4]."""
+
+
+class DenseDetector(nn.Module):
+    """RetinaNet or FCOS: a backbone, a pyramid, and a head on each of its levels.
+
+    ``candidates``: how many of a level's scores, over all classes, go into the suppression of duplicates.
+    Images and sizes are given as for ``RCNN``.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        neck: nn.Module,
+        head: DenseHead,
+        *,
+        score_threshold: float,
+        nms_threshold: float,
+        max_detections: int,
+        candidates: int = 1000,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.neck = neck
+        self.head = head
+        self.score_threshold = score_threshold
+        self.nms_threshold = nms_threshold
+        self.max_detections = max_detections
+        self.candidates = candidates
+
+    def output(self, images: Tensor) -> DenseOutput:
+        return self.head(self.neck(self.backbone(images)), (images.shape[2], images.shape[3]))
+
+    def losses(self, images: Tensor, image_sizes: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:  # noqa: ARG002
+        """Loss terms; their sum is what to minimise. Anchors in the padding are background like any other."""
+        return self.head.losses(self.output(images), GroundTruth.from_targets(targets, images.device))
+
+    def network(self, images: Tensor, image_sizes: Tensor) -> DenseOutput:  # noqa: ARG002
+        return self.output(images)
+
+    def postprocess(
+        self,
+        raw: DenseOutput,
+        image_sizes: Sequence[tuple[int, int]],
+        original_sizes: Sequence[tuple[int, int]],
+    ) -> list[Detections]:
+        """Detections in pixels of the original images; sizes are (height, width)."""
+        return [
+            to_original(self._detect(raw, image, size), size, original)
+            for image, (size, original) in enumerate(zip(image_sizes, original_sizes, strict=True))
+        ]
+
+    def _detect(self, raw: DenseOutput, image: int, size: tuple[int, int]) -> Detections:
+        """Detections of one image in input pixels."""
+        found = []
+        for level, anchors in enumerate(raw.anchors):
+            scores, anchor, labels = best_scores(
+                raw.logits[level][image],
+                None if raw.quality is None else raw.quality[level][image],
+                threshold=self.score_threshold,
+                limit=self.candidates,
+            )
+            boxes = self.head.decode(raw.deltas[level][image, anchor], anchors[anchor])
+            found.append((boxes, scores, labels))
+        boxes, scores, labels = map(torch.cat, zip(*found, strict=True))
+        boxes = clip(boxes.unsqueeze(0), torch.tensor([size]).to(boxes.device, non_blocking=True)).squeeze(0)
+        keep = batched_nms(boxes, scores, labels, self.nms_threshold)[: self.max_detections]
+        return Detections(boxes[keep], scores[keep], labels[keep])
+
+
+def by_anchor(out: Tensor, values: int) -> Tensor:
+    """A convolution's output [B, A * values, H, W] to [B, H * W * A, values]; a view if it is channels last."""
+    return out.permute(0, 2, 3, 1).reshape(out.shape[0], -1, values)
+
+
+def init_head(convolutions: Iterable[nn.Conv2d], classes: nn.Conv2d) -> None:
+    """As Lin et al. 2017, section 4.1: small weights, and classes that start at ``PRIOR``."""
+    for conv in (*convolutions, classes):
+        nn.init.normal_(conv.weight, std=0.01)
+        nn.init.zeros_(conv.bias)
+    nn.init.constant_(classes.bias, logit(PRIOR))
+
+
+def logit(probability: float) -> float:
+    return math.log(probability / (1 - probability))
+
+
+def best_scores(
+    logits: Tensor, quality: Tensor | None, *, threshold: float, limit: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The ``limit`` largest scores above ``threshold`` of one level of one image, best first.
+
+    logits: [A, K]. quality: logits [A] or None. A score is sigmoid(logits), or with a quality the geometric mean of
+    both sigmoids. Returns scores, anchors and classes, each [N].
+
+    Few of the many scores pass, so the logits that cannot are dropped before any score is computed.
+    """
+    flat = logits.flatten()
+    index = torch.arange(len(flat), device=flat.device)
+    least = threshold if quality is None else threshold**2
+    if 0 < least < 1:
+        # A little below, for the rounding of the sigmoid: the threshold itself is applied to scores.
+        index = (flat > logit(least) - 1e-3).nonzero().squeeze(1)
+    anchor = index.div(logits.shape[1], rounding_mode="floor")
+    scores = flat[index].sigmoid()
+    if quality is not None:
+        scores = (scores * quality[anchor].sigmoid()).sqrt()
+    passed = (scores > threshold).nonzero().squeeze(1)
+    scores, best = scores[passed].topk(min(limit, len(passed)))
+    chosen = passed[best]
+    return scores, anchor[chosen], index[chosen] % logits.shape[1]
+
+
+# -- focal loss ----------------------------------------------------------------------------------------------------
+
+
+def focal_loss(logits: Sequence[Tensor], labels: Tensor, weight: Tensor, *, alpha: float = 0.25) -> Tensor:
+    """Sum over all anchors and classes of ``weight`` times the sigmoid focal loss with γ = 2 (Lin et al. 2017).
+
+    logits: by level, [B, A_i, K]. labels: [B, sum of A_i] in 0..K-1, K for background. weight: of the same shape.
+    """
+    sizes = [level.shape[1] for level in logits]
+    terms = [
+        _FocalLoss.apply(*values, alpha)
+        for values in zip(logits, labels.split(sizes, dim=1), weight.split(sizes, dim=1), strict=True)
+    ]
+    return torch.stack(terms).sum()
+
+
+class _FocalLoss(torch.autograd.Function):
+    """The focal loss of one level, with p = sigmoid(x):
+
+        background   (1 - α) p² softplus(x)           its slope   (1 - α) p² (2 (1 - p) softplus(x) + p)
+        object       α (1 - p)² softplus(-x)          its slope   -α (1 - p)² (2 p softplus(-x) + 1 - p)
+
+    Of the class scores of an anchor at most one is an object's. So everything is computed as background and that one
+    replaced: there is no tensor of targets. The slope is computed along with the loss and is all that is kept, where
+    autograd would keep a tensor for each factor; these are the largest tensors of a dense detector.
+    """
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, logits: Tensor, labels: Tensor, weight: Tensor, alpha: float) -> Tensor:
+        classes = logits.shape[-1]
+        is_object = (labels < classes).unsqueeze(-1)
+        index = labels.clamp(max=classes - 1).unsqueeze(-1)
+
+        def replace(values: Tensor, of_object: Tensor) -> Tensor:
+            """Put the object's value, relative to the factor 1 - α, in its place."""
+            scaled = of_object * (alpha / (1 - alpha))
+            return values.scatter_(-1, index, torch.where(is_object, scaled, values.gather(-1, index)))
+
+        x = logits.gather(-1, index)
+        p, rest, softplus = x.sigmoid(), (-x).sigmoid(), F.softplus(-x)
+        loss_of_object = rest.square() * softplus
+        slope_of_object = rest.square().mul_(2 * p * softplus + rest).neg_()
+
+        p, softplus = logits.sigmoid(), F.softplus(logits)
+        squared = p.square()
+        slope = (1 - p).mul_(softplus).mul_(2).add_(p).mul_(squared)
+        loss = replace(squared.mul_(softplus), loss_of_object).sum(-1)
+        weight = weight * (1 - alpha)
+        ctx.save_for_backward(replace(slope, slope_of_object), weight)
+        return (loss * weight).sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Any, ...]:
+        slope, weight = ctx.saved_tensors
+        return slope * (weight * gradient).unsqueeze(-1), None, None, None

@@ -1,0 +1,62 @@
+"""Exponential moving average of a model's weights."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from detectors.layers import FrozenBatchNorm2d
+
+
+class EMA:
+    """Keeps a copy, ``model``, the given model that follows its weights: e ← d · e + (1 − d) · w.
+
+    d = min(decay, (1 + t) / (10 + t)) at update t = 0, 1, … (the warm-up of TensorFlow's ExponentialMovingAverage and
+    PaddleDetection's ``ModelEMA`` 'threshold'). Statistics of batch normalisation are averaged, counters copied.
+    Values that training never changes, those of frozen layers, are shared with the model and cost nothing;
+    so move the model to its device first.
+    """
+
+    def __init__(self, model: nn.Module, decay: float = 0.9998) -> None:
+        self.decay = decay
+        self.updates = 0
+        constant = {id(value): value for value in _constants(model)}
+        self.model = copy.deepcopy(
+            model, constant
+        ).eval()  # what is in the memo counts as copied, so is shared
+        self.model.requires_grad_(False)
+        followed = [
+            (average, value)
+            for average, value in zip(_state(self.model), _state(model), strict=True)
+            if average is not value
+        ]
+        self._floats = [pair for pair in followed if pair[1].is_floating_point()]
+        self._counters = [pair for pair in followed if not pair[1].is_floating_point()]
+
+    def decay_at(self, update: int) -> float:
+        return min(self.decay, (1 + update) / (10 + update))
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take one step towards the model's weights. Nothing is read back from the device."""
+        averages, values = (list(tensors) for tensors in zip(*self._floats, strict=True))
+        torch._foreach_lerp_(averages, values, 1 - self.decay_at(self.updates))
+        for average, value in self._counters:
+            average.copy_(value)
+        self.updates += 1
+
+
+def _state(model: nn.Module) -> list[Tensor]:
+    return [*model.parameters(), *model.buffers()]
+
+
+def _constants(model: nn.Module) -> Iterator[Tensor]:
+    for parameter in model.parameters():
+        if not parameter.requires_grad:
+            yield parameter
+    for module in model.modules():
+        if isinstance(module, FrozenBatchNorm2d):
+            yield from module.buffers()

@@ -1,0 +1,41 @@
+"""Masks of regions put back into the image."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def paste_masks(masks: Tensor, boxes: Tensor, size: tuple[int, int], threshold: float = 0.5) -> Tensor:
+    """Probabilities [N, M, M] within boxes [N, 4] to bool masks [N, height, width]: > threshold.
+
+    As torchvision's ``paste_masks_in_image`` with padding 1, but for the full-size float image per object that it
+    makes: only the part within the box is resized and compared.
+    """
+    height, width = size
+    pasted = torch.zeros((len(masks), height, width), dtype=torch.bool, device=masks.device)
+    padded = F.pad(masks, (1, 1, 1, 1))
+    for index, (x1, y1, x2, y2) in enumerate(_padded_boxes(boxes, masks.shape[-1]).tolist()):
+        resized = F.interpolate(
+            padded[index, None, None],
+            size=(max(y2 - y1 + 1, 1), max(x2 - x1 + 1, 1)),
+            mode="bilinear",
+            align_corners=False,
+        )[0, 0]
+        left, right = max(x1, 0), min(x2 + 1, width)
+        top, bottom = max(y1, 0), min(y2 + 1, height)
+        if left < right and top < bottom:
+            pasted[index, top:bottom, left:right] = (
+                resized[top - y1 : bottom - y1, left - x1 : right - x1] > threshold
+            )
+    return pasted
+
+
+def _padded_boxes(boxes: Tensor, mask_size: int) -> Tensor:
+    """Boxes grown by the padding of one mask pixel on each side, as whole pixels: int64 [N, 4]."""
+    x1, y1, x2, y2 = boxes.unbind(1)
+    scale = float(mask_size + 2) / mask_size
+    half_w, half_h = (x2 - x1) * 0.5 * scale, (y2 - y1) * 0.5 * scale
+    x, y = (x2 + x1) * 0.5, (y2 + y1) * 0.5
+    return torch.stack([x - half_w, y - half_h, x + half_w, y + half_h], dim=1).to(torch.int64)

@@ -1,0 +1,182 @@
+"""Region proposal network (Ren et al. 2015, arXiv:1506.01497) on a feature pyramid."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.ops import batched_nms
+
+from detectors.anchors import pyramid_anchors
+from detectors.boxes import BoxCoder, clip, match, pairwise_iou
+from detectors.pyramid import Pyramid
+from detectors.sampling import BalancedSampler
+from detectors.structures import GroundTruth
+
+MIN_SIZE = 1e-3  # smaller proposals are dropped
+
+
+class Proposals(NamedTuple):
+    """Per image the proposals by falling score, padded: boxes [B, P, 4], valid bool [B, P]."""
+
+    boxes: Tensor
+    valid: Tensor
+
+
+class RPN(nn.Module):
+    """Proposals from every level, and their loss. Settings and results as torchvision's ``RegionProposalNetwork``.
+
+    The loss looks at ``sampler.size`` anchors per image of the many thousands that there are. So the dense pass
+    that makes proposals, which gradients never enter, runs without autograd, and ``losses`` computes the head once
+    more at the sampled positions alone. Gradients are the same; the backward pass of the dense 3×3 convolution and
+    its stored activations are saved.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        scales: tuple[tuple[float, ...], ...] = ((32,), (64,), (128,), (256,), (512,)),
+        ratios: tuple[float, ...] = (0.5, 1.0, 2.0),
+        pre_nms: tuple[int, int] = (2000, 1000),
+        post_nms: tuple[int, int] = (2000, 1000),
+        nms_threshold: float = 0.7,
+        positive_iou: float = 0.7,
+        negative_iou: float = 0.3,
+    ) -> None:
+        """``pre_nms``, ``post_nms``: per level and per image, (training, inference)."""
+        super().__init__()
+        self.scales = scales
+        self.ratios = ratios
+        self.anchors_per_position = len(ratios) * len(scales[0])
+        self.pre_nms = pre_nms
+        self.post_nms = post_nms
+        self.nms_threshold = nms_threshold
+        self.positive_iou = positive_iou
+        self.negative_iou = negative_iou
+        self.coder = BoxCoder()
+        self.sampler = BalancedSampler(256, 0.5)
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.objectness = nn.Conv2d(channels, self.anchors_per_position, 1)
+        self.deltas = nn.Conv2d(channels, 4 * self.anchors_per_position, 1)
+        for layer in (self.conv, self.objectness, self.deltas):
+            nn.init.normal_(layer.weight, std=0.01)
+            nn.init.zeros_(layer.bias)
+
+    def anchors(self, pyramid: Pyramid, image_size: tuple[int, int]) -> Tensor:
+        """[N, 4], for a padded image of ``image_size`` (height, width)."""
+        return pyramid_anchors(self.scales, self.ratios, pyramid.grids, image_size, pyramid.maps[0].device)
+
+    @torch.no_grad()
+    def dense(self, pyramid: Pyramid) -> list[tuple[Tensor, Tensor]]:
+        """Per level: objectness [B, H * W * A] (logits) and offsets [B, H * W * A, 4], in the order of the anchors."""
+        weight = torch.cat([self.objectness.weight, self.deltas.weight])
+        bias = torch.cat([self.objectness.bias, self.deltas.bias])
+        count = self.anchors_per_position
+        levels = []
+        for feature in pyramid.maps:
+            out = F.conv2d(F.relu_(self.conv(feature.detach())), weight, bias).permute(0, 2, 3, 1)
+            batch_size = out.shape[0]
+            levels.append(
+                (out[..., :count].reshape(batch_size, -1), out[..., count:].reshape(batch_size, -1, 4))
+            )
+        return levels
+
+    @torch.no_grad()
+    def propose(self, pyramid: Pyramid, image_sizes: Tensor, image_size: tuple[int, int]) -> Proposals:
+        """image_sizes: [B, 2] (height, width) without padding; image_size: with it."""
+        anchors = self.anchors(pyramid, image_size)
+        phase = 0 if self.training else 1
+        boxes, scores, levels = [], [], []
+        start = 0
+        for level, (objectness, deltas) in enumerate(self.dense(pyramid)):
+            count = objectness.shape[1]
+            score, index = objectness.topk(min(self.pre_nms[phase], count), dim=1)
+            chosen = deltas.gather(1, index.unsqueeze(-1).expand(-1, -1, 4))
+            boxes.append(self.coder.decode(chosen, anchors[start : start + count][index]))
+            scores.append(score)
+            levels.append(torch.full_like(index[0], level))
+            start += count
+        all_boxes = clip(torch.cat(boxes, dim=1), image_sizes)
+        all_scores = torch.cat(scores, dim=1).sigmoid()
+        all_levels = torch.cat(levels)
+        kept = [
+            self._suppress(*image, all_levels, self.post_nms[phase])
+            for image in zip(all_boxes, all_scores, strict=True)
+        ]
+        padded = nn.utils.rnn.pad_sequence(kept, batch_first=True)
+        counts = torch.tensor([len(image) for image in kept]).to(padded.device, non_blocking=True)
+        return Proposals(padded, torch.arange(padded.shape[1], device=padded.device) < counts[:, None])
+
+    def _suppress(self, boxes: Tensor, scores: Tensor, levels: Tensor, limit: int) -> Tensor:
+        large = ((boxes[:, 2:] - boxes[:, :2]) >= MIN_SIZE).all(dim=1).nonzero().squeeze(1)
+        boxes = boxes[large]
+        keep = batched_nms(boxes, scores[large], levels[large], self.nms_threshold)
+        return boxes[keep[:limit]]
+
+    def losses(self, pyramid: Pyramid, truth: GroundTruth, image_size: tuple[int, int]) -> dict[str, Tensor]:
+        """Binary cross-entropy of the sampled anchors' objectness and smooth L1 of the positive ones' offsets."""
+        anchors = self.anchors(pyramid, image_size)
+        index, role = match(
+            pairwise_iou(truth.boxes, anchors),
+            truth.valid,
+            positive=self.positive_iou,
+            negative=self.negative_iou,
+            low_quality=True,
+        )
+        sample = self.sampler(role)
+        objectness, deltas = self.at(pyramid, sample.index)
+        anchors = anchors[sample.index]
+        objects = index.gather(1, sample.index)
+        boxes = truth.boxes.gather(1, objects.unsqueeze(-1).expand(-1, -1, 4))
+        goal = self.coder.encode(torch.where(sample.positive.unsqueeze(-1), boxes, anchors), anchors)
+        count = sample.valid.sum().clamp(min=1)
+        loss_objectness = F.binary_cross_entropy_with_logits(
+            objectness,
+            sample.positive.to(objectness.dtype),
+            sample.valid.to(objectness.dtype),
+            reduction="sum",
+        )
+        loss_deltas = F.smooth_l1_loss(deltas, goal, beta=1 / 9, reduction="none").sum(-1)
+        return {
+            "loss_objectness": loss_objectness / count,
+            "loss_rpn_box_reg": (loss_deltas * sample.positive).sum() / count,
+        }
+
+    def at(self, pyramid: Pyramid, index: Tensor) -> tuple[Tensor, Tensor]:
+        """The head at some anchors only, with gradient. index: [B, S]. Returns objectness [B, S], offsets [B, S, 4].
+
+        The 3×3 convolution is a matrix product with the 3×3 neighbourhoods of the anchors' positions, read from the
+        pyramid's table; neighbours outside the map are zero.
+        """
+        position, anchor = index // self.anchors_per_position, index % self.anchors_per_position
+        neighbours, inside = self._neighbours(pyramid, position)
+        patches = F.embedding(neighbours, pyramid.table) * inside.unsqueeze(-1)
+        weight = self.conv.weight.permute(0, 2, 3, 1).flatten(1)
+        hidden = F.relu_(F.linear(patches.view(-1, weight.shape[1]), weight, self.conv.bias))
+        objectness = F.linear(hidden, self.objectness.weight.flatten(1), self.objectness.bias)
+        deltas = F.linear(hidden, self.deltas.weight.flatten(1), self.deltas.bias).unflatten(1, (-1, 4))
+        row = torch.arange(len(hidden), device=hidden.device)
+        anchor = anchor.flatten()
+        return objectness[row, anchor].view(index.shape), deltas[row, anchor].view(*index.shape, 4)
+
+    @staticmethod
+    def _neighbours(pyramid: Pyramid, position: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows of the table around positions [B, S] (counted over the levels of one image): [B, S, 9] and whether
+        they are inside the map."""
+        height, width, first = pyramid.geometry.unbind(-1)
+        ends = (height * width).cumsum(0)
+        level = torch.bucketize(position, ends, right=True)
+        height, width, first = height[level], width[level], first[level]
+        within = position - (ends[level] - height * width)
+        y, x = within // width, within % width
+        image = torch.arange(position.shape[0], device=position.device)[:, None]
+        step = torch.arange(-1, 2, device=position.device)
+        near_y = y.unsqueeze(-1) + step.repeat_interleave(3)
+        near_x = x.unsqueeze(-1) + step.repeat(3)
+        height, width = height.unsqueeze(-1), width.unsqueeze(-1)
+        inside = (near_y >= 0) & (near_y < height) & (near_x >= 0) & (near_x < width)
+        row = (first + image * height.squeeze(-1) * width.squeeze(-1)).unsqueeze(-1) + near_y * width + near_x
+        return torch.where(inside, row, 0), inside

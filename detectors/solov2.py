@@ -1,0 +1,370 @@
+"""SOLOv2 (Wang et al. 2020, arXiv:2003.10152): instance masks without boxes.
+
+Each cell of a few grids says which class of object has its centre there, and gives the weights of a 1×1 convolution
+that, applied to one mask feature map of the image, draws the object's mask. Results, losses and gradients are those
+of mmdet/models/dense_heads/solov2_head.py (mmdetection 3.3.0).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.ops import sigmoid_focal_loss
+
+from detectors.backbones.resnet import ResNet
+from detectors.layers import ConvNorm
+from detectors.matrix_nms import keep_local_peaks, matrix_nms
+from detectors.necks.fpn import FPN
+from detectors.solov2_targets import Assignment, Level, assign, quarter_masks
+from detectors.structures import Detections, Target
+
+MASK_STRIDE = 4
+
+
+class Prediction(NamedTuple):
+    """What the network says of a batch, before any threshold.
+
+    classes: logits [B, K, S_l, S_l] of each level's grid. kernels: [B, D, S_l, S_l] of each level. features:
+    [B, D, H / 4, W / 4]; the product of a cell's kernel with them is the logit of its mask.
+    """
+
+    classes: list[Tensor]
+    kernels: list[Tensor]
+    features: Tensor
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(32, channels)
+
+
+def coordinates(feature: Tensor) -> Tensor:
+    """x and y of each position, from -1 to 1, [1, 2, H, W] for a feature [B, C, H, W]."""
+    height, width = feature.shape[-2:]
+    x = torch.linspace(-1, 1, width, dtype=feature.dtype, device=feature.device)
+    y = torch.linspace(-1, 1, height, dtype=feature.dtype, device=feature.device)
+    return torch.stack([x.expand(height, width), y[:, None].expand(height, width)]).unsqueeze(0)
+
+
+def with_coordinates(feature: Tensor, where: Tensor) -> Tensor:
+    """[B, C, H, W] and coordinates [1, 2, H, W] to [B, C + 2, H, W]."""
+    return torch.cat([feature, where.expand(len(feature), -1, -1, -1)], dim=1)
+
+
+def double(feature: Tensor) -> Tensor:
+    """[B, C, H, W] to [B, C, 2H, 2W]."""
+    return F.interpolate(feature, scale_factor=2, mode="bilinear", align_corners=False)
+
+
+def normal(*layers: nn.Module) -> None:
+    """Weights of all convolutions in the layers from a normal distribution of 0.01, no bias."""
+    for layer in layers:
+        for module in layer.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.normal_(module.weight, std=0.01)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+
+class MaskFeatures(nn.Module):
+    """One feature map of stride 4 from the pyramid's four levels of strides 4 to 32.
+
+    Each level is convolved and doubled until it has stride 4 (the coarsest also sees where it is), and the sum of all
+    goes through a 1×1 convolution.
+    """
+
+    def __init__(self, in_channels: int, channels: int, out_channels: int) -> None:
+        super().__init__()
+        inputs = (
+            [in_channels],
+            [in_channels],
+            [in_channels, channels],
+            [in_channels + 2, channels, channels],
+        )
+        self.branches = nn.ModuleList(
+            nn.ModuleList(ConvNorm(width, channels, 3, norm=group_norm) for width in widths)
+            for widths in inputs
+        )
+        self.output = ConvNorm(channels, out_channels, 1, norm=group_norm)
+        normal(self)
+
+    def forward(self, levels: Sequence[Tensor]) -> Tensor:
+        """Maps [B, C, H / 4, W / 4] to [B, C, H / 32, W / 32] to [B, out_channels, H / 4, W / 4]."""
+        finest, *coarser, coarsest = levels
+        maps = [*coarser, with_coordinates(coarsest, coordinates(coarsest))]
+        # The last doubling of the three coarser levels is one: interpolation of a sum is the sum of interpolations.
+        total: Tensor | None = None
+        for x, (*convs, last) in zip(maps, self.branches[1:], strict=True):
+            for conv in convs:
+                x = double(F.relu_(conv(x)))
+            x = F.relu_(last(x))
+            total = x if total is None else total + x
+        assert total is not None
+        (conv,) = self.branches[0]
+        return F.relu_(self.output(double(total).add_(F.relu_(conv(finest)))))
+
+
+class GridHead(nn.Module):
+    """Classes and mask kernels of the cells of each level's grid; all levels share the weights.
+
+    ``convs``: convolutions before the last one, in the branch of the classes and in that of the kernels, which also
+    sees where it is.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        num_classes: int,
+        kernel_channels: int,
+        *,
+        convs: int,
+        grids: Sequence[int],
+    ) -> None:
+        super().__init__()
+        self.grids = tuple(grids)
+        self.class_convs = _convs(in_channels, channels, convs)
+        self.kernel_convs = _convs(in_channels + 2, channels, convs)
+        self.classes = nn.Conv2d(channels, num_classes, 3, padding=1)
+        self.kernels = nn.Conv2d(channels, kernel_channels, 3, padding=1)
+        normal(self)
+        nn.init.constant_(self.classes.bias, -math.log(99))  # a hundredth of all cells are positive
+
+    def forward(self, levels: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Five maps of strides 4 to 64 to class logits [B, K, S, S] and kernels [B, D, S, S] of each level."""
+        finest, *between, coarsest = levels
+        finest = F.interpolate(finest, scale_factor=0.5, mode="bilinear", align_corners=False)
+        coarsest = F.interpolate(coarsest, size=between[-1].shape[-2:], mode="bilinear", align_corners=False)
+        classes, kernels = [], []
+        for feature, cells in zip((finest, *between, coarsest), self.grids, strict=True):
+            of_class = _resize(feature, cells)
+            of_kernel = with_coordinates(of_class, _resize(coordinates(feature), cells))
+            for conv in self.class_convs:
+                of_class = F.relu_(conv(of_class))
+            for conv in self.kernel_convs:
+                of_kernel = F.relu_(conv(of_kernel))
+            classes.append(self.classes(of_class))
+            kernels.append(self.kernels(of_kernel))
+        return classes, kernels
+
+
+def _convs(in_channels: int, channels: int, count: int) -> nn.ModuleList:
+    widths = [in_channels, *[channels] * count]
+    return nn.ModuleList(ConvNorm(before, after, 3, norm=group_norm) for before, after in pairwise(widths))
+
+
+def _resize(feature: Tensor, cells: int) -> Tensor:
+    return F.interpolate(feature, size=(cells, cells), mode="bilinear", align_corners=False)
+
+
+class SOLOv2(nn.Module):
+    """SOLOv2 on a backbone with a pyramid of five levels.
+
+    All methods take images [B, 3, H, W], normalised and padded right and bottom to multiples of 32, and image_sizes
+    int64 [B, 2], the (height, width) of each without padding.
+
+    ``candidate_threshold``: lowest class score of a cell that is looked at (never 0: every candidate draws a mask).
+    ``score_threshold``: lowest score after Matrix NMS, in which the ``candidates`` best take part.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        neck: nn.Module,
+        mask_features: MaskFeatures,
+        head: GridHead,
+        levels: Sequence[Level],
+        *,
+        candidate_threshold: float = 0.1,
+        mask_threshold: float = 0.5,
+        candidates: int = 500,
+        nms_kernel: str = "gaussian",
+        nms_sigma: float = 2.0,
+        score_threshold: float = 0.05,
+        max_detections: int = 100,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.neck = neck
+        self.mask_features = mask_features
+        self.head = head
+        self.levels = tuple(levels)
+        self.num_classes = head.classes.out_channels
+        self.candidate_threshold = candidate_threshold
+        self.mask_threshold = mask_threshold
+        self.candidates = candidates
+        self.nms_kernel = nms_kernel
+        self.nms_sigma = nms_sigma
+        self.score_threshold = score_threshold
+        self.max_detections = max_detections
+
+    def predict(self, images: Tensor) -> Prediction:
+        maps = self.neck(self.backbone(images))
+        classes, kernels = self.head(maps)
+        return Prediction(classes, kernels, self.mask_features(maps[:4]))
+
+    # -- training --------------------------------------------------------------------------------------------
+
+    def losses(self, images: Tensor, image_sizes: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:  # noqa: ARG002
+        """Loss terms; their sum is what to minimise. Targets need masks."""
+        image_size = (images.shape[2], images.shape[3])
+        assigned = [assign(target, self.levels, self.num_classes, image_size) for target in targets]
+        predicted = self.predict(images)
+        labels = torch.stack([one.labels for one in assigned])
+        positive_cells = (labels < self.num_classes).sum()
+        return {
+            "loss_mask": _mask_loss(predicted, assigned, targets) / positive_cells.clamp(min=1),
+            "loss_cls": _class_loss(by_cell(predicted.classes), labels) / (positive_cells + 1),
+        }
+
+    # -- inference -------------------------------------------------------------------------------------------
+
+    def network(self, images: Tensor, image_sizes: Tensor) -> Prediction:  # noqa: ARG002
+        return self.predict(images)
+
+    def postprocess(
+        self,
+        raw: Prediction,
+        image_sizes: Sequence[tuple[int, int]],
+        original_sizes: Sequence[tuple[int, int]],
+    ) -> list[Detections]:
+        """Detections in pixels of the original images; sizes are (height, width).
+
+        SOLOv2 predicts no boxes: those given are the extents of the masks, zeros where no pixel is left of one.
+        """
+        scores = by_cell([keep_local_peaks(logits.sigmoid()) for logits in raw.classes])
+        kernels = by_cell(raw.kernels)
+        found = []
+        for image, (size, original) in enumerate(zip(image_sizes, original_sizes, strict=True)):
+            masks, kept, labels = self._candidates(scores[image], kernels[image], raw.features[image])
+            masks, kept, labels = self._best(masks, kept, labels)
+            drawn = _to_original(masks, size, original) > self.mask_threshold
+            found.append(Detections(mask_extents(drawn), kept, labels, drawn))
+        return found
+
+    def _candidates(self, scores: Tensor, kernels: Tensor, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Class scores [cells, K], kernels [cells, D], features [D, h, w] to mask probabilities [N, h, w], scores
+        [N] and labels [N] of all candidates.
+
+        A score is the class's times the mean probability within the mask, which has to have some area.
+        """
+        cell, label = (scores > self.candidate_threshold).nonzero(as_tuple=True)
+        smallest = torch.cat([scores.new_full((level.cells**2,), level.min_area) for level in self.levels])
+        masks = (kernels[cell] @ features.flatten(1)).sigmoid_()
+        inside = masks > self.mask_threshold
+        area = inside.sum(dim=1)
+        large = (area > smallest[cell]).nonzero().squeeze(1)
+        masks, inside, area = masks[large], inside[large], area[large]
+        certainty = (masks * inside).sum(dim=1) / area
+        return (
+            masks.unflatten(1, features.shape[1:]),
+            scores[cell[large], label[large]] * certainty,
+            label[large],
+        )
+
+    def _best(self, masks: Tensor, scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Those candidates that Matrix NMS leaves a score, best first."""
+        scores, order = scores.sort(descending=True)
+        scores, order = scores[: self.candidates], order[: self.candidates]
+        binary = (masks[order].flatten(1) > self.mask_threshold).to(masks.dtype)
+        scores = matrix_nms(binary, labels[order], scores, kernel=self.nms_kernel, sigma=self.nms_sigma)
+        scores, best = scores.sort(descending=True)
+        best = best[: self.max_detections][scores[: self.max_detections] >= self.score_threshold]
+        return masks[order[best]], scores[: len(best)], labels[order[best]]
+
+
+def by_cell(maps: Sequence[Tensor]) -> Tensor:
+    """Maps [B, C, S_l, S_l] of all levels to [B, cells, C], in the order of ``Assignment``."""
+    return torch.cat([one.permute(0, 2, 3, 1).flatten(1, 2) for one in maps], dim=1)
+
+
+def _mask_loss(predicted: Prediction, assigned: Sequence[Assignment], targets: Sequence[Target]) -> Tensor:
+    """Sum over all pairs of a cell and its object of 3 times the dice loss, 1 - 2 Σpt / (Σp² + Σt²)."""
+    kernels = by_cell(predicted.kernels)
+    losses = []
+    for image, (pairs, target) in enumerate(zip(assigned, targets, strict=True)):
+        features = predicted.features[image]
+        assert target.masks is not None
+        truth = (
+            quarter_masks(target.masks, (features.shape[1], features.shape[2])).flatten(1).to(features.dtype)
+        )
+        masks = (kernels[image, pairs.cell] @ features.flatten(1)).sigmoid()
+        # Against all objects in one product, which is far less than the one before it: no copy of an object's mask
+        # for each of its cells has to be made, nor kept for the backward pass.
+        overlap = (masks @ truth.T).gather(1, pairs.object[:, None]).squeeze(1)
+        area = masks.square().sum(dim=1) + truth.sum(dim=1)[pairs.object] + 2e-3
+        losses.append((1 - 2 * overlap / area).sum())
+    return 3.0 * torch.stack(losses).sum()
+
+
+def _class_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Sum of the focal loss of logits [B, cells, K] for labels [B, cells], of which K is the background."""
+    num_classes = logits.shape[-1]
+    truth = F.one_hot(labels, num_classes + 1)[..., :num_classes].to(logits.dtype)
+    return sigmoid_focal_loss(logits, truth, alpha=0.25, gamma=2.0, reduction="sum")
+
+
+def _to_original(masks: Tensor, size: tuple[int, int], original: tuple[int, int]) -> Tensor:
+    """Masks [N, h, w] at stride 4, with padding, to [N, *original]: enlarged, cut to size, resized."""
+    if len(masks) == 0:
+        return masks.new_zeros((0, *original))
+    height, width = masks.shape[1:]
+    full = F.interpolate(
+        masks.unsqueeze(0),
+        size=(MASK_STRIDE * height, MASK_STRIDE * width),
+        mode="bilinear",
+        align_corners=False,
+    )[:, :, : size[0], : size[1]]
+    return F.interpolate(full, size=original, mode="bilinear", align_corners=False).squeeze(0)
+
+
+def mask_extents(masks: Tensor) -> Tensor:
+    """Boxes float32 [N, 4] of bool masks [N, H, W]: from the first to behind the last pixel, zeros for an empty one."""
+    edges = []
+    for occupied in (masks.any(dim=1), masks.any(dim=2)):  # columns, rows
+        number = torch.arange(occupied.shape[1], device=masks.device)
+        behind = torch.where(occupied, number + 1, 0).amax(dim=1)
+        first = torch.where(occupied, number, behind[:, None]).amin(dim=1)
+        edges.append((first, behind))
+    (x1, x2), (y1, y2) = edges
+    return torch.stack([x1, y1, x2, y2], dim=1).to(torch.float32)
+
+
+# -- models --------------------------------------------------------------------------------------------------
+
+GRIDS = (40, 36, 24, 16, 12)
+MIN_AREAS = (8, 8, 16, 32, 32)
+#: Sizes of the objects of each level: mmdetection's solov2_r50_fpn_1x_coco and solov2-light_r50_fpn_ms-3x_coco.
+SIZES = ((1, 96), (48, 192), (96, 384), (192, 768), (384, 2048))
+LIGHT_SIZES = ((1, 56), (28, 112), (56, 224), (112, 448), (224, 896))
+
+
+def solov2_fpn(
+    *,
+    depth: int,
+    light: bool,
+    num_classes: int,
+    frozen_stages: int = 1,
+    frozen_bn: bool = True,
+    score_threshold: float = 0.05,
+    max_detections: int = 100,
+) -> SOLOv2:
+    """SOLOv2 on ResNet-FPN; ``light``: half as wide and as deep a head, for images of a short side around 450."""
+    backbone = ResNet(depth, frozen_stages=frozen_stages, frozen_bn=frozen_bn)
+    neck = FPN(backbone.out_channels)
+    channels, convs, kernel_channels = (256, 2, 128) if light else (512, 4, 256)
+    sizes = LIGHT_SIZES if light else SIZES
+    return SOLOv2(
+        backbone,
+        neck,
+        MaskFeatures(neck.out_channels, 128, kernel_channels),
+        GridHead(neck.out_channels, channels, num_classes, kernel_channels, convs=convs, grids=GRIDS),
+        [Level(*values) for values in zip(GRIDS, sizes, MIN_AREAS, strict=True)],
+        score_threshold=score_threshold,
+        max_detections=max_detections,
+    )

@@ -1,0 +1,113 @@
+"""What the tests share: real data where it is there, a runner for the command line, the fake codebase."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / "shared"
+FAKE = ROOT / "tests" / "fake"
+
+
+@pytest.fixture(scope="session")
+def coco_tiny() -> Path:
+    path = SHARED / "data" / "coco_tiny"
+    if not path.is_dir():
+        pytest.skip(f"no real COCO images at {path}")
+    return path
+
+
+@dataclass(frozen=True)
+class Finished:
+    code: int
+    out: str
+    err: str
+
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+class Cli:
+    """Runs `bench` as a user does, with a results folder of the test's own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.results = folder / "results"
+
+    def start(self, *arguments: str | Path, **options: Any) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "bench", *map(str, arguments)]
+        return subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, **options
+        )
+
+    def __call__(self, *arguments: str | Path, **options: Any) -> Finished:
+        process = self.start(*arguments, **options)
+        out, err = process.communicate(timeout=540)
+        return Finished(process.returncode, out, err)
+
+    def recipe(self, **changes: Any) -> Path:
+        """A recipe of the fake codebase; keyword arguments replace its top-level keys."""
+        content = {
+            "name": "fake",
+            "workload": {
+                "task": "train",
+                "model": "faster_rcnn_r50_fpn",
+                "weights": "random",
+                "input": {"images": 2, "size": [64, 64]},
+            },
+            "arms": [
+                {"codebase": "fake", "label": "slow", "options": {"step_s": 0.02}},
+                {"codebase": "fake", "label": "fast", "options": {"step_s": 0.01}},
+            ],
+            "baseline": "slow",
+            "measure": {
+                "warmup": 1,
+                "steps": 2,
+                "rounds": 3,
+                "launches": 2,
+                "deadline_s": 20,
+                "memory_steps": 1,
+                "phase_steps": 1,
+            },
+        }
+        path = self.folder / "recipe.yaml"
+        path.write_text(yaml.safe_dump({**content, **changes}, sort_keys=False))
+        return path
+
+    def run(self, recipe: Path, *arguments: str | Path, **options: Any) -> Finished:
+        return self("run", recipe, "--adapters", FAKE, "--results", self.results, *arguments, **options)
+
+    def runs(self) -> list[Path]:
+        return sorted(path.parent for path in self.results.glob("*/*/run.json"))
+
+    def arm(self, name: str) -> dict[str, Any]:
+        return json.loads((self.runs()[-1] / "arms" / f"{name}.json").read_text())
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Cli:
+    return Cli(tmp_path)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process is there and no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def pids(path: Path) -> list[int]:
+    return [int(line) for line in path.read_text().split()] if path.exists() else []
+
+
+os.environ.setdefault("MPLBACKEND", "Agg")

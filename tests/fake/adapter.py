@@ -1,0 +1,120 @@
+"""A codebase that does what its options say, so that tests can see what the harness makes of it.
+
+Options: `step_s` time of a step (slept, or burnt with `busy: true`), `noise` (relative standard deviation), `drift`
+(relative growth per step), `crash_at`, `kill_at`, `hang_at`, `raise_at`, `nan_at` (step number, counted from 0 over the
+launch, warm-up included), `prepare` (`raise`, `hang`, `exit`), `garbage` (bytes printed on standard output in every
+step), `memory_mb` (held during a step), `threads` (said to be used),
+`child` (start a process in a session of its own that never ends), `pid_file`.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from bench.worker.api import Adapter as Base
+from bench.worker.api import Batch, Description, Detections
+
+
+class Adapter(Base):
+    version = "0"
+
+    def prepare(self) -> None:
+        self.options = dict(self.job.options)
+        self.rng = np.random.default_rng(self.job.workload["seed"])
+        self.steps = 0
+        if "pid_file" in self.options:
+            with open(self.options["pid_file"], "a") as file:
+                file.write(f"{os.getpid()}\n")
+        if self.options.get("child"):
+            note = f"open({self.options['child']!r}, 'a').write(f'{{os.getpid()}}\\n')"
+            code = f"import os, time; {note}; time.sleep(1000)"
+            subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
+        fault = self.options.get("prepare")
+        if fault == "raise":
+            raise RuntimeError("prepare failed as asked")
+        if fault == "hang":
+            time.sleep(1000)
+        if fault == "exit":
+            os._exit(7)
+
+    def describe(self, data: Any) -> Description:
+        return Description(
+            parameters=1,
+            input_shape=list(data.images.shape),
+            loss_terms=["loss"],
+            threads=self.options.get("threads", 1),
+        )
+
+    def convert(self, batch: Batch) -> Batch:
+        return batch
+
+    def pipeline(self) -> Any:
+        while True:
+            yield None
+
+    def forward(self, data: Any) -> float:
+        self._step()
+        return math.nan if self.options.get("nan_at") == self.steps - 1 else 1.0
+
+    def backward(self, losses: Any) -> None: ...
+
+    def optimizer_step(self) -> None: ...
+
+    def ema_update(self) -> None:
+        time.sleep(self.options.get("ema_s", 0.0))
+
+    def loss_values(self, losses: float) -> dict[str, float]:
+        return {"loss": losses}
+
+    def network(self, data: Any) -> Any:
+        self._step()
+        return data
+
+    def postprocess(self, raw: Any, data: Any) -> Sequence[Any]:
+        return raw.image_ids
+
+    def detections(self, processed: Sequence[Any], data: Batch) -> list[Detections]:
+        mask = np.zeros((1, 4, 4), bool)
+        mask[0, 1:3, 1:3] = True
+        box = np.array([[1, 1, 3, 3]], np.float32)
+        return [
+            Detections(int(image), box, np.array([0.5], np.float32), np.array([0]), mask)
+            for image in processed
+        ]
+
+    def save_weights(self, path: str) -> None:
+        np.savez(path, weight=np.zeros(1, np.float32))
+
+    def _step(self) -> None:
+        options, step = self.options, self.steps
+        self.steps += 1
+        if "garbage" in options:
+            sys.stdout.write(options["garbage"] * 100 + '\n{"type": "run_block"}\n')
+            sys.stdout.flush()
+        if options.get("crash_at") == step:
+            os._exit(9)
+        if options.get("kill_at") == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if options.get("raise_at") == step:
+            raise ValueError("raised as asked")
+        if options.get("hang_at") == step:
+            time.sleep(1000)
+        held = np.ones(int(options.get("memory_mb", 0) * 2**20 / 8))
+        seconds = options.get("step_s", 0.0) * (1 + options.get("drift", 0.0) * step)
+        seconds *= max(0.0, 1 + options.get("noise", 0.0) * self.rng.standard_normal())
+        if options.get("busy"):
+            end = time.perf_counter() + seconds
+            while time.perf_counter() < end:
+                pass
+        elif seconds:
+            time.sleep(seconds)
+        del held

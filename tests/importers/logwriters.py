@@ -1,0 +1,170 @@
+"""Writers of every log format, for tests: what a tool would print of given values, from the formats' own docstrings."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+EPOCH_LENGTH = 1000
+
+
+@dataclass(frozen=True)
+class Line:
+    """One training line; iterations count from 1, over the whole run."""
+
+    iteration: int
+    when: datetime
+    s_per_iter: float = 0.5
+    data_s: float = 0.01
+    lr: float = 0.02
+    memory_mb: int = 3803
+    images_per_s: float = 24.0
+    eta_s: int = 93_784
+    losses: dict[str, float] = field(default_factory=lambda: {"loss_cls": 0.25, "loss": 0.75})
+
+    @property
+    def epoch(self) -> int:
+        """From 0."""
+        return (self.iteration - 1) // EPOCH_LENGTH
+
+    @property
+    def step(self) -> int:
+        """In the epoch, from 0."""
+        return (self.iteration - 1) % EPOCH_LENGTH
+
+    @property
+    def eta(self) -> str:
+        return str(timedelta(seconds=self.eta_s))
+
+    @property
+    def comma_time(self) -> str:
+        return self.when.strftime("%Y-%m-%d %H:%M:%S,") + f"{self.when.microsecond // 1000:03}"
+
+
+def solov2_own(line: Line) -> str:
+    losses = ", ".join(f"{key}: {value:.6f}" for key, value in line.losses.items())
+    return (
+        f"{line.comma_time}-INFO: Train iter: {line.iteration}, lr: {line.lr:.9f}, {losses}, eta: {line.eta}"
+    )
+
+
+def paddledetection2020(line: Line) -> str:
+    losses = ", ".join(f"'{key}': '{value:.6f}'" for key, value in line.losses.items())
+    return (
+        f"{line.comma_time}-INFO: iter: {line.iteration}, lr: {line.lr:.6f}, {losses}, eta: {line.eta}, "
+        f"batch_cost: {line.s_per_iter:.5f} sec, ips: {line.images_per_s:.5f} images/sec"
+    )
+
+
+def ppdet(line: Line) -> str:
+    losses = " ".join(f"{key}: {value:.6f}" for key, value in line.losses.items())
+    return (
+        f"[{line.when:%m/%d %H:%M:%S}] ppdet.engine INFO: Epoch: [{line.epoch}] [{line.step:>4}/{EPOCH_LENGTH}] "
+        f"learning_rate: {line.lr:.6f} {losses} eta: {line.eta} batch_cost: {line.s_per_iter:.4f} "
+        f"data_cost: {line.data_s:.4f} ips: {line.images_per_s:.4f} images/s, "
+        f"max_mem_reserved: {line.memory_mb + 100} MB, max_mem_allocated: {line.memory_mb} MB"
+    )
+
+
+def mmdet2(line: Line) -> str:
+    losses = ", ".join(f"{key}: {value:.4f}" for key, value in line.losses.items())
+    return (
+        f"{line.comma_time} - mmdet - INFO - Epoch [{line.epoch + 1}][{line.step + 1}/{EPOCH_LENGTH}]\t"
+        f"lr: {line.lr:.3e}, eta: {line.eta}, time: {line.s_per_iter:.3f}, data_time: {line.data_s:.3f}, "
+        f"memory: {line.memory_mb}, {losses}"
+    )
+
+
+def mmdet2_json(line: Line) -> str:
+    values = {
+        "mode": "train",
+        "epoch": line.epoch + 1,
+        "iter": line.step + 1,
+        "lr": line.lr,
+        "memory": line.memory_mb,
+    }
+    return json.dumps(values | {"data_time": line.data_s} | line.losses | {"time": line.s_per_iter})
+
+
+def mmengine(line: Line) -> str:
+    losses = "  ".join(f"{key}: {value:.4f}" for key, value in line.losses.items())
+    return (
+        f"{line.when:%m/%d %H:%M:%S} - mmengine - INFO - Epoch(train)  [{line.epoch + 1}]"
+        f"[{line.step + 1:>4}/{EPOCH_LENGTH}]  lr: {line.lr:.4e}  eta: {line.eta}  time: {line.s_per_iter:.4f}  "
+        f"data_time: {line.data_s:.4f}  memory: {line.memory_mb}  {losses}"
+    )
+
+
+def mmengine_json(line: Line) -> str:
+    values = {"lr": line.lr, "data_time": line.data_s} | line.losses
+    tail = {"epoch": line.epoch + 1, "iter": line.iteration, "memory": line.memory_mb, "step": line.iteration}
+    return json.dumps(values | {"time": line.s_per_iter} | tail)
+
+
+def detectron2(line: Line) -> str:
+    losses = "  ".join(f"{key}: {value:.4g}" for key, value in line.losses.items())
+    return (
+        f"[{line.when:%m/%d %H:%M:%S} d2.utils.events]:  eta: {line.eta}  iter: {line.iteration - 1}  "
+        f"total_loss: 1.5  {losses}  time: {line.s_per_iter:.4f}  last_time: 0.4090  data_time: {line.data_s:.4f}  "
+        f"last_data_time: 0.0040   lr: {line.lr:.5g}  max_mem: {line.memory_mb}M"
+    )
+
+
+def detectron2_json(line: Line) -> str:
+    values = {
+        "iteration": line.iteration - 1,
+        "lr": line.lr,
+        "time": line.s_per_iter,
+        "data_time": line.data_s,
+    }
+    return json.dumps(values | line.losses | {"total_loss": 1.5, "eta_seconds": 12.5}, sort_keys=True)
+
+
+def torchvision(line: Line) -> str:
+    losses = "  ".join(f"{key}: {value:.4f} ({value + 1:.4f})" for key, value in line.losses.items())
+    return (
+        f"Epoch: [{line.epoch}]  [{line.step:>4}/{EPOCH_LENGTH}]  eta: {line.eta}  lr: {line.lr:.6f}  {losses}  "
+        f"time: {line.s_per_iter:.4f}  data: {line.data_s:.4f}  max mem: {line.memory_mb}"
+    )
+
+
+def detectors(line: Line) -> str:
+    losses = "  ".join(f"{key}: {value:.4g}" for key, value in line.losses.items())
+    return (
+        f"{line.comma_time} detectors INFO: iter: {line.iteration}/90000  lr: {line.lr:.6g}  {losses}  "
+        f"eta: {line.eta}  s/iter: {line.s_per_iter:.4f} (data {line.data_s:.4f})  "
+        f"images/s: {line.images_per_s:.2f}  max_mem: {line.memory_mb} MB"
+    )
+
+
+@dataclass(frozen=True)
+class Writer:
+    """How a format prints a line, and what of it a reader can know."""
+
+    write: Callable[[Line], str]
+    stamp: str = "ms"
+    """ms, s (whole seconds, no year) or '' (no time)."""
+    first_iteration: int = 1
+    """The number that it gives to the first iteration."""
+    values: tuple[str, ...] = ("s_per_iter", "data_s", "lr", "memory_mb", "eta_s")
+
+
+WRITERS = {
+    "solov2-own": Writer(solov2_own, values=("lr", "eta_s")),
+    "paddledetection-2020": Writer(paddledetection2020, values=("s_per_iter", "lr", "images_per_s", "eta_s")),
+    "ppdet": Writer(
+        ppdet, "s", 0, values=("s_per_iter", "data_s", "lr", "images_per_s", "memory_mb", "eta_s")
+    ),
+    "mmdet2": Writer(mmdet2),
+    "mmdet2-json": Writer(mmdet2_json, "", values=("s_per_iter", "data_s", "lr", "memory_mb")),
+    "mmengine": Writer(mmengine, "s"),
+    "mmengine-json": Writer(mmengine_json, "", values=("s_per_iter", "data_s", "lr", "memory_mb")),
+    "detectron2": Writer(detectron2, "s", 0),
+    "detectron2-json": Writer(detectron2_json, "", 0, values=("s_per_iter", "data_s", "lr")),
+    "torchvision": Writer(torchvision, "", 0),
+    "detectors": Writer(
+        detectors, values=("s_per_iter", "data_s", "lr", "images_per_s", "memory_mb", "eta_s")
+    ),
+}

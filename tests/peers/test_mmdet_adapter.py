@@ -1,0 +1,619 @@
+"""The mmdet adapter, run by the python of mmdetection's own environment on small generated images.
+
+A test hands a piece of code to that python; what it leaves in `result` (JSON) or `arrays` (npz) comes back.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bench.codebases import find_codebases
+from bench.data import open_dataset, prepare_batches
+from bench.environments import list_environments, python_of
+from bench.errors import BenchError
+from bench.transplant import to_codebase
+from bench.workload import Input, Workload
+
+pytestmark = pytest.mark.peers
+
+ROOT = Path(__file__).resolve().parents[2]
+MMDET = find_codebases()["mmdet"]
+
+PRELUDE = """
+import json, os, sys
+import numpy as np
+import torch
+from bench.worker.__main__ import load_module
+from bench.worker.api import Job
+from bench.worker.batches import load_batches
+
+torch.set_num_threads(1)
+jobs, adapter_file, out = json.load(open(sys.argv[1])), sys.argv[2], sys.argv[3]
+module = load_module(adapter_file)
+result, arrays = {}, {}
+
+def make(job, **workload):
+    adapter = module.Adapter(Job(**{**job, "workload": {**job["workload"], **workload}}))
+    adapter.prepare()
+    return adapter, [adapter.convert(batch) for batch in load_batches(job["batches"], job["rank"], job["world_size"])]
+
+def step(adapter, data):
+    losses = adapter.forward(adapter.load(data))
+    adapter.backward(losses)
+    adapter.optimizer_step()
+    if adapter.workload["ema"]:
+        adapter.ema_update()
+    return adapter.loss_values(losses)
+
+def predict(adapter, data):
+    return adapter.detections(adapter.postprocess(adapter.network(data), data), data)
+"""
+EPILOGUE = """
+json.dump(result, open(out + ".json", "w"))
+np.savez(out + ".npz", **arrays)
+"""
+
+
+@dataclass
+class Mmdet:
+    """Runs code in mmdetection's environment; `cache` holds the prepared batches."""
+
+    python: Path
+    folder: Path
+
+    def job(self, model: str, **changes: Any) -> dict[str, Any]:
+        """A job as the session would send it, of two generated images of 64×64 unless changed."""
+        options = changes.pop("options", {})
+        job_changes = {key: changes.pop(key) for key in ("weights", "rank", "world_size") if key in changes}
+        input = {"dataset": "shapes", "images": 2, "size": (64, 64), **changes.pop("input", {})}
+        fields = {"weights": "random", "batch_size": 1, "frozen_stages": 1, **changes}
+        workload = Workload(model=model, input=Input(**input), **fields)
+        dataset = open_dataset(workload.input, workload.task, self.folder / "cache")
+        offer = MMDET.models.get(model)
+        return {
+            "workload": workload.model_dump(mode="json"),
+            "options": {**(offer.options if offer else {}), **options},
+            "model": offer.model_dump() if offer else {"name": model.partition("://")[2]},
+            "classes": list(dataset.classes),
+            "category_ids": list(dataset.category_ids),
+            "dataset": {
+                "images": str(dataset.images),
+                "annotations": str(dataset.annotations),
+                "image_ids": list(dataset.image_ids),
+            },
+            "weights": None,
+            "batches": str(prepare_batches(dataset, workload, self.folder / "cache")),
+            "threads": 1,
+            "rank": 0,
+            "world_size": 1,
+            "scratch": str(self.folder),
+            **job_changes,
+        }
+
+    def start(self, code: str, name: str, jobs: Any, **variables: str) -> subprocess.Popen[str]:
+        (self.folder / f"{name}.jobs").write_text(json.dumps(jobs))
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **variables}
+        arguments = [str(self.folder / f"{name}.jobs"), str(MMDET.adapter_file), str(self.folder / name)]
+        return subprocess.Popen(
+            [str(self.python), "-W", "ignore", "-c", PRELUDE + code + EPILOGUE, *arguments],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
+        )  # fmt: skip
+
+    def finish(self, process: subprocess.Popen[str], name: str) -> tuple[Any, dict[str, np.ndarray]]:
+        output, _ = process.communicate(timeout=540)
+        assert process.returncode == 0, output[-3000:]
+        with np.load(self.folder / f"{name}.npz") as arrays:
+            return json.loads((self.folder / f"{name}.json").read_text()), dict(arrays)
+
+    def run(self, code: str, jobs: Any) -> tuple[Any, dict[str, np.ndarray]]:
+        return self.finish(self.start(code, "out", jobs), "out")
+
+
+@pytest.fixture
+def mmdet(tmp_path: Path) -> Mmdet:
+    try:
+        return Mmdet(python_of(MMDET), tmp_path)
+    except BenchError as error:
+        pytest.skip(f"{error.message}; {error.hint}")
+
+
+SLOW = {"cascade_mask_rcnn_r50_fpn", "solov2_light_r50_dcn_fpn", "faster_rcnn_r50_fpn"}
+SIZES = {"ssd300_vgg16": (300, 300)}
+LOSSES = {
+    "faster_rcnn_r50_fpn": {"loss_rpn_cls", "loss_rpn_bbox", "loss_cls", "loss_bbox"},
+    "mask_rcnn_r50_fpn": {"loss_rpn_cls", "loss_rpn_bbox", "loss_cls", "loss_bbox", "loss_mask"},
+    "cascade_mask_rcnn_r50_fpn": {
+        "loss_rpn_cls",
+        "loss_rpn_bbox",
+        *(f"s{stage}.loss_{kind}" for stage in range(3) for kind in ("cls", "bbox", "mask")),
+    },
+    "retinanet_r50_fpn": {"loss_cls", "loss_bbox"},
+    "fcos_r50_fpn": {"loss_cls", "loss_bbox", "loss_centerness"},
+    "ssd300_vgg16": {"loss_cls", "loss_bbox"},
+    "solov2_light_r50_dcn_fpn": {"loss_cls", "loss_mask"},
+}
+
+
+@pytest.mark.parametrize(
+    "model", [pytest.param(m, marks=pytest.mark.slow if m in SLOW else ()) for m in LOSSES]
+)
+def test_a_canonical_model_learns_and_detects_and_says_what_it_is(mmdet: Mmdet, model: str) -> None:
+    code = """
+job = jobs
+adapter, data = make(job)
+description = adapter.describe(data[0])
+result["losses"] = [step(adapter, data[0]) for _ in range(2)]
+before = {name: p.detach().clone() for name, p in adapter.model.named_parameters()}
+step(adapter, data[0])
+moved = [name for name, p in adapter.model.named_parameters() if not torch.equal(p, before[name])]
+result["moved_stages"] = sorted({name.split(".")[1] for name in moved if name.startswith("backbone.")})
+result["description"] = {key: getattr(description, key) for key in
+                         ("parameters", "trainable_parameters", "forward_flops",
+                          "kernels", "postprocess", "loss_terms")}
+adapter, data = make(job, task="infer")
+result["found"] = []
+for batch in data:
+    for found in predict(adapter, batch):
+        result["found"].append({"boxes": found.boxes.tolist(), "labels": found.labels.tolist(),
+                                "masks": None if found.masks is None else list(found.masks.shape)})
+"""
+    size = SIZES.get(model, (64, 64))
+    job = mmdet.job(
+        model, input={"size": size}, score_threshold=0.001, max_detections=7, optimizer={"lr": 1e-4}
+    )
+    result, _ = mmdet.run(code, job)
+    description = result["description"]
+    assert set(result["losses"][0]) == {*LOSSES[model], "loss"}
+    assert set(description["loss_terms"]) == LOSSES[model]
+    assert np.isfinite([list(losses.values()) for losses in result["losses"]]).all()
+    assert result["losses"][1]["loss"] < result["losses"][0]["loss"]
+    assert description["forward_flops"] > 1e8
+    assert description["trainable_parameters"] < description["parameters"]  # the first stage is frozen
+    assert "layer1" not in result["moved_stages"]
+    assert result["moved_stages"]
+    assert description["postprocess"]["score_threshold"] == 0.001
+    assert description["postprocess"]["max_detections"] == 7
+    assert description["kernels"] in ("mmcv compiled", "torchvision stand-ins")
+    assert len(result["found"]) == 2
+    for found in result["found"]:
+        assert len(found["boxes"]) <= 7
+        assert all(0 <= label < len(job["classes"]) for label in found["labels"])
+        if "mask" in model or "solo" in model:
+            assert found["masks"][0] == len(found["boxes"])
+
+
+@pytest.mark.parametrize("model", ["mask_rcnn_r50_fpn"])
+def test_with_one_set_of_weights_it_computes_what_detectors_computes(mmdet: Mmdet, model: str) -> None:
+    """Features and proposal outputs are equal as it is. Its RoIAlign samples otherwise (adaptive, aligned) and its
+    anchors are not rounded (mmdet/models/task_modules/prior_generators/anchor_generator.py): with these two set to
+    torchvision's, detections are equal too, so nothing else differs. (On images that are no multiple of 64 the
+    coarsest anchors lie apart as well: torchvision's stride is the image's size over the grid's, here it is 64.)"""
+    torch = pytest.importorskip("torch")
+    detectors = pytest.importorskip("detectors")
+    from bench.worker.batches import load_batches
+
+    roi_layer = "bbox_roi_extractor.roi_layer"
+    mask_layer = "mask_roi_extractor.roi_layer"
+    torchvision_like = {
+        f"model.roi_head.{layer}.{key}": value
+        for layer in (roi_layer, mask_layer)
+        for key, value in (("sampling_ratio", 2), ("aligned", False))
+    }
+    job = mmdet.job(
+        model,
+        task="infer",
+        input={"size": (128, 128)},
+        batch_size=2,
+        options={"cfg_options": torchvision_like},
+    )
+    batch = load_batches(job["batches"], 0, 1)[0]
+    images, sizes = torch.from_numpy(batch.images), torch.from_numpy(batch.image_sizes)
+    torch.manual_seed(3)
+    ours = detectors.build(model, num_classes=len(job["classes"]))
+    detectors.calibrate(ours, images, sizes)
+    ours.eval()
+    with torch.no_grad():
+        ours.box_head.deltas.weight.mul_(10)  # so that boxes of classes differ
+        pyramid = ours.features(images)
+        dense = ours.rpn.dense(pyramid)
+        anchors = ours.rpn.anchors(pyramid, (128, 128)).numpy()
+        found = ours.postprocess(
+            ours.network(images, sizes), batch.image_sizes.tolist(), batch.original_sizes.tolist()
+        )
+    state = {name: value.numpy() for name, value in ours.state_dict().items()}
+    np.savez(mmdet.folder / "weights.npz", **to_codebase("mmdet", model, state))
+    job["weights"] = str(mmdet.folder / "weights.npz")
+
+    code = """
+adapter, (data,) = make(jobs)
+with torch.no_grad():
+    features = adapter.model.extract_feat(data.images)
+    scores, deltas = adapter.model.rpn_head(features)
+for level, values in enumerate(zip(features, scores, deltas)):
+    for name, value in zip(("feature", "scores", "deltas"), values):
+        arrays[f"{name}{level}"] = value.numpy()
+priors = adapter.model.rpn_head.prior_generator
+arrays["anchors"] = np.concatenate(priors.grid_priors([f.shape[-2:] for f in features], device="cpu"))
+priors.base_anchors = [anchors.round() for anchors in priors.base_anchors]
+for found in predict(adapter, data):
+    for name in ("boxes", "scores", "labels", "masks"):
+        arrays[f"{name}_of_{found.image_id}"] = getattr(found, name)
+"""
+    _, theirs = mmdet.run(code, job)
+    for level, (feature, (scores, deltas)) in enumerate(zip(pyramid.maps, dense, strict=True)):
+        assert relative(feature.numpy(), theirs[f"feature{level}"]) < 1e-4
+        flat = theirs[f"scores{level}"].transpose(0, 2, 3, 1).reshape(2, -1)
+        assert relative(scores.numpy(), flat) < 1e-4
+        flat = theirs[f"deltas{level}"].transpose(0, 2, 3, 1).reshape(2, -1, 4)
+        assert relative(deltas.numpy(), flat) < 1e-4
+    # torchvision rounds the anchor around (0, 0), half to even, and then moves it: so do both here.
+    assert 0.1 < np.abs(theirs["anchors"] - anchors).max() <= 0.5
+    for image_id, mine in zip(batch.image_ids, found, strict=True):
+        assert len(mine.boxes) > 10
+        names = ("boxes", "scores", "labels", "masks")
+        other = {name: theirs[f"{name}_of_{image_id}"] for name in names}
+        boxes, scores = mine.boxes.numpy(), mine.scores.numpy()
+        away = np.abs(boxes[:, None] - other["boxes"]).max(axis=2)
+        away[mine.labels.numpy()[:, None] != other["labels"]] = np.inf
+        partner = away.argmin(axis=1)
+        # At the limit of 100 detections equal scores decide which of them is the last.
+        certain = scores > max(scores.min(), other["scores"].min()) + 1e-4
+        assert certain.mean() > 0.9
+        assert away.min(axis=1)[certain].max() <= 0.05
+        assert np.abs(scores - other["scores"][partner])[certain].max() <= 1e-4
+        # Pasted otherwise: into the box as it is, while torchvision rounds the box to pixels first.
+        pasted, own = other["masks"][partner][certain], mine.masks.numpy()[certain]
+        assert (own & pasted).sum() > 0.95 * (own | pasted).sum() > 0
+
+
+def relative(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """Largest difference, relative to the largest value."""
+    assert ours.shape == theirs.shape
+    return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
+
+
+def test_ema_is_mmengines_with_its_momentum_and_is_what_predicts_and_is_saved(mmdet: Mmdet) -> None:
+    code = """
+adapter, data = make(jobs)
+name = "bbox_head.retina_cls.weight"
+for count in (1, 2):
+    step(adapter, data[0])
+    arrays[f"weight{count}"] = dict(adapter.model.named_parameters())[name].detach().numpy().copy()
+result["type"] = type(adapter.ema).__module__
+adapter.save_weights(out + ".weights.npz")
+arrays["saved"] = np.load(out + ".weights.npz")[name]
+arrays["averaged"] = adapter.ema.module.state_dict()[name].numpy()
+"""
+    job = mmdet.job("retinanet_r50_fpn", ema=True, ema_decay=0.9, optimizer={"lr": 0.01})
+    result, arrays = mmdet.run(code, job)
+    assert result["type"].startswith("mmengine")
+    assert np.abs(arrays["weight2"] - arrays["weight1"]).max() > 1e-6
+    expected = 0.9 * arrays["weight1"] + 0.1 * arrays["weight2"]  # its first update copies
+    np.testing.assert_allclose(arrays["averaged"], expected, rtol=0, atol=1e-7)
+    assert np.array_equal(arrays["saved"], arrays["averaged"])
+
+
+def test_frozen_stages_and_normalisation_are_what_the_workload_says(mmdet: Mmdet) -> None:
+    code = """
+for job in jobs:
+    adapter, data = make(job)
+    trainable = {name for name, p in adapter.model.named_parameters() if p.requires_grad}
+    mean = adapter.model.backbone.layer3[0].bn1.running_mean.clone()
+    step(adapter, data[0])
+    result[str(job["workload"]["frozen_stages"])] = {
+        "stages": sorted({n.split(".")[1] for n in trainable if n.startswith("backbone.") and "conv" in n}),
+        "bn": any(".bn" in name for name in trainable),
+        "statistics_move": not torch.equal(mean, adapter.model.backbone.layer3[0].bn1.running_mean),
+    }
+"""
+    frozen = mmdet.job("retinanet_r50_fpn", frozen_stages=2, frozen_bn=True)
+    free = mmdet.job("retinanet_r50_fpn", frozen_stages=0, frozen_bn=False)
+    result, _ = mmdet.run(code, [frozen, free])
+    layers = ["layer1", "layer2", "layer3", "layer4"]
+    assert result["2"] == {"stages": layers[2:], "bn": False, "statistics_move": False}
+    assert result["0"] == {"stages": ["conv1", *layers], "bn": True, "statistics_move": True}
+
+
+@pytest.mark.parametrize("size", [[256, 192], {"short": 192, "long": 288}])
+def test_its_own_loader_gives_the_same_images_and_objects_in_the_same_order(
+    mmdet: Mmdet, coco_tiny: Path, size: Any
+) -> None:
+    """Pixels differ by the resampling (OpenCV's bilinear against Pillow's antialiased one), and mmdetection keeps
+    objects whose resized mask has no pixel, which the shared batches leave out."""
+    code = """
+adapter, shared = make(jobs)
+own = adapter.pipeline()
+for one in shared + shared[:1]:
+    other = adapter.load(next(own))
+    result.setdefault("same_ids", []).append(one.image_ids == other.image_ids)
+    result.setdefault("shapes", []).append([list(one.images.shape), list(other.images.shape)])
+    result.setdefault("pixels", []).append(float((one.images - other.images).abs().mean() / one.images.std()))
+    for a, b in zip(one.samples, other.samples):
+        keys = ["ori_shape", "img_shape", "batch_input_shape"]
+        if isinstance(adapter.workload["input"]["size"], dict):
+            keys.append("pad_shape")  # of a fixed size it is only set where BatchFixedSizePad had to pad
+        result.setdefault("metas", []).append([[list(s.metainfo[key]) for key in keys] for s in (a, b)])
+        result.setdefault("scale", []).append(np.abs(np.subtract(a.scale_factor, b.scale_factor)).max())
+        away = (a.gt_instances.bboxes[:, None] - b.gt_instances.bboxes).abs().amax(dim=2)
+        away[a.gt_instances.labels[:, None] != b.gt_instances.labels] = 1e6  # px
+        result.setdefault("away", []).append(float(away.amin(dim=1).max()))
+        result.setdefault("objects", []).append([len(s.gt_instances) for s in (a, b)])
+        result.setdefault("masks", []).append([int(s.gt_instances.masks.masks.sum()) for s in (a, b)])
+with torch.no_grad():
+    result["loss"] = float(sum(adapter.compute_losses(adapter.load(next(own))).values()))
+"""
+    input = {"dataset": str(coco_tiny), "split": "val2017", "images": 3, "size": size, "mode": "pipeline"}
+    job = mmdet.job("mask_rcnn_r50_fpn", input=input, batch_size=2)
+    result, _ = mmdet.run(code, job)
+    assert all(result["same_ids"])
+    for what in ("shapes", "metas"):
+        for shared, own in result[what]:
+            assert shared == own
+    assert max(result["scale"]) < 1e-3
+    assert max(result["away"]) < 0.05
+    for shared, own in result["objects"]:
+        assert shared <= own <= shared + 3
+    assert max(result["pixels"]) < 0.25
+    for shared, own in result["masks"]:
+        assert 0.9 < own / shared < 1.1
+    assert np.isfinite(result["loss"])
+
+
+def test_two_ranks_average_their_gradients(mmdet: Mmdet) -> None:
+    code = """
+adapter, data = make(jobs)
+result["losses"] = step(adapter, data[0])
+result["ids"] = data[0].image_ids
+arrays["weight"] = adapter.model.bbox_head.retina_cls.weight.detach().numpy()
+adapter.close()
+"""
+    changes = {"ranks": 2, "optimizer": {"lr": 0.01}}
+    variables = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29613", "WORLD_SIZE": "2"}
+    processes = [
+        mmdet.start(code, f"rank{rank}", mmdet.job("retinanet_r50_fpn", **changes, rank=rank, world_size=2),
+                    RANK=str(rank), LOCAL_RANK=str(rank), **variables)
+        for rank in (0, 1)
+    ]  # fmt: skip
+    ranks = [mmdet.finish(process, f"rank{rank}") for rank, process in enumerate(processes)]
+    assert ranks[0][0]["ids"] != ranks[1][0]["ids"]
+    assert ranks[0][0]["losses"] != ranks[1][0]["losses"]
+    assert np.array_equal(ranks[0][1]["weight"], ranks[1][1]["weight"])
+
+
+def test_stand_ins_equal_the_operators_they_stand_for_and_others_say_that_they_are_missing(
+    mmdet: Mmdet,
+) -> None:
+    """Forward and backward through mmcv's own modules, against autograd through torchvision's."""
+    code = """
+import mmcv_kernels
+import torchvision
+result["kernels"] = mmcv_kernels.install("stand-ins")
+result["again"] = [mmcv_kernels.install(), mmcv_kernels.install("stand-ins")]
+from mmcv.ops import ModulatedDeformConv2d, DeformConv2d, RoIAlign, nms
+torch.manual_seed(0)
+
+def gradients(output, *inputs):
+    weights = torch.linspace(-1, 1, output.numel()).reshape(output.shape)
+    return [output, *torch.autograd.grad((output * weights).sum(), inputs)]
+
+def compare(name, ours, theirs):
+    result[name] = max(float((a - b).abs().max() / b.abs().max()) for a, b in zip(ours, theirs))
+
+boxes = torch.rand(50, 4) * 20
+boxes[:, 2:] += boxes[:, :2] + 10
+scores = torch.rand(50)
+dets, kept = nms(boxes, scores, 0.5)
+result["nms"] = kept.tolist() == torchvision.ops.nms(boxes, scores, 0.5).tolist()
+
+feature = torch.randn(2, 6, 16, 16, requires_grad=True)
+rois = torch.cat([torch.arange(50)[:, None] % 2, boxes], 1)
+for ratio, aligned in ((0, True), (2, False)):
+    ours = RoIAlign(7, 0.5, ratio, aligned=aligned)(feature, rois)
+    theirs = torchvision.ops.roi_align(feature, rois, 7, 0.5, ratio, aligned)
+    compare(f"roi_align{ratio}", gradients(ours, feature), gradients(theirs, feature))
+
+for bias in (True, False):
+    layer = ModulatedDeformConv2d(6, 8, 3, stride=2, padding=1, deform_groups=2, bias=bias)
+    offset, mask = torch.randn(2, 36, 8, 8, requires_grad=True), torch.rand(2, 18, 8, 8, requires_grad=True)
+    inputs = [feature, offset, mask, *layer.parameters()]
+    theirs = torchvision.ops.deform_conv2d(feature, offset, layer.weight, layer.bias, 2, 1, 1, mask)
+    compare(f"dcnv2_{bias}", gradients(layer(feature, offset, mask), *inputs), gradients(theirs, *inputs))
+layer = DeformConv2d(6, 8, 3, padding=2, dilation=2, groups=2)
+offset = torch.randn(2, 18, 16, 16, requires_grad=True)
+for inputs in ([feature, offset, layer.weight], [layer.weight]):
+    theirs = torchvision.ops.deform_conv2d(feature, offset, layer.weight, None, 1, 2, 2)
+    compare(f"dcnv1_{len(inputs)}", gradients(layer(feature, offset), *inputs), gradients(theirs, *inputs))
+try:
+    RoIAlign(7, 1.0, pool_mode="max")(feature, rois)
+except NotImplementedError as error:
+    result["max"] = str(error)
+from mmcv.ops import carafe
+masks = torch.randn(2, 2 * 9, 32, 32, requires_grad=True)
+padded = torch.nn.functional.pad(feature, [1] * 4)
+theirs = torch.zeros(2, 6, 32, 32)
+for place in range(9):  # the definition, a place of the 3x3 neighbourhood at a time
+    source = padded[:, :, place // 3 : place // 3 + 16, place % 3 : place % 3 + 16]
+    weights = masks[:, [place] * 3 + [9 + place] * 3]  # two groups of three channels
+    theirs = theirs + source.repeat_interleave(2, 2).repeat_interleave(2, 3) * weights
+compare("carafe", gradients(carafe(feature, masks, 3, 2, 2), feature, masks), gradients(theirs, feature, masks))
+from mmcv.ops import MaskedConv2d
+layer = MaskedConv2d(6, 4, (3, 5), padding=(1, 2)).eval()
+mask = (torch.rand(1, 16, 16) > 0.5).float()
+with torch.no_grad():
+    theirs = torch.nn.functional.conv2d(feature[:1], layer.weight, layer.bias, padding=(1, 2)) * mask
+    compare("masked", [layer(feature[:1], mask)], [theirs])
+try:
+    from mmcv.ops import border_align
+    border_align(torch.randn(1, 4, 4, 4), torch.rand(1, 16, 4), 2)
+except NotImplementedError as error:
+    result["border_align"] = str(error)
+try:
+    mmcv_kernels.install("compiled-ones")
+except ValueError as error:
+    result["unknown"] = str(error)
+"""
+    result, _ = mmdet.run(code, {})
+    assert {result.pop("kernels"), *result.pop("again")} == {"torchvision stand-ins"}
+    assert result.pop("nms")
+    assert "roi_align" in result.pop("max")
+    assert "border_align_forward" in result["border_align"]
+    assert "bench env create mmdet --group compiled-ops" in result.pop("border_align")
+    assert "none of auto, compiled, stand-ins" in result.pop("unknown")
+    pairs = {
+        "roi_align0",
+        "roi_align2",
+        "dcnv2_True",
+        "dcnv2_False",
+        "dcnv1_3",
+        "dcnv1_1",
+        "carafe",
+        "masked",
+    }
+    assert set(result) == pairs
+    assert max(result.values()) < 1e-5, result
+
+
+def test_stand_ins_and_compiled_operators_compute_the_same(mmdet: Mmdet) -> None:
+    code = """
+import mmcv_kernels
+result["kernels"] = mmcv_kernels.install(jobs)
+from mmcv.ops import ModulatedDeformConv2dPack, RoIAlign, nms
+torch.manual_seed(0)
+boxes = torch.rand(200, 4) * 20
+boxes[:, 2:] += boxes[:, :2] + 5
+arrays["nms"] = nms(boxes, torch.rand(200), 0.5)[1].numpy()
+feature = torch.randn(2, 8, 16, 16, requires_grad=True)
+pooled = RoIAlign(7, 0.5, 0)(feature, torch.cat([torch.arange(200)[:, None] % 2, boxes], 1))
+layer = ModulatedDeformConv2dPack(8, 8, 3, padding=1)
+torch.nn.init.normal_(layer.conv_offset.weight, std=0.5)
+convolved = layer(feature)
+for name, output in (("pooled", pooled), ("convolved", convolved)):
+    gradient = torch.autograd.grad(output.square().sum(), feature)[0]
+    arrays.update({name: output.detach().numpy(), f"{name}_gradient": gradient.numpy()})
+"""
+    if not any(group in MMDET.environment.groups for group in _groups(mmdet.python)):
+        pytest.skip("no compiled operators; bench env create mmdet --group compiled-ops")
+    compiled, expected = mmdet.run(code, "compiled")
+    stand_ins, arrays = mmdet.run(code, "stand-ins")
+    assert (compiled["kernels"], stand_ins["kernels"]) == ("mmcv compiled", "torchvision stand-ins")
+    assert np.array_equal(arrays["nms"], expected["nms"])
+    assert 10 < len(arrays["nms"]) < 190
+    for name in ("pooled", "convolved", "pooled_gradient", "convolved_gradient"):
+        assert relative(arrays[name], expected[name]) < 1e-5
+
+
+def _groups(python: Path) -> tuple[str, ...]:
+    return next(env.groups for env in list_environments() if python.is_relative_to(env.folder))
+
+
+VARIANTS = {  # of the reference list
+    "GN": "gn/mask-rcnn_r50_fpn_gn-all_2x_coco",
+    "weight standardisation": "gn+ws/faster-rcnn_r50_fpn_gn-ws-all_1x_coco",
+    "DCNv2": "dcnv2/faster-rcnn_r50-mdconv-c3-c5_fpn_1x_coco",
+    "CARAFE": "carafe/faster-rcnn_r50_fpn-carafe_1x_coco",
+    "InstaBoost": "instaboost/mask-rcnn_r50_fpn_instaboost-4x_coco",
+    "Libra": "libra_rcnn/libra-faster-rcnn_r50_fpn_1x_coco",
+    "guided anchoring": "guided_anchoring/ga-retinanet_r50_fpn_1x_coco",
+    "FoveaBox": "foveabox/fovea_r50_fpn_4xb4-1x_coco",
+    "RepPoints": "reppoints/reppoints-moment_r50_fpn_1x_coco",
+    "FreeAnchor": "free_anchor/freeanchor_r50_fpn_1x_coco",
+    "Grid R-CNN": "grid_rcnn/grid-rcnn_r50_fpn_gn-head_1x_coco",
+    "GHM": "ghm/retinanet_r50_fpn_ghm-1x_coco",
+    "GCNet": "gcnet/mask-rcnn_r50-gcb-r16-c3-c5_fpn_1x_coco",
+    "HRNet": "hrnet/faster-rcnn_hrnetv2p-w18-1x_coco",
+    "Mask Scoring": "ms_rcnn/ms-rcnn_r50_fpn_1x_coco",
+    "NAS-FPN": "nas_fpn/retinanet_r50_nasfpn_crop640-50e_coco",
+    "ATSS": "atss/atss_r50_fpn_1x_coco",
+    "HTC": "htc/htc-without-semantic_r50_fpn_1x_coco",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_variant_of_the_reference_list_learns_and_detects(mmdet: Mmdet, variant: str) -> None:
+    code = """
+adapter, data = make(jobs)
+result["losses"] = [step(adapter, data[0]) for _ in range(2)]
+adapter, data = make(jobs, task="infer")
+result["found"] = len(predict(adapter, data[0])[0].boxes)
+"""
+    changes: dict[str, Any] = {
+        # Random weights: without its batch's statistics every exchange between branches doubles the variance.
+        "HRNet": {"frozen_stages": 0, "frozen_bn": False, "batch_size": 2},
+        "NAS-FPN": {"batch_size": 2},  # it normalises 1×1 maps
+        "guided anchoring": {
+            "options": {"kernels": "stand-ins"}
+        },  # mmcv's own masked convolution is for CUDA only
+    }.get(variant, {})
+    size = (128, 128) if variant == "NAS-FPN" else (64, 64)
+    job = mmdet.job(
+        f"mmdet://{VARIANTS[variant]}",
+        input={"size": size},
+        score_threshold=0.0001,
+        max_detections=9,
+        optimizer={"lr": 1e-4},
+        **changes,
+    )
+    result, _ = mmdet.run(code, job)
+    assert np.isfinite([list(losses.values()) for losses in result["losses"]]).all()
+    assert result["losses"][0] != result["losses"][1]
+    assert result["found"] <= 9
+    assert result["found"] > 0 or variant == "HRNet"  # its statistics are not trained
+
+
+@pytest.mark.slow
+def test_every_model_that_the_adapter_offers_can_be_built(mmdet: Mmdet) -> None:
+    code = """
+module.mmcv_kernels.install()
+from mmdet.utils import register_all_modules
+register_all_modules()
+from mmdet.registry import MODELS
+for name, offer in jobs["offers"].items():
+    config = module.load_config(offer["name"], offer["options"].get("cfg_options", {}))
+    module.adapt_config(config.model, jobs["workload"], 5)
+    with torch.device("meta"):
+        model = MODELS.build(config.model)
+    result[name] = {
+        "trainable_bn": sorted(n for n, m in model.backbone.named_modules() if "BatchNorm" in type(m).__name__
+                               and any(p.requires_grad for p in m.parameters()))[:3],
+        "checkpoints": "Pretrained" in str(config.model),
+        "classes": sorted({m.num_classes for n, m in model.named_modules()
+                           if getattr(m, "num_classes", 0) > 0 and "rpn" not in n}),
+    }
+"""
+    offers = {name: offer.model_dump() for name, offer in MMDET.models.items()}
+    workload = mmdet.job("retinanet_r50_fpn")["workload"]
+    result, _ = mmdet.run(code, {"offers": offers, "workload": workload})
+    assert set(result) == set(offers)
+    for name, built in result.items():
+        assert built["trainable_bn"] == [], name
+        assert not built["checkpoints"], name
+        if not name.startswith("rpn"):
+            assert built["classes"] == [5], name
+
+
+def test_a_config_by_its_own_path_runs_and_a_wrong_one_is_answered_with_those_there_are(mmdet: Mmdet) -> None:
+    code = """
+good, wrong, folder = jobs
+adapter, data = make(good)
+result["losses"] = step(adapter, data[0])
+for name, job in (("wrong", wrong), ("folder", folder)):
+    try:
+        make(job)
+    except ValueError as error:
+        result[name] = str(error)
+"""
+    names = ("atss/atss_r50_fpn_1x_coco", "atss/atss_r51_fpn_1x_coco", "attss/atss_r50")
+    result, _ = mmdet.run(code, [mmdet.job(f"mmdet://{name}") for name in names])
+    assert set(result["losses"]) == {"loss_cls", "loss_bbox", "loss_centerness", "loss"}
+    assert "no config atss/atss_r51_fpn_1x_coco" in result["wrong"]
+    assert "atss_r50_fpn_1x_coco" in result["wrong"]
+    assert "solov2" in result["folder"]

@@ -1,0 +1,290 @@
+"""Provenance: what is recorded is true, and what cannot be read never ends a measurement."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import psutil
+import pytest
+
+from bench import machine
+
+
+@pytest.fixture
+def sysfs(tmp_path: Path) -> Path:
+    """A Linux machine of two cores with everything readable."""
+    files = {
+        "proc/cpuinfo": "processor: 0\nvendor_id\t: AuthenticAMD\ncpu family\t: 25\nmodel name\t: AMD EPYC 7763\n"
+        "flags\t\t: fpu avx avx2 fma hypervisor\n\nprocessor: 1\nmodel name\t: AMD EPYC 7763\n",
+        "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor": "performance\n",
+        "sys/devices/system/cpu/cpu1/cpufreq/scaling_governor": "powersave\n",
+        "sys/devices/system/cpu/smt/active": "1\n",
+        "sys/devices/system/cpu/cpufreq/boost": "0\n",
+        "sys/devices/system/cpu/cpu0/cache/index0/level": "1\n",
+        "sys/devices/system/cpu/cpu0/cache/index0/type": "Data\n",
+        "sys/devices/system/cpu/cpu0/cache/index0/size": "48K\n",
+        "sys/devices/system/cpu/cpu0/cache/index3/level": "3\n",
+        "sys/devices/system/cpu/cpu0/cache/index3/type": "Unified\n",
+        "sys/devices/system/cpu/cpu0/cache/index3/size": "32M\n",
+        "sys/fs/cgroup/cpu.max": "150000 100000\n",
+        "sys/fs/cgroup/memory.max": "1073741824\n",
+        "sys/kernel/mm/transparent_hugepage/enabled": "always [madvise] never\n",
+    }
+    for name, text in files.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return tmp_path
+
+
+def test_the_facts_that_explain_a_cpus_speed_are_recorded(sysfs: Path) -> None:
+    facts = machine.describe_machine(sysfs)
+    expected = {
+        "model": "AMD EPYC 7763",
+        "vendor": "AuthenticAMD",
+        "governor": "performance, powersave",
+        "smt": True,
+        "boost": False,
+        "virtual": True,
+        "instruction_sets": ["avx", "avx2", "fma"],
+        "caches_bytes": {"L1d": 48 << 10, "L3": 32 << 20},
+        "quota_cores": 1.5,
+    }
+    assert {key: facts["cpu"][key] for key in expected} == expected
+    assert facts["memory"]["limit_bytes"] == 1 << 30
+    assert facts["memory"]["transparent_huge_pages"] == "madvise"
+
+
+def test_older_control_groups_limits_are_seen_too(sysfs: Path) -> None:
+    (sysfs / "sys/fs/cgroup/cpu.max").unlink()
+    (sysfs / "sys/fs/cgroup/cpu").mkdir()
+    (sysfs / "sys/fs/cgroup/cpu/cpu.cfs_period_us").write_text("100000\n")
+    quota = sysfs / "sys/fs/cgroup/cpu/cpu.cfs_quota_us"
+    quota.write_text("50000\n")
+    assert machine.describe_machine(sysfs)["cpu"]["quota_cores"] == 0.5
+    quota.write_text("-1\n")
+    assert "quota_cores" not in machine.describe_machine(sysfs)["cpu"]
+
+
+def test_a_machine_that_tells_nothing_is_missing_keys_and_not_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        raise PermissionError("not for you")
+
+    for name in ("cpu_count", "cpu_freq", "virtual_memory", "swap_memory", "process_iter", "Process"):
+        monkeypatch.setattr(psutil, name, refuse)
+    for name in ("node", "system", "release", "machine", "processor", "libc_ver", "freedesktop_os_release"):
+        monkeypatch.setattr(machine.platform, name, refuse)
+    monkeypatch.setattr(os, "getloadavg", refuse)
+    monkeypatch.setattr(os, "sched_getaffinity", refuse)
+    monkeypatch.setattr(machine, "_model_from_cpuinfo", refuse)
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    facts = machine.describe_machine(tmp_path)
+    assert "model" not in facts.get("cpu", {})
+    assert facts.get("memory", {}) == {}
+    assert machine.foreign_load(0.01) == []
+    assert len(machine.fingerprint(facts)) == 12
+
+
+def test_describing_this_machine_is_quick_and_can_be_stored_as_json() -> None:
+    start = time.process_time()
+    facts = machine.describe_machine()
+    assert time.process_time() - start < 0.5
+    assert json.loads(json.dumps(facts)) == facts
+    assert facts["cpu"]["model"]
+    assert facts["cpu"]["logical_cores"] == os.cpu_count()
+    assert facts["memory"]["total_bytes"] > 1 << 28
+    assert facts["os"]["system"]
+    assert machine.affinity() == facts["cpu"]["affinity"]
+
+
+# -- GPUs, told by a driver that is not there -----------------------------------------------------------
+
+
+class FakeNvml(SimpleNamespace):
+    """What nvidia-ml-py answers on a machine with one GPU; methods that are not here raise AttributeError."""
+
+    NVML_CLOCK_SM, NVML_CLOCK_MEM, NVML_TEMPERATURE_GPU = 1, 2, 0
+
+    def __init__(self, **answers: Any) -> None:
+        super().__init__(shut_down=False, **answers)
+
+    def nvmlInit(self) -> None: ...
+
+    def nvmlShutdown(self) -> None:
+        self.shut_down = True
+
+    def nvmlSystemGetDriverVersion(self) -> bytes:
+        return b"580.65.06"
+
+    def nvmlSystemGetCudaDriverVersion_v2(self) -> int:
+        return 13020
+
+    def nvmlDeviceGetCount(self) -> int:
+        return 1
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> str:
+        return f"gpu{index}"
+
+    def nvmlDeviceGetName(self, device: str) -> str:
+        return "NVIDIA A100-SXM4-80GB"
+
+    def nvmlDeviceGetMemoryInfo(self, device: str) -> Any:
+        return SimpleNamespace(total=80 << 30, used=3 << 30)
+
+    def nvmlDeviceGetClockInfo(self, device: str, kind: int) -> int:
+        return {1: 1200, 2: 1593}[kind]
+
+    def nvmlDeviceGetMaxClockInfo(self, device: str, kind: int) -> int:
+        if kind == 2:
+            raise RuntimeError("Not Supported")
+        return 1410
+
+    def nvmlDeviceGetCurrentClocksThrottleReasons(self, device: str) -> int:
+        return 0x4 | 0x40
+
+    def nvmlDeviceGetComputeRunningProcesses(self, device: str) -> list[Any]:
+        return [
+            SimpleNamespace(pid=os.getpid(), usedGpuMemory=1 << 30),
+            SimpleNamespace(pid=os.getppid(), usedGpuMemory=2 << 30),
+        ]
+
+
+def test_a_gpus_model_clocks_throttling_and_other_users_are_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeNvml()
+    monkeypatch.setitem(sys.modules, "pynvml", fake)
+    facts = machine.describe_machine()
+    assert facts["gpu_driver"] == "580.65.06"
+    assert facts["cuda"] == "13.2"
+    (gpu,) = facts["gpus"]
+    assert gpu["model"] == "NVIDIA A100-SXM4-80GB"
+    assert gpu["memory_total_bytes"] == 80 << 30
+    assert gpu["clock_mhz"] == {"sm": 1200, "memory": 1593}
+    assert gpu["max_clock_mhz"] == {"sm": 1410}, "what NVML does not support is left out"
+    assert gpu["throttle"] == ["software power cap", "hardware thermal slowdown"]
+    name = psutil.Process(os.getppid()).name()
+    assert gpu["other_processes"] == [{"pid": os.getppid(), "name": name, "memory_bytes": 2 << 30}]
+    assert "power_w" not in gpu
+    assert fake.shut_down
+
+
+def test_a_driver_that_does_not_start_means_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken(FakeNvml):
+        def nvmlInit(self) -> None:
+            raise RuntimeError("Driver/library version mismatch")
+
+    monkeypatch.setitem(sys.modules, "pynvml", Broken())
+    assert machine.gpu_facts() == {}
+
+
+# -- fingerprint, load ----------------------------------------------------------------------------------
+
+
+def test_the_fingerprint_knows_the_hardware_and_not_its_state_or_name() -> None:
+    facts: dict[str, Any] = {
+        "host": "a",
+        "cpu": {"model": "X", "logical_cores": 2, "clock_mhz": 2600},
+        "memory": {"total_bytes": 25_276_063_744, "available_bytes": 1},
+        "gpus": [{"model": "A100", "memory_total_bytes": 80 << 30, "temperature_c": 30}],
+        "load_average": [0.0],
+    }
+    later = {
+        "host": "b",
+        "cpu": {"model": "X", "logical_cores": 2, "clock_mhz": 1000},
+        "memory": {"total_bytes": 25_276_100_000, "available_bytes": 2},
+        "gpus": [{"model": "A100", "memory_total_bytes": 80 << 30, "temperature_c": 80}],
+        "load_average": [9.0],
+    }
+    assert machine.fingerprint(facts) == machine.fingerprint(later)
+    for change in (
+        {"cpu": {"model": "Y", "logical_cores": 2}},
+        {"gpus": []},
+        {"memory": {"total_bytes": 8 << 30}},
+    ):
+        assert machine.fingerprint(facts) != machine.fingerprint(facts | change)
+
+
+def test_a_busy_stranger_is_found_and_our_own_workers_are_not_blamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    spin = "import time\nend = time.time() + 20\nwhile time.time() < end: pass"
+    with subprocess.Popen([sys.executable, "-c", spin]) as process:
+        try:
+            time.sleep(0.2)
+            own = machine.foreign_load(0.5, threshold_cores=0.02)
+            monkeypatch.setattr(machine, "_own_processes", lambda: {os.getpid()})
+            strangers = machine.foreign_load(0.5, threshold_cores=0.02)
+        finally:
+            process.kill()
+    assert process.pid not in [row["pid"] for row in own]
+    (row,) = [row for row in strangers if row["pid"] == process.pid]
+    assert 0.02 <= row["cores"] <= 1.1
+    assert [row["cores"] for row in strangers] == sorted((row["cores"] for row in strangers), reverse=True)
+
+
+# -- software -------------------------------------------------------------------------------------------
+
+
+def test_all_packages_of_a_foreign_interpreter_are_listed_with_those_it_would_import(tmp_path: Path) -> None:
+    for folder, version in (("first", "1.0"), ("second", "2.0")):
+        info = tmp_path / folder / f"somedet-{version}.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: somedet\nVersion: {version}\n")
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(str(tmp_path / name) for name in ("first", "second"))}
+    facts = machine.environment_of(Path(sys.executable), env)
+    assert facts["python"] == sys.version.split()[0]
+    assert facts["packages"]["numpy"]
+    assert facts["packages"]["somedet"] == "1.0"
+
+
+def test_an_interpreter_that_does_not_start_is_no_error(tmp_path: Path) -> None:
+    broken = tmp_path / "python"
+    broken.write_text("#!/bin/sh\nexit 3\n")
+    broken.chmod(0o755)
+    assert machine.environment_of(broken) == {}
+    assert machine.environment_of(tmp_path / "absent") == {}
+
+
+def test_a_revision_is_only_claimed_for_code_that_git_tracks(tmp_path: Path) -> None:
+    def git(*arguments: str) -> None:
+        identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+        subprocess.run(["git", *identity, "-C", str(tmp_path), *arguments], check=True, capture_output=True)
+
+    assert machine.git_revision(tmp_path / "absent") == {}
+    git("init")
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "a.py").write_text("1")
+    assert machine.git_revision(tmp_path) == {}
+    git("add", "code")
+    git("commit", "-m", "first")
+    clean = machine.git_revision(tmp_path / "code")
+    assert len(clean["revision"]) == 40
+    assert clean["dirty"] is False
+    (tmp_path / "results.json").write_text("{}")
+    assert machine.git_revision(tmp_path) == clean, "a new file is no change of the code"
+    (tmp_path / "code" / "a.py").write_text("2")
+    assert machine.git_revision(tmp_path) == {**clean, "dirty": True}
+    (tmp_path / "venv").mkdir()
+    (tmp_path / "venv" / "b.py").write_text("1")
+    assert machine.git_revision(tmp_path / "venv") == {}, "an environment inside a clone has no revision"
+
+
+def test_variables_that_change_speed_are_recorded_and_secrets_are_not() -> None:
+    env = {
+        "OMP_NUM_THREADS": "1",
+        "FLAGS_use_mkldnn": "1",
+        "MKL_DEBUG_CPU_TYPE": "5",
+        "AWS_SECRET": "x",
+        "HOME": "/",
+    }
+    expected = {"FLAGS_use_mkldnn": "1", "MKL_DEBUG_CPU_TYPE": "5", "OMP_NUM_THREADS": "1"}
+    assert machine.speed_variables(env) == expected
+    assert machine.speed_variables(
+        {"NCCL_DEBUG": "a", "LD_PRELOAD": "jemalloc.so", "CUDA_VISIBLE_DEVICES": "0"}
+    )

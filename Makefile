@@ -4,13 +4,13 @@ VENV   := .venv
 BENCH  := $(VENV)/bin/bench
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test lint bench peers format clean
+.PHONY: demo test lint bench peers browser format clean
 
 demo: $(STAMP)  ## measure the quickstart recipe and write its report
 	$(BENCH) run recipes/quickstart.yaml
 	@echo "report: $$($(BENCH) report)"
 
-test: lint peers  ## lint, then every test
+test: lint peers browser  ## lint, then every test
 	$(VENV)/bin/python -m pytest
 
 lint: $(STAMP)
@@ -21,6 +21,10 @@ lint: $(STAMP)
 
 peers: $(STAMP)  ## build the environments of the other codebases
 	$(BENCH) env create --all
+
+browser:  ## Chromium for the tests of the static page, where apt-get can install it; without it they are skipped and say so
+	@command -v chromium >/dev/null || (apt-get update -qq && apt-get install -qq --yes --no-install-recommends chromium >/dev/null) \
+	  || echo "no chromium: the tests of the page in a browser will be skipped"
 
 bench: $(STAMP)  ## the harness's own benchmarks: overhead, idle workers, parsers, evaluators
 	$(VENV)/bin/python -m benchmarks.overhead

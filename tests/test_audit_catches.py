@@ -15,7 +15,7 @@ from bench.worker.api import Batch
 
 pytest.importorskip("torchvision")
 
-from tests.test_torchvision_adapter import make_batch, prepared  # noqa: E402
+from tests.test_torchvision_adapter import make_batch, prepared
 
 MODEL = "faster_rcnn_r50_fpn"
 BATCH = make_batch(96, 128)

@@ -1,11 +1,14 @@
-"""ResNet (He et al. 2015, arXiv:1512.03385), the `pytorch` style: the stride of a bottleneck is on its 3×3.
+"""ResNet (He et al. 2015, arXiv:1512.03385) and ResNeXt (Xie et al. 2016, arXiv:1611.05431).
 
-Matches torchvision/models/resnet.py (resnet50, resnet101) as used by its detection models. The variant "vd" (He et al.
-2018, arXiv:1812.01187, where it is ResNet-D) has three 3×3 convolutions as its stem, and in a shortcut an average before
-the 1×1 in place of its stride, as ppdet/modeling/backbones/resnet.py.
+Matches torchvision/models/resnet.py (resnet50, resnet101) as used by its detection models. Style "pytorch" has the
+stride of a bottleneck on its 3×3, "caffe" on its first 1×1, as mmdet/models/backbones/resnet.py. The variant "vd" (He
+et al. 2018, arXiv:1812.01187, where it is ResNet-D) has three 3×3 convolutions as its stem, and in a shortcut an average
+before the 1×1 in place of its stride, as ppdet/modeling/backbones/resnet.py.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -14,11 +17,14 @@ from torch.nn import functional as F
 from detectors.deformable import DeformConvNorm
 from detectors.layers import ConvNorm, FrozenBatchNorm2d
 
+#: Depth → blocks of each stage.
 BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 
 
 class Bottleneck(nn.Module):
-    """1×1 reduce, 3×3, 1×1 expand by four, and a shortcut that is projected where the shape changes."""
+    """1×1 reduce, 3×3 in ``groups``, 1×1 expand to four times ``channels``, and a shortcut that is projected where the
+    shape changes. ``width``: channels of the 3×3.
+    """
 
     def __init__(
         self,
@@ -27,22 +33,27 @@ class Bottleneck(nn.Module):
         stride: int,
         norm: type[nn.Module],
         *,
+        width: int,
+        groups: int = 1,
+        style: str = "pytorch",
         vd: bool = False,
         deformable: bool = False,
     ) -> None:
         super().__init__()
         out_channels = 4 * channels
+        first, second = (stride, 1) if style == "caffe" else (1, stride)
         self.averaging = vd and stride != 1
-        self.conv1 = ConvNorm(in_channels, channels, 1, norm=norm)
+        self.conv1 = ConvNorm(in_channels, width, 1, norm=norm, stride=first)
         self.conv2 = (
-            DeformConvNorm(channels, channels, norm=norm, stride=stride)
+            DeformConvNorm(width, width, norm=norm, stride=second)
             if deformable
-            else ConvNorm(channels, channels, 3, norm=norm, stride=stride)
+            else ConvNorm(width, width, 3, norm=norm, stride=second, groups=groups)
         )
-        self.conv3 = ConvNorm(channels, out_channels, 1, norm=norm)
+        self.conv3 = ConvNorm(width, out_channels, 1, norm=norm)
         projected = stride != 1 or in_channels != out_channels
+        reduction = 1 if vd else stride
         self.shortcut = (
-            ConvNorm(in_channels, out_channels, 1, norm=norm, stride=1 if vd else stride) if projected else None
+            ConvNorm(in_channels, out_channels, 1, norm=norm, stride=reduction) if projected else None
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -60,13 +71,33 @@ class ResNet(nn.Module):
 
     ``frozen_stages``: 0 freezes nothing, 1 the stem and the first stage, 2 also the second, … Frozen parameters need
     no gradient, and no autograd graph is built below the first trainable stage.
+
+    ``dcn_stages``: the stages, called 2 to 5 as their outputs C2 to C5 are, whose 3×3 are deformable. ``groups`` of the
+    3×3, ``width_per_group`` in the first stage: 32 and 4 make ResNeXt 32x4d. ``style``: "pytorch" or "caffe".
     """
 
-    def __init__(self, depth: int = 50, *, frozen_stages: int = 1, frozen_bn: bool = True) -> None:
+    def __init__(
+        self,
+        depth: int = 50,
+        *,
+        frozen_stages: int = 1,
+        frozen_bn: bool = True,
+        vd: bool = False,
+        dcn_stages: Sequence[int] = (),
+        groups: int = 1,
+        width_per_group: int = 64,
+        style: str = "pytorch",
+    ) -> None:
         super().__init__()
+        if style not in ("pytorch", "caffe"):
+            raise ValueError(f"unknown style {style!r} of ResNet; there are pytorch and caffe")
+        if not set(dcn_stages) <= {2, 3, 4, 5}:
+            raise ValueError(f"dcn_stages {tuple(dcn_stages)}: the stages of ResNet are 2 to 5")
+        if dcn_stages and groups != 1:
+            raise ValueError("a deformable convolution has one group; set groups=1 or leave dcn_stages empty")
         norm: type[nn.Module] = FrozenBatchNorm2d if frozen_bn else nn.BatchNorm2d
         self.frozen_stages = frozen_stages
-        self.stem = ConvNorm(3, 64, 7, norm=norm, stride=2)
+        self.stem = _deep_stem(norm) if vd else ConvNorm(3, 64, 7, norm=norm, stride=2)
         self.stages = nn.ModuleList()
         self.out_channels: list[int] = []
         in_channels = 64
@@ -74,8 +105,19 @@ class ResNet(nn.Module):
             channels = 64 * 2**index
             stage = nn.Sequential()
             for block in range(blocks):
-                stride = 2 if block == 0 and index > 0 else 1
-                stage.append(Bottleneck(in_channels, channels, stride, norm))
+                stage.append(
+                    Bottleneck(
+                        in_channels,
+                        channels,
+                        2 if block == 0 and index > 0 else 1,
+                        norm,
+                        width=channels * width_per_group // 64 * groups,
+                        groups=groups,
+                        style=style,
+                        vd=vd,
+                        deformable=index + 2 in dcn_stages,
+                    )
+                )
                 in_channels = 4 * channels
             self.stages.append(stage)
             self.out_channels.append(in_channels)
@@ -86,6 +128,9 @@ class ResNet(nn.Module):
                 # Residual branches start small (Goyal et al. 2017, arXiv:1706.02677, start them at 0, which a frozen
                 # normalisation could never leave): with 1 a random network multiplies rounding errors tenfold.
                 nn.init.constant_(module.conv3.norm.weight, 0.2)
+        for module in self.modules():
+            if isinstance(module, DeformConvNorm):
+                module.reset_offset()
         for module in self._frozen():
             module.requires_grad_(False)
 
@@ -109,3 +154,11 @@ class ResNet(nn.Module):
                 x = stage(x)
             outputs.append(x)
         return outputs
+
+
+def _deep_stem(norm: type[nn.Module]) -> nn.Sequential:
+    """Three 3×3 in place of one 7×7. The last ReLU is the caller's, as with the 7×7."""
+    layers: list[nn.Module] = []
+    for in_channels, channels, stride in ((3, 32, 2), (32, 32, 1), (32, 64, 1)):
+        layers += [ConvNorm(in_channels, channels, 3, norm=norm, stride=stride), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers[:-1])

@@ -116,7 +116,7 @@ def load_codebase(folder: Path) -> Codebase:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
-        raise BenchError(f"{field}: {first['msg']}", where=str(path), hint="see adapters/README.md") from None
+        raise BenchError(f"{field}: {first['msg']}", where=str(path), hint="see docs/adapters.md") from None
 
 
 def find_codebases(extra: Iterable[Path] = ()) -> dict[str, Codebase]:

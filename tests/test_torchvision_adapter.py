@@ -20,6 +20,7 @@ import pytest
 from bench import codebases
 from bench.worker.api import Batch, Job
 from bench.workload import Workload
+from tests.conftest import Cli
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("torchvision")
@@ -482,18 +483,25 @@ def test_the_own_loader_gives_the_same_images_objects_and_order_as_the_shared_ba
     adapter.close()
 
 
-# -- the example of adapters/README.md -------------------------------------------------------------------------
+# -- the example of docs/adapters.md ----------------------------------------------------------------------------
 
 
-def test_the_adapter_shown_in_the_readme_trains_and_predicts(tmp_path: Path) -> None:
-    readme = (codebases.BUILTIN / "README.md").read_text()
-    blocks = dict(re.findall(r"^`(adapter\.\w+)`:\n\n```\w+\n(.*?)^```", readme, re.M | re.S))
+DOCUMENT = codebases.BUILTIN.parent / "docs" / "adapters.md"
+
+
+def write_example(folder: Path) -> None:
+    """The two files that the document shows, as a user would paste them."""
+    blocks = dict(re.findall(r"^`(adapter\.\w+)`:\n\n```\w+\n(.*?)^```", DOCUMENT.read_text(), re.M | re.S))
     assert set(blocks) == {"adapter.yaml", "adapter.py"}
     assert sum(len(text.splitlines()) for text in blocks.values()) < 80
-    folder = tmp_path / "example"
     folder.mkdir()
     for name, text in blocks.items():
         (folder / name).write_text(text)
+
+
+def test_the_adapter_shown_in_the_documents_trains_and_predicts(tmp_path: Path) -> None:
+    folder = tmp_path / "example"
+    write_example(folder)
     (codebase,) = [found for found in codebases.find_codebases([tmp_path]).values() if found.folder == folder]
     (model,) = codebase.models
     adapter = prepared(model, codebase=codebase, frozen_stages=0, ema=True)
@@ -512,11 +520,35 @@ def test_the_adapter_shown_in_the_readme_trains_and_predicts(tmp_path: Path) -> 
     assert (found[0].boxes <= [256, 192, 256, 192]).all()
 
 
-def test_every_field_of_adapter_yaml_is_explained_in_the_readme() -> None:
-    readme = (codebases.BUILTIN / "README.md").read_text()
+@pytest.mark.parametrize("found_as", ["folder", "entry point"])
+def test_an_adapter_outside_this_repository_is_found_and_measured(cli: Cli, found_as: str) -> None:
+    package = cli.folder / "site" / "tinyfcos_bench"
+    package.parent.mkdir()
+    write_example(package)
+    options = {}
+    if found_as == "entry point":  # what `pip install` of such a package leaves
+        (package / "__init__.py").touch()
+        info = cli.folder / "site" / "tinyfcos_bench-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: tinyfcos-bench\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text("[bench.adapters]\ntinyfcos = tinyfcos_bench\n")
+        options["env"] = {**os.environ, "PYTHONPATH": str(package.parent)}
+    arguments = ["--adapters", package] if found_as == "folder" else []
+    workload = {"task": "train", "model": "tiny_fcos", "weights": "random", "frozen_stages": 0}
+    recipe = cli.recipe(
+        workload={**workload, "batch_size": 1, "input": {"images": 1, "size": [64, 64]}},
+        arms=["tinyfcos"], baseline="tinyfcos", measure={"warmup": 1, "steps": 1, "rounds": 1, "launches": 1},
+    )  # fmt: skip
+    done = cli("run", recipe, "--results", cli.results, "--quiet", *arguments, **options)
+    assert done.code == 0, done.err
+    assert cli.arm("tinyfcos")["status"] == "ok"
+
+
+def test_every_field_of_adapter_yaml_is_explained_in_the_documents() -> None:
+    text = DOCUMENT.read_text()
     for model in (codebases.Codebase, codebases.Environment, codebases.Offer, codebases.Step):
         for field in set(model.model_fields) - {"folder"}:
-            assert f"`{field}`" in readme, f"{model.__name__}.{field}"
+            assert f"`{field}`" in text, f"{model.__name__}.{field}"
 
 
 def test_listing_an_adapter_reads_no_code_of_it() -> None:

@@ -1,9 +1,9 @@
 """ResNet (He et al. 2015, arXiv:1512.03385) and ResNeXt (Xie et al. 2016, arXiv:1611.05431).
 
 Matches torchvision/models/resnet.py (resnet50, resnet101) as used by its detection models. Style "pytorch" has the
-stride of a bottleneck on its 3×3, "caffe" on its first 1×1, as mmdet/models/backbones/resnet.py. The variant "vd" (He
-et al. 2018, arXiv:1812.01187, where it is ResNet-D) has three 3×3 convolutions as its stem, and in a shortcut an average
-before the 1×1 in place of its stride, as ppdet/modeling/backbones/resnet.py.
+stride of a bottleneck on its 3×3, "caffe" on its first 1×1, as mmdet/models/backbones/resnet.py. The variant "vd"
+(He et al. 2018, arXiv:1812.01187, where it is ResNet-D) has three 3×3 convolutions as its stem, and in a shortcut an
+average before the 1×1 in place of its stride, as ppdet/modeling/backbones/resnet.py.
 """
 
 from __future__ import annotations

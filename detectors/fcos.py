@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detectors.anchors import pyramid_anchors
-from detectors.backbones.resnet import ResNet
 from detectors.boxes import area
 from detectors.dense import DenseDetector, DenseOutput, by_anchor, focal_loss, init_head
 from detectors.necks.p6p7 import P3P7
@@ -168,7 +167,7 @@ def giou_loss(a: Tensor, b: Tensor, eps: float = 1e-7) -> Tensor:
 
 def fcos_fpn(
     *,
-    depth: int,
+    backbone: Callable[..., nn.Module],
     num_classes: int,
     frozen_stages: int = 1,
     frozen_bn: bool = True,
@@ -176,10 +175,10 @@ def fcos_fpn(
     max_detections: int = 100,
 ) -> DenseDetector:
     """FCOS on ResNet-FPN with the settings of torchvision's ``fcos_resnet50_fpn``."""
-    backbone = ResNet(depth, frozen_stages=frozen_stages, frozen_bn=frozen_bn)
-    neck = P3P7(backbone.out_channels[1:])
+    body = backbone(frozen_stages=frozen_stages, frozen_bn=frozen_bn)
+    neck = P3P7(body.out_channels[1:])
     return DenseDetector(
-        backbone,
+        body,
         neck,
         FCOSHead(neck.out_channels, num_classes),
         score_threshold=score_threshold,

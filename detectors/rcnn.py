@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from detectors.backbones.resnet import ResNet
 from detectors.box_head import BoxHead
 from detectors.mask_head import MaskHead
 from detectors.masks import paste_masks
@@ -92,7 +91,7 @@ def to_original(
 
 def rcnn_fpn(
     *,
-    depth: int,
+    backbone: Callable[..., nn.Module],
     masks: bool,
     num_classes: int,
     frozen_stages: int = 1,
@@ -101,9 +100,9 @@ def rcnn_fpn(
     max_detections: int = 100,
 ) -> RCNN:
     """Faster or Mask R-CNN on ResNet-FPN with the settings of torchvision's ``fasterrcnn_resnet50_fpn``."""
-    backbone = ResNet(depth, frozen_stages=frozen_stages, frozen_bn=frozen_bn)
-    neck = FPN(backbone.out_channels)
+    body = backbone(frozen_stages=frozen_stages, frozen_bn=frozen_bn)
+    neck = FPN(body.out_channels)
     channels = neck.out_channels
     box_head = BoxHead(channels, num_classes, score_threshold=score_threshold, max_detections=max_detections)
     mask_head = MaskHead(channels, num_classes) if masks else None
-    return RCNN(backbone, neck, RPN(channels), box_head, mask_head)
+    return RCNN(body, neck, RPN(channels), box_head, mask_head)

@@ -1,4 +1,4 @@
-"""Models by name."""
+"""Models by name: a method on a backbone, `mask_rcnn_r50_fpn`."""
 
 from __future__ import annotations
 
@@ -8,22 +8,46 @@ from functools import partial
 
 from torch import nn
 
+from detectors.backbones.resnet import ResNet
 from detectors.fcos import fcos_fpn
 from detectors.rcnn import rcnn_fpn
 from detectors.retinanet import retinanet_fpn
 from detectors.solov2 import solov2_fpn
 
-#: Name → function that builds the model. A new model is a new line here.
-MODELS: dict[str, Callable[..., nn.Module]] = {
-    "faster_rcnn_r50_fpn": partial(rcnn_fpn, depth=50, masks=False),
-    "faster_rcnn_r101_fpn": partial(rcnn_fpn, depth=101, masks=False),
-    "mask_rcnn_r50_fpn": partial(rcnn_fpn, depth=50, masks=True),
-    "mask_rcnn_r101_fpn": partial(rcnn_fpn, depth=101, masks=True),
-    "retinanet_r50_fpn": partial(retinanet_fpn, depth=50),
-    "fcos_r50_fpn": partial(fcos_fpn, depth=50),
-    "solov2_r50_fpn": partial(solov2_fpn, depth=50, light=False),
-    "solov2_light_r50_fpn": partial(solov2_fpn, depth=50, light=True),
+Builder = Callable[..., nn.Module]
+
+#: Name → function of ``frozen_stages`` and ``frozen_bn`` that makes the backbone: maps of strides 4 to 32, and their
+#: widths as ``out_channels``. A new backbone is a new line here, and is there for every method.
+BACKBONES: dict[str, Builder] = {
+    "r50": partial(ResNet, 50),
+    "r101": partial(ResNet, 101),
 }
+
+#: Name → function that builds the model on a ``backbone`` with a feature pyramid.
+FPN_METHODS: dict[str, Builder] = {
+    "faster_rcnn": partial(rcnn_fpn, masks=False),
+    "mask_rcnn": partial(rcnn_fpn, masks=True),
+    "retinanet": retinanet_fpn,
+    "fcos": fcos_fpn,
+    "solov2": partial(solov2_fpn, light=False),
+    "solov2_light": partial(solov2_fpn, light=True),
+}
+
+#: Models that are one of a kind.
+SINGLE: dict[str, Builder] = {}
+
+
+def combine(methods: dict[str, Builder], backbones: dict[str, Builder], ending: str) -> dict[str, Builder]:
+    """Every method on every backbone, by `<method>_<backbone><ending>`."""
+    return {
+        f"{method}_{name}{ending}": partial(build_model, backbone=backbone)
+        for method, build_model in methods.items()
+        for name, backbone in backbones.items()
+    }
+
+
+#: Name → function that builds the model.
+MODELS: dict[str, Builder] = {**combine(FPN_METHODS, BACKBONES, "_fpn"), **SINGLE}
 
 
 def list_models() -> list[str]:

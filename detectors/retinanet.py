@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detectors.anchors import pyramid_anchors
-from detectors.backbones.resnet import ResNet
 from detectors.boxes import NEGATIVE, POSITIVE, BoxCoder, match, pairwise_iou
 from detectors.dense import DenseDetector, DenseOutput, by_anchor, focal_loss, init_head
 from detectors.necks.p6p7 import P3P7
@@ -91,7 +90,7 @@ def _run(tower: nn.ModuleList, x: Tensor) -> Tensor:
 
 def retinanet_fpn(
     *,
-    depth: int,
+    backbone: Callable[..., nn.Module],
     num_classes: int,
     frozen_stages: int = 1,
     frozen_bn: bool = True,
@@ -99,10 +98,10 @@ def retinanet_fpn(
     max_detections: int = 300,
 ) -> DenseDetector:
     """RetinaNet on ResNet-FPN with the settings of torchvision's ``retinanet_resnet50_fpn``."""
-    backbone = ResNet(depth, frozen_stages=frozen_stages, frozen_bn=frozen_bn)
-    neck = P3P7(backbone.out_channels[1:])
+    body = backbone(frozen_stages=frozen_stages, frozen_bn=frozen_bn)
+    neck = P3P7(body.out_channels[1:])
     return DenseDetector(
-        backbone,
+        body,
         neck,
         RetinaNetHead(neck.out_channels, num_classes),
         score_threshold=score_threshold,

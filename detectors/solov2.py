@@ -8,7 +8,7 @@ of mmdet/models/dense_heads/solov2_head.py (mmdetection 3.3.0).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
 
-from detectors.backbones.resnet import ResNet
 from detectors.layers import ConvNorm
 from detectors.matrix_nms import keep_local_peaks, matrix_nms
 from detectors.necks.fpn import FPN
@@ -346,7 +345,7 @@ LIGHT_SIZES = ((1, 56), (28, 112), (56, 224), (112, 448), (224, 896))
 
 def solov2_fpn(
     *,
-    depth: int,
+    backbone: Callable[..., nn.Module],
     light: bool,
     num_classes: int,
     frozen_stages: int = 1,
@@ -355,12 +354,12 @@ def solov2_fpn(
     max_detections: int = 100,
 ) -> SOLOv2:
     """SOLOv2 on ResNet-FPN; ``light``: half as wide and as deep a head, for images of a short side around 450."""
-    backbone = ResNet(depth, frozen_stages=frozen_stages, frozen_bn=frozen_bn)
-    neck = FPN(backbone.out_channels)
+    body = backbone(frozen_stages=frozen_stages, frozen_bn=frozen_bn)
+    neck = FPN(body.out_channels)
     channels, convs, kernel_channels = (256, 2, 128) if light else (512, 4, 256)
     sizes = LIGHT_SIZES if light else SIZES
     return SOLOv2(
-        backbone,
+        body,
         neck,
         MaskFeatures(neck.out_channels, 128, kernel_channels),
         GridHead(neck.out_channels, channels, num_classes, kernel_channels, convs=convs, grids=GRIDS),

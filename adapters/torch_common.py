@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from adapters.torch_facts import by_module, forward_facts, library, unchanged
+from adapters.torch_facts import by_module, forward_facts, library, peak_flops_per_s, unchanged
 from bench.worker.api import Adapter, Batch, Description, Detections, Job
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -362,6 +362,9 @@ class TorchAdapter(Adapter):
             "allocated": torch.cuda.max_memory_allocated(self.device),
             "reserved": torch.cuda.max_memory_reserved(self.device),
         }
+
+    def peak_flops_per_s(self) -> dict[str, float]:
+        return peak_flops_per_s(self.device, self.dtype, self.synchronize)
 
     def save_weights(self, path: str) -> None:
         """The averaged weights when there is an EMA, as mmengine and PaddleDetection write them."""

@@ -6,14 +6,17 @@ import contextlib
 import importlib.metadata
 import math
 import random
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 import torchvision  # noqa: F401  (registers the deformable convolution)
 from torch import nn
+from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -76,6 +79,39 @@ def forward_facts(model: nn.Module, run: Callable[[], Any]) -> ForwardFacts:
     with FlopCounterMode(display=False, custom_mapping=deformable) as counter, _FirstConvolution() as first:
         run()
     return ForwardFacts(counter.get_total_flops(), first.mean, first.std)
+
+
+@torch.no_grad()
+def peak_flops_per_s(
+    device: torch.device, dtype: torch.dtype, synchronize: Callable[[], None], repetitions: int = 4
+) -> dict[str, float]:
+    """The best of some repetitions of a square matrix product, and of a 3×3 convolution of 256 channels in the faster
+    of both memory layouts: what this machine gives to a network that does nothing else."""
+    a, b = (torch.rand(1536, 1536, device=device, dtype=dtype) for _ in range(2))
+    image = torch.rand(2, 256, 48, 48, device=device, dtype=dtype)
+    weight = torch.rand(256, 256, 3, 3, device=device, dtype=dtype)
+
+    def best_s(run: Callable[[], Any]) -> float:
+        seconds = []
+        for _ in range(
+            repetitions + 1
+        ):  # the first one, which may compile kernels, is as long as the others or longer
+            synchronize()
+            begin_ns = time.perf_counter_ns()
+            run()
+            synchronize()
+            seconds.append((time.perf_counter_ns() - begin_ns) / 1e9)
+        return min(seconds)
+
+    layouts = (torch.contiguous_format, torch.channels_last)
+    convolution_s = min(
+        best_s(partial(F.conv2d, image.to(memory_format=layout), weight.to(memory_format=layout), padding=1))
+        for layout in layouts
+    )
+    return {
+        "matrix product": 2 * a.numel() * b.shape[1] / best_s(lambda: a @ b),
+        "convolution": 2 * image.numel() * weight[0].numel() / convolution_s,
+    }
 
 
 def by_module(sizes: Iterable[tuple[str, int]], depth: int = 2) -> dict[str, int]:

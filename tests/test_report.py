@@ -454,6 +454,21 @@ def test_a_phase_too_short_for_the_digits_shown_is_not_written_as_nothing(tmp_pa
     assert row["backward (s)"] == "4.000"
 
 
+def test_the_distance_of_a_step_to_the_machines_limit_is_shown_against_the_best_that_any_framework_reached(
+    tmp_path: Path,
+) -> None:
+    def record(name: str, peaks: dict[str, float], **levels: Any) -> Any:
+        return arm(name, levels, description={"forward_flops": 10e9, "peak_flops_per_s": peaks})
+
+    arms = [
+        (record("mmdet", {"matrix product": 50e9, "convolution": 60e9}), samples(1.0, noise=0)),
+        (record("paddledet", {}), samples(0.5, noise=0)),
+    ]
+    text = markdown_of(write_run(tmp_path / "run", arms))
+    shown = [row["GFLOP/s (% of peak)"] for row in rows_of(text, "Faster R-CNN R-50-FPN, training")]
+    assert shown == ["30.0 (50)", "60.0 (100)"]  # a training step counts as three forward passes
+
+
 def test_an_aa_run_is_called_one(tmp_path: Path) -> None:
     arms = [(arm("native", label=f"native ({side})"), samples(1.0, seed=i)) for i, side in enumerate("AB")]
     run = write_run(tmp_path / "run", arms, baseline={"codebase": "native (A)"}, aa=True)

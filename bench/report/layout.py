@@ -122,6 +122,7 @@ def group_table(group: Group) -> Table:
         Column("EMA", optional=True),
         *((seconds, Column(rate, True)) if training else (Column(f"{rate}, median (p5–p95)", True), seconds)),
         Column("max memory (MiB)", True, optional=True),
+        Column("GFLOP/s (% of peak)", True, optional=True),
         Column("ratio to baseline [95 % interval]", True),
         Column("detectable effect (%)", True, optional=True),
         Column("launches × rounds", True),
@@ -139,6 +140,7 @@ def group_table(group: Group) -> Table:
                 cell(on_off(row.ema)),
                 *_timing_cells(row, training),
                 cell(_memory_text(row.memory), sort=row.memory.peak_bytes) if row.memory else cell(None),
+                _flops_cell(row),
                 cell("1 (baseline)", sort=1.0) if row.is_baseline and row.step_s else ratio_cell(row.ratio),
                 detectable_cell(row.ratio),
                 cell(design_text(row.launches, row.rounds) if row.step_s else None),
@@ -161,6 +163,15 @@ def _timing_cells(row: Row, training: bool) -> tuple[Cell, Cell]:
     if training:
         return seconds, cell(rate.partition(" ")[0], sort=summary.images_per_s)
     return cell(rate, sort=summary.images_per_s), seconds
+
+
+def _flops_cell(row: Row) -> Cell:
+    """FLOP/s of the step, and their share of what the machine can do."""
+    if row.flops_per_step is None or row.step_s is None:
+        return cell(None)
+    rate = row.flops_per_step / row.step_s.median_s / 1e9
+    share = f" ({100 * row.peak_share:.0f})" if row.peak_share is not None else ""
+    return cell(f"{significant(rate)}{share}", sort=rate)
 
 
 def ratio_cell(ratio: Ratio | None) -> Cell:
@@ -604,6 +615,9 @@ HOW_TO_READ = (
     "Times are those of single steps, the slowest rank's; images/s and FPS are the images of a step over its time.",
     "Max memory: the largest over ranks and launches; on a GPU what the framework allocated, on a CPU the peak "
     "resident set of the process, with what was resident before the model was built in parentheses.",
+    "GFLOP/s: convolutions and matrix products of a forward pass, as the audit counts them, over the median s/iter; in "
+    "training three times as many, as if nothing were frozen. In parentheses their share of the most that any arm of "
+    "the run reached here on a matrix product or a convolution alone: the distance to the machine's limit.",
 )
 
 

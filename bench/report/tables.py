@@ -92,6 +92,11 @@ class Row:
     step_s: stats.Summary | None = None
     """Seconds per step (s/iter) over all measured steps, and images/s (FPS) at the median."""
     images_per_step: int = 0
+    flops_per_step: float | None = None
+    """Of convolutions and matrix products, forward as the audit counts them; three times that in training, as if
+    nothing were frozen."""
+    peak_share: float | None = None
+    """``flops_per_step`` over the median s/iter, as a share of the most FLOP/s that any arm of the run measured."""
     memory: MemoryUse | None = None
     phases: tuple[Phase, ...] = ()
     is_baseline: bool = False
@@ -332,7 +337,26 @@ def _reason(arm: ArmRecord) -> str:
     return f"{arm.failure.reason}{stage}: {arm.failure.message}"
 
 
-def _row(arm: ArmRecord, run: Run, codebase: Codebase | None, verdict: Verdict | None) -> Row:
+def _flops_per_step(arm: ArmRecord) -> float | None:
+    """The forward pass and, when training, a backward pass of twice its size; all ranks together."""
+    forward = arm.description.get("forward_flops")
+    passes = 3.0 if arm.workload.get("task") == "train" else 1.0
+    return None if forward is None else passes * float(forward) * int(arm.workload.get("ranks", 1))
+
+
+def _peak_flops_per_s(arms: Iterable[ArmRecord]) -> float | None:
+    """The machine's: the best that any framework reached on it, in either operation."""
+    peaks = (arm.description.get("peak_flops_per_s") or {} for arm in arms)
+    return max((float(value) for peak in peaks for value in peak.values()), default=None)
+
+
+def _row(
+    arm: ArmRecord,
+    run: Run,
+    codebase: Codebase | None,
+    verdict: Verdict | None,
+    peak_flops_per_s: float | None,
+) -> Row:
     row = Row(
         arm=arm.id,
         label=arm.label,
@@ -357,13 +381,17 @@ def _row(arm: ArmRecord, run: Run, codebase: Codebase | None, verdict: Verdict |
     if blocks.empty:
         return row
     images = images_per_step(arm.workload)
+    step_s = stats.summarize(stats.step_seconds(samples), images)
+    flops = _flops_per_step(arm)
     return dataclasses.replace(
         row,
         launches=int(blocks["launch"].nunique()),
         rounds=len(blocks),
         steps=int(blocks["steps"].sum()),
-        step_s=stats.summarize(stats.step_seconds(samples), images),
+        step_s=step_s,
         images_per_step=images,
+        flops_per_step=flops,
+        peak_share=flops / step_s.median_s / peak_flops_per_s if flops and peak_flops_per_s else None,
         memory=_memory(arm),
         phases=_phases(arm),
         warnings=(*arm.warnings, *stats.check(blocks)),
@@ -532,8 +560,10 @@ def run_report(
     codebases = codebases or {}
     record, arms = run.record(), run.arms()
     verdicts = verdicts or {}
+    peak = _peak_flops_per_s(arms)
     rows = {
-        arm.id: _row(arm, run, codebases.get(arm.codebase), verdicts.get((record.id, arm.id))) for arm in arms
+        arm.id: _row(arm, run, codebases.get(arm.codebase), verdicts.get((record.id, arm.id)), peak)
+        for arm in arms
     }
     effects, scaling = _effects_and_scaling(run, record, arms, rows)
     ended = {arm.id for arm in arms}

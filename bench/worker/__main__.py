@@ -62,6 +62,9 @@ class Worker:
 
         return {"phases": probe.phase_pass(self.adapter, self.phases, steps)}
 
+    def peak(self) -> Dict[str, Any]:
+        return {"flops_per_s": self.adapter.peak_flops_per_s()}
+
     def memory_pass(self, steps: int) -> Dict[str, Any]:
         from bench.worker import probe
 
@@ -85,7 +88,17 @@ class Worker:
 
 MESSAGES: Dict[str, Callable[..., Dict[str, Any]]] = {
     name: getattr(Worker, name)
-    for name in ("prepare", "describe", "run_block", "phase_pass", "memory_pass", "predict", "save", "bye")
+    for name in (
+        "prepare",
+        "describe",
+        "run_block",
+        "phase_pass",
+        "memory_pass",
+        "peak",
+        "predict",
+        "save",
+        "bye",
+    )
 }
 
 

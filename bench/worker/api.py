@@ -200,6 +200,11 @@ class Adapter(abc.ABC):
         """Peaks in bytes since the reset: ``allocated``, ``reserved``. Empty on CPU."""
         return {}
 
+    def peak_flops_per_s(self) -> Dict[str, float]:
+        """What this framework reaches here, with the job's device, threads and precision, on operations that nothing
+        but arithmetic limits: ``{"matrix product": FLOP/s, "convolution": FLOP/s}``. Empty: not known."""
+        return {}
+
     # -- state ---------------------------------------------------------------------------------------------------
 
     def save_weights(self, path: str) -> None:

@@ -70,6 +70,8 @@ class TorchAdapter(Adapter):
     known_options: frozenset[str] = frozenset({"channels_last", "compile"})
     #: Distributions whose versions are reported beside torch's.
     packages: Sequence[str] = ()
+    #: Further arguments of SGD; without any, torch chooses as it does for a codebase that gives none.
+    sgd_arguments: dict[str, Any] = {}
     #: Further arguments of DistributedDataParallel.
     ddp_arguments: dict[str, Any] = {"forward_sync_buffers": False}
 
@@ -174,7 +176,7 @@ class TorchAdapter(Adapter):
             lr=settings["lr"],
             momentum=settings["momentum"],
             weight_decay=settings["weight_decay"],
-            foreach=True,
+            **self.sgd_arguments,
         )
         # float16 gradients underflow without scaling; disabled, the scaler passes everything through.
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype is torch.float16)

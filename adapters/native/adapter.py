@@ -25,6 +25,7 @@ from detectors.solov2 import SOLOv2
 class Adapter(TorchAdapter):
     version = version("detection-bench")
     package = "detectors"
+    sgd_arguments = {"fused": True}  # as detectors.train: one pass over weights, gradients and momentum
 
     averaged: detectors.EMA | None = None
 

@@ -229,6 +229,10 @@ class TorchAdapter(Adapter):
         assert self.ema is not None
         self.ema.update_parameters(self.model)
 
+    def scale_learning_rate(self, factor: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
+
     def loss_values(self, losses: Any) -> dict[str, float]:
         """Every term, and their sum as ``loss``, as mmengine and PaddleDetection log it."""
         terms = {name: float(value.detach()) for name, value in losses.items()}
@@ -253,7 +257,7 @@ class TorchAdapter(Adapter):
             return
         trained = self.model
         flags = [(module, module.training) for module in trained.modules()]
-        self.model = self.ema.module if self.ema is not None else trained
+        self.model = self.averaged_model() or trained
         self.model.eval()
         try:
             # Tensors that a codebase caches in inference mode could not take part in a later training step.
@@ -263,6 +267,10 @@ class TorchAdapter(Adapter):
             self.model = trained
             for module, training in flags:
                 module.training = training
+
+    def averaged_model(self) -> nn.Module | None:
+        """The model with averaged weights, None without an EMA."""
+        return self.ema.module if self.ema is not None else None
 
     def detections(self, processed: Sequence[Any], data: Any) -> list[Detections]:
         def array(tensor: Tensor, dtype: torch.dtype) -> np.ndarray:
@@ -370,7 +378,33 @@ class TorchAdapter(Adapter):
 
     def save_weights(self, path: str) -> None:
         """The averaged weights when there is an EMA, as mmengine and PaddleDetection write them."""
-        save_weights(self.ema.module if self.ema is not None else self.model, path)
+        save_weights(self.averaged_model() or self.model, path)
+
+    def ema_state(self) -> dict[str, Any]:
+        """What `load_ema_state` needs; empty without an EMA."""
+        return self.ema.state_dict() if self.ema is not None else {}
+
+    def load_ema_state(self, state: dict[str, Any]) -> None:
+        if self.ema is not None:
+            self.ema.load_state_dict(state)
+
+    def save_state(self, path: str) -> None:
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "ema": self.ema_state(),
+            "random": random_state(self.device),
+        }
+        torch.save(state, path)
+
+    def load_state(self, path: str) -> None:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.load_ema_state(state["ema"])
+        set_random_state(state["random"], self.device)
 
     def close(self) -> None:
         if dist.is_available() and dist.is_initialized():
@@ -381,6 +415,26 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
+
+
+def random_state(device: torch.device) -> dict[str, Any]:
+    """The states of all generators, in types that are loaded without unpickling objects."""
+    kind, keys, *place = np.random.get_state()
+    return {
+        "python": random.getstate(),
+        "numpy": (kind, torch.from_numpy(keys.astype(np.int64)), *place),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+    }
+
+
+def set_random_state(state: dict[str, Any], device: torch.device) -> None:
+    random.setstate(state["python"])
+    kind, keys, *place = state["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), *place))
+    torch.set_rng_state(state["torch"])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"], device)
 
 
 def freeze(modules: Iterable[nn.Module]) -> None:

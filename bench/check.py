@@ -114,12 +114,14 @@ class Settings:
     false_pass: float = 0.05
 
     def metrics_of(self, task: str) -> list[Metric]:
+        if task not in METRICS_OF_TASK:
+            raise BenchError(f"bench check has no metric for task {task}", hint="check task train, infer")
         default, *others = METRICS_OF_TASK[task]
         chosen = [default, *(name for name in others if name in self.metrics)]
         return [self.metrics.get(name) or gate.metric(name) for name in chosen]
 
     def refuse_unused(self, tasks: Iterable[str]) -> None:
-        known = {name for task in tasks for name in METRICS_OF_TASK[task]}
+        known = {name for task in tasks for name in METRICS_OF_TASK.get(task, ())}
         for name in set(self.metrics) - known:
             raise BenchError(
                 f"no arm of this recipe has {name}", hint=f"they have {', '.join(sorted(known))}"

@@ -145,8 +145,9 @@ def dry_run(plan: Plan, results: Path) -> dict[str, Any]:
     arms, total_s, measured = [], 0.0, True
     for arm in plan.arms:
         seconds, known = estimate_s_per_step(arm, past)
-        steps = steps_of(plan.measure)
-        arm_s = seconds * steps + plan.measure.launches * 10.0  # starting a worker takes some seconds
+        steps = steps_of(arm, plan.measure)
+        launches = 1 if arm.workload.task == "train_eval" else plan.measure.launches
+        arm_s = seconds * steps + launches * 10.0  # starting a worker takes some seconds
         total_s, measured = total_s + arm_s, measured and known
         arms.append(
             {

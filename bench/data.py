@@ -22,6 +22,7 @@ What is done to an image, so that a codebase's own pipeline can be set to match:
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import shutil
 import tempfile
@@ -84,25 +85,40 @@ class Dataset:
 def open_dataset(input: Input, task: str, cache: Path) -> Dataset:
     """The first ``input.images`` images of the split, by id, that have objects.
 
-    ``task`` (``train`` or ``infer``) chooses the default split. Raises BenchError that names the file.
+    ``task`` (``train…`` or another) chooses the default split. Raises BenchError that names the file.
     """
-    if input.dataset == "shapes":
-        split = input.split or {"train": "train", "infer": "val"}[task]
-        if split not in shapes.SPLITS:
-            raise BenchError(f"shapes has no split '{split}'", hint=did_you_mean(split, shapes.SPLITS))
-        root = cache / f"shapes-v{shapes.VERSION}-{split}-{input.images}"
-        _publish_folder(root, lambda folder: shapes.write(folder, split, input.images))
-    else:
-        root = Path(input.dataset).expanduser()
-        split = input.split or {"train": "train2017", "infer": "val2017"}[task]
-    name = "shapes" if input.dataset == "shapes" else root.resolve().name
-    return _open_coco(root, split, input.images, cache, name)
+    default = ("train", "train2017") if task.startswith("train") else ("val", "val2017")
+    return _open(input.dataset, input.split or default[input.dataset != "shapes"], input.images, cache)
 
 
-def _open_coco(root: Path, split: str, count: int, cache: Path, name: str) -> Dataset:
+def open_evaluation(workload: Workload, cache: Path) -> Dataset:
+    """The images that the workload evaluates: the first ``eval_images`` of the split, by id, or all of them, with or
+    without objects. Of shapes, which has no end, by default as many as ``input.images``.
+    """
+    shapes_only = workload.input.dataset == "shapes"
+    split = workload.eval_split or ("val" if shapes_only else "val2017")
+    count = workload.eval_images or (workload.input.images if shapes_only else None)
+    return _open(workload.input.dataset, split, count, cache, empty_too=True)
+
+
+def _open(dataset: str, split: str, count: int | None, cache: Path, *, empty_too: bool = False) -> Dataset:
+    if dataset != "shapes":
+        root = Path(dataset).expanduser()
+        return _open_coco(root, split, count, cache, root.resolve().name, empty_too)
+    if split not in shapes.SPLITS:
+        raise BenchError(f"shapes has no split '{split}'", hint=did_you_mean(split, shapes.SPLITS))
+    assert count is not None
+    root = cache / f"shapes-v{shapes.VERSION}-{split}-{count}"
+    _publish_folder(root, lambda folder: shapes.write(folder, split, count))
+    return _open_coco(root, split, count, cache, "shapes", empty_too)
+
+
+def _open_coco(
+    root: Path, split: str, count: int | None, cache: Path, name: str, empty_too: bool = False
+) -> Dataset:
     annotations, images = _coco_paths(root, split)
     coco = read_coco(annotations)
-    subset = _subset(coco, count, annotations)
+    subset = _subset(coco, count, annotations, empty_too)
     categories = subset["categories"]
     text = json.dumps(subset, sort_keys=True, separators=(",", ":"))
     checksum = _checksum(text, [images / image["file_name"] for image in subset["images"]])
@@ -218,26 +234,29 @@ def is_box(value: Any) -> bool:
     return is_number(x) and is_number(y) and is_number(w) and is_number(h) and w >= 0 and h >= 0
 
 
-def _subset(coco: Json, count: int, path: Path) -> Json:
-    """The tables of the first ``count`` images that have an object to learn or to find."""
+def _subset(coco: Json, count: int | None, path: Path, empty_too: bool) -> Json:
+    """The tables of the first ``count`` images (None: of all) that have an object to learn or to find, or, with
+    ``empty_too``, of the first ones whatever they have."""
     by_image: dict[int, list[Json]] = {}
     for annotation in sorted(coco["annotations"], key=lambda a: a["id"]):
         by_image.setdefault(annotation["image_id"], []).append(annotation)
     usable = []
     for image in sorted(coco["images"], key=lambda image: image["id"]):
         objects = [a for a in by_image.get(image["id"], ()) if not a.get("iscrowd")]
-        if any(_usable_box(annotation, image) is not None for annotation in objects):
+        if empty_too or any(_usable_box(annotation, image) is not None for annotation in objects):
             usable.append(image)
-    if len(usable) < count:
+    if len(usable) < (count or 1):
+        field = "eval_images" if empty_too else "input.images"
         raise BenchError(
-            f"{count} images were asked for, {len(usable)} of {len(coco['images'])} have objects",
+            f"{count or 1} images were asked for, {len(usable)} of {len(coco['images'])} "
+            f"{'are there' if empty_too else 'have objects'}",
             where=str(path),
-            hint=f"input.images: {len(usable)} or less" if usable else None,
+            hint=f"{field}: {len(usable)} or less" if usable else None,
         )
     chosen = usable[:count]
     return {
         "images": chosen,
-        "annotations": [annotation for image in chosen for annotation in by_image[image["id"]]],
+        "annotations": [annotation for image in chosen for annotation in by_image.get(image["id"], ())],
         "categories": sorted(coco["categories"], key=lambda category: category["id"]),
     }
 
@@ -431,6 +450,43 @@ def batch_plan(image_ids: Sequence[int], batch_size: int, ranks: int) -> list[tu
     return [tuple(ids[i : i + batch_size]) for i in range(0, len(ids), batch_size)]
 
 
+def epoch_orders(image_ids: Sequence[int], draws: int, seed: int, flip: float) -> list[tuple[int, bool]]:
+    """(image id, mirrored) of so many draws: epoch after epoch every image once, in an order of its own.
+
+    From raw words of PCG64, as `bench.shapes`, so the same on every machine and with every version of numpy.
+    """
+    drawn: list[tuple[int, bool]] = []
+    for epoch in itertools.count():
+        if len(drawn) >= draws:
+            return drawn[:draws]
+        generator = np.random.PCG64(np.random.SeedSequence([seed, epoch]))
+        keys, coins = np.asarray(generator.random_raw(2 * len(image_ids)), np.uint64).reshape(2, -1)
+        order = np.argsort(keys, kind="stable").tolist()
+        mirrored = ((coins >> np.uint64(40)) < round(flip * 2**24)).tolist()
+        drawn += [(image_ids[place], mirrored[place]) for place in order]
+    raise AssertionError
+
+
+def prepare_schedule(dataset: Dataset, workload: Workload, folder: Path) -> tuple[Path, str]:
+    """The file (in ``folder``, the cache) that says which images make the batches of a train_eval arm, and its
+    SHA-256. ``bench.worker.training.load_schedule`` reads it. Rank r of n uses batches r, r + n, …"""
+    size = workload.batch_size
+    draws = epoch_orders(
+        dataset.image_ids, workload.steps * workload.ranks * size, workload.seed, workload.flip
+    )
+    batches = [draws[i : i + size] for i in range(0, len(draws), size)]
+    content = {"dataset": dataset.checksum, "seed": workload.seed, "flip": workload.flip, "batches": batches}
+    text = json.dumps(content, separators=(",", ":"))
+    sha256 = hashlib.sha256(text.encode()).hexdigest()
+    target = folder / "schedules" / sha256[:16] / "schedule.json"
+    _publish_folder(
+        target.parent,
+        write=lambda temporary: (temporary / target.name).write_text(text),
+        is_sound=lambda: target.is_file() and target.read_text() == text,
+    )
+    return target, sha256
+
+
 def prepare_batches(dataset: Dataset, workload: Workload, folder: Path) -> Path:
     """The folder (in ``folder``, the cache) with the batches of a workload, made when it is not there yet.
 
@@ -514,7 +570,7 @@ def _write_batches(dataset: Dataset, workload: Workload, parameters: Json, folde
     counts: dict[int, Mapping[str, int]] = {}  # by image: one that fills up a batch counts once
     entries = []
     for number, image_ids in enumerate(batch_plan(dataset.image_ids, workload.batch_size, workload.ranks)):
-        prepared = [_prepare_image(images[i], objects[i], dataset, size) for i in image_ids]
+        prepared = [_prepare_image(images[i], objects.get(i, []), dataset, size) for i in image_ids]
         counts |= {item.image_id: item.counts for item in prepared}
         batch = _collate(prepared, size)
         path = folder / f"batch-{number:05d}.npz"

@@ -172,6 +172,13 @@ def evaluate(
     )
 
 
+def evaluate_file(truth: Path, results: Path, *, masks: bool) -> dict[IouType, Evaluation]:
+    """Numbers of the boxes, and with ``masks`` of the masks as well, over all images of the ground truth."""
+    coco, found = read_coco(truth), _read_results(results)
+    kinds: tuple[IouType, ...] = ("bbox", "segm") if masks else ("bbox",)
+    return {kind: evaluate(coco, found, kind) for kind in kinds}
+
+
 # -- what goes in ----------------------------------------------------------------------------------------
 
 

@@ -49,6 +49,8 @@ class Arm:
     variables: Mapping[str, str]
     threads: int | None
     checkout: Checkout | None = None
+    weights: str | None = None
+    """An ``.npz`` in the codebase's own names that goes before the workload's weights."""
 
 
 @dataclass(frozen=True)
@@ -151,8 +153,9 @@ def check_offer(codebase: Codebase, workload: Workload) -> str | None:
         return f"{codebase.name} offers no {model}: {codebase.why_missing(model)}"
     if scheme is not None and scheme not in codebase.schemes:
         return f"{codebase.name} knows no {scheme}:// models"
-    if scheme is None and workload.task not in codebase.models[model].tasks:
-        return f"{codebase.name} offers {model} not for {workload.task}"
+    needed = {"eval": ("infer",), "train_eval": ("train", "infer")}.get(workload.task, (workload.task,))
+    if scheme is None and (lacking := set(needed) - set(codebase.models[model].tasks)):
+        return f"{codebase.name} offers {model} not for {lacking.pop()}"
     offered: dict[str, tuple[Any, Sequence[Any]]] = {
         "input.mode": (workload.input.mode, codebase.inputs),
         "precision": (workload.precision, codebase.precisions),
@@ -233,6 +236,8 @@ def make_plan(loaded: LoadedRecipe, codebases: Mapping[str, Codebase], *, aa: bo
         twice = next(name for name in ids if ids.count(name) > 1)
         raise BenchError(f"two arms would be called '{twice}'", where=loaded.place("factors"))
     cells = {arm.cell: tuple(other for other in arms if other.cell == arm.cell) for arm in arms}
+    if any(len({arm.workload.task == "train_eval" for arm in cell}) > 1 for cell in cells.values()):
+        raise BenchError("train_eval is compared with itself only", where=loaded.place("baseline"))
     return Plan(recipe.name, tuple(cells.values()), recipe.measure, baseline, aa)
 
 
@@ -268,6 +273,7 @@ def _make_arm(
         options={**options, **spec.options},
         variables={**loaded.recipe.environment.variables, **spec.variables},
         threads=threads,
+        weights=spec.weights,
     )
 
 
@@ -294,7 +300,7 @@ def estimate_s_per_step(arm: Arm, past: Mapping[str, float]) -> tuple[float, boo
     area = size[0] * size[1] if isinstance(size, tuple) else size.short * size.long
     model = MODELS.get(arm.workload.model)
     flops = (model.gflops if model else 120.0) * 1e9 * area / 512**2 * arm.workload.batch_size
-    passes = 3.0 if arm.workload.task == "train" else 1.0
+    passes = 3.0 if arm.workload.trains else 1.0
     sharing = arm.workload.ranks if arm.workload.device == "cpu" else 1  # ranks on a CPU share its cores
     return flops * passes * sharing / ROUGH_FLOPS_PER_S[arm.workload.device], False
 
@@ -306,7 +312,13 @@ def work_key(codebase: str, workload: Mapping[str, Any], options: Mapping[str, A
     )
 
 
-def steps_of(measure: Measure) -> int:
-    """Steps an arm runs in all launches, every pass counted."""
+def steps_of(arm: Arm, measure: Measure) -> int:
+    """Steps an arm runs in all launches, every pass counted; of a train_eval arm those of training, and as many more as
+    its evaluations take at a third of the work for each image."""
+    workload = arm.workload
+    if workload.task == "train_eval":
+        evaluations = sum(workload.evaluated_after(step) for step in workload.turns())
+        images = evaluations * (workload.eval_images or workload.input.images)
+        return workload.steps + images // (3 * workload.batch_size)
     extra = measure.warmup + measure.phase_steps + measure.memory_steps + 1
     return measure.launches * (extra + measure.rounds * (measure.settle + measure.steps))

@@ -82,7 +82,12 @@ def listener(plan: Plan, *, quiet: bool, done: int = 0) -> Iterator[Quiet]:
     else:
         console = Console(stderr=True, highlight=False)
         measure = plan.measure
-        total = len(plan.arms) * measure.launches * (measure.rounds + 1)  # + 1: the warm-up
+        total = sum(
+            len(arm.workload.turns())
+            if arm.workload.task == "train_eval"
+            else measure.launches * (measure.rounds + 1)  # + 1: the warm-up
+            for arm in plan.arms
+        )
         columns = (
             BarColumn(20),
             MofNCompleteColumn(),

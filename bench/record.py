@@ -5,7 +5,10 @@
         blocks.jsonl         journal: one line per finished block, appended while measuring
         arms/<arm>.json      one record per arm, written atomically when the arm ends
         samples/<arm>.parquet    raw samples of that arm
-        predictions/<arm>.json   detections in COCO results format
+        predictions/<arm>.json   detections in COCO results format; of a train_eval arm <arm>-<steps>.json
+        ground_truth/<split>.json    what the predictions were evaluated against, in COCO format
+        checkpoints/<arm>.npz    weights of a train_eval arm after its last step, in its codebase's own names
+        state/<arm>-<steps>      what a train_eval arm needs to go on; gone when the arm has ended
         logs/<arm>-<launch>.log  what the codebase printed
 
 Everything is data: nothing read here is ever evaluated or unpickled.
@@ -108,7 +111,14 @@ class ArmRecord(RecordModel):
     losses: list[dict[str, Any]] = Field(default_factory=list)
     """First and last losses of each launch: {launch, step, losses: {name: value}}."""
     predictions: dict[str, Any] | None = None
-    """{path, images, detections, seconds} of the prediction pass."""
+    """{path, images, detections, seconds, phases} of the prediction pass."""
+    evaluated: dict[str, Any] | None = None
+    """What every evaluation is of: {split, checksum, image_ids, ground_truth (path)}."""
+    evaluations: list[dict[str, Any]] = Field(default_factory=list)
+    """One per evaluation: step (None: of task eval), train_s (seconds of all steps so far), predictions (as above),
+    bbox and segm (bench.evaluation.Evaluation, without the image ids)."""
+    input: dict[str, Any] = Field(default_factory=dict)
+    """Of a train_eval arm: what decided order and augmentation: SHA-256 of the schedule of its batches, seed, flip."""
     warnings: list[str] = Field(default_factory=list)
 
 
@@ -204,6 +214,15 @@ class Run:
         if path.exists():
             return pd.read_parquet(path)
         return samples_frame([block for block in self.journal() if block["arm"] == arm])
+
+    def loss_curve(self, arm: str) -> dict[str, list[float]]:
+        """Losses of every step of a train_eval arm, by name; empty for other arms."""
+        curve: dict[str, list[float]] = {}
+        for block in self.journal():
+            if block["arm"] == arm:
+                for name, values in block.get("losses", {}).items():
+                    curve.setdefault(name, []).extend(values)
+        return curve
 
     def journal(self) -> list[dict[str, Any]]:
         """Finished blocks. A torn last line, left by a kill or a full disk, is not a finished block."""

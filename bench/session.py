@@ -25,13 +25,14 @@ import numpy as np
 from bench import __version__, interrupts, machine, transplant
 from bench.audit import audit_run
 from bench.codebases import Codebase
-from bench.data import Dataset, open_dataset, prepare_batches
+from bench.data import Dataset, open_dataset, open_evaluation, prepare_batches, prepare_schedule
 from bench.environments import python_of
 from bench.errors import BenchError, ExitCode, StorageError
+from bench.evaluation import evaluate_file
 from bench.launchers.process import ADAPTERS, LaunchSpec, WorkerFailure, WorkerGroup
 from bench.plan import Arm, Checkout, Plan, make_plan, round_orders
 from bench.recipe import LoadedRecipe, Recipe
-from bench.record import ArmRecord, Failure, Memory, Run, RunRecord, samples_frame
+from bench.record import ArmRecord, Failure, Memory, Run, RunRecord, block_times, samples_frame
 from bench.workload import Workload
 
 LOG_TAIL_LINES = 30
@@ -68,6 +69,9 @@ class Prepared:
 
     dataset: Dataset
     batches: Path
+    evaluated: Dataset | None = None
+    evaluation_batches: Path | None = None
+    schedule: dict[str, str] | None = None
 
 
 @dataclass
@@ -172,6 +176,9 @@ class Session:
         return sum(wanted <= arms for arms in seen.values()), last + 1
 
     def _run_cell(self, states: list[ArmState]) -> None:
+        if states[0].arm.workload.task == "train_eval":
+            self._run_training(states)
+            return
         measure = self.plan.measure
         done, launch = self._rounds_done(states)
         missing = measure.launches * measure.rounds - done
@@ -226,6 +233,176 @@ class Session:
                 if state.group is not None:
                     state.group.stop()
                     state.group = None
+
+    # -- training to a number of steps ---------------------------------------------------------------------------
+
+    def _run_training(self, states: list[ArmState]) -> None:
+        """Train all arms of a cell from where they are, in turns, evaluating on the way."""
+        _, launch = self._rounds_done(states)
+        # The same order whatever interrupted an earlier launch.
+        seed = zlib.crc32(f"{states[0].arm.cell}/{states[0].arm.workload.seed}".encode())
+        turns = max(len(state.arm.workload.turns()) for state in states)
+        try:
+            with contextlib.ExitStack() as stack:
+                for state in states:
+                    if state.alive and not self._trained(state):
+                        with self._failing(state, launch):
+                            self._start(state, launch, stack)
+                            self._continue(state, launch)
+                if self.strict:
+                    self._refuse_unequal(states, launch)
+                for round_, position, index in self._turns(len(states), turns, seed):
+                    if position == 0 and self._out_of_time():
+                        self._warn(
+                            f"{states[0].arm.cell}: time budget reached after {round_} of {turns} turns"
+                        )
+                        break
+                    if states[index].alive and states[index].group is not None:
+                        with self._failing(states[index], launch):
+                            self._train_turn(states[index], launch, round_, position)
+        finally:
+            with contextlib.suppress(StorageError):
+                for state in states:
+                    self._write_arms([state], complete=self._trained(state))
+
+    def _steps_done(self, arm: Arm) -> int:
+        """Steps of a train_eval arm that are in the journal."""
+        blocks = (block for block in self.run.journal() if block["arm"] == arm.id)
+        return sum(len(block["ranks"][0]["start_ns"]) for block in blocks)
+
+    def _trained(self, state: ArmState) -> bool:
+        """Nothing is left to do: the last step is evaluated, and its weights are kept where they are to be."""
+        steps = state.arm.workload.steps
+        kept = not self.plan.measure.keep_checkpoints or self._checkpoint(state.arm).exists()
+        return kept and any(evaluation["step"] == steps for evaluation in state.record.evaluations)
+
+    def _checkpoint(self, arm: Arm) -> Path:
+        return self.run.folder / "checkpoints" / f"{arm.id}.npz"
+
+    def _state_file(self, arm: Arm, step: int, rank: int) -> Path:
+        return self.run.folder / "state" / f"{arm.id}-{step}-{rank}"
+
+    def _continue(self, state: ArmState, launch: int) -> None:
+        """Load what the arm was after the last step of the journal, and evaluate it if a kill came between."""
+        arm, step = state.arm, self._steps_done(state.arm)
+        (self.run.folder / "state").mkdir(exist_ok=True)
+        if not step:
+            return
+        assert state.group is not None
+        paths = [self._state_file(arm, step, rank).resolve() for rank in range(arm.workload.ranks)]
+        if lost := [path for path in paths if not path.exists()]:
+            raise WorkerFailure("environment", f"cannot go on after step {step}: {lost[0]} is gone", "load")
+        by_rank = [{"state": str(path)} for path in paths]
+        state.group.request("load", self.plan.measure.deadline_s, by_rank=by_rank, step=step)
+        if arm.workload.evaluated_after(step):
+            self._evaluate_step(state, launch, step)
+
+    def _train_turn(self, state: ArmState, launch: int, round_: int, position: int) -> None:
+        """The steps of one turn of an arm, unless an earlier session took them, and the evaluation after them."""
+        assert state.group is not None
+        arm, workload = state.arm, state.arm.workload
+        edges = [0, *workload.turns()]
+        if round_ + 1 >= len(edges) or edges[round_] != self._steps_done(arm):
+            return
+        begin, end = edges[round_ : round_ + 2]
+        paths = [self._state_file(arm, end, rank).resolve() for rank in range(workload.ranks)]
+        by_rank = [{"state": str(path)} for path in paths]
+        replies = state.group.request(
+            "train", self.plan.measure.deadline_s, by_rank=by_rank, steps=end - begin
+        )
+        block = {
+            "arm": arm.id,
+            "launch": launch,
+            "round": round_,
+            "position": position,
+            "ranks": [{"start_ns": reply["start_ns"], "end_ns": reply["end_ns"]} for reply in replies],
+            "losses": replies[0]["losses"],
+        }
+        self.run.append_block(block)
+        for rank in range(workload.ranks if begin else 0):
+            self._state_file(arm, begin, rank).unlink(missing_ok=True)
+        last = {name: values[-1] for name, values in replies[0]["losses"].items()}
+        state.record.losses.append({"launch": launch, "round": round_, "step": end - 1, "losses": last})
+        state.record.memory += [
+            Memory(rank=rank, launch=launch, **reply["memory"]) for rank, reply in enumerate(replies)
+        ]
+        slowest_ns = max(reply["end_ns"] - reply["start_ns"][0] for reply in replies)
+        self.listener.block(arm, launch, round_, slowest_ns / 1e9 / (end - begin))
+        if workload.evaluated_after(end):
+            self._evaluate_step(state, launch, end)
+
+    def _evaluate_step(self, state: ArmState, launch: int, step: int) -> None:
+        """Evaluate what a kill has not left evaluated; after the last step keep the weights, and no more."""
+        if not any(evaluation["step"] == step for evaluation in state.record.evaluations):
+            self._evaluate(state, launch, step)
+            self._write_arms([state], complete=False)
+        if step < state.arm.workload.steps:
+            return
+        assert state.group is not None
+        ranks = range(state.arm.workload.ranks)
+        if self.plan.measure.keep_checkpoints:
+            path = self._checkpoint(state.arm)
+            path.parent.mkdir(exist_ok=True)
+            temporary = path.with_name(f".{path.name}").resolve()
+            # Every rank answers; the first one's weights are those of all.
+            by_rank = [{"path": str(self.scratch / f"{rank}.npz" if rank else temporary)} for rank in ranks]
+            state.group.request("save", self.plan.measure.deadline_s, by_rank=by_rank)
+            os.replace(temporary, path)
+        state.group.stop()
+        state.group = None
+        for rank in ranks:
+            self._state_file(state.arm, step, rank).unlink(missing_ok=True)
+
+    def _predict(self, state: ArmState, launch: int, name: str) -> dict[str, Any]:
+        """Have the first rank write its detections."""
+        assert state.group is not None
+        path = self.run.folder / "predictions" / f"{name}.json"
+        path.parent.mkdir(exist_ok=True)
+        self.listener.stage(state.arm, launch, "predict")
+        reply = state.group.request("predict", self.plan.measure.deadline_s, path=str(path.resolve()))[0]
+        return {**reply["predictions"], "path": str(path.relative_to(self.run.folder))}
+
+    def _evaluate(self, state: ArmState, launch: int, step: int | None) -> None:
+        """Predictions of the arm as it is now, and their AP by our own evaluator; ``step``: None of task eval."""
+        arm, record = state.arm, state.record
+        dataset = self._input(arm.workload).evaluated
+        assert dataset is not None
+        predictions = self._predict(state, launch, arm.id if step is None else f"{arm.id}-{step}")
+        if predictions["images"] != len(dataset.image_ids):
+            problem = f"predicted {predictions['images']} of {len(dataset.image_ids)} images"
+            raise WorkerFailure("protocol", problem, "predict")
+        truth = self.run.folder / "ground_truth" / f"{dataset.split}-{dataset.checksum[:12]}.json"
+        if not truth.exists():
+            truth.parent.mkdir(exist_ok=True)
+            shutil.copyfile(dataset.annotations, truth)
+        try:
+            found = evaluate_file(
+                truth, self.run.folder / predictions["path"], masks=arm.workload.has_masks and dataset.masks
+            )
+        except BenchError as error:
+            raise WorkerFailure("exception", str(error), "evaluate") from None
+        record.predictions = predictions
+        record.evaluated = {
+            "split": dataset.split,
+            "checksum": dataset.checksum,
+            "ground_truth": str(truth.relative_to(self.run.folder)),
+            "image_ids": list(dataset.image_ids),
+        }
+        blocks = samples_frame([block for block in self.run.journal() if block["arm"] == arm.id])
+        times = block_times(blocks)
+        record.evaluations.append(
+            {
+                "step": step,
+                "train_s": None if step is None else float((times["s_per_step"] * times["steps"]).sum()),
+                "predictions": predictions,
+                **{kind: one.as_json() for kind, one in found.items()},
+            }
+        )
+        for kind, one in found.items():
+            del record.evaluations[-1][kind]["image_ids"]  # they are in `evaluated`
+            value = "undefined" if one.metrics["AP"] is None else f"{100 * one.metrics['AP']:.2f}"
+            where = "" if step is None else f" after step {step}"
+            self.listener.note(f"{arm.id}{where}: {kind} AP {value}")
 
     def _refuse_unequal(self, states: list[ArmState], launch: int) -> None:
         verdicts = audit_run([state.record for state in states if state.alive], self.plan.baseline)
@@ -296,6 +473,15 @@ class Session:
             described = state.group.request("describe", deadline_s)[0]["description"]
             state.record.description = {**described, "codebase_version": reply["codebase_version"]}
             state.record.environment = self._environment(spec, reply["source"])
+        if prepared.schedule:
+            workload = arm.workload
+            shared = {
+                "schedule_sha256": prepared.schedule["sha256"],
+                "seed": workload.seed,
+                "flip": workload.flip,
+            }
+            own = {"order": "of the codebase's own loader", "augmentation": "of the codebase's own loader"}
+            state.record.input = shared if workload.input.mode == "shared" else own
 
     def _codebase(self, arm: Arm) -> Codebase:
         return arm.checkout.codebase if arm.checkout else self.codebases[arm.codebase]
@@ -335,6 +521,8 @@ class Session:
             },
             "weights": str(weights) if weights else None,
             "batches": str(prepared.batches),
+            "evaluation": str(prepared.evaluation_batches) if prepared.evaluation_batches else None,
+            "schedule": prepared.schedule,
             "threads": threads_of(arm),
             "rank": rank,
             "world_size": arm.workload.ranks,
@@ -374,15 +562,11 @@ class Session:
                 by_rank = [reply["flops_per_s"] for reply in state.group.request("peak", deadline_s)]
                 peaks = {name: sum(rank[name] for rank in by_rank) for name in by_rank[0]}
                 state.record.description["peak_flops_per_s"] = peaks
-        if measure.predict and state.arm.workload.task == "infer" and state.record.predictions is None:
-            self.listener.stage(state.arm, launch, "predict")
-            path = self.run.folder / "predictions" / f"{state.arm.id}.json"
-            path.parent.mkdir(exist_ok=True)
-            reply = state.group.request("predict", deadline_s, path=str(path.resolve()))[0]
-            state.record.predictions = {
-                **reply["predictions"],
-                "path": str(path.relative_to(self.run.folder)),
-            }
+        workload = state.arm.workload
+        if workload.task == "eval" and not state.record.evaluations:
+            self._evaluate(state, launch, None)
+        elif measure.predict and workload.task == "infer" and state.record.predictions is None:
+            state.record.predictions = self._predict(state, launch, state.arm.id)
 
     def _write_arms(self, states: list[ArmState], *, complete: bool) -> None:
         journal = self.run.journal()
@@ -401,17 +585,41 @@ class Session:
     # -- input, weights, environment -----------------------------------------------------------------------------
 
     def _input(self, workload: Workload) -> Prepared:
-        dataset = open_dataset(workload.input, workload.task, self.cache)
+        if workload.task == "eval":  # timed on the images that it evaluates
+            dataset = open_evaluation(workload, self.cache)
+        else:
+            dataset = open_dataset(workload.input, workload.task, self.cache)
+        self._note_dataset(dataset)
+        prepared = Prepared(dataset, prepare_batches(dataset, workload, self.cache))
+        if workload.evaluates:
+            prepared.evaluated = open_evaluation(workload, self.cache)
+            self._note_dataset(prepared.evaluated)
+            if prepared.evaluated.category_ids != dataset.category_ids:
+                raise BenchError(
+                    "the split to evaluate has other categories than the one to train on",
+                    where=str(prepared.evaluated.annotations),
+                )
+            single = workload.model_copy(update={"batch_size": 1, "ranks": 1})
+            prepared.evaluation_batches = prepare_batches(prepared.evaluated, single, self.cache)
+        if workload.task == "train_eval":
+            path, sha256 = prepare_schedule(dataset, workload, self.cache)
+            prepared.schedule = {"path": str(path), "sha256": sha256}
+        return prepared
+
+    def _note_dataset(self, dataset: Dataset) -> None:
         self.record.dataset[f"{dataset.name}/{dataset.split}"] = {
             "annotations": str(dataset.annotations),
             "images": len(dataset.image_ids),
             "checksum": dataset.checksum,
         }
-        return Prepared(dataset, prepare_batches(dataset, workload, self.cache))
 
     def _weights_of(self, arm: Arm, prepared: Prepared, record: ArmRecord) -> Path | None:
         """The weights an arm starts from, in its codebase's own names; None: its own seeded initialisation."""
         workload = arm.workload
+        if arm.weights is not None:
+            if not Path(arm.weights).is_file():
+                raise WorkerFailure("environment", f"no weights at {arm.weights}", "prepare")
+            return Path(arm.weights).resolve()
         if workload.weights == "random" or "://" in workload.model:
             return None
         if workload.weights == "transplant":

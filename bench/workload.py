@@ -53,12 +53,17 @@ class Optimizer(Strict):
     lr: Annotated[float, Field(ge=0)] = 1e-3
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    warmup: Annotated[int, Field(ge=0)] = 0
+    """Steps in which the learning rate rises linearly from 0 (train_eval)."""
+    milestones: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    """Steps from which on the learning rate is a tenth of what it was before (train_eval)."""
 
 
 class Workload(Strict):
     """The work of one arm. Two arms are comparable when their workloads are equal but for the factor compared."""
 
-    task: Literal["train", "infer"] = "train"
+    task: Literal["train", "infer", "eval", "train_eval"] = "train"
+    """train, infer: time steps. eval: infer, and AP of the weights. train_eval: ``steps`` steps, with AP on the way."""
     model: str
     """A canonical model name (`bench list models`)."""
     input: Input = Input()
@@ -78,10 +83,45 @@ class Workload(Strict):
     initialisation; else the path of a canonical `.npz`."""
     score_threshold: Annotated[float, Field(ge=0, le=1)] = 0.05
     max_detections: Annotated[int, Field(ge=1)] = 100
+    steps: Annotated[int, Field(ge=1)] = 100
+    """Steps of a train_eval arm."""
+    eval_every: Annotated[int, Field(ge=1)] | None = None
+    """Steps of a train_eval arm from one evaluation to the next; by default only after the last one."""
+    checkpoint_every: Annotated[int, Field(ge=1)] | None = None
+    """Steps of a train_eval arm from one saved state to the next, when another arm's turn comes; evaluations save, too."""
+    eval_images: Annotated[int, Field(ge=1)] | None = None
+    """Images evaluated, the first ones of the split by id, with or without objects; by default all of them."""
+    eval_split: str | None = None
+    """Split evaluated; by default val2017."""
+    flip: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Probability that a training image of a train_eval arm is mirrored (`input.mode: shared`)."""
     device: Literal["cpu", "cuda"] = "cpu"
     ranks: Annotated[int, Field(ge=1)] = 1
     """Processes, one per device; gradients are averaged over them."""
     seed: int = 0
+
+    @property
+    def trains(self) -> bool:
+        return self.task in ("train", "train_eval")
+
+    @property
+    def evaluates(self) -> bool:
+        return self.task in ("eval", "train_eval")
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether masks are predicted; of a codebase's own model that is not known, and not evaluated."""
+        return self.model in MODELS and MODELS[self.model].masks
+
+    def turns(self) -> list[int]:
+        """Steps after which a train_eval arm saves its state and hands over to the next arm, the last one included."""
+        ends = {self.steps}
+        for every in (self.eval_every, self.checkpoint_every):
+            ends |= set(range(every, self.steps, every)) if every else set()
+        return sorted(ends)
+
+    def evaluated_after(self, step: int) -> bool:
+        return step == self.steps or (self.eval_every is not None and step % self.eval_every == 0)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import detectors
-from adapters.torch_common import TensorBatch, TorchAdapter, save_weights
+from adapters.torch_common import TensorBatch, TorchAdapter
 from bench.worker.api import Description, Job
 from bench.worker.batches import load_batches
 from detectors import transforms
@@ -170,8 +170,18 @@ class Adapter(TorchAdapter):
             "proposal_nms_iou_threshold": rpn.nms_threshold,
         }
 
-    def save_weights(self, path: str) -> None:
-        save_weights(self.averaged.model if self.averaged is not None else self.model, path)
+    def averaged_model(self) -> nn.Module | None:
+        return self.averaged.model if self.averaged is not None else None
+
+    def ema_state(self) -> dict[str, Any]:
+        if self.averaged is None:
+            return {}
+        return {"model": self.averaged.model.state_dict(), "updates": self.averaged.updates}
+
+    def load_ema_state(self, state: dict[str, Any]) -> None:
+        if self.averaged is not None:
+            self.averaged.model.load_state_dict(state["model"])
+            self.averaged.updates = state["updates"]
 
 
 # -- the workload's geometry ---------------------------------------------------------------------------------

@@ -231,6 +231,9 @@ class Adapter(api.Adapter):
     def ema_update(self) -> None:
         self.ema.update()
 
+    def scale_learning_rate(self, factor: float) -> None:
+        self.optimizer.set_lr(self.workload["optimizer"]["lr"] * factor)
+
     def loss_values(self, losses: dict[str, Tensor]) -> dict[str, float]:
         return {name: float(value) for name, value in losses.items()}
 
@@ -238,6 +241,25 @@ class Adapter(api.Adapter):
     #
     # The calls of each architecture's own `_forward`, cut where the last layer with weights has run. Up to there
     # is `network` (for the R-CNN family with the box NMS, which the mask head needs), the rest is `postprocess`.
+
+    @contextlib.contextmanager
+    def evaluation_weights(self) -> Iterator[None]:
+        """As ``ppdet.engine.Trainer``: the averaged weights take the place of the model's, and are taken back. An
+        average that was never updated is the zeros it starts from."""
+        if self.ema is None or not self.ema.step:
+            yield
+            return
+        values = self.model.state_dict()
+        trained = {name: value.clone() for name, value in values.items()}
+        try:
+            self._set_values(self.ema.apply())
+            yield
+        finally:
+            self._set_values(trained)
+
+    def _set_values(self, given: Mapping[str, Tensor]) -> None:
+        for name, value in self.model.state_dict().items():
+            value.set_value(given[name])
 
     def network(self, data: Data) -> Any:
         if self.model.training:
@@ -520,6 +542,57 @@ class Adapter(api.Adapter):
         averaged = self.ema is not None and self.ema.step > 0
         state = self.ema.apply() if averaged else self.model.state_dict()
         np.savez(path, **{name: value.numpy() for name, value in state.items()})
+
+    def save_state(self, path: str) -> None:
+        """Paddle's generator cannot be written without a pickle, so it is seeded anew, here as after `load_state`."""
+        arrays = {f"model/{name}": value.numpy() for name, value in self.model.state_dict().items()}
+        momentum = self.optimizer.state_dict()
+        for place, name in enumerate(self._momentum_names()):
+            if name in momentum:
+                arrays[f"velocity/{place}"] = momentum[name].numpy()
+        if self.ema is not None:
+            arrays |= {f"ema/{name}": value.numpy() for name, value in self.ema.state_dict.items()}
+            arrays["ema_step"] = np.array(self.ema.step)
+        version, words, gauss = random.getstate()
+        arrays["python"] = np.array(words, np.int64)
+        _, keys, *place_and_gauss = np.random.get_state()
+        arrays |= {"numpy_keys": keys, "numpy_rest": np.array(place_and_gauss, np.float64)}
+        arrays["python_rest"] = np.array([version, np.nan if gauss is None else gauss], np.float64)
+        seed = random.getrandbits(31)
+        arrays["seed"] = np.array(seed)
+        paddle.seed(seed)
+        random.setstate((version, words, gauss))
+        with open(path, "wb") as file:  # a name would get the suffix .npz
+            np.savez(file, **arrays)
+
+    def load_state(self, path: str) -> None:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        for name, value in self.model.state_dict().items():
+            value.set_value(arrays[f"model/{name}"])
+        momentum = {
+            name: paddle.to_tensor(arrays[f"velocity/{place}"])
+            for place, name in enumerate(self._momentum_names())
+            if f"velocity/{place}" in arrays
+        }
+        self.optimizer.set_state_dict(momentum)  # which uses it when the first step makes its accumulators
+        if self.ema is not None:
+            averaged = {
+                name: paddle.to_tensor(arrays[f"ema/{name}"], place=value.place)
+                for name, value in self.ema.state_dict.items()
+            }
+            self.ema.resume(averaged, step=int(arrays["ema_step"]))
+            self.ema._decay = min(self.ema.decay, self.ema.step / (9 + self.ema.step))  # of the last update
+        version, gauss = arrays["python_rest"].tolist()
+        random.setstate((int(version), tuple(arrays["python"].tolist()), None if gauss != gauss else gauss))
+        place, has_gauss, cached = arrays["numpy_rest"].tolist()
+        np.random.set_state(("MT19937", arrays["numpy_keys"], int(place), int(has_gauss), cached))
+        paddle.seed(int(arrays["seed"]))
+
+    def _momentum_names(self) -> list[str]:
+        """What the optimizer calls its values, parameter by parameter."""
+        trained = (p for p in self.model.parameters() if p.trainable and not p.stop_gradient)
+        return [f"{parameter.name}_velocity_0" for parameter in trained]
 
     def close(self) -> None:
         if self.job.world_size > 1 and paddle.distributed.is_initialized():

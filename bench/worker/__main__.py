@@ -29,6 +29,7 @@ class Worker:
         self.phases: List[Any] = []
         self.batches: List[Any] = []
         self.baseline_bytes = 0
+        self.trainer: Any = None
 
     def prepare(self, adapter_file: str, job: Dict[str, Any]) -> Dict[str, Any]:
         """Import the adapter and its codebase, build the model, convert the shared batches."""
@@ -41,12 +42,28 @@ class Worker:
         self.adapter = module.Adapter(Job(**job))
         self.batches = load_batches(job["batches"], job["rank"], job["world_size"])
         self.adapter.prepare()
-        if self.adapter.job.workload["input"]["mode"] == "pipeline":
-            source = iter(self.adapter.pipeline())
-        else:
-            source = itertools.cycle([self.adapter.convert(batch) for batch in self.batches])
+        source = self._source(job)
         self.phases = probe.phases_of(self.adapter, source)
+        if job["schedule"]:
+            from bench.worker.training import Trainer
+
+            self.trainer = Trainer(self.adapter, self.phases, source)
         return {"codebase_version": str(self.adapter.version), "source": source_folder(self.adapter.package)}
+
+    def _source(self, job: Dict[str, Any]) -> Any:
+        """Where the data phase takes its batches from."""
+        pipeline = self.adapter.job.workload["input"]["mode"] == "pipeline"
+        if job["schedule"]:
+            from bench.worker.batches import load_batches
+            from bench.worker.training import OwnFeed, SharedFeed, images_of, load_schedule
+
+            if pipeline:
+                return OwnFeed(self.adapter)
+            own = load_schedule(**job["schedule"])[job["rank"] :: job["world_size"]]
+            return SharedFeed(self.adapter, own, images_of(load_batches(job["batches"], 0, 1)))
+        if pipeline:
+            return iter(self.adapter.pipeline())
+        return itertools.cycle([self.adapter.convert(batch) for batch in self.batches])
 
     def describe(self) -> Dict[str, Any]:
         data = self.adapter.load(self.adapter.convert(self.batches[0]))
@@ -71,10 +88,27 @@ class Worker:
         memory = probe.memory_pass(self.adapter, self.phases, steps)
         return {"memory": {"host_baseline_bytes": self.baseline_bytes, **memory}}
 
+    def train(self, steps: int, state: str) -> Dict[str, Any]:
+        """Take steps, then write the state, so that what is answered is never lost."""
+        reply: Dict[str, Any] = self.trainer.train(steps)
+        self.adapter.save_state(state + ".tmp")
+        os.replace(state + ".tmp", state)
+        reply["memory"]["host_baseline_bytes"] = self.baseline_bytes
+        return reply
+
+    def load(self, state: str, step: int) -> Dict[str, Any]:
+        """Go on where another process was after so many steps."""
+        self.adapter.load_state(state)
+        self.trainer.step = step
+        return {}
+
     def predict(self, path: str) -> Dict[str, Any]:
         from bench.worker import probe
+        from bench.worker.batches import each_batch
 
-        return {"predictions": probe.predict(self.adapter, self.batches, path)}
+        folder = self.adapter.job.evaluation
+        batches = each_batch(folder, 0, 1) if folder else self.batches
+        return {"predictions": probe.predict(self.adapter, batches, path)}
 
     def save(self, path: str) -> Dict[str, Any]:
         self.adapter.save_weights(path)
@@ -95,6 +129,8 @@ MESSAGES: Dict[str, Callable[..., Dict[str, Any]]] = {
         "phase_pass",
         "memory_pass",
         "peak",
+        "train",
+        "load",
         "predict",
         "save",
         "bye",

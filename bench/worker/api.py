@@ -7,6 +7,7 @@ each part of a step. Nothing here may import a deep-learning framework.
 from __future__ import annotations
 
 import abc
+import contextlib
 import time
 from dataclasses import dataclass, field
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
@@ -23,6 +24,8 @@ class Job:
     ``model``: what the codebase's ``adapter.yaml`` says of the model (its own name for it and so on).
     ``classes``: category names in label order. ``category_ids``: their ids in the dataset.
     ``dataset``: ``{"images": folder, "annotations": file, "image_ids": [...]}``, the same files for every codebase.
+    ``evaluation``: of tasks that evaluate, the folder of the batches of one image each; else None. ``schedule``: of
+    `train_eval`, ``{"path", "sha256"}`` of the images of each step; else None.
     ``weights``: an ``.npz`` in this codebase's own parameter names, or None for its own seeded initialisation.
     """
 
@@ -40,10 +43,12 @@ class Job:
     rank: int
     world_size: int
     scratch: str  # a folder of this worker's own, removed when the run ends
+    evaluation: Optional[str] = None
+    schedule: Optional[Mapping[str, str]] = None
 
     @property
     def training(self) -> bool:
-        return bool(self.workload["task"] == "train")
+        return self.workload["task"] in ("train", "train_eval")
 
 
 @dataclass(frozen=True)
@@ -162,6 +167,12 @@ class Adapter(abc.ABC):
         """*Timed.* Called when the workload asks for EMA."""
         raise NotImplementedError
 
+    def scale_learning_rate(self, factor: float) -> None:
+        """Make every learning rate ``factor`` times its initial value, for the next step. Not timed."""
+        raise NotImplementedError(
+            f"{type(self).__name__} has no schedule; leave optimizer.warmup and milestones out"
+        )
+
     def loss_values(self, losses: Any) -> Dict[str, float]:
         """The losses of a step as numbers. Called outside the timed region."""
         raise NotImplementedError
@@ -179,6 +190,11 @@ class Adapter(abc.ABC):
     def detections(self, processed: Sequence[Any], data: Any) -> List[Detections]:
         """The result of ``postprocess`` as numpy arrays. Not timed."""
         raise NotImplementedError
+
+    @contextlib.contextmanager
+    def evaluation_weights(self) -> Iterator[None]:
+        """Inside, inference uses what the codebase would evaluate: the averaged weights, if it keeps any."""
+        yield
 
     # -- device --------------------------------------------------------------------------------------------------
 
@@ -210,6 +226,15 @@ class Adapter(abc.ABC):
     def save_weights(self, path: str) -> None:
         """Write all parameters and buffers as ``.npz`` in this codebase's own names."""
         raise NotImplementedError
+
+    def save_state(self, path: str) -> None:
+        """Write all that the next training step depends on (weights, momentum, EMA, random numbers), without pickles. A
+        process that `load_state` reads it takes the same step, to the bit on one thread."""
+        raise NotImplementedError(f"{type(self).__name__} cannot save its state, which task train_eval needs")
+
+    def load_state(self, path: str) -> None:
+        """Continue from what `save_state` of the same job wrote. Called after ``prepare``."""
+        raise NotImplementedError(f"{type(self).__name__} cannot load a state, which task train_eval needs")
 
     def close(self) -> None:  # noqa: B027
         """Release what would outlive the process (loader processes, process groups)."""

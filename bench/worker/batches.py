@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, Iterator, List, Tuple
 
 import numpy as np
 
@@ -101,10 +101,14 @@ def load_batches(folder: str, rank: int, world_size: int) -> List[Batch]:
 
     Raises CorruptBatch that names the file that is missing or changed.
     """
-    batches = []
-    for entry in read_manifest(folder)["batches"][rank::world_size]:
-        with np.load(verify_file(folder, entry), allow_pickle=False) as arrays:
-            batches.append(unpack_batch({name: arrays[name] for name in arrays.files}))
+    batches = list(each_batch(folder, rank, world_size))
     if not batches:
         raise CorruptBatch(f"{folder}: no batch for rank {rank} of {world_size}")
     return batches
+
+
+def each_batch(folder: str, rank: int, world_size: int) -> Iterator[Batch]:
+    """As `load_batches`, one at a time: for more images than fit into memory."""
+    for entry in read_manifest(folder)["batches"][rank::world_size]:
+        with np.load(verify_file(folder, entry), allow_pickle=False) as arrays:
+            yield unpack_batch({name: arrays[name] for name in arrays.files})

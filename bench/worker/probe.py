@@ -11,7 +11,7 @@ import math
 import os
 import resource
 import time
-from typing import Any, Callable, Dict, Iterator, List, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Sequence, Tuple
 
 import numpy as np
 
@@ -179,20 +179,38 @@ def coco_results(found: Detections, category_ids: Sequence[int]) -> List[Dict[st
     return results
 
 
-def predict(adapter: Adapter, batches: Sequence[Batch], path: str) -> Dict[str, Any]:
-    """Detections of every shared image, each once, written as COCO results JSON."""
+def predict(adapter: Adapter, batches: Iterable[Batch], path: str) -> Dict[str, Any]:
+    """Detections of every image of the batches, each once, written as COCO results JSON.
+
+    ``phases``: seconds of all of them in data (moving to the device), network and post-processing; ``seconds``: those
+    and the conversion of batches and results. With several ranks only the first one does it.
+    """
+    if adapter.job.rank:
+        return {}
     results: List[Dict[str, Any]] = []
     seen = set()
+    phases = dict.fromkeys(("data", "network", "post"), 0.0)
+
+    def timed(name: str, call: Callable[..., Any], *arguments: Any) -> Any:
+        adapter.synchronize()
+        start_ns = time.perf_counter_ns()
+        value = call(*arguments)
+        adapter.synchronize()
+        phases[name] += (time.perf_counter_ns() - start_ns) / 1e9
+        return value
+
     begin_ns = time.perf_counter_ns()
-    for batch in batches:
-        data = adapter.load(adapter.convert(batch))
-        for found in adapter.detections(adapter.postprocess(adapter.network(data), data), data):
-            if found.image_id not in seen:  # the last batch may repeat images to be full
-                seen.add(found.image_id)
-                results.extend(coco_results(found, adapter.job.category_ids))
+    with adapter.evaluation_weights():
+        for batch in batches:
+            data = timed("data", adapter.load, adapter.convert(batch))
+            raw = timed("network", adapter.network, data)
+            for found in adapter.detections(timed("post", adapter.postprocess, raw, data), data):
+                if found.image_id not in seen:  # the last batch may repeat images to be full
+                    seen.add(found.image_id)
+                    results.extend(coco_results(found, adapter.job.category_ids))
     seconds = (time.perf_counter_ns() - begin_ns) / 1e9
     temporary = path + ".tmp"
     with open(temporary, "w") as file:
         json.dump(results, file)
     os.replace(temporary, path)
-    return {"images": len(seen), "detections": len(results), "seconds": seconds}
+    return {"images": len(seen), "detections": len(results), "seconds": seconds, "phases": phases}

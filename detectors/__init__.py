@@ -8,7 +8,8 @@ detections = model.postprocess(model.network(images, image_sizes), sizes, origin
 
 from detectors.ema import EMA
 from detectors.initialise import calibrate
+from detectors.parameter_rules import parameter_groups
 from detectors.registry import build, list_models
 from detectors.structures import Detections, Target
 
-__all__ = ["EMA", "Detections", "Target", "build", "calibrate", "list_models"]
+__all__ = ["EMA", "Detections", "Target", "build", "calibrate", "list_models", "parameter_groups"]

@@ -12,7 +12,7 @@ from detectors.backbones.resnet import ResNet
 from detectors.fcos import fcos_fpn
 from detectors.rcnn import rcnn_fpn
 from detectors.retinanet import retinanet_fpn
-from detectors.solov2 import solov2_fpn
+from detectors.solov2 import solov2_fpn, solov2_light_vd_dcn
 
 Builder = Callable[..., nn.Module]
 
@@ -34,7 +34,12 @@ FPN_METHODS: dict[str, Builder] = {
 }
 
 #: Models that are one of a kind.
-SINGLE: dict[str, Builder] = {}
+SINGLE: dict[str, Builder] = {
+    "solov2_light_r50_dcn_fpn": partial(
+        solov2_fpn, backbone=partial(ResNet, 50, dcn_stages=(3, 4, 5)), light=True, deformable=True
+    ),
+    "solov2_light_r50_vd_fpn_dcn_512": solov2_light_vd_dcn,
+}
 
 
 def combine(methods: dict[str, Builder], backbones: dict[str, Builder], ending: str) -> dict[str, Builder]:

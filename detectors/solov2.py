@@ -2,24 +2,30 @@
 
 Each cell of a few grids says which class of object has its centre there, and gives the weights of a 1×1 convolution
 that, applied to one mask feature map of the image, draws the object's mask. Results, losses and gradients are those
-of mmdet/models/dense_heads/solov2_head.py (mmdetection 3.3.0).
+of mmdet/models/dense_heads/solov2_head.py (mmdetection 3.3.0) and of ppdet/modeling/heads/solov2_head.py and
+losses/solov2_loss.py (PaddleDetection 2.6.0), which average the mask loss in two ways.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
 
+from detectors.backbones.resnet import ResNet
+from detectors.deformable import DeformConvNorm
+from detectors.drop_block import DropBlock
 from detectors.layers import ConvNorm
 from detectors.matrix_nms import keep_local_peaks, matrix_nms
 from detectors.necks.fpn import FPN
+from detectors.parameter_rules import Rule
 from detectors.solov2_targets import Assignment, Level, assign, quarter_masks
 from detectors.structures import Detections, Target
 
@@ -112,7 +118,7 @@ class GridHead(nn.Module):
     """Classes and mask kernels of the cells of each level's grid; all levels share the weights.
 
     ``convs``: convolutions before the last one, in the branch of the classes and in that of the kernels, which also
-    sees where it is.
+    sees where it is. ``deformable``: whether the last of these is. ``drop_block``: follows them while training.
     """
 
     def __init__(
@@ -124,14 +130,20 @@ class GridHead(nn.Module):
         *,
         convs: int,
         grids: Sequence[int],
+        deformable: bool = False,
+        drop_block: DropBlock | None = None,
     ) -> None:
         super().__init__()
         self.grids = tuple(grids)
-        self.class_convs = _convs(in_channels, channels, convs)
-        self.kernel_convs = _convs(in_channels + 2, channels, convs)
+        self.class_convs = _convs(in_channels, channels, convs, deformable=deformable)
+        self.kernel_convs = _convs(in_channels + 2, channels, convs, deformable=deformable)
+        self.drop_block = drop_block
         self.classes = nn.Conv2d(channels, num_classes, 3, padding=1)
         self.kernels = nn.Conv2d(channels, kernel_channels, 3, padding=1)
         normal(self)
+        for module in self.modules():
+            if isinstance(module, DeformConvNorm):
+                module.reset_offset()
         nn.init.constant_(self.classes.bias, -math.log(99))  # a hundredth of all cells are positive
 
     def forward(self, levels: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
@@ -147,14 +159,21 @@ class GridHead(nn.Module):
                 of_class = F.relu_(conv(of_class))
             for conv in self.kernel_convs:
                 of_kernel = F.relu_(conv(of_kernel))
+            if self.drop_block is not None:
+                of_class, of_kernel = self.drop_block(of_class), self.drop_block(of_kernel)
             classes.append(self.classes(of_class))
             kernels.append(self.kernels(of_kernel))
         return classes, kernels
 
 
-def _convs(in_channels: int, channels: int, count: int) -> nn.ModuleList:
-    widths = [in_channels, *[channels] * count]
-    return nn.ModuleList(ConvNorm(before, after, 3, norm=group_norm) for before, after in pairwise(widths))
+def _convs(in_channels: int, channels: int, count: int, *, deformable: bool) -> nn.ModuleList:
+    layers: list[nn.Module] = [
+        ConvNorm(before, after, 3, norm=group_norm)
+        for before, after in pairwise([in_channels, *[channels] * count])
+    ]
+    if deformable:
+        layers[-1] = DeformConvNorm(channels, channels, norm=group_norm)
+    return nn.ModuleList(layers)
 
 
 def _resize(feature: Tensor, cells: int) -> Tensor:
@@ -169,6 +188,10 @@ class SOLOv2(nn.Module):
 
     ``candidate_threshold``: lowest class score of a cell that is looked at (never 0: every candidate draws a mask).
     ``score_threshold``: lowest score after Matrix NMS, in which the ``candidates`` best take part.
+
+    ``drawn_only``: the mask loss is the mean over all pairs of a cell and an object that has a pixel left at stride 4,
+    as in PaddleDetection; else its sum over all pairs, divided by the number of positive cells, as in mmdetection.
+    ``parameter_rules``: see ``parameter_groups``.
     """
 
     def __init__(
@@ -186,6 +209,8 @@ class SOLOv2(nn.Module):
         nms_sigma: float = 2.0,
         score_threshold: float = 0.05,
         max_detections: int = 100,
+        drawn_only: bool = False,
+        parameter_rules: Sequence[Rule] = (),
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -201,6 +226,8 @@ class SOLOv2(nn.Module):
         self.nms_sigma = nms_sigma
         self.score_threshold = score_threshold
         self.max_detections = max_detections
+        self.drawn_only = drawn_only
+        self.parameter_rules = tuple(parameter_rules)
 
     def predict(self, images: Tensor) -> Prediction:
         maps = self.neck(self.backbone(images))
@@ -216,8 +243,11 @@ class SOLOv2(nn.Module):
         predicted = self.predict(images)
         labels = torch.stack([one.labels for one in assigned])
         positive_cells = (labels < self.num_classes).sum()
+        dice, drawn = _mask_losses(predicted, assigned, targets)
+        mask_loss = (dice * drawn).sum() if self.drawn_only else dice.sum()
+        masks = drawn.sum() if self.drawn_only else positive_cells
         return {
-            "loss_mask": _mask_loss(predicted, assigned, targets) / positive_cells.clamp(min=1),
+            "loss_mask": 3.0 * mask_loss / masks.clamp(min=1),
             "loss_cls": _class_loss(by_cell(predicted.classes), labels) / (positive_cells + 1),
         }
 
@@ -282,10 +312,14 @@ def by_cell(maps: Sequence[Tensor]) -> Tensor:
     return torch.cat([one.permute(0, 2, 3, 1).flatten(1, 2) for one in maps], dim=1)
 
 
-def _mask_loss(predicted: Prediction, assigned: Sequence[Assignment], targets: Sequence[Target]) -> Tensor:
-    """Sum over all pairs of a cell and its object of 3 times the dice loss, 1 - 2 Σpt / (Σp² + Σt²)."""
+def _mask_losses(
+    predicted: Prediction, assigned: Sequence[Assignment], targets: Sequence[Target]
+) -> tuple[Tensor, Tensor]:
+    """Of all pairs of a cell and its object the dice loss, 1 - 2 Σpt / (Σp² + Σt²), and whether the object has a pixel
+    at the features' resolution. Both [P].
+    """
     kernels = by_cell(predicted.kernels)
-    losses = []
+    losses, drawn = [], []
     for image, (pairs, target) in enumerate(zip(assigned, targets, strict=True)):
         features = predicted.features[image]
         assert target.masks is not None
@@ -296,9 +330,10 @@ def _mask_loss(predicted: Prediction, assigned: Sequence[Assignment], targets: S
         # Against all objects in one product, which is far less than the one before it: no copy of an object's mask
         # for each of its cells has to be made, nor kept for the backward pass.
         overlap = (masks @ truth.T).gather(1, pairs.object[:, None]).squeeze(1)
-        area = masks.square().sum(dim=1) + truth.sum(dim=1)[pairs.object] + 2e-3
-        losses.append((1 - 2 * overlap / area).sum())
-    return 3.0 * torch.stack(losses).sum()
+        of_truth = truth.sum(dim=1)[pairs.object]
+        losses.append(1 - 2 * overlap / (masks.square().sum(dim=1) + of_truth + 2e-3))
+        drawn.append(of_truth > 0)
+    return torch.cat(losses), torch.cat(drawn)
 
 
 def _class_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -338,9 +373,23 @@ def mask_extents(masks: Tensor) -> Tensor:
 
 GRIDS = (40, 36, 24, 16, 12)
 MIN_AREAS = (8, 8, 16, 32, 32)
-#: Sizes of the objects of each level: mmdetection's solov2_r50_fpn_1x_coco and solov2-light_r50_fpn_ms-3x_coco.
+#: Sizes of the objects of each level: mmdetection's solov2_r50_fpn_1x_coco, solov2-light_r50_fpn_ms-3x_coco and
+#: solov2-light_r50-dcn_fpn_ms-3x_coco.
 SIZES = ((1, 96), (48, 192), (96, 384), (192, 768), (384, 2048))
 LIGHT_SIZES = ((1, 56), (28, 112), (56, 224), (112, 448), (224, 896))
+DEFORMABLE_SIZES = ((1, 64), (32, 128), (64, 256), (128, 512), (256, 2048))
+
+#: Of PaddleDetection's solov2_light_r50_vd_fpn_dcn_512_3x. Its backbone, distilled, learns slowly, but for the offsets.
+SLOW_BACKBONE = (
+    Rule(r"^backbone\.stages\.\d\..*\.offset\."),
+    *(
+        Rule(rf"^backbone\.stages\.{stage}\..*{part}", lr=lr, weight_decay=decay)
+        for stage, lr in enumerate((0.05, 0.05, 0.1, 0.15))
+        for part, decay in ((r"\.norm\.", 0.0), (r"\.conv\.", 1.0))
+    ),
+    Rule(r"\.norm\.", weight_decay=0.0),
+    Rule(r"^neck\..*\.bias$", lr=2.0, weight_decay=0.0),
+)
 
 
 def solov2_fpn(
@@ -348,22 +397,65 @@ def solov2_fpn(
     backbone: Callable[..., nn.Module],
     light: bool,
     num_classes: int,
+    deformable: bool = False,
+    drop_block: DropBlock | None = None,
+    conventions: str = "mmdet",
+    parameter_rules: Sequence[Rule] = (),
     frozen_stages: int = 1,
     frozen_bn: bool = True,
     score_threshold: float = 0.05,
     max_detections: int = 100,
 ) -> SOLOv2:
-    """SOLOv2 on ResNet-FPN; ``light``: half as wide and as deep a head, for images of a short side around 450."""
+    """SOLOv2 on a backbone with FPN; ``light``: half as wide and as deep a head, for images of a short side around 450.
+
+    ``deformable``: the light head's last convolution before its outputs is, and is one more. ``conventions``: "mmdet"
+    or "paddledet", whose mask loss is another mean. Raises ValueError for others.
+    """
+    if conventions not in ("mmdet", "paddledet"):
+        raise ValueError(f"unknown conventions {conventions!r} of SOLOv2; there are mmdet, paddledet")
+    if deformable and not light:
+        raise ValueError("deformable=True is defined for the light head")
     body = backbone(frozen_stages=frozen_stages, frozen_bn=frozen_bn)
     neck = FPN(body.out_channels)
-    channels, convs, kernel_channels = (256, 2, 128) if light else (512, 4, 256)
-    sizes = LIGHT_SIZES if light else SIZES
+    channels, convs, kernel_channels = (256, 3 if deformable else 2, 128) if light else (512, 4, 256)
+    sizes = DEFORMABLE_SIZES if deformable else LIGHT_SIZES if light else SIZES
     return SOLOv2(
         body,
         neck,
         MaskFeatures(neck.out_channels, 128, kernel_channels),
-        GridHead(neck.out_channels, channels, num_classes, kernel_channels, convs=convs, grids=GRIDS),
+        GridHead(
+            neck.out_channels,
+            channels,
+            num_classes,
+            kernel_channels,
+            convs=convs,
+            grids=GRIDS,
+            deformable=deformable,
+            drop_block=drop_block,
+        ),
         [Level(*values) for values in zip(GRIDS, sizes, MIN_AREAS, strict=True)],
         score_threshold=score_threshold,
         max_detections=max_detections,
+        drawn_only=conventions == "paddledet",
+        parameter_rules=parameter_rules,
+    )
+
+
+def solov2_light_vd_dcn(
+    *, num_classes: int, frozen_stages: int = 0, frozen_bn: bool = False, **settings: Any
+) -> SOLOv2:
+    """solov2_light_r50_vd_fpn_dcn_512 of PaddleDetection (2020-12-03, configs/solov2/
+    solov2_light_r50_vd_fpn_dcn_512_3x.yml), where nothing is frozen; ``settings`` as in ``solov2_fpn``.
+    """
+    return solov2_fpn(
+        backbone=partial(ResNet, 50, vd=True, dcn_stages=(3, 4, 5)),
+        light=True,
+        deformable=True,
+        num_classes=num_classes,
+        drop_block=DropBlock(size=3, keep=0.9),
+        conventions="paddledet",
+        parameter_rules=SLOW_BACKBONE,
+        frozen_stages=frozen_stages,
+        frozen_bn=frozen_bn,
+        **settings,
     )

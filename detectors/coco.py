@@ -1,10 +1,11 @@
-"""Images with objects from a folder in COCO layout."""
+"""Images with objects from a folder in COCO layout: what is there, in which order it is trained on, batches of it."""
 
 from __future__ import annotations
 
+import copy
 import json
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,10 +13,13 @@ import numpy as np
 import torch
 from PIL import Image
 from pycocotools import mask as coco_mask
+from torch import Tensor
 from torch.utils.data import Dataset
 
+from detectors import transforms
+from detectors.config import Augment, Pixels, Resize
 from detectors.structures import Target
-from detectors.transforms import Size, resize_image, resize_mask
+from detectors.transforms import Sample, Size
 
 
 class Example(NamedTuple):
@@ -27,12 +31,125 @@ class Example(NamedTuple):
     image_id: int
 
 
-class CocoDetection(Dataset[Example]):
-    """Examples in the order of ``image_ids``; labels are places in ``category_ids``.
+class CocoFolder:
+    """The objects of the images of an annotation file, by image; labels are places in ``category_ids``.
 
-    Left out: crowds, objects less than a pixel wide or high, and, with ``masks``, objects of which the resized mask
-    has no pixel. ``resized``: the new size for an old one.
+    ``category_ids``: by default all of the file, in ascending order. Left out: crowds, and objects less than a pixel
+    wide or high.
     """
+
+    def __init__(
+        self,
+        annotations: str | Path,
+        images: str | Path,
+        *,
+        masks: bool,
+        category_ids: Sequence[int] | None = None,
+    ) -> None:
+        content = json.loads(Path(annotations).read_text())
+        self.folder = Path(images)
+        self.files: dict[int, str] = {image["id"]: image["file_name"] for image in content["images"]}
+        self.sizes: dict[int, Size] = {
+            image["id"]: (image["height"], image["width"]) for image in content["images"]
+        }
+        if category_ids is None:
+            category_ids = sorted(category["id"] for category in content["categories"])
+        self.category_ids = list(category_ids)
+        self.labels = {category: label for label, category in enumerate(category_ids)}
+        self.masks = masks
+        self.objects: dict[int, list[dict[str, Any]]] = defaultdict(list)
+        for annotation in content["annotations"]:
+            if not annotation.get("iscrowd"):
+                self.objects[annotation["image_id"]].append(annotation)
+
+    def without_objects(self) -> CocoFolder:
+        """The same images, for detection: nothing is spent on their annotations."""
+        other = copy.copy(self)
+        other.objects = defaultdict(list)
+        return other
+
+    def has_objects(self, image_id: int) -> bool:
+        return any(_is_visible(_box(item, self.sizes[image_id])) for item in self.objects.get(image_id, ()))
+
+    def image(self, image_id: int) -> np.ndarray:
+        """uint8 [h, w, 3], RGB."""
+        with Image.open(self.folder / self.files[image_id]) as file:
+            return np.asarray(file.convert("RGB"))
+
+    def sample(self, image_id: int) -> Sample:
+        image = self.image(image_id)
+        size = image.shape[0], image.shape[1]
+        boxes, labels, masks = [], [], []
+        for item in self.objects.get(image_id, ()):
+            box = _box(item, size)
+            if not _is_visible(box):
+                continue
+            boxes.append(box)
+            labels.append(self.labels[item["category_id"]])
+            if self.masks:
+                masks.append(object_mask(item["segmentation"], size))
+        return Sample(
+            image,
+            np.array(boxes, np.float64).reshape(-1, 4),
+            np.array(labels, np.int64),
+            np.array(masks, np.uint8).reshape(-1, *size) if self.masks else None,
+        )
+
+
+def _box(item: Mapping[str, Any], size: Size) -> list[float]:
+    """(x1, y1, x2, y2) within the image."""
+    x, y, width, height = item["bbox"]
+    ends = ((x, size[1]), (y, size[0]), (x + width, size[1]), (y + height, size[0]))
+    return [min(max(value, 0), limit) for value, limit in ends]
+
+
+def _is_visible(box: Sequence[float]) -> bool:
+    return box[2] - box[0] >= 1 and box[3] - box[1] >= 1
+
+
+def object_mask(outline: Any, size: Size) -> np.ndarray:
+    """uint8 [height, width] from COCO's polygons or run lengths, compressed or not."""
+    if not outline:
+        return np.zeros(size, np.uint8)
+    if isinstance(outline, list):
+        outline = coco_mask.merge(coco_mask.frPyObjects(outline, *size))
+    elif isinstance(outline["counts"], list):
+        outline = coco_mask.frPyObjects(outline, *size)
+    return coco_mask.decode(outline)
+
+
+def _example(sample: Sample, original_size: Size, image_id: int) -> Example:
+    target = Target(
+        torch.from_numpy(sample.boxes.astype(np.float32)),
+        torch.from_numpy(sample.labels),
+        None if sample.masks is None else torch.from_numpy(sample.masks),
+    )
+    return Example(sample.image, target, original_size, image_id)
+
+
+class ResizedCoco(Dataset[Example]):
+    """Examples in the order of ``image_ids``, without augmentation. ``resized``: the new size for an old one.
+
+    Objects of which the resized mask has no pixel are left out too.
+    """
+
+    def __init__(self, coco: CocoFolder, image_ids: Sequence[int], resized: Callable[[Size], Size]) -> None:
+        self.coco = coco
+        self.image_ids = list(image_ids)
+        self.resized = resized
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def __getitem__(self, index: int) -> Example:
+        image_id = self.image_ids[index]
+        sample = self.coco.sample(image_id)
+        resized = transforms.resize(sample, self.resized(sample.size))
+        return _example(transforms.without_vanished(resized), sample.size, image_id)
+
+
+class CocoDetection(ResizedCoco):
+    """``ResizedCoco`` from the files themselves."""
 
     def __init__(
         self,
@@ -44,56 +161,166 @@ class CocoDetection(Dataset[Example]):
         *,
         masks: bool,
     ) -> None:
-        content = json.loads(Path(annotations).read_text())
-        self.folder = Path(images)
-        self.files = {image["id"]: image["file_name"] for image in content["images"]}
-        self.objects: dict[int, list[dict[str, Any]]] = defaultdict(list)
-        for annotation in content["annotations"]:
-            if not annotation.get("iscrowd"):
-                self.objects[annotation["image_id"]].append(annotation)
-        self.image_ids = list(image_ids)
-        self.labels = {category: label for label, category in enumerate(category_ids)}
-        self.resized = resized
-        self.masks = masks
+        coco = CocoFolder(annotations, images, masks=masks, category_ids=category_ids)
+        super().__init__(coco, image_ids, resized)
 
-    def __len__(self) -> int:
-        return len(self.image_ids)
 
-    def __getitem__(self, index: int) -> Example:
-        image_id = self.image_ids[index]
-        with Image.open(self.folder / self.files[image_id]) as file:
-            pixels = np.asarray(file.convert("RGB"))
-        old = (pixels.shape[0], pixels.shape[1])
-        new = self.resized(old)
-        target = self._target(self.objects[image_id], old, new)
-        return Example(resize_image(pixels, new), target, old, image_id)
+# -- training --------------------------------------------------------------------------------------------------------
 
-    def _target(self, objects: Sequence[dict[str, Any]], old: Size, new: Size) -> Target:
-        boxes, labels, masks = [], [], []
-        scale = np.array([new[1] / old[1], new[0] / old[0]] * 2)
-        for item in objects:
-            x, y, width, height = item["bbox"]
-            box = np.clip([x, y, x + width, y + height], 0, [old[1], old[0]] * 2)
-            if min(box[2:] - box[:2]) < 1:
-                continue
-            if self.masks:
-                mask = resize_mask(object_mask(item["segmentation"], old), new)
-                if not mask.any():
-                    continue
-                masks.append(mask)
-            boxes.append(box * scale)
-            labels.append(self.labels[item["category_id"]])
-        return Target(
-            torch.from_numpy(np.array(boxes, np.float32).reshape(-1, 4)),
-            torch.tensor(labels, dtype=torch.int64),
-            torch.from_numpy(np.array(masks, np.uint8).reshape(-1, *new)) if self.masks else None,
+
+class Draw(NamedTuple):
+    """An image of the training set, and the number of the draw, 0, 1, …, that its random changes follow from."""
+
+    image_id: int
+    number: int
+
+
+class AugmentedCoco(Dataset[Example]):
+    """Training examples by ``Draw``. What is done to an image depends on ``seed`` and the draw alone: neither on the
+    worker that does it nor on what was drawn before, so that training goes on as if it had never stopped."""
+
+    def __init__(self, coco: CocoFolder, augment: Augment, pixels: Pixels, seed: int) -> None:
+        self.coco = coco
+        self.augment = augment
+        self.fill = pixels.mean if pixels.order == "rgb" else pixels.mean[::-1]
+        self.seed = seed
+
+    def __getitem__(self, draw: Draw) -> Example:
+        random = np.random.default_rng((self.seed, draw.number))
+        sample = self.coco.sample(draw.image_id)
+        changed = transforms.without_vanished(augmented(sample, self.augment, self.fill, random))
+        return _example(changed, sample.size, draw.image_id)
+
+
+def augmented(sample: Sample, augment: Augment, fill: Sequence[float], random: np.random.Generator) -> Sample:
+    if augment.distort:
+        sample = sample._replace(image=transforms.distort(sample.image, random))
+    if augment.expand > 1:
+        sample = transforms.expand(sample, augment.expand, fill, random)
+    if augment.crop:
+        sample = transforms.crop(sample, random)
+    short = augment.resize.short[random.integers(len(augment.resize.short))]
+    sample = transforms.resize(sample, resized_size(sample.size, augment.resize, short))
+    return transforms.mirror(sample) if random.random() < augment.flip else sample
+
+
+def resized_size(old: Size, resize: Resize, short: int | None = None) -> Size:
+    """``short``: which of the short sides it is, by default the first."""
+    return resize.size or transforms.short_long(old, short or resize.short[0], resize.long)
+
+
+class TrainingOrder:
+    """The batches of an endless training, from a given iteration on: every image once in each epoch, in an order that
+    ``seed`` and the number of the epoch give.
+
+    ``is_wide`` [N]: of the images; wide and tall ones are not mixed as long as there are enough of a kind. ``batch``:
+    images of all ranks together, of which each takes an equal part. The last batch of an epoch is filled up with its
+    first images.
+    """
+
+    def __init__(
+        self,
+        image_ids: Sequence[int],
+        is_wide: Sequence[bool],
+        *,
+        batch: int,
+        seed: int,
+        first: int = 0,
+        rank: int = 0,
+        ranks: int = 1,
+    ) -> None:
+        self.image_ids = np.array(image_ids)
+        self.is_wide = np.array(is_wide)
+        self.batch = batch
+        self.seed = seed
+        self.first = first
+        share = batch // ranks
+        self.mine = slice(rank * share, (rank + 1) * share)
+
+    @property
+    def batches_per_epoch(self) -> int:
+        return -(-len(self.image_ids) // self.batch)
+
+    def epoch(self, number: int) -> np.ndarray:
+        """Image ids [batches, batch]."""
+        random = np.random.default_rng((self.seed, number))
+        order = random.permutation(len(self.image_ids))
+        whole, rest = [], []
+        for group in (order[self.is_wide[order]], order[~self.is_wide[order]]):
+            full = len(group) - len(group) % self.batch
+            whole.append(group[:full])
+            rest.append(group[full:])
+        missing = -len(order) % self.batch
+        filled = np.concatenate([*whole, *rest, np.resize(order, missing)])
+        batches = self.image_ids[filled].reshape(-1, self.batch)
+        return batches[random.permutation(len(batches))]
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        number, skip = divmod(self.first, self.batches_per_epoch)
+        draw = self.first * self.batch
+        while True:
+            for batch in self.epoch(number)[skip:].tolist():
+                draws = [Draw(image_id, draw + place) for place, image_id in enumerate(batch)]
+                yield draws[self.mine]
+                draw += self.batch
+            number, skip = number + 1, 0
+
+
+class Batch(NamedTuple):
+    """What a model takes. images: float32 [B, 3, H, W]. image_sizes: without padding; original_sizes: of the files,
+    both (height, width). targets: in pixels of the input, masks padded like it."""
+
+    images: Tensor
+    image_sizes: list[Size]
+    original_sizes: list[Size]
+    image_ids: list[int]
+    targets: list[Target]
+
+    def sizes(self) -> Tensor:
+        """int64 [B, 2], on the device of the images."""
+        return torch.tensor(self.image_sizes).to(self.images.device, non_blocking=True)
+
+    def to(self, device: torch.device) -> Batch:
+        def move(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.to(device, non_blocking=True)
+
+        targets = [Target(*map(move, target)) for target in self.targets]
+        return self._replace(images=self.images.to(device, non_blocking=True), targets=targets)
+
+    def pin_memory(self) -> Batch:
+        targets = [
+            Target(*(None if one is None else one.pin_memory() for one in target)) for target in self.targets
+        ]
+        return self._replace(images=self.images.pin_memory(), targets=targets)
+
+
+class Collate:
+    """Examples to one ``Batch``, padded right and bottom to a multiple of 32 unless all images have a given size."""
+
+    def __init__(self, pixels: Pixels, resize: Resize) -> None:
+        self.pixels = pixels
+        self.size = resize.size
+
+    def __call__(self, examples: Sequence[Example]) -> Batch:
+        sizes = [(example.image.shape[0], example.image.shape[1]) for example in examples]
+        padded = self.size or transforms.padded_size(sizes)
+        step = 1 if self.pixels.order == "rgb" else -1
+        images = transforms.normalised_batch(
+            [example.image[:, :, ::step] for example in examples],
+            padded,
+            mean=self.pixels.mean,
+            std=self.pixels.std,
         )
-
-
-def object_mask(outline: Any, size: Size) -> np.ndarray:
-    """uint8 [height, width] from COCO's polygons or run lengths, compressed or not."""
-    if isinstance(outline, list):
-        outline = coco_mask.merge(coco_mask.frPyObjects(outline, *size))
-    elif isinstance(outline["counts"], list):
-        outline = coco_mask.frPyObjects(outline, *size)
-    return coco_mask.decode(outline)
+        targets = [example.target for example in examples]
+        return Batch(
+            images,
+            sizes,
+            [example.original_size for example in examples],
+            [example.image_id for example in examples],
+            [
+                target
+                if target.masks is None
+                else target._replace(masks=transforms.pad_masks(target.masks, padded))
+                for target in targets
+            ],
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +48,15 @@ class EMA:
         for average, value in self._counters:
             average.copy_(value)
         self.updates += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """The averaged model's state and the number of updates, which the decay depends on."""
+        return {"model": self.model.state_dict(), "updates": self.updates}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what ``state_dict`` gave. Load the model itself first: shared values are those of the model."""
+        self.model.load_state_dict(state["model"])
+        self.updates = state["updates"]
 
 
 def _state(model: nn.Module) -> list[Tensor]:

@@ -1,8 +1,9 @@
-"""From a decoded image and its objects to what a network takes: resize, normalise, pad."""
+"""From a decoded image and its objects to what a network takes: augment, resize, normalise, pad."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -11,6 +12,29 @@ from torch import Tensor
 from torch.nn import functional as F
 
 Size = tuple[int, int]  # (height, width)
+
+
+class Sample(NamedTuple):
+    """An image and its objects in its pixels.
+
+    image: uint8 [h, w, 3], RGB. boxes: float32 [N, 4] (x1, y1, x2, y2). labels: int64 [N]. masks: uint8 [N, h, w], or
+    None.
+    """
+
+    image: np.ndarray
+    boxes: np.ndarray
+    labels: np.ndarray
+    masks: np.ndarray | None
+
+    @property
+    def size(self) -> Size:
+        return self.image.shape[0], self.image.shape[1]
+
+    def only(self, chosen: np.ndarray) -> Sample:
+        """With the objects that bool [N] says."""
+        masks = None if self.masks is None else self.masks[chosen]
+        return self._replace(boxes=self.boxes[chosen], labels=self.labels[chosen], masks=masks)
+
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)  # RGB, 0..255
 IMAGENET_STD = (58.395, 57.12, 57.375)
@@ -46,15 +70,163 @@ def resize_mask(mask: np.ndarray, size: Size) -> np.ndarray:
     return mask[rows[:, None], columns]
 
 
-def normalised_batch(images: Sequence[np.ndarray], size: Size) -> Tensor:
+# -- of image and objects --------------------------------------------------------------------------------------------
+
+
+def resize(sample: Sample, size: Size) -> Sample:
+    scale = np.array([size[1] / sample.size[1], size[0] / sample.size[0]] * 2)
+    masks = sample.masks
+    if masks is not None:
+        masks = np.array([resize_mask(mask, size) for mask in masks], np.uint8).reshape(-1, *size)
+    boxes = (sample.boxes * scale).astype(np.float32)
+    return Sample(resize_image(sample.image, size), boxes, sample.labels, masks)
+
+
+def without_vanished(sample: Sample) -> Sample:
+    """Without the objects whose mask has no pixel."""
+    return sample if sample.masks is None else sample.only(sample.masks.any(axis=(1, 2)))
+
+
+def mirror(sample: Sample) -> Sample:
+    """Left and right exchanged."""
+    x1, y1, x2, y2 = sample.boxes.T
+    width = np.float32(sample.size[1])
+    return sample._replace(
+        image=np.ascontiguousarray(sample.image[:, ::-1]),
+        boxes=np.stack([width - x2, y1, width - x1, y2], axis=1),
+        masks=None if sample.masks is None else np.ascontiguousarray(sample.masks[:, :, ::-1]),
+    )
+
+
+def expand(sample: Sample, largest: float, fill: Sequence[float], random: np.random.Generator) -> Sample:
+    """Half of the times put the image somewhere on a canvas 1 to ``largest`` times as high and wide, of colour ``fill``
+    (SSD's zoom out)."""
+    if random.random() < 0.5:
+        return sample
+    ratio = random.uniform(1, largest)
+    (height, width), objects = sample.size, len(sample.boxes)
+    canvas_size = int(height * ratio), int(width * ratio)
+    top = int(random.uniform(0, canvas_size[0] - height))
+    left = int(random.uniform(0, canvas_size[1] - width))
+    window = slice(top, top + height), slice(left, left + width)
+    canvas = np.empty((*canvas_size, 3), np.uint8)
+    canvas[:] = np.round(fill)
+    canvas[window] = sample.image
+    masks = sample.masks
+    if masks is not None:
+        masks = np.zeros((objects, *canvas_size), np.uint8)
+        masks[:, *window] = sample.masks
+    return Sample(canvas, sample.boxes + np.float32([left, top] * 2), sample.labels, masks)
+
+
+#: What the least covered object has to overlap with the crop, one of them at random; None leaves the image whole.
+CROP_IOUS = (None, 0.0, 0.1, 0.3, 0.5, 0.7, 0.9)
+CROP_TRIES = 50
+
+
+def crop(sample: Sample, random: np.random.Generator) -> Sample:
+    """A random part of at least 0.3 of each side, no more than twice as long as wide, that overlaps every object by
+    one of ``CROP_IOUS``; objects stay whose centre is inside (SSD; mmdetection's ``MinIoURandomCrop``)."""
+    while True:
+        least = CROP_IOUS[random.integers(len(CROP_IOUS))]
+        if least is None:
+            return sample
+        for _ in range(CROP_TRIES):
+            part = _random_part(sample.size, random)
+            if part is None or not len(sample.boxes):
+                continue
+            if _overlap(part, sample.boxes).min() < least:
+                continue
+            centre = (sample.boxes[:, :2] + sample.boxes[:, 2:]) / 2
+            inside = ((centre > part[:2]) & (centre < part[2:])).all(axis=1)
+            if inside.any():
+                return _cut(sample.only(inside), part)
+        if not len(sample.boxes):
+            return sample
+
+
+def _random_part(size: Size, random: np.random.Generator) -> np.ndarray | None:
+    height, width = (random.uniform(0.3 * side, side) for side in size)
+    if not 0.5 <= height / width <= 2:
+        return None
+    top, left = random.uniform(0, size[0] - height), random.uniform(0, size[1] - width)
+    part = np.array([left, top, left + width, top + height]).astype(int)
+    return part if part[2] > part[0] and part[3] > part[1] else None
+
+
+def _overlap(part: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """Intersection over union of [4] with [N, 4]: [N]."""
+    shared = np.minimum(part[2:], boxes[:, 2:]) - np.maximum(part[:2], boxes[:, :2])
+    area = shared.clip(0).prod(axis=1)
+    return area / ((part[2:] - part[:2]).prod() + (boxes[:, 2:] - boxes[:, :2]).prod(axis=1) - area)
+
+
+def _cut(sample: Sample, part: np.ndarray) -> Sample:
+    left, top, right, bottom = part.tolist()
+    boxes = np.clip(sample.boxes, [left, top] * 2, [right, bottom] * 2) - [left, top] * 2
+    masks = None if sample.masks is None else sample.masks[:, top:bottom, left:right]
+    return Sample(sample.image[top:bottom, left:right], boxes.astype(np.float32), sample.labels, masks)
+
+
+def distort(pixels: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Other colours, uint8 [h, w, 3]: brightness, contrast, saturation and hue, each half of the times, contrast
+    before or after the two last (SSD; strengths of mmdetection's ``PhotoMetricDistortion``)."""
+    x = pixels.astype(np.float32)
+    if random.random() < 0.5:
+        x += np.float32(random.uniform(-32, 32))
+    contrast_first = random.random() < 0.5
+    contrast = np.float32(random.uniform(0.5, 1.5) if random.random() < 0.5 else 1)
+    if contrast_first:
+        x *= contrast
+    x = x.clip(0, 255)
+    if random.random() < 0.5:
+        x = _saturate(x, np.float32(random.uniform(0.5, 1.5)))
+    if random.random() < 0.5:
+        x = _turn_hue(x, random.uniform(-18, 18))
+    if not contrast_first:
+        x *= contrast
+    return x.clip(0, 255).astype(np.uint8)
+
+
+def _saturate(x: np.ndarray, factor: np.float32) -> np.ndarray:
+    """HSV's saturation times ``factor``, at most 1; its hue and value stay."""
+    value = x.max(axis=2, keepdims=True)
+    chroma = value - x.min(axis=2, keepdims=True)
+    most = value / np.maximum(chroma, np.float32(1e-6))  # with which the smallest channel becomes 0
+    return value - (value - x) * np.minimum(factor, most)
+
+
+def _turn_hue(x: np.ndarray, degrees: float) -> np.ndarray:
+    hue, saturation, value = Image.fromarray(x.astype(np.uint8)).convert("HSV").split()
+    turned = (np.asarray(hue).astype(int) + round(degrees / 360 * 256)) % 256
+    hue = Image.fromarray(turned.astype(np.uint8))
+    return np.asarray(Image.merge("HSV", (hue, saturation, value)).convert("RGB")).astype(np.float32)
+
+
+# -- batches ---------------------------------------------------------------------------------------------------------
+
+
+def normalised_batch(
+    images: Sequence[np.ndarray],
+    size: Size,
+    *,
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
+) -> Tensor:
     """Images uint8 [h_i, w_i, 3] to one float32 batch [B, 3, H, W], channels last in memory, padded with zeros right
     and bottom. The pixels are never transposed."""
     batch = torch.zeros((len(images), *size, 3))
-    mean, scale = torch.tensor(IMAGENET_MEAN), 1 / torch.tensor(IMAGENET_STD)
+    offset, scale = torch.tensor(mean), 1 / torch.tensor(std)
     for padded, image in zip(batch, images, strict=True):
         height, width = image.shape[:2]
-        torch.sub(torch.from_numpy(np.array(image)), mean, out=padded[:height, :width]).mul_(scale)
+        torch.sub(torch.from_numpy(np.array(image)), offset, out=padded[:height, :width]).mul_(scale)
     return batch.permute(0, 3, 1, 2)
+
+
+def padded_size(sizes: Sequence[Size], multiple: int = 32) -> Size:
+    """The smallest size that holds all, each side a multiple of ``multiple``."""
+    height, width = (-(-max(side) // multiple) * multiple for side in zip(*sizes, strict=True))
+    return height, width
 
 
 def pad_masks(masks: Tensor, size: Size) -> Tensor:

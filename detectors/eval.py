@@ -1,0 +1,239 @@
+"""Evaluate a model: ``python -m detectors.eval CONFIG CHECKPOINT``.
+
+Writes detections as COCO takes them (``bbox.json``, ``segm.json`` with run-length masks at image size), and logs AP and
+how long an image took: end to end, that is waiting for data + network + post-processing up to pasted masks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import sys
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from torch import nn
+from torch.utils.data import DataLoader
+
+from detectors import config as configs
+from detectors import runtime, training_state
+from detectors.coco import Batch, CocoFolder, Collate, ResizedCoco, resized_size
+from detectors.config import Config, ConfigError, Split
+from detectors.runtime import Ranks, log
+from detectors.structures import Detections
+
+#: The twelve numbers in the order of pycocotools' summary.
+METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR@1", "AR@10", "AR@100", "ARs", "ARm", "ARl")
+#: Images between two lines of progress.
+PROGRESS = 500
+
+Results = dict[str, list[dict[str, Any]]]  # "bbox" and perhaps "segm" → entries of COCO's results format
+
+
+class Seconds(NamedTuple):
+    """Spent on all images of this rank: waiting for data, network, post-processing, run-length encoding."""
+
+    data: float
+    network: float
+    postprocess: float
+    encode: float
+
+
+class Evaluation(NamedTuple):
+    """metrics: task → name of ``METRICS`` → 0..1, or -1 where there is nothing to find. images: evaluated."""
+
+    metrics: dict[str, dict[str, float]]
+    images: int
+    seconds: Seconds
+
+
+def evaluate(
+    model: nn.Module,
+    coco: CocoFolder,
+    config: Config,
+    category_ids: Sequence[int],
+    ranks: Ranks,
+    output: Path,
+) -> Evaluation | None:
+    """Detect in all images of ``coco`` and compare; results go to ``output``. None on all ranks but the first.
+
+    ``category_ids``: those of the labels 0, 1, … that the model learned.
+    """
+    assert config.data.val is not None
+    image_ids = sorted(coco.files)
+    was_training = model.training
+    model.eval()
+    log.info("evaluating: 0/%d", len(image_ids))
+    results, seconds = _detect(model, coco, config, image_ids, category_ids, ranks)
+    model.train(was_training)
+    if ranks.count > 1:
+        parts: list[Results] | None = [{}] * ranks.count if ranks.first else None
+        dist.gather_object(results, parts)
+        if parts is None:
+            return None
+        results = {task: [entry for part in parts for entry in part[task]] for task in results}
+    log.info("evaluating: %d/%d", len(image_ids), len(image_ids))
+    _log_speed(seconds, -(-len(image_ids) // ranks.count))
+    metrics = {}
+    output.mkdir(parents=True, exist_ok=True)
+    for task, entries in results.items():
+        (output / f"{task}.json").write_text(json.dumps(entries))
+        metrics[task] = average_precision(config.data.val, entries, task)
+        values = "  ".join(f"{name}: {value:.3f}" for name, value in metrics[task].items())
+        log.info("evaluation: %s  %s", task, values)
+    return Evaluation(metrics, len(image_ids), seconds)
+
+
+@torch.no_grad()
+def _detect(
+    model: nn.Module,
+    coco: CocoFolder,
+    config: Config,
+    image_ids: Sequence[int],
+    category_ids: Sequence[int],
+    ranks: Ranks,
+) -> tuple[Results, Seconds]:
+    """Results of this rank's images."""
+    batches = _batches(coco, config, image_ids[ranks.rank :: ranks.count], ranks.device)
+    tasks = ("bbox", "segm") if runtime.uses_masks(model) else ("bbox",)
+    results: Results = {task: [] for task in tasks}
+    spent = np.zeros(len(Seconds._fields))
+    done = 0
+    ready = time.perf_counter()
+    for batch in batches:
+        batch = batch.to(ranks.device)
+        times = [ready, _now(ranks.device)]
+        raw = model.network(batch.images, batch.sizes())
+        times.append(_now(ranks.device))
+        found = model.postprocess(raw, batch.image_sizes, batch.original_sizes)
+        times.append(_now(ranks.device))
+        for image_id, detections in zip(batch.image_ids, found, strict=True):
+            for task, entries in results.items():
+                entries += entries_of(detections, image_id, category_ids, masks=task == "segm")
+        ready = time.perf_counter()
+        spent += np.diff([*times, ready])
+        shown, done = done // PROGRESS, done + len(found)
+        if done // PROGRESS > shown:
+            log.info("evaluating: %d/%d", min(done * ranks.count, len(image_ids)), len(image_ids))
+    return results, Seconds(*spent.tolist())
+
+
+def _now(device: torch.device) -> float:
+    runtime.synchronise(device)
+    return time.perf_counter()
+
+
+def _batches(
+    coco: CocoFolder, config: Config, image_ids: Sequence[int], device: torch.device
+) -> DataLoader[Batch]:
+    resized = partial(resized_size, resize=config.evaluate.resize)
+    dataset = ResizedCoco(coco.without_objects(), image_ids, resized)
+    return DataLoader(
+        dataset,
+        batch_size=config.evaluate.batch,
+        num_workers=config.data.workers,
+        collate_fn=Collate(config.data.pixels, config.evaluate.resize),
+        pin_memory=device.type == "cuda",
+        worker_init_fn=runtime.ignore_interrupts,
+    )
+
+
+def entries_of(
+    found: Detections, image_id: int, category_ids: Sequence[int], *, masks: bool
+) -> list[dict[str, Any]]:
+    """Detections of one image in COCO's results format: boxes (x, y, width, height), or masks as run lengths."""
+    scores, labels = found.scores.tolist(), found.labels.tolist()
+    if masks:
+        assert found.masks is not None
+        planes = np.asfortranarray(found.masks.to(torch.uint8).permute(1, 2, 0).cpu().numpy())
+        outlines = [
+            {"size": rle["size"], "counts": rle["counts"].decode()} for rle in coco_mask.encode(planes)
+        ]
+        shapes = [{"segmentation": outline} for outline in outlines]
+    else:
+        x1, y1, x2, y2 = found.boxes.unbind(1)
+        shapes = [{"bbox": box} for box in torch.stack([x1, y1, x2 - x1, y2 - y1], dim=1).tolist()]
+    return [
+        {"image_id": image_id, "category_id": category_ids[label], **shape, "score": score}
+        for shape, score, label in zip(shapes, scores, labels, strict=True)
+    ]
+
+
+def average_precision(split: Split, entries: list[dict[str, Any]], task: str) -> dict[str, float]:
+    """COCO's numbers (``METRICS``) by pycocotools, on all images of the split. ``task``: bbox or segm."""
+    if not entries:  # pycocotools raises IndexError
+        return dict.fromkeys(METRICS, 0.0)
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(split.annotations)
+        truth.dataset.setdefault("info", {})  # which loadRes wants, and not every file has
+        evaluator = COCOeval(truth, truth.loadRes(entries), task)
+        evaluator.evaluate()
+        evaluator.accumulate()
+        evaluator.summarize()
+    return dict(zip(METRICS, evaluator.stats.tolist(), strict=True))
+
+
+def _log_speed(seconds: Seconds, images: int) -> None:
+    """``images``: of the rank whose seconds these are."""
+    each = Seconds(*(value / max(images, 1) for value in seconds))
+    total = each.data + each.network + each.postprocess
+    log.info("inference: %d images  s/image: %.4f  FPS: %.2f", images, total, 1 / max(total, 1e-9))
+    log.info(
+        "inference of one image took s: data %.4f  network %.4f  postprocess %.4f; encoding its results %.4f",
+        *each,
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m detectors.eval", description="COCO AP and speed of a model."
+    )
+    parser.add_argument("config", help="YAML, see detectors/configs")
+    parser.add_argument("checkpoint", help="written by detectors.train")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="over the config")
+    parser.add_argument(
+        "--not-averaged", action="store_true", help="the weights themselves, not their average"
+    )
+    parser.add_argument("--output", type=Path, help="folder of the results; by default <output>/eval")
+    given = parser.parse_args(arguments)
+    try:
+        return _run(given)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return runtime.BAD_INPUT
+    except KeyboardInterrupt:
+        return runtime.INTERRUPTED
+
+
+def _run(given: argparse.Namespace) -> int:
+    loaded = configs.load(given.config, given.set)
+    config = loaded.config
+    state = training_state.read(given.checkpoint)
+    category_ids = state["category_ids"]
+    model = runtime.build_model(loaded, len(category_ids))
+    runtime.take_weights(
+        model, training_state.weights(state, averaged=not given.not_averaged), given.checkpoint
+    )
+    coco = runtime.coco_folder(loaded, "val")
+    runtime.check_categories(category_ids, coco, loaded)
+    output = given.output or Path(config.output) / "eval"
+    with runtime.ranks(config.device) as ranks, runtime.logging_to(output / "eval.log", first=ranks.first):
+        model.to(ranks.device, memory_format=torch.channels_last)
+        log.info("%s of iteration %d, on %s", given.checkpoint, state["iteration"], ranks.device)
+        evaluate(model, coco, config, category_ids, ranks, output)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

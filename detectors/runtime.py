@@ -1,0 +1,199 @@
+"""What training and evaluation share: ranks and devices, the log, signals, a config's model and data."""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import signal
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from detectors.coco import CocoFolder
+from detectors.config import ConfigError, Loaded, Model, Split
+from detectors.registry import build
+
+log = logging.getLogger("detectors")
+
+MIB = 1024 * 1024
+INTERRUPTED = 130
+BAD_INPUT = 2
+FAILED = 4
+
+
+class Failed(Exception):
+    """The work cannot go on, though the input was good: a loss that is no number, a full disk. Exit code 4."""
+
+
+# -- ranks -----------------------------------------------------------------------------------------------------------
+
+
+class Ranks(NamedTuple):
+    """This process among ``count`` that train together (started by torchrun), and where it computes."""
+
+    rank: int
+    count: int
+    device: torch.device
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    def mean(self, values: Tensor) -> Tensor:
+        return values if self.count == 1 else self._reduced(values, dist.ReduceOp.SUM) / self.count
+
+    def largest(self, value: float) -> float:
+        values = torch.tensor([value], dtype=torch.float64, device=self.device)
+        return value if self.count == 1 else self._reduced(values, dist.ReduceOp.MAX).item()
+
+    @staticmethod
+    def _reduced(values: Tensor, operation: dist.ReduceOp.RedOpType) -> Tensor:
+        values = values.clone()
+        dist.all_reduce(values, operation)
+        return values
+
+
+@contextmanager
+def ranks(device: str) -> Iterator[Ranks]:
+    """Join the process group that torchrun's environment names, if any: nccl on CUDA, gloo elsewhere."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("no CUDA device is available", "device")
+    use_cuda = device != "cpu" and torch.cuda.is_available()
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if use_cuda else torch.device("cpu")
+    if use_cuda:
+        torch.cuda.set_device(place)
+    if count == 1:
+        yield Ranks(0, 1, place)
+        return
+    dist.init_process_group("nccl" if use_cuda else "gloo")
+    try:
+        yield Ranks(dist.get_rank(), count, place)
+    finally:
+        dist.destroy_process_group()
+
+
+def max_memory_bytes(device: torch.device) -> int:
+    """Highest allocated memory of the device since the start; on a CPU the highest resident set."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+# -- log and signals -------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def logging_to(file: Path, *, first: bool) -> Iterator[None]:
+    """Log to standard output and to the end of ``file``, from the first rank only."""
+    handlers: list[logging.Handler] = [logging.NullHandler()]
+    if first:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handlers = [logging.StreamHandler(sys.stdout), logging.FileHandler(file)]
+    for handler in handlers:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s: %(message)s"))
+        log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            log.removeHandler(handler)
+            handler.close()
+
+
+class StopRequest:
+    """Set by the first Ctrl-C or SIGTERM; a second one ends the process as usual.
+
+    Only the first rank stops of itself. The others go on, since it needs them to finish its step, until it leaves them.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    @contextmanager
+    def listening(self) -> Iterator[StopRequest]:
+        before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        self.requested = True
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+
+def ignore_interrupts(worker: int) -> None:  # noqa: ARG001
+    """In a loader's process: Ctrl-C goes to all processes of a terminal, and the batch under way is still wanted."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+# -- from a config ---------------------------------------------------------------------------------------------------
+
+
+def build_model(loaded: Loaded, num_classes: int) -> nn.Module:
+    """Raises ConfigError for an unknown model or a setting that it does not have."""
+    asked: Model = loaded.config.model
+    try:
+        return build(asked.name, num_classes=num_classes, **asked.settings)
+    except KeyError as error:
+        raise ConfigError(str(error.args[0]), loaded.place("model", "name")) from None
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{asked.name}: {error}", loaded.place("model", "settings")) from None
+
+
+def uses_masks(model: nn.Module) -> bool:
+    """Whether the model has a part for masks, and so learns from them."""
+    return any("mask" in name for name, _ in model.named_children())
+
+
+def coco_folder(loaded: Loaded, name: str) -> CocoFolder:
+    """The split ``data.<name>``, without masks. Raises ConfigError."""
+    split: Split | None = getattr(loaded.config.data, name)
+    if split is None:
+        raise ConfigError(f"data.{name} is missing", loaded.place("data"))
+    for key, exists in (
+        ("annotations", Path(split.annotations).is_file()),
+        ("images", Path(split.images).is_dir()),
+    ):
+        if not exists:
+            kind = "file" if key == "annotations" else "folder"
+            raise ConfigError(f"no such {kind}: {getattr(split, key)}", loaded.place("data", name, key))
+    try:
+        return CocoFolder(split.annotations, split.images, masks=False)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        place = loaded.place("data", name, "annotations")
+        raise ConfigError(f"not annotations in COCO's form: {type(error).__name__}: {error}", place) from None
+
+
+def take_weights(model: nn.Module, state: Mapping[str, Tensor], path: str) -> None:
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise ConfigError(
+            f"weights of another model or setting: {str(error).splitlines()[1].strip()}", path
+        ) from None
+
+
+def check_categories(known: list[int], coco: CocoFolder, loaded: Loaded) -> None:
+    """Raises ConfigError if the model knows categories that ``data.val`` does not have."""
+    if unknown := sorted(set(known) - set(coco.category_ids)):
+        place = loaded.place("data", "val", "annotations")
+        raise ConfigError(f"the model knows categories that are not in this file: {unknown}", place)

@@ -1,0 +1,54 @@
+"""How the learning rate changes while training: linear warm-up, then steps."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from typing import NamedTuple
+
+from detectors.config import ScheduleConfig
+
+#: Name → (epochs, epochs after which the rate is divided by ten), as configs/_base_/schedules of mmdetection; 3x: its
+#: configs/common/ms-poly_3x; 120e: configs/ssd/ssd300_coco.py, 24 epochs of the images five times over.
+NAMED = {
+    "1x": (12, (8, 11)),
+    "2x": (24, (16, 22)),
+    "20e": (20, (16, 19)),
+    "3x": (36, (27, 33)),
+    "120e": (120, (80, 110)),
+}
+
+
+class Schedule(NamedTuple):
+    """``steps``: iterations before which the rate is divided by ten. Nothing here has state: resuming needs only the
+    number of the iteration."""
+
+    lr: float
+    iterations: int
+    steps: tuple[int, ...]
+    warmup: int
+    warmup_factor: float
+
+    def lr_at(self, iteration: int) -> float:
+        """The rate of the step number ``iteration`` = 0, 1, …
+
+        In the warm-up the rate grows from ``warmup_factor`` on, by the same amount each time (detectron2's
+        ``WarmupMultiStepLR``).
+        """
+        lr = self.lr * 0.1 ** bisect_right(self.steps, iteration)
+        if iteration >= self.warmup:
+            return lr
+        return lr * (self.warmup_factor + (1 - self.warmup_factor) * iteration / self.warmup)
+
+
+def make_schedule(config: ScheduleConfig, *, lr: float, iterations_per_epoch: int) -> Schedule:
+    if config.iterations is not None:
+        return Schedule(lr, config.iterations, config.steps, config.warmup, config.warmup_factor)
+    assert config.name is not None
+    epochs, steps = NAMED[config.name]
+    return Schedule(
+        lr,
+        epochs * iterations_per_epoch,
+        tuple(step * iterations_per_epoch for step in steps),
+        config.warmup,
+        config.warmup_factor,
+    )

@@ -1,0 +1,395 @@
+"""Train a model: ``python -m detectors.train CONFIG``; with ``torchrun -m detectors.train CONFIG`` on several devices.
+
+Log lines are described in the README. The log goes to ``<output>/train.log``, checkpoints into the same folder;
+``--resume`` goes on from the last of them and, on one thread, ends with the very weights of a training that never
+stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
+
+from detectors import config as configs
+from detectors import runtime, training_state
+from detectors.coco import AugmentedCoco, Batch, CocoFolder, Collate, TrainingOrder
+from detectors.config import Config, ConfigError, Loaded, Optimizer
+from detectors.ema import EMA
+from detectors.eval import evaluate
+from detectors.layers import FrozenBatchNorm2d, calibrating
+from detectors.runtime import MIB, Failed, Ranks, log
+from detectors.schedule import Schedule, make_schedule
+from detectors.structures import Target
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+#: What may change when a training goes on without a word about it.
+UNIMPORTANT = ("output", "log_every", "checkpoint.", "evaluate.", "data.val", "data.workers", "device")
+
+
+class Losses(nn.Module):
+    """The model's losses as one ``forward``, which is what DistributedDataParallel can wrap."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor, image_sizes: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
+        return self.model.losses(images, image_sizes, targets)
+
+
+def seed_step(seed: int, iteration: int, rank: int) -> None:
+    """Let the random numbers of a step follow from its number, so that there is no generator to store."""
+    first, second = np.random.SeedSequence((seed, iteration, rank)).generate_state(2, np.uint32).tolist()
+    torch.manual_seed((first << 32 | second) >> 1)
+
+
+def parameter_groups(model: nn.Module, optimizer: Optimizer) -> list[dict[str, Any]]:
+    """Trainable parameters by rule; ``lr_factor`` of a group is what the schedule's rate is multiplied with.
+
+    Raises ValueError for a rule that matches no trainable parameter, which is a mistake in its expression.
+    """
+    rules = [re.compile(rule.match) for rule in optimizer.rules]
+    matched: list[list[nn.Parameter]] = [[] for _ in range(len(rules) + 1)]
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            index = next((index for index, rule in enumerate(rules) if rule.search(name)), len(rules))
+            matched[index].append(parameter)
+    for rule, parameters in zip(optimizer.rules, matched, strict=False):
+        if not parameters:
+            raise ValueError(
+                f"no trainable parameter's name has {rule.match!r} in it that an earlier rule has not"
+            )
+    factors = [*((rule.lr, rule.weight_decay) for rule in optimizer.rules), (1.0, 1.0)]
+    return [
+        {"params": parameters, "lr_factor": lr, "weight_decay": optimizer.weight_decay * decay}
+        for parameters, (lr, decay) in zip(matched, factors, strict=True)
+        if parameters
+    ]
+
+
+class Trainer:
+    """A model in training. ``step`` makes one step of it; nothing in a step reads a value back from the device."""
+
+    def __init__(self, model: nn.Module, config: Config, schedule: Schedule, ranks: Ranks) -> None:
+        self.model = model
+        self.config = config
+        self.schedule = schedule
+        self.ranks = ranks
+        self.dtype = DTYPES[config.precision]
+        losses = Losses(model)
+        # Statistics of batch normalisation stay each rank's own, as in detectron2 and mmdetection.
+        self.losses = DistributedDataParallel(losses, broadcast_buffers=False) if ranks.count > 1 else losses
+        groups = parameter_groups(model, config.optimizer)
+        self.optimizer = torch.optim.SGD(
+            groups, lr=schedule.lr, momentum=config.optimizer.momentum, fused=True
+        )
+        self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=config.precision == "float16")
+        self.ema = None if config.ema is None else EMA(model, config.ema)
+
+    def step(self, iteration: int, batch: Batch) -> dict[str, Tensor]:
+        """Loss terms of the batch, before the step."""
+        seed_step(self.config.seed, iteration, self.ranks.rank)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.schedule.lr_at(iteration) * group["lr_factor"]
+        losses = self.gradients(batch)
+        if self.config.optimizer.clip_norm is not None:
+            self.scaler.unscale_(self.optimizer)
+            parameters = [one for group in self.optimizer.param_groups for one in group["params"]]
+            nn.utils.clip_grad_norm_(parameters, self.config.optimizer.clip_norm, foreach=True)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.ema is not None:
+            self.ema.update()
+        return losses
+
+    def gradients(self, batch: Batch) -> dict[str, Tensor]:
+        """Add to the gradients (times the scale of float16), averaged over ranks; loss terms."""
+        autocast = torch.autocast(
+            self.ranks.device.type, self.dtype, enabled=self.dtype is not torch.float32, cache_enabled=True
+        )
+        with autocast:
+            losses = self.losses(batch.images, batch.sizes(), batch.targets)
+            total = torch.stack([loss.float() for loss in losses.values()]).sum()
+        self.scaler.scale(total).backward()
+        return {name: loss.detach() for name, loss in losses.items()}
+
+    def evaluated_model(self) -> nn.Module:
+        return self.model if self.ema is None else self.ema.model
+
+    def state(self, iteration: int) -> training_state.State:
+        return training_state.state_of(
+            iteration, self.model, self.optimizer, self.ema, self.scaler, self.config.as_dict()
+        )
+
+    def restore(self, state: training_state.State) -> int:
+        return training_state.restore(state, self.model, self.optimizer, self.ema, self.scaler)
+
+
+class Meter:
+    """Means since the last line of the log. Losses are added up on the device and read when a line is due."""
+
+    def __init__(self, ranks: Ranks, batch: int) -> None:
+        self.ranks = ranks
+        self.batch = batch
+        self.reset()
+
+    def reset(self) -> None:
+        self.start_s = time.perf_counter()
+        self.data_s = 0.0
+        self.count = 0
+        self.names: list[str] = []
+        self.sums: Tensor | None = None
+
+    def add(self, losses: Mapping[str, Tensor], data_s: float) -> None:
+        values = torch.stack([loss.float() for loss in losses.values()])
+        self.sums = values if self.sums is None else self.sums + values
+        # Readers of the log know a loss by its name.
+        self.names = [name if "loss" in name else f"loss_{name}" for name in losses]
+        self.data_s += data_s
+        self.count += 1
+
+    def pause(self, seconds: float) -> None:
+        """Take time out that was no training."""
+        self.start_s += seconds
+
+    def losses(self) -> dict[str, float]:
+        """Means over steps and ranks, their sum first. Raises Failed for one that is no number."""
+        assert self.sums is not None
+        means = self.ranks.mean(self.sums / self.count).tolist()
+        losses = {"loss": sum(means), **dict(zip(self.names, means, strict=True))}
+        if not np.isfinite(means).all():
+            found = "  ".join(f"{name}: {value:g}" for name, value in losses.items())
+            raise Failed(
+                f"a loss is no number ({found}); try a lower rate, a longer warm-up or optimizer.clip_norm"
+            )
+        return losses
+
+    def line(self, iteration: int, schedule: Schedule) -> str:
+        """The line of the log after step ``iteration`` = 1, 2, …; its parts are described in the README."""
+        losses = self.losses()  # first: on a GPU it waits for the steps to end
+        s_per_iter = (time.perf_counter() - self.start_s) / self.count
+        left = timedelta(seconds=round(s_per_iter * (schedule.iterations - iteration)))
+        memory = self.ranks.largest(runtime.max_memory_bytes(self.ranks.device)) / MIB
+        shown = "  ".join(f"{name}: {value:.4g}" for name, value in losses.items())
+        return (
+            f"iter: {iteration}/{schedule.iterations}  lr: {schedule.lr_at(iteration - 1):.6g}  {shown}  eta: {left}  "
+            f"s/iter: {s_per_iter:.4f} (data {self.data_s / self.count:.4f})  "
+            f"images/s: {self.batch / s_per_iter:.2f}  max_mem: {memory:.0f} MB"
+        )
+
+
+# -- putting it together ---------------------------------------------------------------------------------------------
+
+
+def training_images(coco: CocoFolder, loaded: Loaded) -> list[int]:
+    config = loaded.config
+    chosen = [one for one in sorted(coco.files) if config.data.keep_empty or coco.has_objects(one)]
+    if not chosen:
+        raise ConfigError("no image has an object to learn", loaded.place("data", "train", "annotations"))
+    return chosen
+
+
+def training_batches(
+    coco: CocoFolder, image_ids: Sequence[int], config: Config, ranks: Ranks, first: int
+) -> Iterator[Batch]:
+    """This rank's share of the batches from iteration ``first`` on, without end."""
+    sizes = [coco.sizes[image_id] for image_id in image_ids]
+    is_wide = [config.data.group_by_shape and width >= height for height, width in sizes]
+    order = TrainingOrder(
+        image_ids,
+        is_wide,
+        batch=config.batch,
+        seed=config.seed,
+        first=first,
+        rank=ranks.rank,
+        ranks=ranks.count,
+    )
+    workers = config.data.workers
+    loader = DataLoader(
+        AugmentedCoco(coco, config.augment, config.data.pixels, config.seed),
+        batch_sampler=order,
+        num_workers=workers,
+        collate_fn=Collate(config.data.pixels, config.augment.resize),
+        pin_memory=ranks.device.type == "cuda",
+        worker_init_fn=runtime.ignore_interrupts,
+        prefetch_factor=4 if workers else None,
+    )
+    return iter(loader)
+
+
+def start_model(
+    loaded: Loaded, coco: CocoFolder, image_ids: Sequence[int], ranks: Ranks, *, resumed: bool
+) -> nn.Module:
+    """The model as training starts with it, on its device: random, or with the weights of ``weights``."""
+    config = loaded.config
+    torch.manual_seed(config.seed)
+    model = runtime.build_model(loaded, len(coco.category_ids))
+    coco.masks = runtime.uses_masks(model)
+    if config.weights is not None and not resumed:
+        runtime.take_weights(
+            model, training_state.weights(training_state.read(config.weights)), config.weights
+        )
+    model.to(ranks.device, memory_format=torch.channels_last)
+    has_frozen = any(isinstance(module, FrozenBatchNorm2d) for module in model.modules())
+    if has_frozen and config.weights is None and not resumed:
+        # Frozen normalisation belongs to pretrained weights: with (0, 1) random ones diverge at once.
+        log.info("random weights: statistics of frozen normalisation are taken from the first batch")
+        batch = next(training_batches(coco, image_ids, config, ranks, 0)).to(ranks.device)
+        with torch.no_grad(), calibrating(model):
+            model.backbone(batch.images)
+    return model
+
+
+def train(loaded: Loaded, *, resume: bool = False) -> int:
+    """Train as the config says; returns an exit code. Raises ConfigError and Failed."""
+    config = loaded.config
+    output = Path(config.output)
+    before = training_state.checkpoints(output)
+    if before and not resume:
+        raise ConfigError(
+            f"{output} holds {before[-1].name}; --resume goes on from it", loaded.place("output")
+        )
+    state = training_state.read(before[-1]) if before else None
+    with runtime.ranks(config.device) as ranks, runtime.logging_to(output / "train.log", first=ranks.first):
+        if config.batch % ranks.count:
+            raise ConfigError(
+                f"{config.batch} images cannot be shared by {ranks.count} ranks", loaded.place("batch")
+            )
+        coco, image_ids, trainer = _prepare(loaded, ranks, resumed=state is not None)
+        val = None
+        if config.data.val is not None:
+            val = runtime.coco_folder(loaded, "val")
+            runtime.check_categories(coco.category_ids, val, loaded)
+        first = 0
+        if state is not None:
+            if state["category_ids"] != coco.category_ids:
+                place = loaded.place("data", "train", "annotations")
+                raise ConfigError(f"{before[-1]} was trained on other categories", place)
+            for difference in training_state.differences(state["config"], config.as_dict()):
+                if not difference.startswith(UNIMPORTANT):
+                    log.info("resumed with another setting: %s", difference)
+            first = trainer.restore(state)
+            log.info("resumed from %s", before[-1])
+        with runtime.StopRequest().listening() as stop:
+            return _run(trainer, coco, image_ids, val, first, stop)
+
+
+def _prepare(loaded: Loaded, ranks: Ranks, *, resumed: bool) -> tuple[CocoFolder, list[int], Trainer]:
+    """What to train on, its images, and the trainer."""
+    config = loaded.config
+    coco = runtime.coco_folder(loaded, "train")
+    image_ids = training_images(coco, loaded)
+    model = start_model(loaded, coco, image_ids, ranks, resumed=resumed)
+    lr = config.optimizer.lr
+    if config.optimizer.lr_for_batch is not None:
+        lr *= config.batch / config.optimizer.lr_for_batch
+    schedule = make_schedule(config.schedule, lr=lr, iterations_per_epoch=-(-len(image_ids) // config.batch))
+    try:
+        trainer = Trainer(model.train(), config, schedule, ranks)
+    except (ValueError, re.error) as error:
+        raise ConfigError(str(error), loaded.place("optimizer", "rules")) from None
+    trainable = sum(one.numel() for group in trainer.optimizer.param_groups for one in group["params"])
+    log.info(
+        "%s on %d x %s, %d images, %d classes, %d iterations of %d images, %.2f of %.2f million parameters trainable",
+        config.model.name,
+        ranks.count,
+        ranks.device.type,
+        len(image_ids),
+        len(coco.category_ids),
+        schedule.iterations,
+        config.batch,
+        trainable / 1e6,
+        sum(one.numel() for one in model.parameters()) / 1e6,
+    )
+    return coco, image_ids, trainer
+
+
+def _run(
+    trainer: Trainer,
+    coco: CocoFolder,
+    image_ids: Sequence[int],
+    val: CocoFolder | None,
+    first: int,
+    stop: runtime.StopRequest,
+) -> int:
+    config, ranks, schedule = trainer.config, trainer.ranks, trainer.schedule
+    output = Path(config.output)
+    batches = training_batches(coco, image_ids, config, ranks, first)
+    meter = Meter(ranks, config.batch)
+
+    def save(iteration: int) -> None:
+        state = {**trainer.state(iteration), "category_ids": coco.category_ids}
+        try:
+            path = training_state.save(state, output, config.checkpoint.keep)
+        except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError when the disk is full
+            raise Failed(f"cannot write a checkpoint to {output}: {str(error).splitlines()[0]}") from None
+        log.info("wrote %s", path)
+
+    for iteration in range(first, schedule.iterations):
+        waiting = time.perf_counter()
+        batch = next(batches).to(ranks.device)
+        data_s = time.perf_counter() - waiting
+        try:
+            meter.add(trainer.step(iteration, batch), data_s)
+        except RuntimeError:
+            if stop.requested and not ranks.first:  # the first rank has stopped and is gone
+                return runtime.INTERRUPTED
+            raise
+        done = iteration + 1
+        last = done == schedule.iterations
+        if done % config.log_every == 0 or last:
+            log.info("%s", meter.line(done, schedule))
+            meter.reset()
+        if stop.requested and ranks.first and not last:
+            save(done)
+            log.info("stopped after iteration %d; --resume goes on from here", done)
+            return runtime.INTERRUPTED
+        if done % config.checkpoint.every == 0 or last:
+            if meter.count:
+                meter.losses()  # weights of a loss that is no number are not worth keeping
+            if ranks.first:
+                save(done)
+        due = config.evaluate.every and done % config.evaluate.every == 0
+        if val is not None and (due or last):
+            start_s = time.perf_counter()
+            model = trainer.evaluated_model()
+            evaluate(model, val, config, coco.category_ids, ranks, output / "eval")
+            meter.pause(time.perf_counter() - start_s)
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m detectors.train", description="Train a detector.")
+    parser.add_argument("config", help="YAML, see detectors/configs")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="over the config")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on from the last checkpoint in the output folder"
+    )
+    given = parser.parse_args(arguments)
+    try:
+        return train(configs.load(given.config, given.set), resume=given.resume)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return runtime.BAD_INPUT
+    except Failed as error:
+        print(f"error: {error}", file=sys.stderr)
+        return runtime.FAILED
+    except KeyboardInterrupt:
+        return runtime.INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -52,7 +52,9 @@ class DenseDetector(nn.Module):
     """RetinaNet or FCOS: a backbone, a pyramid, and a head on each of its levels.
 
     ``candidates``: how many of a level's scores, over all classes, go into the suppression of duplicates.
-    Images and sizes are given as for ``RCNN``.
+    ``ranked_by_quality``: a head's quality takes part in choosing them, as their geometric mean with it; else only the
+    scores of what was chosen are multiplied by it. ``keep_empty``: boxes without area, of objects beyond the image, are
+    detections too. Images and sizes are given as for ``RCNN``.
     """
 
     def __init__(
@@ -65,6 +67,8 @@ class DenseDetector(nn.Module):
         nms_threshold: float,
         max_detections: int,
         candidates: int = 1000,
+        ranked_by_quality: bool = True,
+        keep_empty: bool = True,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -74,6 +78,8 @@ class DenseDetector(nn.Module):
         self.nms_threshold = nms_threshold
         self.max_detections = max_detections
         self.candidates = candidates
+        self.ranked_by_quality = ranked_by_quality
+        self.keep_empty = keep_empty
 
     def output(self, images: Tensor) -> DenseOutput:
         return self.head(self.neck(self.backbone(images)), (images.shape[2], images.shape[3]))
@@ -97,20 +103,30 @@ class DenseDetector(nn.Module):
             for image, (size, original) in enumerate(zip(image_sizes, original_sizes, strict=True))
         ]
 
-    def _detect(self, raw: DenseOutput, image: int, size: tuple[int, int]) -> Detections:
-        """Detections of one image in input pixels."""
+    def candidates_of(self, raw: DenseOutput, image: int) -> Detections:
+        """What of one image goes into the suppression of duplicates, boxes perhaps beyond the image."""
         found = []
         for level, anchors in enumerate(raw.anchors):
+            quality = None if raw.quality is None else raw.quality[level][image]
             scores, anchor, labels = best_scores(
                 raw.logits[level][image],
-                None if raw.quality is None else raw.quality[level][image],
+                quality if self.ranked_by_quality else None,
                 threshold=self.score_threshold,
                 limit=self.candidates,
             )
+            if quality is not None and not self.ranked_by_quality:
+                scores = scores * quality[anchor].sigmoid()
             boxes = self.head.decode(raw.deltas[level][image, anchor], anchors[anchor])
             found.append((boxes, scores, labels))
-        boxes, scores, labels = map(torch.cat, zip(*found, strict=True))
+        return Detections(*map(torch.cat, zip(*found, strict=True)))
+
+    def _detect(self, raw: DenseOutput, image: int, size: tuple[int, int]) -> Detections:
+        """Detections of one image in input pixels."""
+        boxes, scores, labels, _ = self.candidates_of(raw, image)
         boxes = clip(boxes.unsqueeze(0), torch.tensor([size]).to(boxes.device, non_blocking=True)).squeeze(0)
+        if not self.keep_empty:
+            extended = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
+            boxes, scores, labels = boxes[extended], scores[extended], labels[extended]
         keep = batched_nms(boxes, scores, labels, self.nms_threshold)[: self.max_detections]
         return Detections(boxes[keep], scores[keep], labels[keep])
 
@@ -124,7 +140,8 @@ def init_head(convolutions: Iterable[nn.Conv2d], classes: nn.Conv2d) -> None:
     """As Lin et al. 2017, section 4.1: small weights, and classes that start at ``PRIOR``."""
     for conv in (*convolutions, classes):
         nn.init.normal_(conv.weight, std=0.01)
-        nn.init.zeros_(conv.bias)
+        if conv.bias is not None:
+            nn.init.zeros_(conv.bias)
     nn.init.constant_(classes.bias, logit(PRIOR))
 
 

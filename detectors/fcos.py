@@ -1,17 +1,35 @@
-"""FCOS (Tian et al. 2020, arXiv:2006.09214)."""
+"""FCOS (Tian et al. 2020, arXiv:2006.09214).
+
+By default it is torchvision's, torchvision/models/detection/fcos.py; with mmdetection's ``conventions`` that of its
+fcos_r50-caffe_fpn_gn-head_1x_coco (mmdet/models/dense_heads/fcos_head.py), which is the paper's first edition. They
+differ in:
+
+                          torchvision                          mmdetection
+    points                at the first pixel of each stride    in the middle of each stride
+    distances             ReLU, in strides                     exponential, in pixels, with a factor per level
+    centre-ness           from the tower of boxes              from the tower of classes
+    towers                with biases                          without
+    a point learns        an object whose centre is near       any object that it lies in
+    box loss              GIoU, averaged over points           -log IoU, weighted by the centre-ness
+    candidates for NMS    chosen by the score times centre-    chosen by the score, which is then multiplied by it
+                          ness, square root
+    boxes without area    kept                                 dropped
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from detectors.anchors import pyramid_anchors
+from detectors.anchors import level_anchors, pyramid_anchors
 from detectors.boxes import area
+from detectors.conventions import MMDET, conventions_named
 from detectors.dense import DenseDetector, DenseOutput, by_anchor, focal_loss, init_head
 from detectors.necks.p6p7 import P3P7
 from detectors.structures import GroundTruth
@@ -24,9 +42,9 @@ RATIOS = (1.0,)
 class TowerLayer(nn.Module):
     """3×3 convolution, group normalisation, ReLU."""
 
-    def __init__(self, channels: int, groups: int = 32) -> None:
+    def __init__(self, channels: int, groups: int = 32, *, bias: bool = True) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1, bias=bias)
         self.norm = nn.GroupNorm(groups, channels)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -34,62 +52,83 @@ class TowerLayer(nn.Module):
 
 
 class FCOSHead(nn.Module):
-    """Two towers of four 3×3 convolutions, one for classes, one for distances to the four sides and centre-ness.
+    """Two towers of four 3×3 convolutions, for classes and for distances to the four sides, and centre-ness beside one.
 
-    Settings and results as torchvision's ``FCOSHead`` and ``FCOS.compute_loss``.
+    ``first_edition``: what the module's table lists for mmdetection, else for torchvision. ``centre_radius``: how far
+    from an object's centre, in strides, a point may be to learn that object.
     """
 
-    def __init__(self, channels: int, num_classes: int, *, centre_radius: float = 1.5) -> None:
-        """centre_radius: how far from an object's centre, in strides, a point may be to learn that object."""
+    def __init__(
+        self, channels: int, num_classes: int, *, first_edition: bool = False, centre_radius: float = 1.5
+    ) -> None:
         super().__init__()
         self.num_classes = num_classes
-        self.centre_radius = centre_radius
-        self.class_tower = nn.Sequential(*(TowerLayer(channels) for _ in range(4)))
-        self.box_tower = nn.Sequential(*(TowerLayer(channels) for _ in range(4)))
+        self.first_edition = first_edition
+        self.centre_radius = math.inf if first_edition else centre_radius
+        bias = not first_edition
+        self.class_tower = nn.Sequential(*(TowerLayer(channels, bias=bias) for _ in range(4)))
+        self.box_tower = nn.Sequential(*(TowerLayer(channels, bias=bias) for _ in range(4)))
         self.classes = nn.Conv2d(channels, num_classes, 3, padding=1)
         self.deltas = nn.Conv2d(channels, 4, 3, padding=1)
         self.centreness = nn.Conv2d(channels, 1, 3, padding=1)
+        self.scales = nn.Parameter(torch.ones(len(SCALES))) if first_edition else None
         towers = (layer.conv for layer in (*self.class_tower, *self.box_tower))
         init_head((*towers, self.deltas, self.centreness), self.classes)
 
     def forward(self, maps: Sequence[Tensor], image_size: tuple[int, int]) -> DenseOutput:
-        # One convolution for both: kernels want more output channels than four and one.
-        weight = torch.cat([self.deltas.weight, self.centreness.weight])
-        bias = torch.cat([self.deltas.bias, self.centreness.bias])
+        # Centre-ness shares a convolution with its neighbour: kernels want more than one output channel.
+        beside = self.classes if self.first_edition else self.deltas
+        weight = torch.cat([beside.weight, self.centreness.weight])
+        bias = torch.cat([beside.bias, self.centreness.bias])
         logits, deltas, quality = [], [], []
-        for feature in maps:
-            logits.append(by_anchor(self.classes(self.class_tower(feature)), self.num_classes))
-            out = by_anchor(F.conv2d(self.box_tower(feature), weight, bias, padding=1), 5)
-            deltas.append(F.relu(out[..., :4]))
-            quality.append(out[..., 4])
+        for level, feature in enumerate(maps):
+            by_class, by_box = self.class_tower(feature), self.box_tower(feature)
+            if self.scales is not None:
+                out = by_anchor(F.conv2d(by_class, weight, bias, padding=1), self.num_classes + 1)
+                logits.append(out[..., :-1])
+                deltas.append(torch.exp(by_anchor(self.deltas(by_box), 4) * self.scales[level]))
+            else:
+                out = by_anchor(F.conv2d(by_box, weight, bias, padding=1), 5)
+                logits.append(by_anchor(self.classes(by_class), self.num_classes))
+                deltas.append(F.relu(out[..., :-1]))
+            quality.append(out[..., -1])
         grids = tuple((feature.shape[2], feature.shape[3]) for feature in maps)
-        anchors = pyramid_anchors(SCALES, RATIOS, grids, image_size, maps[0].device)
+        anchors = (
+            centred_squares(grids, maps[0].device)
+            if self.first_edition
+            else pyramid_anchors(SCALES, RATIOS, grids, image_size, maps[0].device)
+        )
         return DenseOutput(logits, deltas, quality, list(anchors.split([level.shape[1] for level in deltas])))
 
     def decode(self, deltas: Tensor, anchors: Tensor) -> Tensor:
-        """deltas: distances to the left, top, right and bottom side in units of the anchor's side."""
+        """deltas: distances to the left, top, right and bottom, in pixels or, not ``first_edition``, anchor's sides."""
         centre, side = _points(anchors)
-        distances = deltas * side.unsqueeze(-1)
+        distances = deltas if self.first_edition else deltas * side.unsqueeze(-1)
         return torch.cat([centre - distances[..., :2], centre + distances[..., 2:]], dim=-1)
 
     def losses(self, output: DenseOutput, truth: GroundTruth) -> dict[str, Tensor]:
-        """Focal loss of the classes at all points; GIoU and centre-ness at the positive ones. Each per positive point
-        of the batch."""
+        """Focal loss of the classes at all points; box loss and centre-ness at the positive ones."""
         anchors = torch.cat(output.anchors)
-        index, positive = assign(output.anchors, truth, self.centre_radius)
+        index, positive = assign(
+            output.anchors, truth, self.centre_radius, inclusive=self.first_edition, exact=self.first_edition
+        )
         labels = truth.labels.gather(1, index).where(positive, self.num_classes)
         goal = truth.boxes.gather(1, index.unsqueeze(-1).expand(-1, -1, 4))
         count = positive.sum().clamp(min=1)
-        loss_boxes = giou_loss(self.decode(torch.cat(output.deltas, dim=1), anchors), goal)
+        centre = torch.where(positive, centreness(_points(anchors)[0], goal), 0.0)
+        boxes = self.decode(torch.cat(output.deltas, dim=1), anchors)
+        if self.first_edition:
+            # Where there is no object the prediction stands for it: its loss is 0 and finite, with any weights.
+            losses = -iou(boxes, torch.where(positive.unsqueeze(-1), goal, boxes.detach())).log()
+            loss_boxes = (losses * centre).sum() / centre.sum().clamp(min=1e-6)
+        else:
+            loss_boxes = (giou_loss(boxes, goal) * positive).sum() / count
         loss_centreness = F.binary_cross_entropy_with_logits(
-            torch.cat(output.quality, dim=1),
-            torch.where(positive, centreness(_points(anchors)[0], goal), 0.0),
-            positive.to(goal.dtype),
-            reduction="sum",
+            torch.cat(output.quality, dim=1), centre, positive.to(goal.dtype), reduction="sum"
         )
         return {
             "classification": focal_loss(output.logits, labels, (1 / count).expand(labels.shape)),
-            "bbox_regression": (loss_boxes * positive).sum() / count,
+            "bbox_regression": loss_boxes,
             "bbox_ctrness": loss_centreness / count,
         }
 
@@ -112,12 +151,30 @@ def distances(points: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Te
     return x - x1, y - y1, x2 - x, y2 - y
 
 
+@lru_cache(maxsize=32)
+def centred_squares(grids: tuple[tuple[int, int], ...], device: torch.device) -> Tensor:
+    """Per position the square of the pixels that it stands for, [N, 4]; order and keeping as ``pyramid_anchors``."""
+    levels = []
+    for grid, (side,) in zip(grids, SCALES, strict=True):
+        levels.append(level_anchors(torch.tensor([[0.0, 0.0, side, side]]), grid, (side, side)))
+    return torch.cat(levels).to(device)
+
+
 @torch.no_grad()
-def assign(anchors: Sequence[Tensor], truth: GroundTruth, radius: float) -> tuple[Tensor, Tensor]:
+def assign(
+    anchors: Sequence[Tensor],
+    truth: GroundTruth,
+    radius: float,
+    *,
+    inclusive: bool = False,
+    exact: bool = False,
+) -> tuple[Tensor, Tensor]:
     """Assign to every point the smallest object that it may learn.
 
     A point may learn an object that it lies inside of, near the centre of, and whose furthest side is 4 to 8 strides
-    away; less on the first level and more on the last are fine.
+    away; less on the first level and more on the last are fine. ``inclusive``: so are just 4 and just 8. ``exact``:
+    areas are compared as they are, else as torchvision does it, for which in float32 areas closer than 8 px² are equal.
+    Of equal ones the first object wins.
 
     anchors: by level, [A_i, 4]. Returns the object's index [B, sum of A_i] and whether there is one.
     """
@@ -130,16 +187,13 @@ def assign(anchors: Sequence[Tensor], truth: GroundTruth, radius: float) -> tupl
     nearest = torch.minimum(torch.minimum(left, right), torch.minimum(top, bottom))
     furthest = torch.maximum(torch.maximum(left, right), torch.maximum(top, bottom))
     from_centre = (centre - (boxes[..., :2] + boxes[..., 2:]) / 2).abs().amax(dim=-1)
-    allowed = (
-        (nearest > 0)
-        & (furthest > lower)
-        & (furthest < upper)
-        & (from_centre < radius * side)
-        & truth.valid.unsqueeze(-1)
+    within = (
+        (furthest >= lower) & (furthest <= upper) if inclusive else (furthest > lower) & (furthest < upper)
     )
-    # In float32 areas closer than 8 px² tie, and the first object wins: this is torchvision's expression.
-    smallness, index = (allowed * (1e8 - area(truth.boxes)).unsqueeze(-1)).max(dim=1)
-    return index, smallness >= 1e-5
+    allowed = (nearest > 0) & within & (from_centre < radius * side) & truth.valid.unsqueeze(-1)
+    cost = area(truth.boxes) if exact else area(truth.boxes) - 1e8
+    least, index = torch.where(allowed, cost.unsqueeze(-1), math.inf).min(dim=1)
+    return index, least < math.inf
 
 
 def centreness(points: Tensor, boxes: Tensor) -> Tensor:
@@ -165,6 +219,18 @@ def giou_loss(a: Tensor, b: Tensor, eps: float = 1e-7) -> Tensor:
     return 1 - intersection / (union + eps) + (hull - union) / (hull + eps)
 
 
+def iou(a: Tensor, b: Tensor, eps: float = 1e-6) -> Tensor:
+    """Intersection over union of boxes [..., 4] with as many others, at least ``eps``, to [...]; as in mmdetection's
+    ``iou_loss``."""
+    ax1, ay1, ax2, ay2 = a.unbind(-1)
+    bx1, by1, bx2, by2 = b.unbind(-1)
+    width = (torch.min(ax2, bx2) - torch.max(ax1, bx1)).clamp(min=0)
+    height = (torch.min(ay2, by2) - torch.max(ay1, by1)).clamp(min=0)
+    intersection = width * height
+    union = area(a) + area(b) - intersection
+    return (intersection / union.clamp(min=eps)).clamp(min=eps)
+
+
 def fcos_fpn(
     *,
     backbone: Callable[..., nn.Module],
@@ -173,15 +239,21 @@ def fcos_fpn(
     frozen_bn: bool = True,
     score_threshold: float = 0.2,
     max_detections: int = 100,
+    conventions: str = "torchvision",
 ) -> DenseDetector:
-    """FCOS on ResNet-FPN with the settings of torchvision's ``fcos_resnet50_fpn``."""
+    """FCOS on a pyramid with the settings of torchvision's ``fcos_resnet50_fpn`` or of mmdetection's config, where
+    ``score_threshold`` is 0.05.
+    """
+    mmdet = conventions_named(conventions) is MMDET
     body = backbone(frozen_stages=frozen_stages, frozen_bn=frozen_bn)
     neck = P3P7(body.out_channels[1:])
     return DenseDetector(
         body,
         neck,
-        FCOSHead(neck.out_channels, num_classes),
+        FCOSHead(neck.out_channels, num_classes, first_edition=mmdet),
         score_threshold=score_threshold,
-        nms_threshold=0.6,
+        nms_threshold=0.5 if mmdet else 0.6,
         max_detections=max_detections,
+        ranked_by_quality=not mmdet,
+        keep_empty=not mmdet,
     )

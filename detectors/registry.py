@@ -13,6 +13,7 @@ from detectors.fcos import fcos_fpn
 from detectors.rcnn import rcnn_fpn
 from detectors.retinanet import retinanet_fpn
 from detectors.solov2 import solov2_fpn, solov2_light_vd_dcn
+from detectors.ssd import SSD300, SSD512, ssd_vgg16
 
 Builder = Callable[..., nn.Module]
 
@@ -39,6 +40,8 @@ SINGLE: dict[str, Builder] = {
         solov2_fpn, backbone=partial(ResNet, 50, dcn_stages=(3, 4, 5)), light=True, deformable=True
     ),
     "solov2_light_r50_vd_fpn_dcn_512": solov2_light_vd_dcn,
+    "ssd300_vgg16": partial(ssd_vgg16, layout=SSD300),
+    "ssd512_vgg16": partial(ssd_vgg16, layout=SSD512, conventions="mmdet"),
 }
 
 

@@ -13,7 +13,12 @@ MODELS = frozenset(
         "retinanet_r50_fpn",
         "fcos_r50_fpn",
         "solov2_r50_fpn",
+        "solov2_r101_fpn",
         "solov2_light_r50_fpn",
+        "solov2_light_r50_dcn_fpn",
+        "solov2_light_r50_vd_fpn_dcn_512",
+        "ssd300_vgg16",
+        "ssd512_vgg16",
     }
 )
 

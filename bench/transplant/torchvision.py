@@ -1,7 +1,7 @@
 """Canonical weights to torchvision.models.detection (0.29).
 
 In the R-CNNs background is class 0 and has rows of its own; its box offsets and masks are never used and get zeros.
-RetinaNet and FCOS are built with the K classes only (adapters/torchvision).
+In SSD it is class 0 of every anchor. RetinaNet and FCOS are built with the K classes only (adapters/torchvision).
 """
 
 from __future__ import annotations
@@ -11,7 +11,14 @@ from collections.abc import Mapping
 
 import numpy as np
 
-MODELS = frozenset({"faster_rcnn_r50_fpn", "mask_rcnn_r50_fpn", "retinanet_r50_fpn", "fcos_r50_fpn"})
+MODELS = frozenset(
+    {"faster_rcnn_r50_fpn", "mask_rcnn_r50_fpn", "retinanet_r50_fpn", "fcos_r50_fpn", "ssd300_vgg16"}
+)
+
+#: Where VGG-16's convolutions are in torchvision's list of all its layers, by stage.
+VGG_LAYERS = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))
+#: Of these, SSD puts the layers from the fourth pooling on into a list of their own.
+VGG_FOURTH_POOLING = 23
 
 #: Canonical name (a pattern) → torchvision's; the first that matches a beginning is applied.
 RENAMES = (
@@ -25,6 +32,9 @@ RENAMES = (
     (r"head\.classes\.", r"head.classification_head.cls_logits."),
     (r"head\.deltas\.", r"head.regression_head.bbox_reg."),
     (r"head\.centreness\.", r"head.regression_head.bbox_ctrness."),
+    (r"backbone\.fc6\.", r"backbone.extra.0.7.1."),  # SSD's, and those that follow
+    (r"backbone\.fc7\.", r"backbone.extra.0.7.3."),
+    (r"neck\.scale$", r"backbone.scale_weight"),
     (r"rpn\.conv\.", r"rpn.head.conv.0.0."),
     (r"rpn\.objectness\.", r"rpn.head.cls_logits."),
     (r"rpn\.deltas\.", r"rpn.head.bbox_pred."),
@@ -52,6 +62,11 @@ def rename(name: str) -> str:
         tower, index, kind, value = tower_layer.groups()
         branch = {"class": "classification", "box": "regression"}[tower]
         return f"head.{branch}_head.conv.{3 * int(index) + (kind == 'norm')}.{value}"
+    ssd = re.match(
+        r"(backbone\.stages|neck\.extra|head\.classes|head\.deltas)\.(\d)\.(?:(\d)\.)?(\w+)$", name
+    )
+    if ssd:
+        return _ssd_name(*ssd.groups())
     for pattern, replacement in RENAMES:
         renamed, count = re.subn(f"^{pattern}", replacement, name)
         if count:
@@ -59,8 +74,31 @@ def rename(name: str) -> str:
     raise KeyError(f"no torchvision name for {name}")
 
 
-def convert(model: str, state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:  # noqa: ARG001
+def _ssd_name(part: str, index: str, layer: str, value: str) -> str:
+    """Of SSD's lists. index: the stage, the extra layer or the level. layer: which of its convolutions."""
+    if part == "neck.extra":
+        return f"backbone.extra.{int(index) + 1}.{2 * int(layer)}.{value}"
+    if part == "backbone.stages":
+        place = VGG_LAYERS[int(index)][int(layer)]
+        if place > VGG_FOURTH_POOLING:
+            return f"backbone.extra.0.{place - VGG_FOURTH_POOLING}.{value}"
+        return f"backbone.features.{place}.{value}"
+    branch = {"head.classes": "classification", "head.deltas": "regression"}[part]
+    return f"head.{branch}_head.module_list.{index}.{value}"
+
+
+def convert(model: str, state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    if model.startswith("ssd"):
+        return {rename(name): _background_first(name, value, state) for name, value in state.items()}
     return {rename(name): _value(name, value) for name, value in state.items()}
+
+
+def _background_first(name: str, value: np.ndarray, state: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Of SSD: in every anchor's rows of classes, background from the last to the first."""
+    if not name.startswith("head.classes."):
+        return value
+    anchors = len(state[name.replace("classes", "deltas")]) // 4
+    return np.roll(value.reshape(anchors, -1, *value.shape[1:]), 1, axis=1).reshape(value.shape)
 
 
 def _value(name: str, value: np.ndarray) -> np.ndarray:

@@ -627,7 +627,8 @@ class Session:
             if source is None or workload.model not in source.models:
                 self._no_transplant(record, f"{WEIGHTS_SOURCE} offers no {workload.model}")
                 return None
-            canonical = self._canonical_weights(arm, source, prepared)
+            options = transplant.source_options(arm.codebase, workload.model, arm.options)
+            canonical = self._canonical_weights(arm, source, prepared, options)
         else:
             canonical = Path(workload.weights)
             if not canonical.is_file():
@@ -647,18 +648,30 @@ class Session:
         if warning not in record.warnings:
             record.warnings.append(warning)
 
-    def _canonical_weights(self, arm: Arm, source: Codebase, prepared: Prepared) -> Path:
-        """Seeded weights of the canonical model, made once a session by the source codebase."""
+    def _canonical_weights(
+        self, arm: Arm, source: Codebase, prepared: Prepared, options: dict[str, Any]
+    ) -> Path:
+        """Seeded weights of the canonical model, made once a session by the source codebase with these options."""
         workload = arm.workload.model_copy(
             update={"ema": False, "precision": "float32", "device": "cpu", "ranks": 1, "weights": "random"}
         )
-        identity = f"{workload.model}-{workload.seed}-{workload.frozen_bn}-{prepared.dataset.checksum}"
+        identity = (
+            f"{workload.model}-{options}-{workload.seed}-{workload.frozen_bn}-{prepared.dataset.checksum}"
+        )
         key = hashlib.sha256(identity.encode()).hexdigest()[:16]
         if key not in self._weights:
             path = self.scratch / f"canonical-{key}.npz"
             deadline_s = self.plan.measure.deadline_s
             source_arm = Arm(
-                f"weights-{workload.model}", source.name, source.name, {}, "", workload, {}, {}, arm.threads
+                f"weights-{workload.model}",
+                source.name,
+                source.name,
+                {},
+                "",
+                workload,
+                options,
+                {},
+                arm.threads,
             )
             self.listener.stage(source_arm, 0, "weights")
             with WorkerGroup(self._launch_spec(source_arm, self._log(source_arm, 0))) as group:

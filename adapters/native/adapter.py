@@ -25,6 +25,7 @@ from detectors.solov2 import SOLOv2
 class Adapter(TorchAdapter):
     version = version("detection-bench")
     package = "detectors"
+    known_options = TorchAdapter.known_options | {"conventions"}
     sgd_arguments = {"fused": True}  # as detectors.train: one pass over weights, gradients and momentum
 
     averaged: detectors.EMA | None = None
@@ -37,6 +38,8 @@ class Adapter(TorchAdapter):
     # -- model -----------------------------------------------------------------------------------------------
 
     def build_model(self) -> nn.Module:
+        # Of SOLOv2 there is one under each name.
+        conventions = {} if self.job.model["name"].startswith("solov2") else self.conventions()
         model = detectors.build(
             self.job.model["name"],
             num_classes=len(self.job.classes),
@@ -44,6 +47,7 @@ class Adapter(TorchAdapter):
             frozen_bn=self.workload["frozen_bn"],
             score_threshold=self.workload["score_threshold"],
             max_detections=self.workload["max_detections"],
+            **conventions,
         )
         self.uses_masks = isinstance(model, SOLOv2) or getattr(model, "mask_head", None) is not None
         if not self.job.weights:
@@ -51,9 +55,13 @@ class Adapter(TorchAdapter):
             detectors.calibrate(model, torch.from_numpy(batch.images), torch.from_numpy(batch.image_sizes))
         return model
 
+    def conventions(self) -> dict[str, Any]:
+        return {name: value for name, value in self.job.options.items() if name == "conventions"}
+
     def stages(self) -> Sequence[Sequence[nn.Module]]:
-        stem, stages = self.model.backbone.stem, self.model.backbone.stages
-        return [[stem, stages[0]], *([stage] for stage in stages[1:])]
+        backbone = self.model.backbone
+        stem = [backbone.stem] if hasattr(backbone, "stem") else []
+        return [[*stem, backbone.stages[0]], *([stage] for stage in backbone.stages[1:])]
 
     def _prepare_ema(self, decay: float) -> None:
         self.averaged = detectors.EMA(self.model, decay)

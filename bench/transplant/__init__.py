@@ -5,6 +5,10 @@ box offsets and masks for the K classes only. Each codebase has a module here wi
 
     MODELS: frozenset[str]                                   the models it can be given
     convert(model: str, state: Mapping[str, ndarray]) -> dict[str, ndarray]
+
+and, where the weights it converts are not those of the canonical model as it is built by default,
+
+    source_options(model: str, options: Mapping[str, Any]) -> dict[str, Any]     what `native` has to be built with
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ import importlib
 import importlib.util
 from collections.abc import Mapping
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -32,6 +37,16 @@ def supports(codebase: str, model: str) -> bool:
     """Whether canonical weights of the model can be given to the codebase."""
     module = _module(codebase)
     return module is not None and model in module.MODELS
+
+
+def source_options(codebase: str, model: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options with which the canonical weights are made that an arm of the codebase, with its own options, starts from.
+
+    Models of one name can differ in their layers from codebase to codebase (RetinaNet's P6).
+    """
+    of_codebase = getattr(_module(codebase), "source_options", None)
+    found: dict[str, Any] = of_codebase(model, options) if of_codebase else {}
+    return found
 
 
 def to_codebase(codebase: str, model: str, state: Weights) -> dict[str, np.ndarray]:

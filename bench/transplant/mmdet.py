@@ -1,5 +1,6 @@
 """Canonical weights to mmdetection 3.3 (`faster-rcnn_r50_fpn_1x_coco`, `mask-rcnn_r50_fpn_1x_coco`, both on R-101 too,
-`solov2_r50_fpn_1x_coco`, `solov2-light_r50_fpn_ms-3x_coco`).
+`solov2_r50_fpn_1x_coco`, `solov2_r101_fpn_ms-3x_coco`, `solov2-light_r50_fpn_ms-3x_coco`,
+`solov2-light_r50-dcn_fpn_ms-3x_coco`).
 
 The same order of rows: background last, box offsets and masks of the K classes only. The names of its ResNet are
 torchvision's.
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -57,8 +59,10 @@ RENAMES = (
     (r"mask_features\.output\.norm\.", r"mask_head.mask_feature_head.conv_pred.gn."),
     (r"head\.class_convs\.(\d)\.conv\.", r"mask_head.cls_convs.\1.conv."),
     (r"head\.class_convs\.(\d)\.norm\.", r"mask_head.cls_convs.\1.gn."),
+    (r"head\.class_convs\.(\d)\.offset\.", r"mask_head.cls_convs.\1.conv.conv_offset."),
     (r"head\.kernel_convs\.(\d)\.conv\.", r"mask_head.kernel_convs.\1.conv."),
     (r"head\.kernel_convs\.(\d)\.norm\.", r"mask_head.kernel_convs.\1.gn."),
+    (r"head\.kernel_convs\.(\d)\.offset\.", r"mask_head.kernel_convs.\1.conv.conv_offset."),
     (r"neck\.p6\.", r"neck.fpn_convs.3.conv."),  # RetinaNet's and FCOS's, and those that follow
     (r"neck\.p7\.", r"neck.fpn_convs.4.conv."),
     (r"head\.class_tower\.(\d)\.(weight|bias)", r"bbox_head.cls_convs.\1.conv.\2"),
@@ -80,6 +84,10 @@ RENAMES = (
 
 
 def rename(name: str) -> str:
+    offset = re.match(r"backbone\.stages\.(\d)\.(\d+)\.conv2\.offset\.(\w+)$", name)
+    if offset:
+        stage, block, value = offset.groups()
+        return f"backbone.layer{int(stage) + 1}.{block}.conv2.conv_offset.{value}"
     vgg = re.match(r"backbone\.stages\.(\d)\.(\d)\.(weight|bias)$", name)
     if vgg:
         stage, layer, value = vgg.groups()
@@ -100,7 +108,7 @@ DENSE = {
 }
 
 
-def source_options(model: str) -> dict[str, object]:
+def source_options(model: str, options: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG001
     """RetinaNet's pyramid and FCOS's head have other layers here than in torchvision: the canonical weights have to be
     those of a model with mmdetection's."""
     return {"conventions": "mmdet"} if model.startswith(tuple(DENSE)) else {}

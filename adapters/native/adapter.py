@@ -63,6 +63,12 @@ class Adapter(TorchAdapter):
         stem = [backbone.stem] if hasattr(backbone, "stem") else []
         return [[*stem, backbone.stages[0]], *([stage] for stage in backbone.stages[1:])]
 
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        settings = self.workload["optimizer"]
+        return detectors.parameter_groups(
+            self.model, lr=settings["lr"], weight_decay=settings["weight_decay"]
+        )
+
     def _prepare_ema(self, decay: float) -> None:
         self.averaged = detectors.EMA(self.model, decay)
 
@@ -148,6 +154,17 @@ class Adapter(TorchAdapter):
         description = super().describe(data)
         description.extra["ema"] = self.averaged is not None
         return description
+
+    def describe_optimizer(self) -> dict[str, Any]:
+        groups = self.optimizer.param_groups
+        lr = self.workload["optimizer"]["lr"]
+        return {
+            **super().describe_optimizer(),
+            "lr_factors": sorted({round(group["lr"] / lr, 6) for group in groups}) if lr else [],
+            "tensors_without_weight_decay": sum(
+                len(group["params"]) for group in groups if group["weight_decay"] == 0
+            ),
+        }
 
     def postprocess_settings(self) -> dict[str, Any]:
         if isinstance(self.model, SOLOv2):

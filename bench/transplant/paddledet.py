@@ -1,5 +1,8 @@
 """Canonical weights to PaddleDetection (ppdet 2.6): classes and background in the same order, so only names change,
 and linear layers, which Paddle keeps as [in, out].
+
+Its SOLOv2 registers some layers under two names, and has a bias in the head's deformable convolutions, which the
+published models of 2020-12 and mmdetection have not: it gets zeros.
 """
 
 from __future__ import annotations
@@ -9,10 +12,23 @@ from collections.abc import Mapping
 
 import numpy as np
 
-MODELS = frozenset({"faster_rcnn_r50_fpn", "mask_rcnn_r50_fpn"})
+MODELS = frozenset(
+    {
+        "faster_rcnn_r50_fpn",
+        "mask_rcnn_r50_fpn",
+        "solov2_r50_fpn",
+        "solov2_r101_fpn",
+        "solov2_light_r50_fpn",
+        "solov2_light_r50_dcn_fpn",
+        "solov2_light_r50_vd_fpn_dcn_512",
+    }
+)
 
 #: Canonical name (a pattern) → ppdet's; the first that matches a beginning is applied.
 RENAMES = (
+    (r"backbone\.stem\.0\.", "backbone.conv1.conv1_1."),  # of ResNet-vd
+    (r"backbone\.stem\.2\.", "backbone.conv1.conv1_2."),
+    (r"backbone\.stem\.4\.", "backbone.conv1.conv1_3."),
     (r"backbone\.stem\.", "backbone.conv1.conv1."),
     (r"neck\.lateral\.3\.", "neck.fpn_inner_res5_sum."),
     (r"neck\.lateral\.0\.", "neck.fpn_inner_res2_sum_lateral."),
@@ -35,20 +51,43 @@ RENAMES = (
     (r"mask_head\.convs\.3\.", "mask_head.head.upsample.mask_inter_feat_4."),
     (r"mask_head\.upsample\.", "mask_head.head.upsample.conv5_mask."),
     (r"mask_head\.logits\.", "mask_head.mask_fcn_logits."),
+    (
+        r"mask_features\.branches\.(\d)\.(\d)\.",
+        r"mask_head.conv_pre_feat\1.mask_feat_head.convs_all_levels.\1.conv\2.",
+    ),
+    (r"mask_features\.output\.", "mask_head.conv_pred."),
+    (r"head\.class_convs\.", "solov2_head.bbox_head.cate_convs."),
+    (r"head\.kernel_convs\.", "solov2_head.bbox_head.kernel_convs."),
+    (r"head\.classes\.", "solov2_head.solo_cate."),
+    (r"head\.kernels\.", "solov2_head.solo_kernel."),
 )
 STATISTICS = {"running_mean": "_mean", "running_var": "_variance"}
 LAYERS = {"conv1": "branch2a", "conv2": "branch2b", "conv3": "branch2c", "shortcut": "short"}
+#: The other name of a layer that ppdet registers twice.
+TWICE = {
+    "mask_head.conv_pred.": "mask_head.mask_feat_head.conv_pred.0.",
+    "solov2_head.solo_cate.": "solov2_head.bbox_head.solo_cate.",
+    "solov2_head.solo_kernel.": "solov2_head.bbox_head.solo_kernel.",
+}
 LINEAR = ("box_head.fc1.weight", "box_head.fc2.weight", "box_head.classes.weight", "box_head.deltas.weight")
 
 
-def rename(name: str) -> str:
+def rename(name: str, *, deep: bool = False, vd: bool = False) -> str:
+    """``deep``: of a ResNet-101, whose many blocks of the third stage have numbers (ppdet's NameAdapter). ``vd``: of a
+    ResNet-vd."""
     layer, _, value = name.rpartition(".")
     name = f"{layer}.{STATISTICS.get(value, value)}"
-    block = re.match(r"backbone\.stages\.(\d)\.(\d+)\.(conv\d|shortcut)\.((?:conv|norm)\.\w+)$", name)
+    block = re.match(r"backbone\.stages\.(\d)\.(\d+)\.(conv\d|shortcut)\.((?:conv|norm|offset)\.\w+)$", name)
     if block:
-        stage, index, part, rest = block.groups()
-        stage_name = f"res{int(stage) + 2}"
-        return f"backbone.{stage_name}.{stage_name}{chr(ord('a') + int(index))}.{LAYERS[part]}.{rest}"
+        number, index, part, rest = block.groups()
+        stage = f"res{int(number) + 2}"
+        letter = chr(ord("a") + int(index))
+        if deep and stage == "res4" and index != "0":
+            letter = f"b{index}"
+        layer = LAYERS[part]
+        if vd and part == "shortcut" and stage != "res2":
+            layer = "short.conv"  # behind the pooling
+        return f"backbone.{stage}.{stage}{letter}.{layer}.{rest.replace('offset.', 'conv_offset.')}"
     for pattern, replacement in RENAMES:
         renamed, count = re.subn(f"^{pattern}", replacement, name)
         if count:
@@ -56,8 +95,33 @@ def rename(name: str) -> str:
     raise KeyError(f"no ppdet name for {name}")
 
 
-def convert(model: str, state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:  # noqa: ARG001
-    return {rename(name): _value(name, value) for name, value in state.items()}
+def convert(model: str, state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    deep = any(name.startswith("backbone.stages.2.10.") for name in state)
+    vd = "backbone.stem.4.conv.weight" in state
+    converted = {
+        rename(name, deep=deep, vd=vd): _value(name, value)
+        for name, value in state.items()
+        if not name.endswith(".num_batches_tracked")  # of torch's batch normalisation only
+    }
+    return _solov2(model, converted) if model.startswith("solov2") else converted
+
+
+def _solov2(model: str, state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Names but for these are ppdet's already: deformable convolutions of the head, and second names."""
+    converted = dict(state)
+    if "dcn" in model:
+        for name, value in state.items():
+            if match := re.match(r"(solov2_head\..*_convs\.2\.)(conv|offset)\.(\w+)$", name):
+                layer, part, kind = match.groups()
+                own = "conv_dcn" if part == "conv" else "conv_offset"
+                converted[f"{layer}conv.{own}.{kind}"] = converted.pop(name)
+                if part == "conv":
+                    converted[f"{layer}conv.conv_dcn.bias"] = np.zeros(len(value), value.dtype)
+    for name, value in state.items():
+        for layer, other in TWICE.items():
+            if name.startswith(layer):
+                converted[other + name.removeprefix(layer)] = value
+    return converted
 
 
 def _value(name: str, value: np.ndarray) -> np.ndarray:

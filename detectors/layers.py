@@ -124,12 +124,20 @@ class _FoldedConvolution(torch.autograd.Function):
 
 @contextmanager
 def calibrating(module: nn.Module) -> Iterator[None]:
-    """While open, a forward pass sets the statistics of every frozen normalisation from what it sees."""
+    """While open, a forward pass sets the statistics of every frozen normalisation from what it sees, and the running
+    statistics of every batch normalisation to those of the batch."""
     layers = [layer for layer in module.modules() if isinstance(layer, ConvNorm)]
+    norms = [
+        (norm, norm.momentum, norm.training) for norm in module.modules() if isinstance(norm, nn.BatchNorm2d)
+    ]
     try:
         for layer in layers:
             layer.calibrating = True
+        for norm, _, _ in norms:
+            norm.momentum, norm.training = 1.0, True
         yield
     finally:
         for layer in layers:
             layer.calibrating = False
+        for norm, momentum, training in norms:
+            norm.momentum, norm.training = momentum, training

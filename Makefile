@@ -11,7 +11,7 @@ demo: $(STAMP)  ## measure the quickstart recipe and write its report
 	@echo "report: $$($(BENCH) report)"
 
 test: lint peers browser  ## lint, then every test
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .

@@ -321,8 +321,11 @@ class Session:
         self.run.append_block(block)
         for rank in range(workload.ranks if begin else 0):
             self._state_file(arm, begin, rank).unlink(missing_ok=True)
-        last = {name: values[-1] for name, values in replies[0]["losses"].items()}
-        state.record.losses.append({"launch": launch, "round": round_, "step": end - 1, "losses": last})
+        # The first step's as well: it is that of the same weights and images, whatever training makes of them.
+        for step in dict.fromkeys((end - begin - 1,) if begin else (0, end - 1)):
+            losses = {name: values[step] for name, values in replies[0]["losses"].items()}
+            entry = {"launch": launch, "round": round_, "step": begin + step, "losses": losses}
+            state.record.losses.append(entry)
         state.record.memory += [
             Memory(rank=rank, launch=launch, **reply["memory"]) for rank, reply in enumerate(replies)
         ]

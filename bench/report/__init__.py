@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bench.codebases import Codebase
 from bench.record import Run, write_atomic
-from bench.report import figures, layout, markdown, page
+from bench.report import curves, figures, layout, markdown, page
 from bench.report.comparison import Comparison, Side, comparison_blocks, comparison_table, resolve_side
 from bench.report.tables import Report, Verdict, run_report, to_json
 from bench.report.terminal import show
@@ -42,11 +42,14 @@ def generate(
     """
     report = Report(tuple(run_report(run, codebases=codebases, verdicts=verdicts) for run in runs))
     folder = output / "figures"
-    drawn = [
-        figures.draw(run, folder, prefix=f"{number}-" if len(report.runs) > 1 else "")
-        for number, run in enumerate(report.runs, 1)
+    several = len(report.runs) > 1
+    prefixes = [f"{number}-" if several else "" for number in range(1, len(report.runs) + 1)]
+    drawn = [figures.draw(run, folder, prefix) for run, prefix in zip(report.runs, prefixes, strict=True)]
+    accuracies = [
+        curves.accuracy_blocks(run, curves.draw(run, folder, prefix), shift=int(several))
+        for run, prefix in zip(report.runs, prefixes, strict=True)
     ]
-    blocks = layout.report_blocks(report, drawn)
+    blocks = layout.report_blocks(report, drawn, accuracies)
     path = output / "report.md"
     write_atomic(output / "report.json", json.dumps(to_json(report), indent=1, ensure_ascii=False) + "\n")
     write_atomic(output / "index.html", page.render(blocks, folder))

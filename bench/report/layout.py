@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from bench.plan import level_text
+from bench.report import accuracy
 from bench.report.document import MISSING, Block, Bullets, Cell, Code, Column, Figure, Heading, Table, Text
-from bench.report.tables import Group, MemoryUse, Report, Row, RunReport, Software, factor_name
+from bench.report.tables import Group, MemoryUse, Report, Row, RunReport, Software, factor_name, trains
 from bench.stats import Cost, Ratio, Summary, round_to_interval
 from bench.workload import MODELS
 
@@ -112,7 +113,7 @@ def on_off(value: bool | None) -> str | None:
 
 def group_table(group: Group) -> Table:
     """The table of one group: one row per arm, a failed one with its reason in place of numbers."""
-    training = group.task == "train"
+    training = trains(group.task)
     factors = [name for name in group.factors if name != "ema"]
     seconds, rate = Column("s/iter, median (p5–p95)", True), "images/s" if training else "FPS (images/s)"
     columns = (
@@ -120,6 +121,7 @@ def group_table(group: Group) -> Table:
         Column("version", optional=True),
         *(Column(factor_name(name)) for name in factors),
         Column("EMA", optional=True),
+        *(Column(title, True, optional=True) for title in accuracy.TITLES.values()),
         *((seconds, Column(rate, True)) if training else (Column(f"{rate}, median (p5–p95)", True), seconds)),
         Column("max memory (MiB)", True, optional=True),
         Column("GFLOP/s (% of peak)", True, optional=True),
@@ -138,6 +140,7 @@ def group_table(group: Group) -> Table:
                 cell(", kernels: ".join(part for part in (row.version, row.kernels) if part)),
                 *map(cell, levels),
                 cell(on_off(row.ema)),
+                *(_ap_cell(row.ap.get(kind)) for kind in accuracy.TITLES),
                 *_timing_cells(row, training),
                 cell(_memory_text(row.memory), sort=row.memory.peak_bytes) if row.memory else cell(None),
                 _flops_cell(row),
@@ -163,6 +166,11 @@ def _timing_cells(row: Row, training: bool) -> tuple[Cell, Cell]:
     if training:
         return seconds, cell(rate.partition(" ")[0], sort=summary.images_per_s)
     return cell(rate, sort=summary.images_per_s), seconds
+
+
+def _ap_cell(ap: float | None) -> Cell:
+    """In per cent, as COCO's is written."""
+    return cell(None) if ap is None else cell(f"{100 * ap:.1f}", sort=ap)
 
 
 def _flops_cell(row: Row) -> Cell:
@@ -446,7 +454,7 @@ def setting(run: RunReport) -> tuple[str, ...]:
         f"{either('batch_size')} images per step and rank, {either('precision')}, ranks: {either('ranks')}, "
         f"device: {either('device')}.",
     ]
-    if "train" in values("task"):
+    if any(trains(str(task)) for task in values("task")):
         frozen = " or ".join(_frozen_text(int(stages)) for stages in values("frozen_stages"))
         norms = " or ".join("fixed" if value else "trained" for value in values("frozen_bn"))
         ema = [level_text(on) for on in (True, False) if any(work.get("ema") is on for work in works)]
@@ -456,7 +464,8 @@ def setting(run: RunReport) -> tuple[str, ...]:
             f"weight decay {either('optimizer', 'weight_decay')}; {frozen}; batch normalisation {norms}; "
             f"EMA {' or '.join(ema)}{decay}."
         )
-    if "infer" in values("task"):
+    lines += _training_lines(run)
+    if not all(trains(str(task)) for task in values("task")):
         lines.append(
             f"Inference is timed end to end (data, network, post-processing): score threshold "
             f"{either('score_threshold')}, at most {either('max_detections')} detections per image."
@@ -471,7 +480,28 @@ def setting(run: RunReport) -> tuple[str, ...]:
     return tuple(lines)
 
 
-TASKS = {"train": "training", "infer": "inference"}
+def _training_lines(run: RunReport) -> Iterator[str]:
+    """Of train_eval arms: how long, from what to what, and on which batches."""
+    works = [row.workload for row in run.rows if row.workload.get("task") == "train_eval"]
+    for work in works[:1]:
+        optimizer = work["optimizer"]
+        warmup = f"linear warm-up of the learning rate over {counted(optimizer['warmup'], 'step')}, "
+        falls = f"a tenth of it from step {' and '.join(map(str, optimizer['milestones']))} on, "
+        every = f"every {work['eval_every']} steps" if work.get("eval_every") else "after the last one"
+        yield (
+            f"{counted(work['steps'], 'step')}, evaluated {every}, {warmup if optimizer['warmup'] else ''}"
+            f"{falls if optimizer['milestones'] else ''}"
+            f"seed {work['seed']}; images in a new order each epoch, mirrored with probability {work['flip']:g} where "
+            "input is shared. Every step is timed by itself, the first ones too."
+        )
+
+
+TASKS = {
+    "train": "training",
+    "infer": "inference",
+    "eval": "evaluation",
+    "train_eval": "training and evaluation",
+}
 INPUT_MODES = {
     "shared": "the same decoded batches for every codebase, prepared outside the timed region",
     "pipeline": "each codebase's own loader on the same files",
@@ -509,6 +539,14 @@ def _measure_lines(run: RunReport) -> Iterator[str]:
             )
         )  # fmt: skip
         settle = f" (after {measure['settle']} untimed)" if measure.get("settle") else ""
+        if {row.workload.get("task") for row in run.rows} == {"train_eval"}:
+            launches, rounds, steps, warmup = (
+                "1 launch",
+                "turns",
+                "the steps between saved states",
+                "no warm-up",
+            )
+            order = order.replace("rounds visit", "turns visit").replace("round to round", "turn to turn")
         yield (
             f"Planned: {launches} (fresh processes) of {rounds} of {steps}{settle}, after {warmup}; {order}."
         )
@@ -526,20 +564,25 @@ def _measure_lines(run: RunReport) -> Iterator[str]:
 # -- The whole report ----------------------------------------------------------------------------------------
 
 
-def report_blocks(report: Report, figures: Sequence[Figures]) -> list[Block]:
-    """The report as blocks; `figures` has the drawn figures of each run, in order."""
+def report_blocks(
+    report: Report, figures: Sequence[Figures], accuracies: Sequence[Sequence[Block]] = ()
+) -> list[Block]:
+    """The report as blocks; `figures` has the drawn figures of each run, in order, `accuracies` the section on it."""
     names = list(dict.fromkeys(run.name for run in report.runs))
     blocks: list[Block] = [Heading(1, f"Benchmark report: {', '.join(names)}")]
     if len(report.runs) > 1:
         blocks.append(
             Text("Several runs. Arms of different runs were not interleaved: no ratio here crosses runs.")
         )
-    for run, drawn in zip(report.runs, figures, strict=True):
-        blocks += run_blocks(run, drawn, shift=0 if len(report.runs) == 1 else 1)
+    sections = accuracies or [()] * len(report.runs)
+    for run, drawn, section in zip(report.runs, figures, sections, strict=True):
+        blocks += run_blocks(run, drawn, shift=0 if len(report.runs) == 1 else 1, accuracies=section)
     return blocks
 
 
-def run_blocks(run: RunReport, figures: Figures, shift: int = 0) -> Iterator[Block]:
+def run_blocks(
+    run: RunReport, figures: Figures, shift: int = 0, accuracies: Sequence[Block] = ()
+) -> Iterator[Block]:
     def heading(level: int, text: str) -> Heading:
         return Heading(level + shift, text)
 
@@ -569,6 +612,7 @@ def run_blocks(run: RunReport, figures: Figures, shift: int = 0) -> Iterator[Blo
         yield from group_blocks(group)
     if run.unmeasured:
         yield Text(f"Planned but without a result: {', '.join(run.unmeasured)}.")
+    yield from accuracies
     if figures.get("memory"):
         yield heading(2, "Max memory")
         yield from figures["memory"]

@@ -20,6 +20,7 @@ from bench import stats
 from bench.codebases import Codebase
 from bench.plan import level_text
 from bench.record import ArmRecord, Run, RunRecord, Status, block_times
+from bench.report import accuracy
 from bench.workload import MODELS
 
 #: Order in which phases happen; phases that are not listed come after these.
@@ -99,6 +100,8 @@ class Row:
     """``flops_per_step`` over the median s/iter, as a share of the most FLOP/s that any arm of the run measured."""
     memory: MemoryUse | None = None
     phases: tuple[Phase, ...] = ()
+    ap: Mapping[str, float | None] = field(default_factory=dict)
+    """Of the last evaluation, 0..1, by IoU type (bbox, segm); empty where nothing was evaluated."""
     is_baseline: bool = False
     ratio: stats.Ratio | None = None
     """Throughput of this arm over the baseline's: above 1 is faster."""
@@ -108,7 +111,7 @@ class Row:
 
     @property
     def ema(self) -> bool | None:
-        return bool(self.workload.get("ema")) if self.workload.get("task") == "train" else None
+        return bool(self.workload.get("ema")) if trains(str(self.workload.get("task"))) else None
 
 
 @dataclass(frozen=True)
@@ -130,13 +133,11 @@ class Group:
     @property
     def title(self) -> str:
         model = MODELS[self.model].title if self.model in MODELS else self.model
-        return ", ".join(
-            [model, "training" if self.task == "train" else "inference", *self._words(self.levels)]
-        )
+        return ", ".join([model, "training" if trains(self.task) else "inference", *self._words(self.levels)])
 
     def _words(self, levels: Mapping[str, Any]) -> list[str]:
         """Levels in words; EMA says nothing of inference."""
-        told = {name: level for name, level in levels.items() if name != "ema" or self.task == "train"}
+        told = {name: level for name, level in levels.items() if name != "ema" or trains(self.task)}
         return [f"{factor_name(name)} {level_text(level)}" for name, level in told.items()]
 
     def row_name(self, row: Row) -> str:
@@ -224,6 +225,8 @@ class RunReport:
     unmeasured: tuple[str, ...]
     """Planned arms that have no record."""
     warnings: tuple[str, ...]
+    accuracy: tuple[accuracy.CellAccuracy, ...] = ()
+    """Of the cells that were evaluated."""
 
     @property
     def rows(self) -> tuple[Row, ...]:
@@ -234,6 +237,10 @@ class RunReport:
 class Report:
     runs: tuple[RunReport, ...]
     schema_version: int = 1
+
+
+def trains(task: str) -> bool:
+    return task in ("train", "train_eval")
 
 
 def factor_name(factor: str) -> str:
@@ -288,6 +295,11 @@ def _memory(arm: ArmRecord) -> MemoryUse | None:
     return None
 
 
+def _last_ap(arm: ArmRecord) -> dict[str, float | None]:
+    last = arm.evaluations[-1] if arm.evaluations else {}
+    return {kind: last[kind]["metrics"]["AP"] for kind in accuracy.TITLES if kind in last}
+
+
 def _phases(arm: ArmRecord) -> tuple[Phase, ...]:
     medians = {name: float(np.median(values)) for name, values in arm.phases.items() if values}
     total = sum(medians.values())
@@ -340,7 +352,7 @@ def _reason(arm: ArmRecord) -> str:
 def _flops_per_step(arm: ArmRecord) -> float | None:
     """The forward pass and, when training, a backward pass of twice its size; all ranks together."""
     forward = arm.description.get("forward_flops")
-    passes = 3.0 if arm.workload.get("task") == "train" else 1.0
+    passes = 3.0 if trains(str(arm.workload.get("task"))) else 1.0
     return None if forward is None else passes * float(forward) * int(arm.workload.get("ranks", 1))
 
 
@@ -394,6 +406,7 @@ def _row(
         peak_share=flops / step_s.median_s / peak_flops_per_s if flops and peak_flops_per_s else None,
         memory=_memory(arm),
         phases=_phases(arm),
+        ap=_last_ap(arm),
         warnings=(*arm.warnings, *stats.check(blocks)),
         trace=_trace(samples),
     )
@@ -566,6 +579,8 @@ def run_report(
         for arm in arms
     }
     effects, scaling = _effects_and_scaling(run, record, arms, rows)
+    groups = tuple(_groups(run, record, arms, rows))
+    names = {row.arm: group.row_name(row) for group in groups for row in group.rows}
     ended = {arm.id for arm in arms}
     return RunReport(
         id=record.id,
@@ -586,11 +601,12 @@ def run_report(
         load_after=tuple(record.load_after),
         dataset=record.dataset,
         software=tuple(_software(arms, codebases)),
-        groups=tuple(_groups(run, record, arms, rows)),
+        groups=groups,
         effects=effects,
         scaling=scaling,
         unmeasured=tuple(arm for arm in record.arms if arm not in ended),
         warnings=tuple(record.warnings),
+        accuracy=accuracy.of_run(run, arms, names, record.baseline),
     )
 
 

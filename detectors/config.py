@@ -133,7 +133,8 @@ class ParameterRule:
 class Optimizer:
     """SGD. ``lr`` is meant for batches of ``lr_for_batch`` images, and for others in proportion; without it, as it is.
 
-    ``rules``: the first that matches a parameter's name counts. ``clip_norm``: limit of the norm of all gradients.
+    ``rules``: the first that matches a parameter's name counts, then those of the model. ``clip_norm``: limit of the
+    norm of all gradients.
     """
 
     lr: PositiveFloat

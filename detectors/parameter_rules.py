@@ -18,12 +18,14 @@ class Rule(NamedTuple):
     weight_decay: float = 1.0
 
 
-def parameter_groups(model: nn.Module, *, lr: float, weight_decay: float) -> list[dict[str, Any]]:
-    """Groups of all trainable parameters for an optimizer of torch, by ``model.parameter_rules`` if it has any.
+def parameter_groups(
+    model: nn.Module, *, lr: float, weight_decay: float, rules: Sequence[Rule] = ()
+) -> list[dict[str, Any]]:
+    """Groups of all trainable parameters for an optimizer of torch, by ``rules`` and ``model.parameter_rules`` if any.
 
     The first rule that fits a parameter counts. Parameters that none fits are the first group.
     """
-    rules: Sequence[Rule] = getattr(model, "parameter_rules", ())
+    rules = (*rules, *getattr(model, "parameter_rules", ()))
     groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list, {(1.0, 1.0): []})
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:

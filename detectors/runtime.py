@@ -152,16 +152,21 @@ def build_model(loaded: Loaded, num_classes: int) -> nn.Module:
     """Raises ConfigError for an unknown model or a setting that it does not have."""
     asked: Model = loaded.config.model
     try:
-        return build(asked.name, num_classes=num_classes, **asked.settings)
+        model = build(asked.name, num_classes=num_classes, **asked.settings)
     except KeyError as error:
         raise ConfigError(str(error.args[0]), loaded.place("model", "name")) from None
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{asked.name}: {error}", loaded.place("model", "settings")) from None
+    if getattr(model, "rpn", model) is None:
+        problem = f"{asked.name} takes proposals, which a COCO folder does not hold; train it from Python"
+        raise ConfigError(problem, loaded.place("model", "name"))
+    return model
 
 
 def uses_masks(model: nn.Module) -> bool:
     """Whether the model has a part for masks, and so learns from them."""
-    return any("mask" in name for name, _ in model.named_children())
+    parts = (part for name, part in model.named_children() if "mask" in name)
+    return any(True for part in parts for _ in part.parameters())
 
 
 def coco_folder(loaded: Loaded, name: str) -> CocoFolder:

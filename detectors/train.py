@@ -12,6 +12,7 @@ import re
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import astuple
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from detectors.config import Config, ConfigError, Loaded, Optimizer
 from detectors.ema import EMA
 from detectors.eval import evaluate
 from detectors.layers import FrozenBatchNorm2d, calibrating
+from detectors.parameter_rules import Rule, parameter_groups
 from detectors.runtime import MIB, Failed, Ranks, log
 from detectors.schedule import Schedule, make_schedule
 from detectors.structures import Target
@@ -55,28 +57,18 @@ def seed_step(seed: int, iteration: int, rank: int) -> None:
     torch.manual_seed((first << 32 | second) >> 1)
 
 
-def parameter_groups(model: nn.Module, optimizer: Optimizer) -> list[dict[str, Any]]:
+def optimizer_groups(model: nn.Module, optimizer: Optimizer) -> list[dict[str, Any]]:
     """Trainable parameters by rule; ``lr_factor`` of a group is what the schedule's rate is multiplied with.
 
-    Raises ValueError for a rule that matches no trainable parameter, which is a mistake in its expression.
+    Raises ValueError for a rule that fits no trainable parameter, which is a mistake in its expression.
     """
-    rules = [re.compile(rule.match) for rule in optimizer.rules]
-    matched: list[list[nn.Parameter]] = [[] for _ in range(len(rules) + 1)]
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            index = next((index for index, rule in enumerate(rules) if rule.search(name)), len(rules))
-            matched[index].append(parameter)
-    for rule, parameters in zip(optimizer.rules, matched, strict=False):
-        if not parameters:
-            raise ValueError(
-                f"no trainable parameter's name has {rule.match!r} in it that an earlier rule has not"
-            )
-    factors = [*((rule.lr, rule.weight_decay) for rule in optimizer.rules), (1.0, 1.0)]
-    return [
-        {"params": parameters, "lr_factor": lr, "weight_decay": optimizer.weight_decay * decay}
-        for parameters, (lr, decay) in zip(matched, factors, strict=True)
-        if parameters
-    ]
+    names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    for rule in optimizer.rules:
+        if not any(re.search(rule.match, name) for name in names):
+            raise ValueError(f"{rule.match!r} is found in no trainable parameter's name")
+    rules = [Rule(*astuple(rule)) for rule in optimizer.rules]
+    groups = parameter_groups(model, lr=1.0, weight_decay=optimizer.weight_decay, rules=rules)
+    return [{**group, "lr_factor": group["lr"]} for group in groups]
 
 
 class Trainer:
@@ -91,7 +83,7 @@ class Trainer:
         losses = Losses(model)
         # Statistics of batch normalisation stay each rank's own, as in detectron2 and mmdetection.
         self.losses = DistributedDataParallel(losses, broadcast_buffers=False) if ranks.count > 1 else losses
-        groups = parameter_groups(model, config.optimizer)
+        groups = optimizer_groups(model, config.optimizer)
         self.optimizer = torch.optim.SGD(
             groups, lr=schedule.lr, momentum=config.optimizer.momentum, fused=True
         )

@@ -96,8 +96,7 @@ def rename(name: str, *, deep: bool = False, vd: bool = False) -> str:
 
 
 def convert(model: str, state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    deep = any(name.startswith("backbone.stages.2.10.") for name in state)
-    vd = "backbone.stem.4.conv.weight" in state
+    deep, vd = "101" in model, "_vd_" in model
     converted = {
         rename(name, deep=deep, vd=vd): _value(name, value)
         for name, value in state.items()

@@ -1,0 +1,180 @@
+"""SOLOv2 against PaddleDetection 2.6 (ppdet/modeling/heads/solov2_head.py, losses/solov2_loss.py and backbones/
+resnet.py; targets of data/transform/batch_operators.py), given the same weights and images."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import detectors
+from bench.environments import python_of
+from bench.transplant import to_codebase
+from bench.worker.batches import load_batches
+from bench.workload import Input
+from detectors.solov2 import SOLOv2
+from tests.peers.test_mmdet_adapter import relative
+from tests.peers.test_paddledet_adapter import (  # noqa: F401
+    DEADLINE_S,
+    PADDLEDET,
+    Bench,
+    bench,
+    worker_path,
+    workload,
+)
+from tests.peers.test_solov2_vs_mmdet import displace_points
+
+pytestmark = pytest.mark.peers
+
+SIZE = (128, 128)
+
+WHAT_PPDET_COMPUTES = """
+import json, sys
+import numpy as np
+from bench.worker.__main__ import load_module
+from bench.worker.api import Job
+from bench.worker.batches import load_batches
+
+module = load_module(sys.argv[1])
+adapter = module.Adapter(Job(**json.load(open(sys.argv[2]))))
+adapter.prepare()
+(batch,) = load_batches(adapter.job.batches, 0, 1)
+data = adapter.load(adapter.convert(batch))
+arrays, model = {}, adapter.model
+
+def keep_head(layer, inputs, outputs):
+    for level, (classes, kernels) in enumerate(zip(*outputs)):
+        arrays[f"classes{level}"], arrays[f"kernels{level}"] = classes.numpy(), kernels.numpy()
+
+hooks = [
+    model.solov2_head.register_forward_post_hook(keep_head),
+    model.mask_head.register_forward_post_hook(lambda _, __, out: arrays.update(features=out.numpy())),
+]
+losses = adapter.forward(data)
+for hook in hooks:
+    hook.remove()
+for name, value in adapter.loss_values(losses).items():
+    arrays[f"loss {name}"] = np.array(value)
+adapter.backward(losses)
+for name, parameter in model.named_parameters():
+    if parameter.grad is not None:
+        arrays[f"gradient of {name}"] = parameter.grad.numpy()
+
+module.load_weights(model, adapter.job.weights)  # running statistics as before that step
+for found in adapter.detections(adapter.postprocess(adapter.network(data), data), data):
+    for name in ("scores", "labels", "masks"):
+        arrays[f"{name} of {found.image_id}"] = getattr(found, name)
+np.savez(sys.argv[3], **arrays)
+"""
+
+
+def run_ppdet(bench: Bench, job: dict[str, Any]) -> dict[str, np.ndarray]:  # noqa: F811
+    job_file, result = bench.folder / "job.json", bench.folder / "result.npz"
+    job_file.write_text(json.dumps(job))
+    done = subprocess.run(
+        [
+            python_of(PADDLEDET),
+            "-W",
+            "ignore",
+            "-c",
+            WHAT_PPDET_COMPUTES,
+            PADDLEDET.adapter_file,
+            job_file,
+            result,
+        ],
+        env={"PYTHONPATH": str(worker_path(bench.folder / "path")), "OMP_NUM_THREADS": "1"},
+        timeout=DEADLINE_S,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
+    with np.load(result) as arrays:
+        return dict(arrays)
+
+
+def calibrated(name: str, job: dict[str, Any], weights: Path, **settings: Any) -> SOLOv2:
+    """Our model, and its weights as a file for PaddleDetection."""
+    (batch,) = load_batches(job["batches"], 0, 1)
+    torch.manual_seed(3)
+    model = detectors.build(name, num_classes=len(job["classes"]), score_threshold=0.01, **settings)
+    displace_points(model)
+    detectors.calibrate(model, torch.from_numpy(batch.images), torch.from_numpy(batch.image_sizes))
+    state = {key: value.numpy() for key, value in model.state_dict().items()}
+    np.savez(weights, **to_codebase("paddledet", name, state))
+    return model
+
+
+VD_DCN = "solov2_light_r50_vd_fpn_dcn_512"
+#: DropBlock's random numbers are each framework's own.
+NO_DROP_BLOCK = {"SOLOv2Head": {"drop_block": False}}
+
+
+@pytest.mark.parametrize(
+    ("name", "frozen", "settings", "config", "tolerance"),
+    [
+        ("solov2_light_r50_fpn", True, {"conventions": "paddledet"}, {}, 1e-3),
+        (VD_DCN, True, {"frozen_stages": 1, "frozen_bn": True}, NO_DROP_BLOCK, 1e-3),
+        # Statistics of 32 values, as the last stage has here, enlarge rounding errors: both are up to 4e-3 away from
+        # what we compute in float64.
+        (VD_DCN, False, {}, NO_DROP_BLOCK, 2e-2),
+    ],
+    ids=["light", "vd-dcn-frozen", "vd-dcn"],
+)
+def test_with_one_set_of_weights_solov2_is_paddledetections(
+    bench: Bench,  # noqa: F811
+    name: str,
+    frozen: bool,
+    settings: dict[str, Any],
+    config: dict[str, Any],
+    tolerance: float,
+) -> None:
+    fields = {"frozen_stages": int(frozen), "frozen_bn": frozen, "batch_size": 2, "score_threshold": 0.01}
+    task = workload(name, input=Input(images=2, size=SIZE), **fields)
+    job = bench.job(task, PADDLEDET, options={"config": config}, weights=str(bench.folder / "weights.npz"))
+    model = calibrated(name, job, bench.folder / "weights.npz", **settings)
+    if model.head.drop_block is not None:
+        model.head.drop_block.keep = 1.0
+    start = {key: value.clone() for key, value in model.state_dict().items()}
+    theirs = run_ppdet(bench, job)
+
+    (batch,) = load_batches(job["batches"], 0, 1)
+    images, sizes = torch.from_numpy(batch.images), torch.from_numpy(batch.image_sizes)
+    with torch.no_grad():
+        raw = model.network(images, sizes)
+    assert relative(raw.features.numpy(), theirs["features"]) < 1e-4
+    for level in range(5):
+        assert relative(raw.kernels[level].numpy(), theirs[f"kernels{level}"]) < 1e-4
+        assert relative(raw.classes[level].numpy(), theirs[f"classes{level}"]) < 1e-4
+
+    truth = zip(batch.boxes, batch.labels, batch.masks, strict=True)
+    targets = [detectors.Target(*(torch.from_numpy(np.array(value)) for value in one)) for one in truth]
+    losses = model.losses(images, sizes, targets)
+    for term, theirs_term in (("loss_mask", "loss_ins"), ("loss_cls", "loss_cate")):
+        assert losses[term].item() == pytest.approx(float(theirs[f"loss {theirs_term}"]), rel=1e-3)
+        assert losses[term].item() > 0
+    sum(losses.values()).backward()
+    gradients = {key: p.grad.numpy() for key, p in model.named_parameters() if p.grad is not None}
+    gradients = to_codebase("paddledet", name, gradients)
+    prefix = "gradient of "
+    references = {key.removeprefix(prefix): theirs[key] for key in theirs if key.startswith(prefix)}
+    references = {key: value for key, value in references.items() if not key.endswith("conv_dcn.bias")}
+    assert len(references) > 80
+    for key, reference in references.items():
+        error = np.linalg.norm(gradients[key] - reference) / np.linalg.norm(reference)
+        assert error < tolerance, f"{key}: {error:.1e}"
+
+    model.load_state_dict(start)
+    model.eval()
+    with torch.no_grad():
+        raw = model.network(images, sizes)
+    found = model.postprocess(raw, batch.image_sizes.tolist(), batch.original_sizes.tolist())
+    for image_id, mine in zip(batch.image_ids, found, strict=True):
+        assert len(mine.scores) > 10
+        np.testing.assert_allclose(mine.scores.numpy(), theirs[f"scores of {image_id}"], rtol=1e-3)
+        assert np.array_equal(mine.labels.numpy(), theirs[f"labels of {image_id}"])
+        assert (mine.masks.numpy() != theirs[f"masks of {image_id}"]).mean() < 1e-4

@@ -9,16 +9,18 @@ import torch
 from torch import Tensor
 
 
-def cell_anchors(scales: Sequence[float], ratios: Sequence[float]) -> Tensor:
-    """Boxes [len(ratios) * len(scales), 4] around the origin, rounded; ratio = height / width, area = scale².
+def cell_anchors(scales: Sequence[float], ratios: Sequence[float], *, rounded: bool = True) -> Tensor:
+    """Boxes [len(ratios) * len(scales), 4] around the origin; ratio = height / width, area = scale².
 
-    Order and rounding as torchvision/models/detection/anchor_utils.py, ``AnchorGenerator.generate_anchors``.
+    Order and rounding as torchvision/models/detection/anchor_utils.py, ``AnchorGenerator.generate_anchors``; not
+    ``rounded`` as mmdet/models/task_modules/prior_generators/anchor_generator.py.
     """
     height_factor = torch.sqrt(torch.tensor(ratios, dtype=torch.float32))
     sizes = torch.tensor(scales, dtype=torch.float32)
     widths = ((1 / height_factor)[:, None] * sizes).flatten()
     heights = (height_factor[:, None] * sizes).flatten()
-    return (torch.stack([-widths, -heights, widths, heights], dim=1) / 2).round()
+    cells = torch.stack([-widths, -heights, widths, heights], dim=1) / 2
+    return cells.round() if rounded else cells
 
 
 def level_anchors(cells: Tensor, grid: tuple[int, int], stride: tuple[int, int]) -> Tensor:
@@ -37,16 +39,22 @@ def pyramid_anchors(
     grids: tuple[tuple[int, int], ...],
     image_size: tuple[int, int],
     device: torch.device,
+    *,
+    rounded: bool = True,
+    strides: tuple[int, ...] | None = None,
 ) -> Tensor:
     """Anchors of all levels one after the other, [N, 4]; within a level in order (row, column, ratio and scale).
 
-    ``scales``: per level. The stride of a level is the image's size over the grid's, rounded down, as in torchvision.
-    The result is kept: training sees few shapes, and a tensor made on the host would have to be sent every step.
+    ``scales``: per level. Without ``strides`` per level, that of a level is the image's size over the grid's, rounded
+    down, as in torchvision: other than the nominal one where the grid's size was rounded up. The result is kept:
+    training sees few shapes, and a tensor made on the host would have to be sent every step.
     """
-    levels = [
-        level_anchors(
-            cell_anchors(level_scales, ratios), grid, (image_size[0] // grid[0], image_size[1] // grid[1])
+    levels = []
+    for level, (level_scales, grid) in enumerate(zip(scales, grids, strict=True)):
+        stride = (
+            (strides[level], strides[level])
+            if strides is not None
+            else (image_size[0] // grid[0], image_size[1] // grid[1])
         )
-        for level_scales, grid in zip(scales, grids, strict=True)
-    ]
+        levels.append(level_anchors(cell_anchors(level_scales, ratios, rounded=rounded), grid, stride))
     return torch.cat(levels).to(device)

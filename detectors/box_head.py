@@ -15,28 +15,30 @@ from detectors.rpn import Proposals
 from detectors.sampling import BalancedSampler
 from detectors.structures import Detections, GroundTruth
 
-MIN_SIZE = 1e-2  # smaller detections are dropped
-
 
 class RoISample(NamedTuple):
     """Regions that the second stage learns from, all images together.
 
-    boxes: [R, 4]. image: [R], the region's image. object: [R], index among the image's objects.
+    boxes: [R, 4]. image: [R], the region's image; slot: [R], counts the image's regions.
+    object: [R], index among the image's objects. is_object: bool [R], the region is an object's own box.
     labels: [R], the object's class, K for background. goal: [R, 4], the object's box; the region itself for background.
     """
 
     boxes: Tensor
     image: Tensor
+    slot: Tensor
+    is_object: Tensor
     object: Tensor
     labels: Tensor
     goal: Tensor
 
 
 class BoxHead(nn.Module):
-    """Two fully connected layers on 7×7 pooled features, then class scores and class-specific box offsets.
+    """Two fully connected layers on 7×7 pooled features, then class scores and box offsets, by default of every class.
 
     Classes are 0..K-1 and background is K, the last. Settings and results as torchvision's ``RoIHeads`` with
-    ``TwoMLPHead`` and ``FastRCNNPredictor``.
+    ``TwoMLPHead`` and ``FastRCNNPredictor``, or with others those of ``Shared2FCBBoxHead`` in
+    mmdet/models/roi_heads/bbox_heads/convfc_bbox_head.py.
     """
 
     def __init__(
@@ -50,7 +52,18 @@ class BoxHead(nn.Module):
         score_threshold: float = 0.05,
         nms_threshold: float = 0.5,
         max_detections: int = 100,
+        class_agnostic: bool = False,
+        coder_weights: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0),
+        forced: bool = False,
+        min_size: float = 1e-2,
+        beta: float = 1 / 9,
+        samples: int = 2,
+        aligned: bool = False,
     ) -> None:
+        """``class_agnostic``: one box for all classes. ``forced``: the regions that overlap an object most are its own
+        if ``iou_threshold`` allows, though they may overlap another one more. ``min_size``: detections not larger are
+        dropped. ``beta``: of smooth L1, 0 for L1. ``samples``, ``aligned``: as for ``roi_align``.
+        """
         super().__init__()
         self.num_classes = num_classes
         self.pool_size = pool_size
@@ -58,22 +71,45 @@ class BoxHead(nn.Module):
         self.score_threshold = score_threshold
         self.nms_threshold = nms_threshold
         self.max_detections = max_detections
-        self.coder = BoxCoder((10.0, 10.0, 5.0, 5.0))
+        self.boxes_per_region = 1 if class_agnostic else num_classes
+        self.forced = forced
+        self.min_size = min_size
+        self.beta = beta
+        self.samples = samples
+        self.aligned = aligned
+        self.coder = BoxCoder(coder_weights)
         self.sampler = BalancedSampler(512, 0.25)
+        self._make_layers(channels, hidden)
+
+    def _make_layers(self, channels: int, hidden: int) -> None:
         # A convolution over the whole pooled map, that is a linear layer; as a convolution its weight follows the
         # memory format of the features, and neither is ever rearranged.
-        self.fc1 = nn.Conv2d(channels, hidden, pool_size)
+        self.fc1 = nn.Conv2d(channels, hidden, self.pool_size)
         self.fc2 = nn.Linear(hidden, hidden)
-        self.classes = nn.Linear(hidden, num_classes + 1)
-        self.deltas = nn.Linear(hidden, 4 * num_classes)
+        self._make_predictors(hidden)
+        for layer in (self.fc1, self.fc2):
+            nn.init.zeros_(layer.bias)
+
+    def _make_predictors(self, hidden: int) -> None:
+        self.classes = nn.Linear(hidden, self.num_classes + 1)
+        self.deltas = nn.Linear(hidden, 4 * self.boxes_per_region)
         nn.init.normal_(self.classes.weight, std=0.01)
         nn.init.normal_(self.deltas.weight, std=0.001)
-        for layer in (self.fc1, self.fc2, self.classes, self.deltas):
+        for layer in (self.classes, self.deltas):
             nn.init.zeros_(layer.bias)
 
     def forward(self, pyramid: Pyramid, boxes: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Regions boxes [R, 4] of images [R] to class logits [R, K + 1] and offsets [R, K, 4]."""
-        pooled = roi_align(pyramid, boxes, image, size=self.pool_size)
+        """Regions boxes [R, 4] of images [R] to class logits [R, K + 1] and offsets [R, K, 4], or [R, 1, 4] for one
+        box for all classes."""
+        return self.predict(self.pool(pyramid, boxes, image))
+
+    def pool(self, pyramid: Pyramid, boxes: Tensor, image: Tensor) -> Tensor:
+        """[R, C, pool_size, pool_size]."""
+        return roi_align(
+            pyramid, boxes, image, size=self.pool_size, samples=self.samples, aligned=self.aligned
+        )
+
+    def predict(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
         weight = self.fc1.weight.permute(0, 2, 3, 1).flatten(1)
         hidden = F.relu_(F.linear(pooled.permute(0, 2, 3, 1).flatten(1), weight, self.fc1.bias))
         hidden = F.relu_(self.fc2(hidden))
@@ -91,7 +127,9 @@ class BoxHead(nn.Module):
             truth.valid,
             positive=self.iou_threshold,
             negative=self.iou_threshold,
-            low_quality=False,
+            low_quality=self.forced,
+            forced_iou=self.iou_threshold,
+            forced_to_object=True,
         )
         sample = self.sampler(role.where(valid, IGNORED))
         boxes = boxes.gather(1, sample.index.unsqueeze(-1).expand(-1, -1, 4))
@@ -99,21 +137,31 @@ class BoxHead(nn.Module):
         labels = truth.labels.gather(1, index).masked_fill(~sample.positive, self.num_classes)
         goal = truth.boxes.gather(1, index.unsqueeze(-1).expand(-1, -1, 4))
         goal = torch.where(sample.positive.unsqueeze(-1), goal, boxes)
+        is_object = sample.index >= proposals.boxes.shape[1]
         image, slot = sample.valid.nonzero(as_tuple=True)
         return RoISample(
-            boxes[image, slot], image, index[image, slot], labels[image, slot], goal[image, slot]
+            boxes[image, slot],
+            image,
+            slot,
+            is_object[image, slot],
+            index[image, slot],
+            labels[image, slot],
+            goal[image, slot],
         )
 
     def losses(self, pyramid: Pyramid, sample: RoISample) -> dict[str, Tensor]:
         """Cross-entropy of the classes, smooth L1 of the offsets of positive regions, both per sampled region."""
-        logits, deltas = self(pyramid, sample.boxes, sample.image)
+        return self.losses_of(*self(pyramid, sample.boxes, sample.image), sample)
+
+    def losses_of(self, logits: Tensor, deltas: Tensor, sample: RoISample) -> dict[str, Tensor]:
+        """As ``losses``, from what ``forward`` gave for the sample's regions."""
         count = max(1, len(sample.boxes))
         positive = sample.labels < self.num_classes
-        of_class = sample.labels.clamp(max=self.num_classes - 1).view(-1, 1, 1).expand(-1, 1, 4)
+        of_class = sample.labels.clamp(max=self.boxes_per_region - 1).view(-1, 1, 1).expand(-1, 1, 4)
         goal = self.coder.encode(sample.goal, sample.boxes)
         goal = torch.where(positive.unsqueeze(-1), goal, 0.0)
         loss_deltas = F.smooth_l1_loss(
-            deltas.gather(1, of_class).squeeze(1), goal, beta=1 / 9, reduction="none"
+            deltas.gather(1, of_class).squeeze(1), goal, beta=self.beta, reduction="none"
         ).sum(-1)
         return {
             "loss_classifier": F.cross_entropy(logits, sample.labels, reduction="sum") / count,
@@ -126,16 +174,21 @@ class BoxHead(nn.Module):
         """Detections of each image in input pixels, without masks."""
         image, slot = proposals.valid.nonzero(as_tuple=True)
         boxes = proposals.boxes[image, slot]
-        logits, deltas = self(pyramid, boxes, image)
+        return self.detections(*self(pyramid, boxes, image), boxes, image, image_sizes)
+
+    def detections(
+        self, logits: Tensor, deltas: Tensor, boxes: Tensor, image: Tensor, image_sizes: Tensor
+    ) -> list[Detections]:
+        """As ``detect``, from what ``forward`` gave for regions boxes [R, 4] of images [R]."""
         scores = logits.softmax(dim=-1)[:, :-1]
         region, label = (scores > self.score_threshold).nonzero(as_tuple=True)
         image = image[region]
-        boxes = self.coder.decode(deltas[region, label], boxes[region])
+        boxes = self.coder.decode(deltas[region, label.clamp(max=self.boxes_per_region - 1)], boxes[region])
         boxes = clip(boxes.unsqueeze(1), image_sizes[image]).squeeze(1)
         scores = scores[region, label]
-        large = ((boxes[:, 2:] - boxes[:, :2]) >= MIN_SIZE).all(dim=1)
+        large = ((boxes[:, 2:] - boxes[:, :2]) > self.min_size).all(dim=1)
         found = []
-        for index in range(len(proposals.boxes)):
+        for index in range(len(image_sizes)):
             here = (large & (image == index)).nonzero().squeeze(1)
             keep = batched_nms(boxes[here], scores[here], label[here], self.nms_threshold)
             keep = here[keep[: self.max_detections]]

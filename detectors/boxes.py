@@ -76,17 +76,26 @@ POSITIVE, NEGATIVE, IGNORED = 1, 0, -1
 
 
 def match(
-    iou: Tensor, valid: Tensor, *, positive: float, negative: float, low_quality: bool
+    iou: Tensor,
+    valid: Tensor,
+    *,
+    positive: float,
+    negative: float,
+    low_quality: bool,
+    forced_iou: float = 0.0,
+    forced_to_object: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Assign to every box the object it overlaps most.
 
     iou: [B, G, N] of objects with boxes. valid: bool [B, G], False for padding.
     Returns the object's index [B, N] and the role [B, N]: POSITIVE at IoU ≥ ``positive``, NEGATIVE below
     ``negative``, IGNORED between. With ``low_quality``, the boxes that overlap some object most of all boxes (ties
-    included) are positive whatever their IoU, and go to the object that they overlap most themselves.
+    included) are positive from ``forced_iou`` on, and go to the object that they overlap most themselves; with
+    ``forced_to_object``, to that object, of several to the last.
 
-    As torchvision's ``Matcher`` but for an object that no box overlaps: there every box that also overlaps nothing
-    ties with IoU 0 and becomes positive; here none does.
+    As torchvision's ``Matcher``, ``forced_to_object`` as mmdet/models/task_modules/assigners/max_iou_assigner.py, but
+    for an object that no box overlaps: there every box that also overlaps nothing ties with IoU 0 and becomes
+    positive; here none does.
     """
     iou = iou.masked_fill(~valid.unsqueeze(-1), -1.0)
     best_of_box, index = iou.max(dim=1)
@@ -94,6 +103,10 @@ def match(
     role.masked_fill_(best_of_box < negative, NEGATIVE)
     if low_quality:
         best_of_object = iou.amax(dim=2, keepdim=True)
-        forced = ((iou == best_of_object) & (best_of_object > 0)).any(dim=1)
-        role.masked_fill_(forced, POSITIVE)
+        forced = (iou == best_of_object) & (best_of_object > 0) & (best_of_object >= forced_iou)
+        if forced_to_object:
+            number = torch.arange(1, iou.shape[1] + 1, dtype=torch.int16, device=iou.device)
+            last = (forced * number[:, None]).amax(dim=1).to(torch.int64)
+            index = torch.where(last > 0, last - 1, index)
+        role.masked_fill_(forced.any(dim=1), POSITIVE)
     return index, role

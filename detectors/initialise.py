@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from detectors.anchors import level_anchors
+from detectors.cascade import CascadeRCNN
 from detectors.dense import DenseDetector
 from detectors.layers import calibrating
 from detectors.rcnn import RCNN
@@ -42,6 +44,8 @@ def calibrate(model: nn.Module, images: Tensor, image_sizes: Tensor) -> None:
         model.backbone(images)
     if isinstance(model, RCNN):
         _unit_logits(model, images, image_sizes)
+    elif isinstance(model, CascadeRCNN):
+        _unit_logits_of_stages(model, images, image_sizes)
     elif isinstance(model, SOLOv2):
         _unit_classes_and_masks(model, images)
     elif isinstance(model, SSD):
@@ -51,11 +55,26 @@ def calibrate(model: nn.Module, images: Tensor, image_sizes: Tensor) -> None:
 
 
 def _unit_logits(model: RCNN, images: Tensor, image_sizes: Tensor) -> None:
+    """Without a region proposal network, on windows of one size all over the image."""
     pyramid = model.features(images)
-    proposals = model.rpn.propose(pyramid, image_sizes, (images.shape[2], images.shape[3]))
+    given = None
+    if model.rpn is None:
+        windows = level_anchors(torch.tensor([[0.0, 0.0, 64.0, 64.0]]), (8, 8), (16, 16)).to(images.device)
+        given = [windows] * len(images)
+    proposals = model.propose(pyramid, images, image_sizes, given)
     image, slot = proposals.valid.nonzero(as_tuple=True)
     logits, _ = model.box_head(pyramid, proposals.boxes[image, slot], image)
     model.box_head.classes.weight.div_(logits.std().clamp(min=1e-6))
+
+
+def _unit_logits_of_stages(model: CascadeRCNN, images: Tensor, image_sizes: Tensor) -> None:
+    """As for one head, all on the proposals: untrained heads move them little."""
+    pyramid = model.features(images)
+    proposals = model.propose(pyramid, images, image_sizes)
+    image, slot = proposals.valid.nonzero(as_tuple=True)
+    for head in model.box_heads:
+        logits, _ = head.predict(model.pool(pyramid, head, proposals.boxes[image, slot], image))
+        head.classes.weight.div_(logits.std().clamp(min=1e-6))
 
 
 def _unit_classes_and_masks(model: SOLOv2, images: Tensor) -> None:

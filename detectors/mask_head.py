@@ -19,70 +19,138 @@ class MaskHead(nn.Module):
 
     Only the mask of one class per region is ever needed, so only that one is computed; for 80 classes this saves 79
     of 80 parts of the last layer and its output. Settings and results as torchvision's ``MaskRCNNHeads`` and
-    ``MaskRCNNPredictor``.
+    ``MaskRCNNPredictor``, or with others mmdet/models/roi_heads/mask_heads/fcn_mask_head.py.
     """
 
-    def __init__(self, channels: int, num_classes: int, *, convs: int = 4, pool_size: int = 14) -> None:
+    def __init__(
+        self,
+        channels: int,
+        num_classes: int,
+        *,
+        convs: int = 4,
+        hidden: int = 256,
+        pool_size: int = 14,
+        samples: int = 2,
+        aligned: bool = False,
+        binary_targets: bool = False,
+    ) -> None:
+        """``hidden``: channels of all layers. ``samples``, ``aligned``: as for ``roi_align``. ``binary_targets``: as
+        ``binary`` for ``mask_targets``.
+        """
         super().__init__()
         self.num_classes = num_classes
         self.pool_size = pool_size
-        self.convs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(convs))
-        self.upsample = nn.ConvTranspose2d(channels, channels, 2, stride=2)
-        self.logits = nn.Conv2d(channels, num_classes, 1)
+        self.samples = samples
+        self.aligned = aligned
+        self.binary_targets = binary_targets
+        widths = [channels, *[hidden] * convs]
+        self.convs = nn.ModuleList(nn.Conv2d(width, hidden, 3, padding=1) for width in widths[:-1])
+        self.upsample = nn.ConvTranspose2d(widths[-1], hidden, 2, stride=2)
+        self.logits = nn.Conv2d(hidden, num_classes, 1)
         for layer in (*self.convs, self.upsample, self.logits):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
             nn.init.zeros_(layer.bias)
 
     def forward(self, pyramid: Pyramid, boxes: Tensor, image: Tensor, labels: Tensor) -> Tensor:
         """Regions boxes [R, 4] of images [R] with classes labels [R] to mask logits [R, 28, 28]."""
-        x = roi_align(pyramid, boxes, image, size=self.pool_size)
+        return self.logits_of(self.convolve(self.pool(pyramid, boxes, image)), labels)
+
+    def pool(self, pyramid: Pyramid, boxes: Tensor, image: Tensor) -> Tensor:
+        """[R, C, pool_size, pool_size]."""
+        return roi_align(
+            pyramid, boxes, image, size=self.pool_size, samples=self.samples, aligned=self.aligned
+        )
+
+    def convolve(self, x: Tensor) -> Tensor:
         for conv in self.convs:
             x = F.relu_(conv(x))
+        return x
+
+    def logits_of(self, x: Tensor, labels: Tensor) -> Tensor:
+        """What the convolutions gave, [R, C, S, S], to logits of one class each, labels [R]: [R, 2 * S, 2 * S]."""
         # A 2×2 deconvolution of stride 2 does not overlap: it gives each pixel four of its own, by a matrix product.
-        regions, channels = x.shape[:2]
-        size = self.pool_size
+        regions, channels, size, _ = x.shape
+        hidden = self.upsample.out_channels
         pixels = x.permute(0, 2, 3, 1).reshape(-1, channels)
-        weight = self.upsample.weight.permute(2, 3, 1, 0).reshape(4 * channels, channels)
+        weight = self.upsample.weight.permute(2, 3, 1, 0).reshape(4 * hidden, channels)
         x = F.relu_(F.linear(pixels, weight, self.upsample.bias.repeat(4)))
         kernel = self.logits.weight.flatten(1)[labels].unsqueeze(-1)
-        x = torch.bmm(x.view(regions, 4 * size * size, channels), kernel) + self.logits.bias[labels].view(
-            -1, 1, 1
-        )
+        bias = self.logits.bias[labels].view(-1, 1, 1)
+        x = torch.bmm(x.view(regions, 4 * size * size, hidden), kernel) + bias
         return x.view(-1, size, size, 2, 2).permute(0, 1, 3, 2, 4).reshape(-1, 2 * size, 2 * size)
 
     def losses(self, pyramid: Pyramid, sample: RoISample, targets: Sequence[Target]) -> dict[str, Tensor]:
         """Binary cross-entropy of the positive regions' masks, each cut out of its object's."""
-        positive = (sample.labels < self.num_classes).nonzero().squeeze(1)
-        boxes, image = sample.boxes[positive], sample.image[positive]
-        logits = self(pyramid, boxes, image, sample.labels[positive])
+        positive = self.positives(sample)
+        pooled = self.pool(pyramid, sample.boxes[positive], sample.image[positive])
+        return self.losses_of(self.convolve(pooled), positive, sample, targets)
+
+    def positives(self, sample: RoISample) -> Tensor:
+        """Indices of the regions with an object."""
+        return (sample.labels < self.num_classes).nonzero().squeeze(1)
+
+    def losses_of(
+        self, x: Tensor, positive: Tensor, sample: RoISample, targets: Sequence[Target]
+    ) -> dict[str, Tensor]:
+        """As ``losses``, from what the convolutions gave for the positive regions."""
+        logits = self.logits_of(x, sample.labels[positive])
         if len(positive) == 0:
             return {"loss_mask": logits.sum() * 0}
-        goal = mask_targets(targets, boxes, image, sample.object[positive], 2 * self.pool_size)
+        goal = mask_targets(
+            targets,
+            sample.boxes[positive],
+            sample.image[positive],
+            sample.object[positive],
+            logits.shape[-1],
+            binary=self.binary_targets,
+        )
         return {"loss_mask": F.binary_cross_entropy_with_logits(logits, goal)}
 
     def predict(self, pyramid: Pyramid, found: Sequence[Detections]) -> list[Detections]:
         """The detections with mask probabilities [N, 28, 28]."""
-        counts = [len(detections.boxes) for detections in found]
-        boxes = torch.cat([detections.boxes for detections in found])
-        labels = torch.cat([detections.labels for detections in found])
-        image = torch.arange(len(found), device=boxes.device).repeat_interleave(
-            torch.tensor(counts, device=boxes.device), output_size=sum(counts)
-        )
-        masks = self(pyramid, boxes, image, labels).sigmoid().split(counts)
-        return [detections._replace(masks=mask) for detections, mask in zip(found, masks, strict=True)]
+        boxes, image, labels = regions_of(found)
+        return with_masks(found, self(pyramid, boxes, image, labels).sigmoid())
+
+
+def regions_of(found: Sequence[Detections]) -> tuple[Tensor, Tensor, Tensor]:
+    """Boxes [R, 4], images [R] and labels [R] of the detections of all images."""
+    counts = [len(detections.boxes) for detections in found]
+    boxes = torch.cat([detections.boxes for detections in found])
+    labels = torch.cat([detections.labels for detections in found])
+    image = torch.arange(len(found), device=boxes.device).repeat_interleave(
+        torch.tensor(counts, device=boxes.device), output_size=sum(counts)
+    )
+    return boxes, image, labels
+
+
+def with_masks(found: Sequence[Detections], masks: Tensor) -> list[Detections]:
+    """The detections of all images with their masks [R, M, M]."""
+    parts = masks.split([len(detections.boxes) for detections in found])
+    return [detections._replace(masks=part) for detections, part in zip(found, parts, strict=True)]
 
 
 @torch.no_grad()
 def mask_targets(
-    targets: Sequence[Target], boxes: Tensor, image: Tensor, objects: Tensor, size: int
+    targets: Sequence[Target],
+    boxes: Tensor,
+    image: Tensor,
+    objects: Tensor,
+    size: int,
+    *,
+    binary: bool = False,
 ) -> Tensor:
     """Masks of objects [R] of images [R], cut out by boxes [R, 4] and resized to [R, size, size], in [0, 1].
 
-    By RoIAlign on the mask, as torchvision's ``project_masks_on_boxes``.
+    By RoIAlign on the mask, as torchvision's ``project_masks_on_boxes``. ``binary``: aligned, of boxes cut to the
+    image, and cut at 0.5, as mmdet/structures/mask/mask_target.py.
     """
     counts = torch.tensor([0, *(len(target.boxes) for target in targets[:-1])])
     first = counts.cumsum(0).to(boxes.device, non_blocking=True)
     used, row = torch.unique(first[image] + objects, return_inverse=True)
     masks = torch.cat([target.masks for target in targets if target.masks is not None])
+    if binary:
+        height, width = masks.shape[1:]
+        boxes = boxes.clamp(min=0).minimum(torch.tensor([width, height] * 2).to(boxes, non_blocking=True))
     regions = torch.cat([row.unsqueeze(1).to(boxes.dtype), boxes], dim=1)
-    return crop_and_resize(masks[used].unsqueeze(1).to(boxes.dtype), regions, (size, size)).squeeze(1)
+    cut = crop_and_resize(masks[used].unsqueeze(1).to(boxes.dtype), regions, (size, size), aligned=binary)
+    return (cut >= 0.5).to(boxes.dtype).squeeze(1) if binary else cut.squeeze(1)

@@ -32,6 +32,39 @@ def paste_masks(masks: Tensor, boxes: Tensor, size: tuple[int, int], threshold: 
     return pasted
 
 
+def paste_masks_on_grid(
+    masks: Tensor, boxes: Tensor, size: tuple[int, int], threshold: float = 0.5
+) -> Tensor:
+    """Probabilities [N, M, M] within boxes [N, 4] to bool masks [N, height, width]: ≥ threshold.
+
+    As ``_do_paste_mask`` in mmdet/models/roi_heads/mask_heads/fcn_mask_head.py: each pixel's centre is interpolated
+    linearly in the mask, outside which there are zeros. This is done along one axis after the other, as products with
+    the axes' weights, and within the box only.
+    """
+    height, width = size
+    pasted = torch.zeros((len(masks), height, width), dtype=torch.bool, device=masks.device)
+    weights_y = _grid_weights(boxes[:, 1::2], height, masks.shape[1])
+    weights_x = _grid_weights(boxes[:, ::2], width, masks.shape[2])
+    first = boxes[:, :2].floor() - 1
+    last = boxes[:, 2:].ceil() + 1
+    spans = torch.cat([first, last], dim=1).clamp(min=0).to(torch.int64).tolist()
+    for index, (left, top, right, bottom) in enumerate(spans):
+        rows, columns = weights_y[index, top:bottom], weights_x[index, left:right]
+        pasted[index, top:bottom, left:right] = rows @ masks[index] @ columns.T >= threshold
+    return pasted
+
+
+def _grid_weights(ends: Tensor, length: int, mask_size: int) -> Tensor:
+    """Of each mask pixel in each image pixel along one axis, [N, length, mask_size]. ends: [N, 2] of boxes."""
+    begin, end = ends.unsqueeze(-1).unbind(1)
+    centre = torch.arange(length, device=ends.device, dtype=ends.dtype) + 0.5
+    # A box without extent divides by zero; its pixels are read far outside the mask, where there are zeros.
+    place = (centre - begin) / (end - begin) * mask_size - 0.5
+    place = place.nan_to_num(nan=-2.0, posinf=mask_size + 1.0, neginf=-2.0).clamp(-2, mask_size + 1)
+    pixel = torch.arange(mask_size, device=ends.device, dtype=ends.dtype)
+    return (1 - (place.unsqueeze(-1) - pixel).abs()).clamp_(min=0)
+
+
 def _padded_boxes(boxes: Tensor, mask_size: int) -> Tensor:
     """Boxes grown by the padding of one mask pixel on each side, as whole pixels: int64 [N, 4]."""
     x1, y1, x2, y2 = boxes.unbind(1)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -49,19 +50,95 @@ def roi_level(boxes: Tensor, *, levels: int) -> Tensor:
     return level.clamp(min=2, max=levels + 1).to(torch.int64) - 2
 
 
-def _axis_samples(
-    start: Tensor, extent: Tensor, bins: int, samples: int, limit: Tensor
+def roi_align(
+    pyramid: Pyramid,
+    boxes: Tensor,
+    image: Tensor,
+    *,
+    size: int,
+    levels: int = 4,
+    stride: int = 4,
+    samples: int = 2,
+    aligned: bool = False,
+) -> Tensor:
+    """RoIAlign (He et al. 2017, arXiv:1703.06870) of regions on the levels that equation 1 of FPN gives them.
+
+    boxes: [R, 4] in input pixels; image: int64 [R], the region's image. Level i has stride ``stride`` * 2^i; with
+    ``levels`` = 1 all regions are pooled from the first. Returns [R, C, size, size], channels last in memory.
+
+    A bin is the mean of ``samples``² points, or, with 0, of as many per axis as it has pixels, rounded up. ``aligned``
+    shifts regions by half a pixel. Values as torchvision.ops.roi_align(sampling_ratio=samples or -1, aligned=aligned)
+    on each level.
+
+    Every bin is a weighted sum of rows of the pyramid's table, which is what an embedding bag computes: in parallel,
+    over all levels, with contiguous reads.
+    """
+    level = roi_level(boxes, levels=levels) if levels > 1 else torch.zeros_like(image)
+    height, width, first = pyramid.geometry[level].unbind(-1)
+    corners = boxes / (stride * torch.exp2(level.to(boxes.dtype)))[:, None] - (0.5 if aligned else 0.0)
+    x1, y1, x2, y2 = corners.unbind(-1)
+    least = 0.0 if aligned else 1.0  # pixels
+    axes = (
+        Axis(y1, (y2 - y1).clamp(min=least) / size, height),
+        Axis(x1, (x2 - x1).clamp(min=least) / size, width),
+    )
+    start = first + image * height * width
+    read = _adaptive_reads if samples == 0 else partial(_fixed_reads, samples=samples)
+    index, weight, begins, order = read(axes, start, width, size)
+    pooled = F.embedding_bag(
+        index,
+        pyramid.table,
+        begins,
+        mode="sum",
+        per_sample_weights=weight.to(pyramid.table.dtype),
+    ).view(-1, size, size, pyramid.channels)
+    return (pooled if order is None else pooled[order]).permute(0, 3, 1, 2)
+
+
+class Axis(NamedTuple):
+    """One axis of regions, in pixels of their level, all [R]: where they begin, a bin's extent, the level's size."""
+
+    start: Tensor
+    bin_extent: Tensor
+    limit: Tensor
+
+
+#: The arguments of an embedding bag: rows of the table and their weights; where bags begin, or None if both are
+#: [bags, reads]; and which of the regions that were computed is the first, the second, … (None: they are in order).
+Reads = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
+
+
+def _outer(
+    y: tuple[Tensor, Tensor], x: tuple[Tensor, Tensor], start: Tensor, width: Tensor
 ) -> tuple[Tensor, Tensor]:
+    """Positions and weights [R, bins, reads] along both axes to rows of the table and their weights, both
+    [R * bins², reads_y * reads_x]. start, width: [R], the first row of the region's map and the map's width."""
+    (y, weight_y), (x, weight_x) = y, x
+    row = start[:, None, None] + y * width[:, None, None]
+    index = row[:, :, None, :, None] + x[:, None, :, None, :]
+    weight = weight_y[:, :, None, :, None] * weight_x[:, None, :, None, :]
+    reads = y.shape[2] * x.shape[2]
+    return index.reshape(-1, reads), weight.reshape(-1, reads)
+
+
+def _fixed_reads(axes: tuple[Axis, Axis], start: Tensor, width: Tensor, bins: int, *, samples: int) -> Reads:
+    """``samples`` points per bin and axis, two reads for each."""
+    y, x = (_points_read(axis, bins, samples) for axis in axes)
+    return *_outer(y, x, start, width), None, None
+
+
+def _points_read(axis: Axis, bins: int, samples: int) -> tuple[Tensor, Tensor]:
     """Where and with what weight one axis is read: positions and weights, both [R, bins, 2 * samples].
 
-    start, extent: [R] of the region in feature pixels; limit: [R] number of pixels of the level. Each sample point
-    reads its two neighbours linearly; a point more than a pixel outside reads nothing.
+    Each sample point reads its two neighbours linearly; a point more than a pixel outside reads nothing.
     """
-    step = torch.arange(bins * samples, device=start.device)
-    bin_extent = (extent / bins)[:, None]
+    step = torch.arange(bins * samples, device=axis.start.device)
+    bin_extent = axis.bin_extent[:, None]
     # The order of operations of torchvision's kernel, so that rounding puts the points in the same place.
-    point = (start[:, None] + (step // samples) * bin_extent) + (step % samples + 0.5) * bin_extent / samples
-    limit = limit[:, None]
+    point = (axis.start[:, None] + (step // samples) * bin_extent) + (
+        step % samples + 0.5
+    ) * bin_extent / samples
+    limit = axis.limit[:, None]
     inside = (point >= -1.0) & (point <= limit)
     point = point.clamp(min=0)
     last = limit - 1
@@ -69,35 +146,59 @@ def _axis_samples(
     high = torch.minimum(low + 1, last)
     upper = torch.where(low >= last, 0.0, point - low)
     position = torch.stack([low, high], dim=-1)
-    weight = torch.stack([1.0 - upper, upper], dim=-1) * inside.unsqueeze(-1)
+    weight = torch.stack([1.0 - upper, upper], dim=-1) * inside.unsqueeze(-1) / samples
     return position.view(-1, bins, 2 * samples), weight.view(-1, bins, 2 * samples)
 
 
-def roi_align(
-    pyramid: Pyramid, boxes: Tensor, image: Tensor, *, size: int, levels: int = 4, samples: int = 2
-) -> Tensor:
-    """RoIAlign (He et al. 2017, arXiv:1703.06870) of regions on the levels that equation 1 of FPN gives them.
+def _adaptive_reads(axes: tuple[Axis, Axis], start: Tensor, width: Tensor, bins: int) -> Reads:
+    """As many points per bin as it has pixels: n points, at most a pixel apart, read n + 1 neighbouring pixels.
 
-    boxes: [R, 4] in input pixels; image: int64 [R], the region's image. Level i has stride 4 * 2^i.
-    Returns [R, C, size, size], channels last in memory. ``samples``² points per bin, their mean; coordinates are
-    not shifted by half a pixel. Values as torchvision.ops.MultiScaleRoIAlign(sampling_ratio=samples), aligned=False.
-
-    Every bin is a weighted sum of (2 * samples)² rows of the pyramid's table, which is what an embedding bag
-    computes: in parallel, over all levels, with contiguous reads.
+    So what several points read of one pixel is added up first, (n + 1)² reads instead of (2n)² with the same sum.
+    Regions are computed in groups of about the same n on either axis, which is the only thing that the host learns.
     """
-    level = roi_level(boxes, levels=levels)
-    height, width, first = pyramid.geometry[level].unbind(-1)
-    x1, y1, x2, y2 = (boxes * (0.25 * torch.exp2(-level.to(boxes.dtype)))[:, None]).unbind(-1)
-    y, weight_y = _axis_samples(y1, (y2 - y1).clamp(min=1.0), size, samples, height)
-    x, weight_x = _axis_samples(x1, (x2 - x1).clamp(min=1.0), size, samples, width)
-    row_start = (first + image * height * width)[:, None, None] + y * width[:, None, None]
-    index = row_start[:, :, None, :, None] + x[:, None, :, None, :]
-    weight = weight_y[:, :, None, :, None] * (weight_x / samples**2)[:, None, :, None, :]
-    reads = (2 * samples) ** 2
-    pooled = F.embedding_bag(
-        index.reshape(-1, reads),
-        pyramid.table,
-        mode="sum",
-        per_sample_weights=weight.reshape(-1, reads).to(pyramid.table.dtype),
-    )
-    return pooled.view(-1, size, size, pyramid.channels).permute(0, 3, 1, 2)
+    counts = [axis.bin_extent.ceil() for axis in axes]
+    sizes = torch.tensor(GROUP_SIZES, device=start.device)
+    # Float counts beyond the last size, of boxes as large as hundreds of images, lose their farthest points.
+    groups = [torch.bucketize(count, sizes).clamp(max=len(GROUP_SIZES) - 1) for count in counts]
+    group = groups[0] * len(GROUP_SIZES) + groups[1]
+    order = group.argsort(stable=True)
+    indices, weights, lengths = [], [], []
+    numbers = torch.bincount(group, minlength=len(GROUP_SIZES) ** 2).tolist()
+    for number, regions in zip(range(len(numbers)), order.split(numbers), strict=True):
+        if numbers[number] == 0:
+            continue
+        reads = [
+            _window_read(Axis(*(value[regions] for value in axis)), count[regions], GROUP_SIZES[side], bins)
+            for axis, count, side in zip(axes, counts, divmod(number, len(GROUP_SIZES)), strict=True)
+        ]
+        index, weight = _outer(reads[0], reads[1], start[regions], width[regions])
+        indices.append(index.flatten())
+        weights.append(weight.flatten())
+        lengths.append(torch.full((len(index),), index.shape[1]))
+    if not indices:
+        return start.new_zeros((0, 1)), axes[0].start.new_zeros((0, 1)), None, None
+    ends = torch.cat(lengths).cumsum(0)
+    begins = torch.cat([ends.new_zeros(1), ends[:-1]]).to(start.device, non_blocking=True)
+    return torch.cat(indices), torch.cat(weights), begins, order.argsort()
+
+
+#: Points per bin for which regions are computed together; their number is rounded up to the next of these.
+GROUP_SIZES = (1, 2, 3, 4, 5, 6, 8, 11, 16, 24, 48, 128)
+
+
+def _window_read(axis: Axis, count: Tensor, most: int, bins: int) -> tuple[Tensor, Tensor]:
+    """As ``_points_read`` for ``count`` [R] points per bin, ≤ ``most``, but a pixel at a time: [R, bins, most + 1]."""
+    device = axis.start.device
+    step = torch.arange(most, device=device)
+    bin_extent = axis.bin_extent[:, None, None]
+    begin = axis.start[:, None, None] + torch.arange(bins, device=device)[:, None] * bin_extent
+    point = begin + (step + 0.5) * bin_extent / count.clamp(min=1)[:, None, None]
+    limit = axis.limit[:, None, None]
+    counted = (point >= -1.0) & (point <= limit) & (step < count[:, None, None])
+    last = limit - 1
+    point = torch.minimum(point.clamp(min=0), last.to(point.dtype))
+    pixel = point[..., :1].to(torch.int64) + torch.arange(most + 1, device=device)
+    # What linear interpolation at a point gives a pixel falls from 1 to 0 over the distance of one pixel.
+    weight = 1 - (point.unsqueeze(-1) - pixel.unsqueeze(-2)).abs()
+    weight = (weight.clamp_(min=0) * counted.unsqueeze(-1)).sum(dim=2) / count.clamp(min=1)[:, None, None]
+    return torch.minimum(pixel, last), weight

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable
 from functools import partial
 
 from torch import nn
 
 from detectors.backbones.resnet import ResNet
+from detectors.c4 import rcnn_c4, rpn_c4
+from detectors.cascade import cascade_rcnn_fpn
 from detectors.fcos import fcos_fpn
-from detectors.rcnn import rcnn_fpn
+from detectors.htc import htc_fpn
+from detectors.rcnn import rcnn_fpn, rpn_fpn
 from detectors.retinanet import retinanet_fpn
 from detectors.solov2 import solov2_fpn, solov2_light_vd_dcn
 from detectors.ssd import SSD300, SSD512, ssd_vgg16
@@ -26,13 +30,28 @@ BACKBONES: dict[str, Builder] = {
 
 #: Name → function that builds the model on a ``backbone`` with a feature pyramid.
 FPN_METHODS: dict[str, Builder] = {
+    "rpn": rpn_fpn,
+    "fast_rcnn": partial(rcnn_fpn, masks=False, proposals=False, conventions="mmdet"),
     "faster_rcnn": partial(rcnn_fpn, masks=False),
     "mask_rcnn": partial(rcnn_fpn, masks=True),
+    "cascade_rcnn": partial(cascade_rcnn_fpn, masks=False),
+    "cascade_mask_rcnn": partial(cascade_rcnn_fpn, masks=True),
+    "htc": partial(htc_fpn, semantic_classes=183),
+    "htc_without_semantic": htc_fpn,
     "retinanet": retinanet_fpn,
     "fcos": fcos_fpn,
     "solov2": partial(solov2_fpn, light=False),
     "solov2_light": partial(solov2_fpn, light=True),
 }
+
+#: Name → function that builds the model on a ``backbone``, a ResNet, whose last stage becomes the head of regions.
+C4_METHODS: dict[str, Builder] = {
+    "rpn": rpn_c4,
+    "fast_rcnn": partial(rcnn_c4, masks=False, proposals=False),
+    "faster_rcnn": partial(rcnn_c4, masks=False),
+    "mask_rcnn": partial(rcnn_c4, masks=True),
+}
+C4_BACKBONES = {name: backbone for name, backbone in BACKBONES.items() if re.match(r"r\d+(_caffe)?$", name)}
 
 #: Models that are one of a kind.
 SINGLE: dict[str, Builder] = {
@@ -55,7 +74,11 @@ def combine(methods: dict[str, Builder], backbones: dict[str, Builder], ending: 
 
 
 #: Name → function that builds the model.
-MODELS: dict[str, Builder] = {**combine(FPN_METHODS, BACKBONES, "_fpn"), **SINGLE}
+MODELS: dict[str, Builder] = {
+    **combine(FPN_METHODS, BACKBONES, "_fpn"),
+    **combine(C4_METHODS, C4_BACKBONES, "_c4"),
+    **SINGLE,
+}
 
 
 def list_models() -> list[str]:

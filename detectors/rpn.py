@@ -1,7 +1,8 @@
-"""Region proposal network (Ren et al. 2015, arXiv:1506.01497) on a feature pyramid."""
+"""Region proposal network (Ren et al. 2015, arXiv:1506.01497) on the maps of a feature pyramid, or on a single one."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -10,23 +11,31 @@ from torch.nn import functional as F
 from torchvision.ops import batched_nms
 
 from detectors.anchors import pyramid_anchors
-from detectors.boxes import BoxCoder, clip, match, pairwise_iou
+from detectors.boxes import IGNORED, BoxCoder, clip, match, pairwise_iou
 from detectors.pyramid import Pyramid
 from detectors.sampling import BalancedSampler
 from detectors.structures import GroundTruth
 
-MIN_SIZE = 1e-3  # smaller proposals are dropped
-
 
 class Proposals(NamedTuple):
-    """Per image the proposals by falling score, padded: boxes [B, P, 4], valid bool [B, P]."""
+    """Per image the proposals by falling score, padded: boxes [B, P, 4], valid bool [B, P], scores [B, P] or None."""
 
     boxes: Tensor
     valid: Tensor
+    scores: Tensor | None = None
+
+    @classmethod
+    def from_boxes(cls, boxes: Sequence[Tensor], scores: Sequence[Tensor] | None = None) -> Proposals:
+        """boxes [P_i, 4] and scores [P_i] of each image."""
+        padded = nn.utils.rnn.pad_sequence(list(boxes), batch_first=True)
+        counts = torch.tensor([len(image) for image in boxes]).to(padded.device, non_blocking=True)
+        valid = torch.arange(padded.shape[1], device=padded.device) < counts[:, None]
+        return cls(padded, valid, scores and nn.utils.rnn.pad_sequence(list(scores), batch_first=True))
 
 
 class RPN(nn.Module):
-    """Proposals from every level, and their loss. Settings and results as torchvision's ``RegionProposalNetwork``.
+    """Proposals from every level, and their loss. Settings and results as torchvision's ``RegionProposalNetwork``, or
+    with others those of mmdet/models/dense_heads/rpn_head.py.
 
     The loss looks at ``sampler.size`` anchors per image of the many thousands that there are. So the dense pass
     that makes proposals, which gradients never enter, runs without autograd, and ``losses`` computes the head once
@@ -45,8 +54,19 @@ class RPN(nn.Module):
         nms_threshold: float = 0.7,
         positive_iou: float = 0.7,
         negative_iou: float = 0.3,
+        forced_iou: float = 0.0,
+        forced_to_object: bool = False,
+        rounded_anchors: bool = True,
+        strides: tuple[int, ...] | None = None,
+        inside_only: bool = False,
+        min_size: float = 1e-3,
+        beta: float = 1 / 9,
     ) -> None:
-        """``pre_nms``, ``post_nms``: per level and per image, (training, inference)."""
+        """``pre_nms``, ``post_nms``: per level and per image, (training, inference). ``forced_iou``,
+        ``forced_to_object``: as for ``match``; ``rounded_anchors``, ``strides``: as for ``pyramid_anchors``.
+        ``inside_only``: the loss ignores anchors that are partly outside their image. ``min_size``: proposals not
+        larger are dropped. ``beta``: of smooth L1, 0 for L1.
+        """
         super().__init__()
         self.scales = scales
         self.ratios = ratios
@@ -56,6 +76,13 @@ class RPN(nn.Module):
         self.nms_threshold = nms_threshold
         self.positive_iou = positive_iou
         self.negative_iou = negative_iou
+        self.forced_iou = forced_iou
+        self.forced_to_object = forced_to_object
+        self.rounded_anchors = rounded_anchors
+        self.strides = strides
+        self.inside_only = inside_only
+        self.min_size = min_size
+        self.beta = beta
         self.coder = BoxCoder()
         self.sampler = BalancedSampler(256, 0.5)
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
@@ -67,7 +94,15 @@ class RPN(nn.Module):
 
     def anchors(self, pyramid: Pyramid, image_size: tuple[int, int]) -> Tensor:
         """[N, 4], for a padded image of ``image_size`` (height, width)."""
-        return pyramid_anchors(self.scales, self.ratios, pyramid.grids, image_size, pyramid.maps[0].device)
+        return pyramid_anchors(
+            self.scales,
+            self.ratios,
+            pyramid.grids,
+            image_size,
+            pyramid.maps[0].device,
+            rounded=self.rounded_anchors,
+            strides=self.strides,
+        )
 
     @torch.no_grad()
     def dense(self, pyramid: Pyramid) -> list[tuple[Tensor, Tensor]]:
@@ -106,27 +141,37 @@ class RPN(nn.Module):
             self._suppress(*image, all_levels, self.post_nms[phase])
             for image in zip(all_boxes, all_scores, strict=True)
         ]
-        padded = nn.utils.rnn.pad_sequence(kept, batch_first=True)
-        counts = torch.tensor([len(image) for image in kept]).to(padded.device, non_blocking=True)
-        return Proposals(padded, torch.arange(padded.shape[1], device=padded.device) < counts[:, None])
+        return Proposals.from_boxes(*map(list, zip(*kept, strict=True)))
 
-    def _suppress(self, boxes: Tensor, scores: Tensor, levels: Tensor, limit: int) -> Tensor:
-        large = ((boxes[:, 2:] - boxes[:, :2]) >= MIN_SIZE).all(dim=1).nonzero().squeeze(1)
-        boxes = boxes[large]
-        keep = batched_nms(boxes, scores[large], levels[large], self.nms_threshold)
-        return boxes[keep[:limit]]
+    def _suppress(self, boxes: Tensor, scores: Tensor, levels: Tensor, limit: int) -> tuple[Tensor, Tensor]:
+        large = ((boxes[:, 2:] - boxes[:, :2]) > self.min_size).all(dim=1).nonzero().squeeze(1)
+        boxes, scores = boxes[large], scores[large]
+        keep = batched_nms(boxes, scores, levels[large], self.nms_threshold)[:limit]
+        return boxes[keep], scores[keep]
 
-    def losses(self, pyramid: Pyramid, truth: GroundTruth, image_size: tuple[int, int]) -> dict[str, Tensor]:
-        """Binary cross-entropy of the sampled anchors' objectness and smooth L1 of the positive ones' offsets."""
+    def losses(
+        self, pyramid: Pyramid, truth: GroundTruth, image_sizes: Tensor, image_size: tuple[int, int]
+    ) -> dict[str, Tensor]:
+        """Binary cross-entropy of the sampled anchors' objectness and smooth L1 of the positive ones' offsets.
+
+        image_sizes, image_size: as for ``propose``.
+        """
         anchors = self.anchors(pyramid, image_size)
+        iou = pairwise_iou(truth.boxes, anchors)
+        if self.inside_only:
+            limits = image_sizes.flip(-1).unsqueeze(1)
+            inside = (anchors[:, :2] >= 0).all(-1) & (anchors[:, 2:] < limits).all(-1)
+            iou = iou.masked_fill(~inside.unsqueeze(1), 0.0)
         index, role = match(
-            pairwise_iou(truth.boxes, anchors),
+            iou,
             truth.valid,
             positive=self.positive_iou,
             negative=self.negative_iou,
             low_quality=True,
+            forced_iou=self.forced_iou,
+            forced_to_object=self.forced_to_object,
         )
-        sample = self.sampler(role)
+        sample = self.sampler(role.where(inside, IGNORED) if self.inside_only else role)
         objectness, deltas = self.at(pyramid, sample.index)
         anchors = anchors[sample.index]
         objects = index.gather(1, sample.index)
@@ -139,7 +184,7 @@ class RPN(nn.Module):
             sample.valid.to(objectness.dtype),
             reduction="sum",
         )
-        loss_deltas = F.smooth_l1_loss(deltas, goal, beta=1 / 9, reduction="none").sum(-1)
+        loss_deltas = F.smooth_l1_loss(deltas, goal, beta=self.beta, reduction="none").sum(-1)
         return {
             "loss_objectness": loss_objectness / count,
             "loss_rpn_box_reg": (loss_deltas * sample.positive).sum() / count,

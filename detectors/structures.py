@@ -13,12 +13,14 @@ class Target(NamedTuple):
     """The objects of one image, in pixels of the network's input.
 
     boxes: float32 [N, 4] (x1, y1, x2, y2). labels: int64 [N] in 0..K-1. masks: [N, H, W] of zeros and ones, any
-    dtype, or None when the model has no masks.
+    dtype, or None when the model has no masks. semantic: int64 [H, W] of classes of pixels, things and stuff, with
+    padding, 255 for those that do not count; or None when the model has no semantic branch.
     """
 
     boxes: Tensor
     labels: Tensor
     masks: Tensor | None = None
+    semantic: Tensor | None = None
 
 
 class Detections(NamedTuple):

@@ -1,0 +1,227 @@
+"""Hybrid Task Cascade (Chen et al. 2019, arXiv:1901.07518), with and without its semantic branch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from detectors.box_head import BoxHead
+from detectors.cascade import (
+    IOUS,
+    CascadeRCNN,
+    cascade_box_heads,
+    cascade_conventions,
+    refined_sample,
+)
+from detectors.mask_head import MaskHead, regions_of, with_masks
+from detectors.necks.fpn import FPN
+from detectors.pyramid import Pyramid, roi_align
+from detectors.rcnn import Builder, box_settings, pool_settings, rpn_settings
+from detectors.rpn import RPN, Proposals
+from detectors.structures import Detections, GroundTruth, Target
+
+#: Semantic label of pixels that do not count.
+IGNORED_LABEL = 255
+#: The semantic labels are read at every eighth pixel, the stride of the fused map.
+SEMANTIC_STRIDE = 8
+#: Regions of the fused map are pooled to this size, and averaged for a head that wants fewer.
+SEMANTIC_POOL_SIZE = 14
+
+
+class HTCMaskHead(MaskHead):
+    """A mask head that adds to its input what the convolutions of the one before gave, after a 1×1 of its own.
+
+    As mmdet/models/roi_heads/mask_heads/htc_mask_head.py.
+    """
+
+    def __init__(self, channels: int, num_classes: int, *, first: bool = False, **settings: Any) -> None:
+        super().__init__(channels, num_classes, **settings)
+        self.flow = None if first else nn.Conv2d(channels, channels, 1)
+        if self.flow is not None:
+            nn.init.kaiming_normal_(self.flow.weight, mode="fan_out", nonlinearity="relu")
+            nn.init.zeros_(self.flow.bias)
+
+    def convolve(self, x: Tensor, before: Tensor | None = None) -> Tensor:
+        if self.flow is not None and before is not None:
+            x = x + F.relu_(self.flow(before))
+        return super().convolve(x)
+
+
+class SemanticHead(nn.Module):
+    """All levels of the pyramid added up on that of stride 8, four 3×3 convolutions, then classes of pixels, and
+    features for the other heads. As mmdet/models/roi_heads/mask_heads/fused_semantic_head.py.
+    """
+
+    def __init__(
+        self, channels: int, num_classes: int, *, levels: int = 5, fused: int = 1, loss_weight: float = 0.2
+    ) -> None:
+        super().__init__()
+        self.fused = fused
+        self.loss_weight = loss_weight
+        self.lateral = nn.ModuleList(nn.Conv2d(channels, channels, 1) for _ in range(levels))
+        self.convs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(4))
+        self.embedding = nn.Conv2d(channels, channels, 1)
+        self.classes = nn.Conv2d(channels, num_classes, 1)
+        for layer in (*self.lateral, *self.convs, self.embedding, self.classes):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Maps of the pyramid to class logits [B, K, H / 8, W / 8] and features [B, C, H / 8, W / 8]."""
+        size = maps[self.fused].shape[-2:]
+        total = F.relu_(self.lateral[self.fused](maps[self.fused]))
+        for level, (feature, lateral) in enumerate(zip(maps, self.lateral, strict=True)):
+            if level != self.fused:
+                resized = F.interpolate(feature, size=size, mode="bilinear", align_corners=True)
+                total = total + F.relu_(lateral(resized))
+        for conv in self.convs:
+            total = F.relu_(conv(total))
+        return self.classes(total), F.relu_(self.embedding(total))
+
+    def losses(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Cross-entropy, the mean over all pixels. labels: int64 [B, H, W] of the whole image."""
+        coarse = labels[:, ::SEMANTIC_STRIDE, ::SEMANTIC_STRIDE]
+        loss = F.cross_entropy(logits, coarse, ignore_index=IGNORED_LABEL, reduction="sum")
+        return {"loss_semantic_seg": self.loss_weight * loss / coarse.numel()}
+
+
+class FusedPyramid(Pyramid):
+    """A pyramid with what the semantic head, if there is one, made of it: its features as a map, and its logits."""
+
+    def __init__(self, maps: Sequence[Tensor], semantic: tuple[Tensor, Tensor] | None) -> None:
+        super().__init__(maps)
+        self.semantic_logits, features = (None, None) if semantic is None else semantic
+        self.semantic = None if features is None else Pyramid([features])
+
+
+class HTC(CascadeRCNN):
+    """Cascade Mask R-CNN whose mask heads see the boxes of their own stage's box head, and each the features of the
+    one before; with a semantic head, whose features are added to those of all regions.
+
+    Masks are those of the last head. Settings and results as mmdet/models/roi_heads/htc_roi_head.py.
+    """
+
+    mask_heads: Sequence[HTCMaskHead]
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        neck: nn.Module,
+        rpn: RPN,
+        box_heads: Sequence[BoxHead],
+        mask_heads: Sequence[HTCMaskHead],
+        semantic_head: SemanticHead | None = None,
+        *,
+        grid_paste: bool = False,
+    ) -> None:
+        super().__init__(backbone, neck, rpn, box_heads, mask_heads, grid_paste=grid_paste)
+        self.semantic_head = semantic_head
+
+    def features(self, images: Tensor) -> FusedPyramid:
+        maps = super().features(images).maps
+        return FusedPyramid(maps, None if self.semantic_head is None else self.semantic_head(maps))
+
+    def pool(self, pyramid: Pyramid, head: BoxHead | MaskHead, boxes: Tensor, image: Tensor) -> Tensor:
+        pooled = head.pool(pyramid, boxes, image)
+        assert isinstance(pyramid, FusedPyramid)
+        if pyramid.semantic is None:
+            return pooled
+        added = roi_align(
+            pyramid.semantic,
+            boxes,
+            image,
+            size=SEMANTIC_POOL_SIZE,
+            levels=1,
+            stride=SEMANTIC_STRIDE,
+            samples=head.samples,
+            aligned=head.aligned,
+        )
+        if head.pool_size != SEMANTIC_POOL_SIZE:
+            added = F.adaptive_avg_pool2d(added, head.pool_size)
+        return pooled + added
+
+    def stage_losses(
+        self,
+        pyramid: Pyramid,
+        regions: Proposals,
+        truth: GroundTruth,
+        image_sizes: Tensor,
+        targets: Sequence[Target],
+    ) -> dict[str, Tensor]:
+        """Without semantic labels in the targets there is no semantic loss."""
+        assert isinstance(pyramid, FusedPyramid)
+        losses = {}
+        labels = [target.semantic for target in targets if target.semantic is not None]
+        if (
+            self.semantic_head is not None
+            and pyramid.semantic_logits is not None
+            and len(labels) == len(targets)
+        ):
+            losses.update(self.semantic_head.losses(pyramid.semantic_logits, torch.stack(labels)))
+        for stage, (box_head, mask_head) in enumerate(zip(self.box_heads, self.mask_heads, strict=True)):
+            sample = box_head.sample(regions, truth)
+            logits, deltas = box_head.predict(self.pool(pyramid, box_head, sample.boxes, sample.image))
+            terms = box_head.losses_of(logits, deltas, sample)
+            regions = refined_sample(box_head, deltas.detach(), sample, image_sizes)
+            sample = box_head.sample(regions, truth)
+            positive = mask_head.positives(sample)
+            pooled = self.pool(pyramid, mask_head, sample.boxes[positive], sample.image[positive])
+            terms.update(mask_head.losses_of(self.flow(pooled, stage + 1), positive, sample, targets))
+            losses.update(self.weighted(stage, terms))
+        return losses
+
+    def predict_masks(self, pyramid: Pyramid, found: Sequence[Detections]) -> list[Detections]:
+        boxes, image, labels = regions_of(found)
+        last = self.mask_heads[-1]
+        hidden = self.flow(self.pool(pyramid, last, boxes, image), len(self.mask_heads))
+        return with_masks(found, last.logits_of(hidden, labels).sigmoid())
+
+    def flow(self, pooled: Tensor, stages: int) -> Tensor:
+        """What the convolutions of the mask head of the last of so many stages give."""
+        hidden = None
+        for head in self.mask_heads[:stages]:
+            hidden = head.convolve(pooled, hidden)
+        assert hidden is not None
+        return hidden
+
+
+# -- models --------------------------------------------------------------------------------------------------
+
+
+def htc_fpn(
+    *,
+    backbone: Builder,
+    neck: Builder = FPN,
+    semantic_classes: int = 0,
+    num_classes: int,
+    frozen_stages: int = 1,
+    frozen_bn: bool = True,
+    score_threshold: float = 0.001,
+    max_detections: int = 100,
+    conventions: str = "mmdet",
+) -> HTC:
+    """HTC with the settings of mmdetection's ``htc_r50_fpn_1x_coco``, or, with no ``semantic_classes``,
+    ``htc-without-semantic_r50_fpn_1x_coco``."""
+    chosen = cascade_conventions(conventions)
+    body = backbone(frozen_stages=frozen_stages, frozen_bn=frozen_bn)
+    pyramid = neck(body.out_channels)
+    channels = pyramid.out_channels
+    settings = {"binary_targets": chosen.binary_masks, **pool_settings(chosen)}
+    return HTC(
+        body,
+        pyramid,
+        RPN(channels, inside_only=True, **rpn_settings(chosen)),
+        cascade_box_heads(
+            channels,
+            num_classes,
+            forced=chosen.forced_to_object,
+            **box_settings(chosen, score_threshold, max_detections),
+        ),
+        [HTCMaskHead(channels, num_classes, first=stage == 0, **settings) for stage in range(len(IOUS))],
+        SemanticHead(channels, semantic_classes) if semantic_classes else None,
+        grid_paste=chosen.grid_paste,
+    )

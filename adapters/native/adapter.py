@@ -17,8 +17,10 @@ from adapters.torch_common import TensorBatch, TorchAdapter
 from bench.worker.api import Description, Job
 from bench.worker.batches import load_batches
 from detectors import transforms
+from detectors.cascade import CascadeRCNN
 from detectors.coco import CocoDetection, Example
 from detectors.dense import DenseDetector
+from detectors.rcnn import ProposalDetector
 from detectors.solov2 import SOLOv2
 
 
@@ -49,7 +51,8 @@ class Adapter(TorchAdapter):
             max_detections=self.workload["max_detections"],
             **conventions,
         )
-        self.uses_masks = isinstance(model, SOLOv2) or getattr(model, "mask_head", None) is not None
+        mask_heads = getattr(model, "mask_heads", ()) or getattr(model, "mask_head", None) is not None
+        self.uses_masks = isinstance(model, SOLOv2) or bool(mask_heads)
         if not self.job.weights:
             batch = load_batches(self.job.batches, 0, 1)[0]
             detectors.calibrate(model, torch.from_numpy(batch.images), torch.from_numpy(batch.image_sizes))
@@ -184,15 +187,22 @@ class Adapter(TorchAdapter):
                 "max_detections": self.model.max_detections,
                 "candidates": self.model.candidates,
             }
-        head, rpn = self.model.box_head, self.model.rpn
+        rpn = self.model.rpn
         phase = 0 if self.model.training else 1
+        proposals = {
+            "proposal_candidates": rpn.pre_nms[phase],
+            "proposals": rpn.post_nms[phase],
+            "proposal_nms_iou_threshold": rpn.nms_threshold,
+        }
+        if isinstance(self.model, ProposalDetector):
+            final = {"nms_iou_threshold": rpn.nms_threshold, "max_detections": rpn.post_nms[1]}
+            return {**final, "candidates": rpn.pre_nms[1], **proposals}
+        head = self.model.box_heads[-1] if isinstance(self.model, CascadeRCNN) else self.model.box_head
         return {
             "score_threshold": head.score_threshold,
             "nms_iou_threshold": head.nms_threshold,
             "max_detections": head.max_detections,
-            "proposal_candidates": rpn.pre_nms[phase],
-            "proposals": rpn.post_nms[phase],
-            "proposal_nms_iou_threshold": rpn.nms_threshold,
+            **proposals,
         }
 
     def averaged_model(self) -> nn.Module | None:

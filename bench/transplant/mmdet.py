@@ -1,6 +1,5 @@
-"""Canonical weights to mmdetection 3.3 (`faster-rcnn_r50_fpn_1x_coco`, `mask-rcnn_r50_fpn_1x_coco`, both on R-101 too,
-`solov2_r50_fpn_1x_coco`, `solov2_r101_fpn_ms-3x_coco`, `solov2-light_r50_fpn_ms-3x_coco`,
-`solov2-light_r50-dcn_fpn_ms-3x_coco`).
+"""Canonical weights to mmdetection 3.3, to its `*_1x_coco` configs but for `solov2_r101_fpn_ms-3x_coco`,
+`solov2-light_r50_fpn_ms-3x_coco`, `solov2-light_r50-dcn_fpn_ms-3x_coco` and what adapters/mmdet changes in them.
 
 The same order of rows: background last, box offsets and masks of the K classes only. The names of its ResNet are
 torchvision's.
@@ -16,12 +15,13 @@ import numpy as np
 
 from bench.transplant import torchvision
 
+#: Those that there are on a feature pyramid. ``htc`` is the one without a semantic branch.
+RCNN_METHODS = ("rpn", "faster_rcnn", "mask_rcnn", "cascade_rcnn", "cascade_mask_rcnn", "htc")
+
 MODELS = frozenset(
     {
-        "faster_rcnn_r50_fpn",
-        "faster_rcnn_r101_fpn",
-        "mask_rcnn_r50_fpn",
-        "mask_rcnn_r101_fpn",
+        *(f"{method}_{backbone}_fpn" for method in RCNN_METHODS for backbone in ("r50", "r101")),
+        *(f"{method}_r50_c4" for method in ("rpn", "faster_rcnn", "mask_rcnn")),
         "solov2_r50_fpn",
         "solov2_r101_fpn",
         "solov2_light_r50_fpn",
@@ -47,6 +47,18 @@ RENAMES = (
     (r"mask_head\.convs\.(\d)\.", r"roi_head.mask_head.convs.\1.conv."),
     (r"mask_head\.upsample\.", r"roi_head.mask_head.upsample."),
     (r"mask_head\.logits\.", r"roi_head.mask_head.conv_logits."),
+    (r"box_heads\.(\d)\.fc1\.", r"roi_head.bbox_head.\1.shared_fcs.0."),  # a cascade's
+    (r"box_heads\.(\d)\.fc2\.", r"roi_head.bbox_head.\1.shared_fcs.1."),
+    (r"box_heads\.(\d)\.classes\.", r"roi_head.bbox_head.\1.fc_cls."),
+    (r"box_heads\.(\d)\.deltas\.", r"roi_head.bbox_head.\1.fc_reg."),
+    (r"mask_heads\.(\d)\.convs\.(\d)\.", r"roi_head.mask_head.\1.convs.\2.conv."),
+    (r"mask_heads\.(\d)\.upsample\.", r"roi_head.mask_head.\1.upsample."),
+    (r"mask_heads\.(\d)\.logits\.", r"roi_head.mask_head.\1.conv_logits."),
+    (r"mask_heads\.(\d)\.flow\.", r"roi_head.mask_head.\1.conv_res.conv."),  # HTC's
+    (r"semantic_head\.lateral\.(\d)\.", r"roi_head.semantic_head.lateral_convs.\1.conv."),
+    (r"semantic_head\.convs\.(\d)\.", r"roi_head.semantic_head.convs.\1.conv."),
+    (r"semantic_head\.embedding\.", r"roi_head.semantic_head.conv_embedding.conv."),
+    (r"semantic_head\.classes\.", r"roi_head.semantic_head.conv_logits."),
     (
         r"mask_features\.branches\.(\d)\.(\d)\.conv\.",
         r"mask_head.mask_feature_head.convs_all_levels.\1.conv\2.conv.",
@@ -63,6 +75,7 @@ RENAMES = (
     (r"head\.kernel_convs\.(\d)\.conv\.", r"mask_head.kernel_convs.\1.conv."),
     (r"head\.kernel_convs\.(\d)\.norm\.", r"mask_head.kernel_convs.\1.gn."),
     (r"head\.kernel_convs\.(\d)\.offset\.", r"mask_head.kernel_convs.\1.conv.conv_offset."),
+    (r"neck\.reduction\.", r"neck.reduction_conv.conv."),
     (r"neck\.p6\.", r"neck.fpn_convs.3.conv."),  # RetinaNet's and FCOS's, and those that follow
     (r"neck\.p7\.", r"neck.fpn_convs.4.conv."),
     (r"head\.class_tower\.(\d)\.(weight|bias)", r"bbox_head.cls_convs.\1.conv.\2"),
@@ -92,6 +105,11 @@ def rename(name: str) -> str:
     if vgg:
         stage, layer, value = vgg.groups()
         return f"backbone.features.{torchvision.VGG_LAYERS[int(stage)][int(layer)]}.{value}"
+    if hrnet := _hrnet_name(name):
+        return hrnet
+    if name.startswith("box_head.res5."):  # C4's
+        layer = name.replace("box_head.res5.", "backbone.stages.3.", 1)
+        return torchvision.rename(layer).replace("backbone.body.", "roi_head.shared_head.", 1)
     if name.startswith(("backbone.stem", "backbone.stages")):
         return torchvision.rename(name).replace("backbone.body.", "backbone.", 1)
     for pattern, replacement in RENAMES:
@@ -99,6 +117,28 @@ def rename(name: str) -> str:
         if count:
             return renamed
     raise KeyError(f"no mmdetection name for {name}")
+
+
+def _hrnet_name(name: str) -> str | None:
+    """Of HRNet's own parts; its first stage is one of ResNet."""
+    if found := re.match(r"backbone\.stem\.(0|2)\.(conv|norm)\.(\w+)$", name):
+        layer, kind, value = found.groups()
+        return f"backbone.{'conv' if kind == 'conv' else 'bn'}{int(layer) // 2 + 1}.{value}"
+    if not (
+        found := re.match(r"backbone\.stages\.(\d)\.(transition|exchanges)\.(.+)\.(conv|norm)\.(\w+)$", name)
+    ):
+        return None
+    stage, part, path, kind, value = found.groups()
+    end = f"{0 if kind == 'conv' else 1}.{value}"
+    if part == "transition":  # a list by branch, where the new, last one is a list of convolutions
+        branch = int(path) if stage == "1" else int(stage)
+        return f"backbone.transition{stage}.{branch}.{'0.' if branch == int(stage) else ''}{end}"
+    exchange, part, first, second, last = path.split(".")
+    begin = f"backbone.stage{int(stage) + 1}.{exchange}"
+    if part == "branches":
+        return f"{begin}.branches.{first}.{second}.{last if kind == 'conv' else last.replace('conv', 'bn')}.{value}"
+    step = "" if int(second) > int(first) else f"{int(last) // 2}."  # from a coarser branch there is one step
+    return f"{begin}.fuse_layers.{first}.{second}.{step}{end}"
 
 
 #: What the prediction layers of a dense head are called.
@@ -126,7 +166,5 @@ def convert(model: str, state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray
                 f"bbox_head.scales.{level}.scale": np.asarray(one) for level, one in enumerate(value)
             }
         else:
-            converted[rename(name)] = (
-                value.reshape(len(value), -1) if name == "box_head.fc1.weight" else value
-            )
+            converted[rename(name)] = value.reshape(len(value), -1) if name.endswith("fc1.weight") else value
     return converted

@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from bench.transplant import mmdet
+
 MODELS = frozenset(
     {
-        "faster_rcnn_r50_fpn",
-        "mask_rcnn_r50_fpn",
+        *(f"{method}_{backbone}_fpn" for method in mmdet.RCNN_METHODS for backbone in ("r50", "r101")),
+        *(f"{method}_r50_c4" for method in ("rpn", "faster_rcnn", "mask_rcnn")),
         "retinanet_r50_fpn",
         "fcos_r50_fpn",
         "solov2_r50_fpn",

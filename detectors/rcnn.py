@@ -215,11 +215,13 @@ def rcnn_fpn(
     score_threshold: float = 0.05,
     max_detections: int = 100,
     conventions: str = "torchvision",
+    mask_head_of: Callable[..., MaskHead] = MaskHead,
 ) -> RCNN:
     """Faster or Mask R-CNN on a feature pyramid, or Fast R-CNN, which makes no ``proposals``.
 
     ``conventions``: "torchvision" for those of ``fasterrcnn_resnet50_fpn`` and ``maskrcnn_resnet50_fpn``, "mmdet" for
     those of mmdetection's ``fast-rcnn_r50_fpn``, ``faster-rcnn_r50_fpn`` and ``mask-rcnn_r50_fpn``.
+    ``mask_head_of``: builds the mask head from the arguments of ``MaskHead``.
     """
     chosen = conventions_named(conventions)
     body = backbone(frozen_stages=frozen_stages, frozen_bn=frozen_bn)
@@ -233,7 +235,7 @@ def rcnn_fpn(
         **box_settings(chosen, score_threshold, max_detections),
     )
     mask_head = (
-        MaskHead(channels, num_classes, binary_targets=chosen.binary_masks, **pool_settings(chosen))
+        mask_head_of(channels, num_classes, binary_targets=chosen.binary_masks, **pool_settings(chosen))
         if masks
         else None
     )

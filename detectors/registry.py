@@ -14,6 +14,7 @@ from detectors.c4 import rcnn_c4, rpn_c4
 from detectors.cascade import cascade_rcnn_fpn
 from detectors.fcos import fcos_fpn
 from detectors.htc import htc_fpn
+from detectors.mask_scoring import MaskScoringHead
 from detectors.rcnn import rcnn_fpn, rpn_fpn
 from detectors.retinanet import retinanet_fpn
 from detectors.solov2 import solov2_fpn, solov2_light_vd_dcn
@@ -34,6 +35,7 @@ FPN_METHODS: dict[str, Builder] = {
     "fast_rcnn": partial(rcnn_fpn, masks=False, proposals=False, conventions="mmdet"),
     "faster_rcnn": partial(rcnn_fpn, masks=False),
     "mask_rcnn": partial(rcnn_fpn, masks=True),
+    "ms_rcnn": partial(rcnn_fpn, masks=True, mask_head_of=MaskScoringHead),
     "cascade_rcnn": partial(cascade_rcnn_fpn, masks=False),
     "cascade_mask_rcnn": partial(cascade_rcnn_fpn, masks=True),
     "htc": partial(htc_fpn, semantic_classes=183),

@@ -268,6 +268,49 @@ def evaluate(
     _print_json([one.as_json() for one in found]) if as_json else commands.print_evaluations(found)
 
 
+data_app = typer.Typer(no_args_is_help=True, help="Convert, check and sample data sets.")
+app.add_typer(data_app, name="data")
+
+
+@data_app.command("convert")
+def data_convert(
+    layout: Annotated[str, typer.Argument(help="voc, cityscapes or widerface.")],
+    source: Annotated[Path, typer.Argument(help="Folder in that layout.")],
+    target: Annotated[Path, typer.Argument(help="New folder, in COCO layout.")],
+    as_json: AsJson = False,
+) -> None:
+    """Write a data set in COCO layout, with instance masks where it has them."""
+    from bench import commands, datasets
+
+    commands.print_splits(datasets.convert(layout, source, target), as_json=as_json)
+
+
+@data_app.command("check")
+def data_check(
+    folder: Annotated[Path, typer.Argument(help="Folder in COCO layout.")], as_json: AsJson = False
+) -> None:
+    """Find broken images, wrong sizes, boxes outside, empty classes; exit code 1 when there is any."""
+    from bench import commands, datasets
+
+    found = datasets.check(folder)
+    _print_json(found.as_json()) if as_json else commands.print_checked(found)
+    raise typer.Exit(1 if found.problems else 0)
+
+
+@data_app.command("sample")
+def data_sample(
+    source: Annotated[Path, typer.Argument(help="Folder in COCO layout.")],
+    target: Annotated[Path, typer.Argument(help="New folder.")],
+    images: Annotated[int, typer.Option(min=1, help="Images of each split.")],
+    seed: Annotated[int, typer.Option(help="The same seed draws the same images.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Write a reproducible part of a data set."""
+    from bench import commands, datasets
+
+    commands.print_splits(datasets.sample(source, target, images, seed), as_json=as_json)
+
+
 list_app = typer.Typer(no_args_is_help=True, help="List codebases, models, recipes or runs.")
 app.add_typer(list_app, name="list")
 

@@ -28,6 +28,7 @@ from bench.session import Session, new_run, resumed
 if TYPE_CHECKING:
     from bench.calibration import Calibration
     from bench.check import Result, Settings
+    from bench.datasets import Checked
     from bench.evaluation import Evaluation
     from bench.report import Verdict
 
@@ -244,6 +245,24 @@ def print_evaluations(found: Sequence[Evaluation]) -> None:
         f" {one.crowds} crowds, {one.detections} detections; evaluated by {one.backend}",
         markup=False,
     )
+
+
+def print_splits(splits: dict[str, dict[str, Any]], *, as_json: bool) -> None:
+    """What was written, a line per split."""
+    if as_json:
+        print(json.dumps(splits, indent=1))
+        return
+    for split, counts in splits.items():
+        print(f"{split}: {', '.join(f'{number} {name}' for name, number in counts.items())}")
+
+
+def print_checked(found: Checked) -> None:
+    for split, counts in found.splits.items():
+        numbers = ", ".join(f"{value} {name}" for name, value in counts.items() if name != "classes")
+        print(f"{split}: {numbers.replace('_', ' ')}, {len(counts['classes'])} classes")
+    for problem in found.problems:
+        print(f"{problem.split}: {problem.kind}: {problem.where}: {problem.text}")
+    print("no problem found" if not found.problems else f"{len(found.problems)} problems")
 
 
 def verdicts(runs: Sequence[Run]) -> dict[tuple[str, str], Verdict]:

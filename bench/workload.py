@@ -88,7 +88,7 @@ class Workload(Strict):
     eval_every: Annotated[int, Field(ge=1)] | None = None
     """Steps of a train_eval arm from one evaluation to the next; by default only after the last one."""
     checkpoint_every: Annotated[int, Field(ge=1)] | None = None
-    """Steps of a train_eval arm from one saved state to the next, when another arm's turn comes; evaluations save too."""
+    """Steps of a train_eval arm until it saves its state and another arm's turn comes; evaluations do the same."""
     eval_images: Annotated[int, Field(ge=1)] | None = None
     """Images evaluated, the first ones of the split by id, with or without objects; by default all of them."""
     eval_split: str | None = None

@@ -526,7 +526,12 @@ def _frozen_text(stages: int) -> str:
 
 def _measure_lines(run: RunReport) -> Iterator[str]:
     measure, environment = run.recipe.get("measure") or {}, run.recipe.get("environment") or {}
-    if measure:
+    if measure and {row.workload.get("task") for row in run.rows} == {"train_eval"}:
+        if measure.get("interleave", True):
+            yield "Arms take turns, from one saved state to the next, in an order that flips from turn to turn."
+        else:
+            yield "NOT interleaved: one arm after the other, so a drift of the machine is in the ratios."
+    elif measure:
         order = (
             "rounds visit every arm, in an order that flips from round to round"
             if measure.get("interleave", True)
@@ -539,14 +544,6 @@ def _measure_lines(run: RunReport) -> Iterator[str]:
             )
         )  # fmt: skip
         settle = f" (after {measure['settle']} untimed)" if measure.get("settle") else ""
-        if {row.workload.get("task") for row in run.rows} == {"train_eval"}:
-            launches, rounds, steps, warmup = (
-                "1 launch",
-                "turns",
-                "the steps between saved states",
-                "no warm-up",
-            )
-            order = order.replace("rounds visit", "turns visit").replace("round to round", "turn to turn")
         yield (
             f"Planned: {launches} (fresh processes) of {rounds} of {steps}{settle}, after {warmup}; {order}."
         )

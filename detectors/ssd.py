@@ -224,6 +224,14 @@ class SSD(DenseDetector):
         super().__init__(*parts, **settings)
         self.candidates_per_level = candidates_per_level
 
+    def output(self, images: Tensor) -> DenseOutput:
+        """Raises ValueError for images of another size."""
+        size = self.head.layout.image_size
+        if images.shape[2:] != (size, size):
+            height, width = images.shape[2:]
+            raise ValueError(f"this SSD is defined for images of {size}×{size}, not {height}×{width}")
+        return super().output(images)
+
     def candidates_of(self, raw: DenseOutput, image: int) -> Detections:
         scores = torch.cat([level[image] for level in raw.logits]).softmax(-1)[:, :-1]
         anchor, labels = (scores > self.score_threshold).nonzero(as_tuple=True)

@@ -167,4 +167,6 @@ def convert(model: str, state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray
             }
         else:
             converted[rename(name)] = value.reshape(len(value), -1) if name.endswith("fc1.weight") else value
+    if model.startswith("rpn_"):  # a one-stage detector, whose head has their name
+        return {re.sub(r"^rpn_head\.", "bbox_head.", name): value for name, value in converted.items()}
     return converted

@@ -9,12 +9,14 @@ from functools import partial
 
 from torch import nn
 
+from detectors.backbones.hrnet import HRNet
 from detectors.backbones.resnet import ResNet
 from detectors.c4 import rcnn_c4, rpn_c4
 from detectors.cascade import cascade_rcnn_fpn
 from detectors.fcos import fcos_fpn
 from detectors.htc import htc_fpn
 from detectors.mask_scoring import MaskScoringHead
+from detectors.necks.hrfpn import HRFPN
 from detectors.rcnn import rcnn_fpn, rpn_fpn
 from detectors.retinanet import retinanet_fpn
 from detectors.solov2 import solov2_fpn, solov2_light_vd_dcn
@@ -26,7 +28,11 @@ Builder = Callable[..., nn.Module]
 #: widths as ``out_channels``. A new backbone is a new line here, and is there for every method.
 BACKBONES: dict[str, Builder] = {
     "r50": partial(ResNet, 50),
+    "r50_caffe": partial(ResNet, 50, style="caffe"),
     "r101": partial(ResNet, 101),
+    "r101_caffe": partial(ResNet, 101, style="caffe"),
+    "x101_32x4d": partial(ResNet, 101, groups=32, width_per_group=4),
+    "x101_64x4d": partial(ResNet, 101, groups=64, width_per_group=4),
 }
 
 #: Name → function that builds the model on a ``backbone`` with a feature pyramid.
@@ -44,6 +50,20 @@ FPN_METHODS: dict[str, Builder] = {
     "fcos": fcos_fpn,
     "solov2": partial(solov2_fpn, light=False),
     "solov2_light": partial(solov2_fpn, light=True),
+}
+
+#: Backbones with a feature pyramid of their own, for the methods on regions.
+HRNETS: dict[str, Builder] = {f"hrnetv2p_w{width}": partial(HRNet, width) for width in (18, 32, 48)}
+HRNET_METHODS = {
+    name: partial(FPN_METHODS[name], neck=HRFPN)
+    for name in (
+        "faster_rcnn",
+        "mask_rcnn",
+        "cascade_rcnn",
+        "cascade_mask_rcnn",
+        "htc",
+        "htc_without_semantic",
+    )
 }
 
 #: Name → function that builds the model on a ``backbone``, a ResNet, whose last stage becomes the head of regions.
@@ -78,6 +98,7 @@ def combine(methods: dict[str, Builder], backbones: dict[str, Builder], ending: 
 #: Name → function that builds the model.
 MODELS: dict[str, Builder] = {
     **combine(FPN_METHODS, BACKBONES, "_fpn"),
+    **combine(HRNET_METHODS, HRNETS, ""),
     **combine(C4_METHODS, C4_BACKBONES, "_c4"),
     **SINGLE,
 }

@@ -13,24 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from bench import workload
 from bench.transplant import torchvision
 
-#: Those that there are on a feature pyramid. ``htc`` is the one without a semantic branch.
-RCNN_METHODS = ("rpn", "faster_rcnn", "mask_rcnn", "cascade_rcnn", "cascade_mask_rcnn", "htc")
-
 MODELS = frozenset(
-    {
-        *(f"{method}_{backbone}_fpn" for method in RCNN_METHODS for backbone in ("r50", "r101")),
-        *(f"{method}_r50_c4" for method in ("rpn", "faster_rcnn", "mask_rcnn")),
-        "solov2_r50_fpn",
-        "solov2_r101_fpn",
-        "solov2_light_r50_fpn",
-        "solov2_light_r50_dcn_fpn",
-        "retinanet_r50_fpn",
-        "fcos_r50_fpn",
-        "ssd300_vgg16",
-        "ssd512_vgg16",
-    }
+    name
+    for name in workload.MODELS
+    if not name.startswith("fast_rcnn") and name != "solov2_light_r50_vd_fpn_dcn_512"
 )
 
 #: Canonical name (a pattern) → mmdetection's; the first that matches a beginning is applied.

@@ -7,23 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from bench.transplant import mmdet
+from bench import workload
 
-MODELS = frozenset(
-    {
-        *(f"{method}_{backbone}_fpn" for method in mmdet.RCNN_METHODS for backbone in ("r50", "r101")),
-        *(f"{method}_r50_c4" for method in ("rpn", "faster_rcnn", "mask_rcnn")),
-        "retinanet_r50_fpn",
-        "fcos_r50_fpn",
-        "solov2_r50_fpn",
-        "solov2_r101_fpn",
-        "solov2_light_r50_fpn",
-        "solov2_light_r50_dcn_fpn",
-        "solov2_light_r50_vd_fpn_dcn_512",
-        "ssd300_vgg16",
-        "ssd512_vgg16",
-    }
-)
+MODELS = frozenset(workload.MODELS)
 
 
 def source_options(model: str, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -165,7 +165,8 @@ class Evaluate:
 @dataclass(frozen=True)
 class Config:
     """``batch``: images of a step, all ranks together. ``ema``: decay of the averaged weights, which then are those
-    that are evaluated. ``weights``: a file to start from. ``output``: folder of log and checkpoints."""
+    that are evaluated. ``weights``: a checkpoint of ours, or one of another project for the backbone alone
+    (``checkpoint.load_backbone``). ``output``: folder of log and checkpoints."""
 
     model: Model
     data: Data
@@ -212,6 +213,11 @@ def load(file: str | Path, overrides: Sequence[str] = ()) -> Loaded:
     for problem, keys in _contradictions(config):
         raise ConfigError(problem, _place(places, keys))
     return Loaded(config, places)
+
+
+def from_dict(content: Mapping[str, Any]) -> Config:
+    """What ``Config.as_dict`` gave, as a checkpoint keeps it. Raises ConfigError."""
+    return _value(content, Config, (), {})
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -352,7 +358,7 @@ def _value(value: Any, kind: Any, keys: Keys, places: Mapping[Keys, str]) -> Any
             )
         return value
     if origin is tuple:
-        items = value if isinstance(value, list) else [value]
+        items = value if isinstance(value, list | tuple) else [value]
         if arguments[-1] is Ellipsis:
             arguments = (arguments[0],) * len(items)
         if len(items) != len(arguments):

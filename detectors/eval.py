@@ -28,10 +28,11 @@ from torch.utils.data import DataLoader
 
 from detectors import config as configs
 from detectors import runtime, training_state
-from detectors.coco import Batch, CocoFolder, Collate, ResizedCoco, resized_size
-from detectors.config import Config, ConfigError, Split
+from detectors.coco import Batch, CocoFolder, Collate, Example, ResizedCoco, resized_size
+from detectors.config import Config, ConfigError, Loaded, Split
 from detectors.runtime import Ranks, log
-from detectors.structures import Detections
+from detectors.structures import Detections, Target
+from detectors.transforms import resize_image
 
 #: The twelve numbers in the order of pycocotools' summary.
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR@1", "AR@10", "AR@100", "ARs", "ARm", "ARl")
@@ -147,6 +148,31 @@ def _batches(
         pin_memory=device.type == "cuda",
         worker_init_fn=runtime.ignore_interrupts,
     )
+
+
+@torch.no_grad()
+def detect(model: nn.Module, images: Sequence[np.ndarray], config: Config) -> list[Detections]:
+    """Detections in images uint8 [h_i, w_i, 3], RGB, in their pixels, with the sizes that ``config.evaluate`` says."""
+    sizes = [(image.shape[0], image.shape[1]) for image in images]
+    resized = [
+        resize_image(image, resized_size(size, config.evaluate.resize))
+        for image, size in zip(images, sizes, strict=True)
+    ]
+    nothing = Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
+    examples = [Example(image, nothing, size, 0) for image, size in zip(resized, sizes, strict=True)]
+    batch = Collate(config.data.pixels, config.evaluate.resize)(examples).to(next(model.parameters()).device)
+    return model.eval().postprocess(
+        model.network(batch.images, batch.sizes()), batch.image_sizes, batch.original_sizes
+    )
+
+
+def load_model(checkpoint: str | Path, *, averaged: bool = True) -> tuple[nn.Module, Config, list[int]]:
+    """The model of a checkpoint, ready to detect, what it was trained with, and the category ids of its labels."""
+    state = training_state.read(checkpoint)
+    config = configs.from_dict(state["config"])
+    model = runtime.build_model(Loaded(config, {}), len(state["category_ids"]))
+    runtime.take_weights(model, training_state.weights(state, averaged=averaged), str(checkpoint))
+    return model.to(memory_format=torch.channels_last).eval(), config, state["category_ids"]
 
 
 def entries_of(

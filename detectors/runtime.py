@@ -17,6 +17,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from detectors import training_state
+from detectors.checkpoint import load_backbone
 from detectors.coco import CocoFolder
 from detectors.config import ConfigError, Loaded, Model, Split
 from detectors.registry import build
@@ -195,6 +197,23 @@ def take_weights(model: nn.Module, state: Mapping[str, Tensor], path: str) -> No
         raise ConfigError(
             f"weights of another model or setting: {str(error).splitlines()[1].strip()}", path
         ) from None
+
+
+def begin_with(model: nn.Module, path: str, loaded: Loaded) -> None:
+    """Take the weights of ``weights``: our own checkpoint for the whole model, another project's for its backbone.
+
+    Raises ConfigError when nothing in the file fits.
+    """
+    if not Path(path).is_file():
+        raise ConfigError(f"no such checkpoint: {path}", loaded.place("weights"))
+    if training_state.is_checkpoint(path):
+        take_weights(model, training_state.weights(training_state.read(path)), path)
+        return
+    try:
+        report = load_backbone(model.backbone, path)
+    except Exception as error:  # torch raises many kinds for a damaged file
+        raise ConfigError(str(error).splitlines()[0], loaded.place("weights")) from None
+    log.info("backbone from %s, %s", path, report)
 
 
 def check_categories(known: list[int], coco: CocoFolder, loaded: Loaded) -> None:

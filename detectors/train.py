@@ -231,9 +231,7 @@ def start_model(
     model = runtime.build_model(loaded, len(coco.category_ids))
     coco.masks = runtime.uses_masks(model)
     if config.weights is not None and not resumed:
-        runtime.take_weights(
-            model, training_state.weights(training_state.read(config.weights)), config.weights
-        )
+        runtime.begin_with(model, config.weights, loaded)
     model.to(ranks.device, memory_format=torch.channels_last)
     has_frozen = any(isinstance(module, FrozenBatchNorm2d) for module in model.modules())
     if has_frozen and config.weights is None and not resumed:

@@ -106,6 +106,15 @@ def read(path: str | Path) -> State:
     return state
 
 
+def is_checkpoint(path: str | Path) -> bool:
+    """Whether a file was written by ``save``, of whatever version."""
+    try:
+        state = torch.load(path, map_location="meta", weights_only=True)
+    except Exception:
+        return False
+    return isinstance(state, dict) and {"version", "iteration", "model"} <= state.keys()
+
+
 def weights(state: State, *, averaged: bool = True) -> dict[str, Tensor]:
     """The model's weights, the averaged ones if there are some and they are wanted."""
     return state["ema"]["model"] if averaged and state["ema"] is not None else state["model"]

@@ -14,9 +14,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import torchvision
 import yaml
+from PIL import Image
 from torch import Tensor
 
 from bench import shapes
@@ -51,14 +54,17 @@ def shapes_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def write_config(tmp_path: Path, shapes_folder: Path) -> Callable[..., Path]:
-    """Writes a config on shapes; keyword arguments replace top-level keys of ``TINY``."""
+    """Writes a config on shapes; keyword arguments replace top-level keys of ``TINY``.
 
-    def write(name: str = "run", **changes: Any) -> Path:
+    Nothing is evaluated unless ``evaluated``: that takes longer than training does.
+    """
+
+    def write(name: str = "run", *, evaluated: bool = False, **changes: Any) -> Path:
         split = {
             "annotations": str(shapes_folder / "annotations" / "instances_train.json"),
             "images": str(shapes_folder / "train"),
         }
-        data = {"train": split, "val": split, "workers": 0}
+        data = {"train": split, "workers": 0} | ({"val": split} if evaluated else {})
         path = tmp_path / f"{name}.yaml"
         content = {**TINY, "data": data, "output": str(tmp_path / name), **changes}
         path.write_text(yaml.safe_dump(content, sort_keys=False))
@@ -123,12 +129,26 @@ def test_four_real_images_are_trained_on_and_evaluated(
     printed = capsys.readouterr().out
     for task in ("bbox", "segm"):
         assert re.search(rf"evaluation: {task}  AP: -?\d\.\d{{3}}  AP50: ", printed)
+    assert_found_as_in_the_results(checkpoint, content["images"][0], coco_tiny / "train2017")
     for entry in json.loads((tmp_path / "run" / "eval" / "segm.json").read_text())[:5]:
         assert entry["image_id"] in ids
         (size,) = [
             [one["height"], one["width"]] for one in content["images"] if one["id"] == entry["image_id"]
         ]
         assert entry["segmentation"]["size"] == size  # masks of the file's size, not of the network's input
+
+
+def assert_found_as_in_the_results(checkpoint: Path, image: dict[str, Any], folder: Path) -> None:
+    """One image from Python gives what the evaluation of all wrote down."""
+    model, config, category_ids = evaluation.load_model(checkpoint)
+    pixels = np.asarray(Image.open(folder / image["file_name"]).convert("RGB"))
+    (found,) = evaluation.detect(model, [pixels], config)
+    results = json.loads((checkpoint.parent / "eval" / "bbox.json").read_text())
+    written = [entry for entry in results if entry["image_id"] == image["id"]]
+    assert len(written) == len(found.boxes)
+    for entry, score, label in zip(written, found.scores.tolist(), found.labels.tolist(), strict=True):
+        assert entry["score"] == pytest.approx(score, rel=1e-4)
+        assert entry["category_id"] == category_ids[label]
 
 
 @pytest.fixture
@@ -216,6 +236,18 @@ def test_two_ranks_take_the_step_of_one_process_on_the_joined_batch(
         torch.testing.assert_close(two[name], one[name], rtol=1e-4, atol=1e-5 * scale + 1e-9, msg=name)
 
 
+def test_a_backbone_of_another_project_is_begun_with(
+    tmp_path: Path, write_config: Callable[..., Path]
+) -> None:
+    other = torchvision.models.resnet50(weights=None)
+    torch.save(other.state_dict(), tmp_path / "resnet50.pth")
+    path = write_config(weights=str(tmp_path / "resnet50.pth"), schedule={"iterations": 1})
+    assert train.main([str(path)]) == 0
+    assert "torchvision: matched 265 of 265" in (tmp_path / "run" / "train.log").read_text()
+    model = training_state.read(tmp_path / "run" / "checkpoint_00000001.pt")["model"]
+    assert torch.equal(model["backbone.stages.0.0.conv1.conv.weight"], other.layer1[0].conv1.weight)
+
+
 def test_precision_is_lower_where_asked_for(tmp_path: Path, write_config: Callable[..., Path]) -> None:
     lines = {}
     for precision in ("float32", "bfloat16", "float16"):
@@ -228,7 +260,7 @@ def test_precision_is_lower_where_asked_for(tmp_path: Path, write_config: Callab
 
 
 def test_the_log_says_what_bench_reads(tmp_path: Path, write_config: Callable[..., Path]) -> None:
-    path = write_config(model={"name": "retinanet_r50_fpn", "settings": {"frozen_stages": 3}})
+    path = write_config(evaluated=True, model={"name": "retinanet_r50_fpn", "settings": {"frozen_stages": 3}})
     assert train.main([str(path), "--set", "evaluate.every=1"]) == 0
     file = tmp_path / "run" / "train.log"
     log = import_logs("auto", [file]).log
@@ -263,17 +295,17 @@ def test_a_finished_run_is_not_written_over(
 @pytest.mark.parametrize(
     ("text", "line", "message"),
     [
-        pytest.param("batch: 2\nbatsh: 3", 8, "unknown key 'batsh'; did you mean batch?", id="unknown key"),
-        pytest.param("optimizer: {lr: fast}", 7, "optimizer.lr is a number, not 'fast'", id="type"),
-        pytest.param("batch: 0", 7, "batch is at least 1, not 0", id="limit"),
-        pytest.param("batch: true", 7, "batch is a whole number, not True", id="true is no number"),
-        pytest.param("precision: float61", 7, "did you mean float16", id="choice"),
-        pytest.param("augment:\n  resize: {short: [600, 1400]}", 8, "longer than the long one", id="sides"),
+        pytest.param("batch: 2\nbatsh: 3", 7, "unknown key 'batsh'; did you mean batch?", id="unknown key"),
+        pytest.param("optimizer: {lr: fast}", 6, "optimizer.lr is a number, not 'fast'", id="type"),
+        pytest.param("batch: 0", 6, "batch is at least 1, not 0", id="limit"),
+        pytest.param("batch: true", 6, "batch is a whole number, not True", id="true is no number"),
+        pytest.param("precision: float61", 6, "did you mean float16", id="choice"),
+        pytest.param("augment:\n  resize: {short: [600, 1400]}", 7, "longer than the long one", id="sides"),
         pytest.param(
-            "schedule: {name: 1x, iterations: 5}", 7, "either name (1x, 2x, …) or iterations", id="both"
+            "schedule: {name: 1x, iterations: 5}", 6, "either name (1x, 2x, …) or iterations", id="both"
         ),
-        pytest.param("output: a\noutput: b", 8, "'output' is given twice", id="twice"),
-        pytest.param("batch: [1, 2", 8, "not valid YAML", id="syntax"),
+        pytest.param("output: a\noutput: b", 7, "'output' is given twice", id="twice"),
+        pytest.param("batch: [1, 2", 7, "not valid YAML", id="syntax"),
     ],
 )
 def test_a_wrong_config_is_told_with_file_and_line(

@@ -187,8 +187,11 @@ def print_dry_run(plan: Plan, document: dict[str, Any]) -> None:
     console = Console()
     console.print(table)
     measure = plan.measure
+    design = f"{measure.launches} launches × {measure.rounds} rounds × {measure.steps} steps"
+    if all(arm.workload.task == "train_eval" for arm in plan.arms):
+        design = "training to the last step (evaluations counted as steps)"
     console.print(
-        f"{measure.launches} launches × {measure.rounds} rounds × {measure.steps} steps in {document['cells']} cells"
+        f"{design} in {document['cells']} cells"
         f"{' (interleaved)' if measure.interleave else ''}; about {document['estimate_s'] / 60:.0f} min,"
         f" from {document['estimate_from']}",
         markup=False,

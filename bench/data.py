@@ -494,6 +494,9 @@ def prepare_batches(dataset: Dataset, workload: Workload, folder: Path) -> Path:
     file, SHA-256, image ids and shape, and the counts of images, objects and of what was left out. A folder
     appears complete or not at all, so processes may race for it. Raises BenchError for data that cannot be
     used.
+
+    Where a codebase trains for long from its own loader, only the first batch of each rank is prepared, from which the
+    work is described, and the order of all images is told: the disk does not have to hold a data set of batches.
     """
     model = MODELS.get(workload.model)
     if model is not None and model.masks and not dataset.masks:
@@ -513,6 +516,8 @@ def prepare_batches(dataset: Dataset, workload: Workload, folder: Path) -> Path:
         "pillow": PIL.__version__,
         "format": FORMAT_VERSION,
     }
+    if _first_only(workload):
+        parameters["batches"] = "the first of each rank"
     key = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()[:16]
     target = folder / f"batches-{key}"
     _publish_folder(
@@ -521,6 +526,10 @@ def prepare_batches(dataset: Dataset, workload: Workload, folder: Path) -> Path:
         is_sound=lambda: _is_complete(target),
     )
     return target
+
+
+def _first_only(workload: Workload) -> bool:
+    return workload.task == "train_eval" and workload.input.mode == "pipeline"
 
 
 def _publish_folder(
@@ -569,7 +578,8 @@ def _write_batches(dataset: Dataset, workload: Workload, parameters: Json, folde
     size = workload.input.size
     counts: dict[int, Mapping[str, int]] = {}  # by image: one that fills up a batch counts once
     entries = []
-    for number, image_ids in enumerate(batch_plan(dataset.image_ids, workload.batch_size, workload.ranks)):
+    plan = batch_plan(dataset.image_ids, workload.batch_size, workload.ranks)
+    for number, image_ids in enumerate(plan[: workload.ranks] if _first_only(workload) else plan):
         prepared = [_prepare_image(images[i], objects.get(i, []), dataset, size) for i in image_ids]
         counts |= {item.image_id: item.counts for item in prepared}
         batch = _collate(prepared, size)
@@ -592,4 +602,6 @@ def _write_batches(dataset: Dataset, workload: Workload, parameters: Json, folde
         "counts": {name: sum(of_image[name] for of_image in counts.values()) for name in COUNTS},
         "batches": entries,
     }
+    if _first_only(workload):
+        manifest["order"] = plan
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))

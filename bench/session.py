@@ -244,12 +244,9 @@ class Session:
         turns = max(len(state.arm.workload.turns()) for state in states)
         try:
             with contextlib.ExitStack() as stack:
-                for state in states:
-                    if state.alive and not self._trained(state):
-                        with self._failing(state, launch):
-                            self._start(state, launch, stack)
-                            self._continue(state, launch)
                 if self.strict:
+                    for state in states:
+                        self._start_training(state, launch, stack)
                     self._refuse_unequal(states, launch)
                 for round_, position, index in self._turns(len(states), turns, seed):
                     if position == 0 and self._out_of_time():
@@ -257,6 +254,8 @@ class Session:
                             f"{states[0].arm.cell}: time budget reached after {round_} of {turns} turns"
                         )
                         break
+                    # Not before its turn: arms that are not interleaved need not all fit into memory.
+                    self._start_training(states[index], launch, stack)
                     if states[index].alive and states[index].group is not None:
                         with self._failing(states[index], launch):
                             self._train_turn(states[index], launch, round_, position)
@@ -264,6 +263,13 @@ class Session:
             with contextlib.suppress(StorageError):
                 for state in states:
                     self._write_arms([state], complete=self._trained(state))
+
+    def _start_training(self, state: ArmState, launch: int, stack: contextlib.ExitStack) -> None:
+        """A worker for an arm that has none and needs one, where its training was interrupted if it was."""
+        if state.alive and state.group is None and not self._trained(state):
+            with self._failing(state, launch):
+                self._start(state, launch, stack)
+                self._continue(state, launch)
 
     def _steps_done(self, arm: Arm) -> int:
         """Steps of a train_eval arm that are in the journal."""
@@ -620,9 +626,7 @@ class Session:
         """The weights an arm starts from, in its codebase's own names; None: its own seeded initialisation."""
         workload = arm.workload
         if arm.weights is not None:
-            if not Path(arm.weights).is_file():
-                raise WorkerFailure("environment", f"no weights at {arm.weights}", "prepare")
-            return Path(arm.weights).resolve()
+            return _weights_file(arm.weights, workload)
         if workload.weights == "random" or "://" in workload.model:
             return None
         if workload.weights == "transplant":
@@ -633,13 +637,11 @@ class Session:
             options = transplant.source_options(arm.codebase, workload.model, arm.options)
             canonical = self._canonical_weights(arm, source, prepared, options)
         else:
-            canonical = Path(workload.weights)
-            if not canonical.is_file():
-                raise WorkerFailure("environment", f"no weights at {canonical}", "prepare")
+            canonical = _weights_file(workload.weights, workload)
         if not transplant.supports(arm.codebase, workload.model):
             self._no_transplant(record, f"no mapping of {workload.model} to {arm.codebase}")
             return None
-        target = self.scratch / f"{canonical.stem}-{arm.codebase}.npz"
+        target = self.scratch / f"{canonical.stem}-{workload.model}-{arm.codebase}.npz"
         if not target.exists():
             with np.load(canonical, allow_pickle=False) as state:
                 mapped = transplant.to_codebase(arm.codebase, workload.model, dict(state))
@@ -723,6 +725,14 @@ def resumed(run: Run, codebases: Mapping[str, Codebase]) -> tuple[Plan, RunRecor
     if [arm.id for arm in plan.arms] != record.arms:
         raise BenchError("this version of bench plans other arms for this recipe", where=str(run.folder))
     return plan, record
+
+
+def _weights_file(path: str, workload: Workload) -> Path:
+    """A file of weights, whose name may hold the model's. Raises WorkerFailure."""
+    file = Path(path.replace("{model}", workload.model)).expanduser().resolve()
+    if not file.is_file():
+        raise WorkerFailure("environment", f"no weights at {file}", "prepare")
+    return file
 
 
 def _refuse_other_source(checkout: Checkout, imported: str | None) -> None:

@@ -80,7 +80,7 @@ class Workload(Strict):
     optimizer: Optimizer = Optimizer()
     weights: str = "transplant"
     """transplant: one seeded set of weights, the same in every codebase; random: each codebase's own seeded
-    initialisation; else the path of a canonical `.npz`."""
+    initialisation; else the path of a canonical `.npz`, in which `{model}` stands for the model."""
     score_threshold: Annotated[float, Field(ge=0, le=1)] = 0.05
     max_detections: Annotated[int, Field(ge=1)] = 100
     steps: Annotated[int, Field(ge=1)] = 100

@@ -167,9 +167,16 @@ def test_task_eval_times_and_evaluates_the_same_images_those_without_objects_too
 
 
 def test_ranks_train_on_different_batches_and_the_first_one_predicts(cli: Cli) -> None:
-    done = trained(cli, ranks=2, batch_size=1, checkpoint_every=None)
+    adapter = cli.folder / "ranked"  # started by torchrun: RANK is all that the fake codebase needs of it
+    adapter.mkdir()
+    (adapter / "adapter.py").write_text((FAKE / "adapter.py").read_text())
+    text = (FAKE / "adapter.yaml").read_text().replace("name: fake\n", "name: fake\nlauncher: torchrun\n", 1)
+    (adapter / "adapter.yaml").write_text(text)
+    workload = {**WORK, "ranks": 2, "batch_size": 1, "steps": 4, "checkpoint_every": None}
+    recipe = cli.recipe(workload=workload, arms=ARMS[:1], measure={"deadline_s": 120})
+    done = cli("run", recipe, "--adapters", adapter, "--results", cli.results)
     assert done.code == 0, done.err
-    assert [one["step"] for one in cli.arm("fast")["evaluations"]] == [4, 8, 9]
+    assert [one["step"] for one in cli.arm("slow")["evaluations"]] == [4]
     assert len(Run(cli.runs()[0]).journal()[0]["ranks"]) == 2
 
 
@@ -264,7 +271,7 @@ def test_every_epoch_has_every_image_once_in_an_order_of_its_own_and_half_of_the
     assert not any(flip for _, flip in epoch_orders(ids, 100, seed=3, flip=0))
     assert all(flip for _, flip in epoch_orders(ids, 100, seed=3, flip=1))
     # The same on every machine and with every version of numpy.
-    assert drawn[:4] == [(120, False), (120, True), (0, True), (0, True)]
+    assert drawn[:4] == [(120, False), (128, True), (100, True), (131, True)]
 
 
 def test_a_schedule_that_was_changed_is_refused(tmp_path: Path) -> None:
@@ -288,3 +295,47 @@ def test_turns_end_with_the_last_step_and_at_every_evaluation(steps: int, every:
     assert turns == sorted(set(turns))
     assert turns[-1] == steps
     assert {step for step in range(1, steps + 1) if work.evaluated_after(step)} <= set(turns)
+
+
+# -- real codebases -------------------------------------------------------------------------------------------
+
+
+def predictions_of(folder: Path) -> dict[str, list[Any]]:
+    return {
+        path.stem: json.loads(path.read_text()) for path in sorted((folder / "predictions").glob("*.json"))
+    }
+
+
+def killed_and_resumed_alike(cli: Cli, arms: list[str], **work: Any) -> None:
+    """Train with momentum, EMA, trained batch norm and random sampling; once at a stretch, once with a kill -9."""
+    workload = {
+        "task": "train_eval", "model": "faster_rcnn_r50_fpn", "input": {"images": 3, "size": [64, 64]},
+        "batch_size": 1, "steps": 4, "eval_every": 2, "eval_images": 2, "ema": True, "ema_decay": 0.5,
+        "frozen_bn": False, "frozen_stages": 0, "optimizer": {"lr": 0.002, "warmup": 2}, "score_threshold": 0,
+    }  # fmt: skip
+    measure = {"keep_checkpoints": False, "deadline_s": 500}
+    recipe = cli.recipe(
+        workload={**workload, **work}, arms=arms, baseline={}, measure=measure, environment={"threads": 1}
+    )
+    done = cli.run(recipe)
+    assert done.code == 0, done.err
+    (whole,) = cli.runs()
+    cli.results = cli.folder / "killed"
+    process = cli.start("run", recipe, "--adapters", FAKE, "--results", cli.results)
+    folder = wait_for_blocks(cli, len(arms), deadline_s=500)
+    process.kill()
+    process.communicate()
+    done = resume(cli, folder)
+    assert done.code == 0, done.err
+    assert curves(folder) == curves(whole)
+    found = predictions_of(whole)
+    assert all(found.values())
+    assert predictions_of(folder) == found
+    for arm in Run(whole).arms():
+        assert found[f"{arm.id}-2"] != found[f"{arm.id}-4"]  # it learned something in between
+
+
+def test_a_training_of_our_own_detectors_killed_halfway_ends_with_the_same_detections_to_the_bit(
+    cli: Cli,
+) -> None:
+    killed_and_resumed_alike(cli, ["native"])

@@ -29,7 +29,7 @@ from ppdet_models import SSD_MAX_OBJECTS, build_config
 
 from bench.worker import api
 from bench.worker.api import Batch, Description, Detections, Job
-from bench.worker.batches import read_manifest
+from bench.worker.batches import image_order
 
 Tensor = paddle.Tensor
 Sample = dict[str, Any]
@@ -201,12 +201,11 @@ class Adapter(api.Adapter):
         from ppdet_pipeline import endless_batches
 
         size = self.workload["input"]["size"]
-        folder_batches = read_manifest(self.job.batches)["batches"][self.job.rank :: self.job.world_size]
         batches = endless_batches(
             self.job,
             self.config,
             size,
-            [entry["image_ids"] for entry in folder_batches],
+            image_order(self.job.batches)[self.job.rank :: self.job.world_size],
             masks=self.with_masks,
         )
         for inputs in batches:

@@ -45,6 +45,12 @@ def read_manifest(folder: str) -> Dict[str, Any]:
     return manifest
 
 
+def image_order(folder: str) -> List[List[int]]:
+    """Image ids of every batch, in order; of those, too, that were not prepared."""
+    manifest = read_manifest(folder)
+    return manifest.get("order") or [entry["image_ids"] for entry in manifest["batches"]]
+
+
 def verify_file(folder: str, entry: Dict[str, Any]) -> str:
     """The path of one manifest entry, ``{"file", "sha256"}``, whose bytes were found to be right."""
     path = os.path.join(folder, entry["file"])

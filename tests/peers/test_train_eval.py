@@ -1,0 +1,25 @@
+"""Other codebases save and load all that their next training step depends on."""
+
+from __future__ import annotations
+
+import pytest
+
+from bench.codebases import find_codebases
+from bench.environments import python_of
+from bench.errors import BenchError
+from tests.conftest import Cli
+from tests.test_train_eval import killed_and_resumed_alike
+
+pytestmark = [pytest.mark.peers, pytest.mark.slow]
+
+
+def test_trainings_of_other_codebases_killed_halfway_end_with_the_same_detections_to_the_bit(
+    cli: Cli,
+) -> None:
+    codebases = find_codebases()
+    try:
+        for name in ("mmdet", "paddledet"):
+            python_of(codebases[name])
+    except BenchError as error:
+        pytest.skip(f"{error.message}; {error.hint}")
+    killed_and_resumed_alike(cli, ["mmdet", "paddledet"])

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from detectors.box_head import BoxHead
 from detectors.conventions import Conventions, conventions_named
 from detectors.mask_head import MaskHead, regions_of, with_masks
-from detectors.pyramid import Pyramid
+from detectors.pyramid import Pyramid, roi_align
 from detectors.rcnn import RCNN, Builder, ProposalDetector, box_settings, rpn_settings
 from detectors.rpn import RPN
 from detectors.structures import Detections, GroundTruth, Target
@@ -38,7 +38,17 @@ class Res5BoxHead(BoxHead):
 
     def pool(self, pyramid: Pyramid, boxes: Tensor, image: Tensor) -> Tensor:
         """[R, C, 7, 7], behind ``res5``."""
-        return self.res5(super().pool(pyramid, boxes, image))
+        pooled = roi_align(
+            pyramid,
+            boxes,
+            image,
+            size=self.pool_size,
+            levels=1,
+            stride=STRIDE,
+            samples=self.samples,
+            aligned=self.aligned,
+        )
+        return self.res5(pooled)
 
     def predict(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
         hidden = pooled.mean(dim=(2, 3))

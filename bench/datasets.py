@@ -343,6 +343,11 @@ class Checked:
     splits: Mapping[str, Json]
     problems: tuple[Problem, ...]
 
+    @property
+    def sound(self) -> bool:
+        """Whether it can be used as it is; a class without objects is worth knowing, and normal in a small part."""
+        return all(problem.kind == "empty class" for problem in self.problems)
+
     def as_json(self) -> Json:
         return {"splits": dict(self.splits), "problems": [vars(problem) for problem in self.problems]}
 

@@ -44,7 +44,7 @@ class Worker:
         self.adapter.prepare()
         source = self._source(job)
         self.phases = probe.phases_of(self.adapter, source)
-        if job["schedule"]:
+        if job.get("schedule"):
             from bench.worker.training import Trainer
 
             self.trainer = Trainer(self.adapter, self.phases, source)
@@ -53,7 +53,7 @@ class Worker:
     def _source(self, job: Dict[str, Any]) -> Any:
         """Where the data phase takes its batches from."""
         pipeline = self.adapter.job.workload["input"]["mode"] == "pipeline"
-        if job["schedule"]:
+        if job.get("schedule"):
             from bench.worker.batches import load_batches
             from bench.worker.training import OwnFeed, SharedFeed, images_of, load_schedule
 

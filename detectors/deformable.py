@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional as F
 
-from detectors.layers import ConvNorm, FrozenBatchNorm2d
+from detectors.layers import Conv2d, ConvNorm, FrozenBatchNorm2d
 
 #: What the columns of one part of the output may take. More makes no product faster, and memory of this size is reused
 #: from part to part where a larger piece would be fetched from the system, page by page, each time.
@@ -184,7 +184,7 @@ class DeformConvNorm(ConvNorm):
         self, in_channels: int, out_channels: int, *, norm: Callable[[int], nn.Module], stride: int = 1
     ) -> None:
         super().__init__(in_channels, out_channels, 3, norm=norm, stride=stride)
-        self.offset = nn.Conv2d(in_channels, 27, 3, stride, padding=1)
+        self.offset = Conv2d(in_channels, 27, 3, stride, padding=1)
         self.reset_offset()
 
     def reset_offset(self) -> None:

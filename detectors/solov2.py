@@ -22,7 +22,7 @@ from torchvision.ops import sigmoid_focal_loss
 from detectors.backbones.resnet import ResNet
 from detectors.deformable import DeformConvNorm
 from detectors.drop_block import DropBlock
-from detectors.layers import ConvNorm
+from detectors.layers import Conv2d, ConvNorm
 from detectors.matrix_nms import keep_local_peaks, matrix_nms
 from detectors.necks.fpn import FPN
 from detectors.parameter_rules import Rule
@@ -138,8 +138,8 @@ class GridHead(nn.Module):
         self.class_convs = _convs(in_channels, channels, convs, deformable=deformable)
         self.kernel_convs = _convs(in_channels + 2, channels, convs, deformable=deformable)
         self.drop_block = drop_block
-        self.classes = nn.Conv2d(channels, num_classes, 3, padding=1)
-        self.kernels = nn.Conv2d(channels, kernel_channels, 3, padding=1)
+        self.classes = Conv2d(channels, num_classes, 3, padding=1)
+        self.kernels = Conv2d(channels, kernel_channels, 3, padding=1)
         normal(self)
         for module in self.modules():
             if isinstance(module, DeformConvNorm):

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from detectors.layers import Conv2d
+
 
 class FPN(nn.Module):
     """Lateral 1×1, top-down nearest upsampling and addition, output 3×3, and P6 as every second pixel of P5.
@@ -18,7 +20,7 @@ class FPN(nn.Module):
         super().__init__()
         self.out_channels = out_channels
         self.lateral = nn.ModuleList(nn.Conv2d(channels, out_channels, 1) for channels in in_channels)
-        self.output = nn.ModuleList(nn.Conv2d(out_channels, out_channels, 3, padding=1) for _ in in_channels)
+        self.output = nn.ModuleList(Conv2d(out_channels, out_channels, 3, padding=1) for _ in in_channels)
         for conv in (*self.lateral, *self.output):
             nn.init.kaiming_uniform_(conv.weight, a=1)
             nn.init.zeros_(conv.bias)

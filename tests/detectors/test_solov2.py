@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from detectors import Target, build, list_models
+from detectors import Target, build, list_models, parameter_groups
+from detectors.drop_block import DropBlock
 from detectors.matrix_nms import keep_local_peaks, matrix_nms
 from detectors.solov2 import GridHead, MaskFeatures, Prediction, SOLOv2, coordinates, mask_extents
 from detectors.solov2_targets import Level, assign, quarter_masks
@@ -55,7 +56,8 @@ def cells_in_a_loop(target: Target, level: Level) -> tuple[np.ndarray, list[tupl
     height, width = target.masks.shape[1:]
     labels = np.full((level.cells, level.cells), CLASSES)
     pairs = []
-    for number, (box, label, mask) in enumerate(zip(*(value.numpy() for value in target), strict=True)):
+    objects = (value.numpy() for value in (target.boxes, target.labels, target.masks))
+    for number, (box, label, mask) in enumerate(zip(*objects, strict=True)):
         x1, y1, x2, y2 = box
         if not level.sizes[0] <= np.sqrt((x2 - x1) * (y2 - y1)) <= level.sizes[1] or not mask.any():
             continue
@@ -340,7 +342,56 @@ def test_it_learns_to_draw_the_objects_of_an_image() -> None:
         assert (found.masks[best] & mask).sum() > 0.8 * (found.masks[best] | mask).sum()
 
 
-@pytest.mark.parametrize(("name", "millions"), [("solov2_light_r50_fpn", 31.6), ("solov2_r50_fpn", 46.6)])
+def test_rules_of_a_model_become_groups_of_the_optimizer() -> None:
+    """PaddleDetection's slow backbone: .05 .05 .1 .15, offsets as fast as the rest, no decay on normalisation."""
+    with torch.device("meta"):
+        model = build("solov2_light_r50_vd_fpn_dcn_512")
+        plain = build("solov2_light_r50_fpn")
+    groups = parameter_groups(model, lr=0.01, weight_decay=1e-4)
+    assert groups[0]["lr"] == 0.01
+    assert groups[0]["weight_decay"] == 1e-4
+    of = {id(p): (g["lr"] / 0.01, g["weight_decay"] / 1e-4) for g in groups for p in g["params"]}
+    names = dict(model.named_parameters())
+    assert len(of) == sum(len(group["params"]) for group in groups) == len(names)
+    for name, factors in {
+        "backbone.stem.0.conv.weight": (1, 1),
+        "backbone.stem.2.norm.bias": (1, 0),
+        "backbone.stages.0.0.conv1.conv.weight": (0.05, 1),
+        "backbone.stages.1.0.shortcut.norm.weight": (0.05, 0),
+        "backbone.stages.2.5.conv2.conv.weight": (0.1, 1),
+        "backbone.stages.3.2.conv2.offset.weight": (1, 1),
+        "backbone.stages.3.2.conv3.conv.weight": (0.15, 1),
+        "neck.lateral.0.weight": (1, 1),
+        "neck.output.3.bias": (2, 0),
+        "head.kernel_convs.1.norm.weight": (1, 0),
+        "head.classes.bias": (1, 1),
+    }.items():
+        assert of[id(names[name])] == pytest.approx(factors), name
+    assert len(parameter_groups(plain, lr=0.01, weight_decay=1e-4)) == 1
+
+
+def test_drop_block_takes_squares_away_while_training_and_keeps_the_mean() -> None:
+    torch.manual_seed(0)
+    block, x = DropBlock(size=3, keep=0.9), torch.ones(4, 16, 24, 24)
+    dropped = block(x)
+    assert 0.08 < (dropped == 0).float().mean() < 0.12
+    assert dropped.mean().item() == pytest.approx(1, abs=1e-4)
+    missing = (dropped == 0).float()
+    centres = F.avg_pool2d(F.pad(missing, (1, 1, 1, 1), value=1.0), 3, stride=1) == 1
+    # All that is missing is part of a square of nine, of which some may be outside.
+    assert torch.equal(F.max_pool2d(centres.float(), 3, stride=1, padding=1), missing)
+    assert torch.equal(block.eval()(x), x)
+
+
+@pytest.mark.parametrize(
+    ("name", "millions"),
+    [
+        ("solov2_light_r50_fpn", 31.6),
+        ("solov2_r50_fpn", 46.6),
+        ("solov2_light_r50_dcn_fpn", 33.52),
+        ("solov2_light_r50_vd_fpn_dcn_512", 33.536),
+    ],
+)
 def test_models_of_the_registry_have_the_size_of_their_definition(name: str, millions: float) -> None:
     assert name in list_models()
     with torch.device("meta"):

@@ -46,6 +46,7 @@ TIME_METRICS = ("s/iter", "images/s", "FPS")
 METRICS_OF_TASK = {
     "train": ("s/iter", "images/s", "max memory", "EMA cost"),
     "infer": ("FPS", "s/iter", "images/s", "max memory", "AP"),
+    "eval": ("FPS", "s/iter", "images/s", "max memory", "AP"),
 }
 """The first one is always checked, the others when they are given a tolerance."""
 
@@ -115,7 +116,7 @@ class Settings:
 
     def metrics_of(self, task: str) -> list[Metric]:
         if task not in METRICS_OF_TASK:
-            raise BenchError(f"bench check has no metric for task {task}", hint="check task train, infer")
+            raise BenchError(f"bench check has no metric for task {task}", hint="check task train, infer or eval")
         default, *others = METRICS_OF_TASK[task]
         chosen = [default, *(name for name in others if name in self.metrics)]
         return [self.metrics.get(name) or gate.metric(name) for name in chosen]
@@ -206,10 +207,14 @@ def memory_bytes(arm: ArmRecord) -> dict[int, int]:
 def _average_precision(run: Run, arm: ArmRecord, cache: Path) -> float:
     if arm.predictions is None:
         raise BenchError(f"{arm.id} has no predictions to take AP of", hint="measure.predict must be true")
-    workload = Workload.model_validate(arm.workload)
-    dataset = open_dataset(workload.input, workload.task, cache)
     detections = run.folder / arm.predictions["path"]
-    found = evaluate(dataset.annotations, detections, "bbox", image_ids=dataset.image_ids).metrics["AP"]
+    if arm.evaluated:
+        truth, image_ids = run.folder / arm.evaluated["ground_truth"], arm.evaluated["image_ids"]
+    else:
+        workload = Workload.model_validate(arm.workload)
+        dataset = open_dataset(workload.input, workload.task, cache)
+        truth, image_ids = dataset.annotations, dataset.image_ids
+    found = evaluate(truth, detections, "bbox", image_ids=image_ids).metrics["AP"]
     if found is None:
         raise BenchError(f"{arm.id}: AP of images without objects is undefined")
     return found

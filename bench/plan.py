@@ -317,7 +317,7 @@ def steps_of(arm: Arm, measure: Measure) -> int:
     its evaluations take at a third of the work for each image."""
     workload = arm.workload
     if workload.task == "train_eval":
-        evaluations = sum(workload.evaluated_after(step) for step in workload.turns())
+        evaluations = sum(workload.evaluated_after(step) for step in (0, *workload.turns()))
         images = evaluations * (workload.eval_images or workload.input.images)
         return workload.steps + images // (3 * workload.batch_size)
     extra = measure.warmup + measure.phase_steps + measure.memory_steps + 1

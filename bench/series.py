@@ -104,7 +104,7 @@ def _points(run: Run) -> Iterator[tuple[tuple[str, str, str, str, str], Point]]:
 
 def _values(run: Run, arm: ArmRecord) -> Iterator[tuple[str, float]]:
     seconds = float(np.exp(np.log(block_times(run.samples(arm.id))["s_per_step"]).mean()))
-    if arm.workload["task"] == "infer":
+    if arm.workload["task"] in ("infer", "eval"):
         yield "FPS", int(arm.workload["batch_size"]) * int(arm.workload["ranks"]) / seconds
     else:
         yield "s/iter", seconds

@@ -292,9 +292,11 @@ class Session:
         """Load what the arm was after the last step of the journal, and evaluate it if a kill came between."""
         arm, step = state.arm, self._steps_done(state.arm)
         (self.run.folder / "state").mkdir(exist_ok=True)
-        if not step:
-            return
         assert state.group is not None
+        if not step:
+            if arm.workload.evaluated_after(0):
+                self._evaluate_step(state, launch, 0)
+            return
         paths = [self._state_file(arm, step, rank).resolve() for rank in range(arm.workload.ranks)]
         if lost := [path for path in paths if not path.exists()]:
             raise WorkerFailure("environment", f"cannot go on after step {step}: {lost[0]} is gone", "load")
@@ -728,11 +730,22 @@ def resumed(run: Run, codebases: Mapping[str, Codebase]) -> tuple[Plan, RunRecor
 
 
 def _weights_file(path: str, workload: Workload) -> Path:
-    """A file of weights, whose name may hold the model's. Raises WorkerFailure."""
+    """A file of weights, whose name may hold the model's, or the newest that a run in a folder left of the model, in
+    canonical names. Raises WorkerFailure."""
     file = Path(path.replace("{model}", workload.model)).expanduser().resolve()
+    if file.is_dir():
+        runs = [file] if (file / "run.json").exists() else sorted(p.parent for p in file.glob("*/run.json"))
+        file = next((found for run in reversed(runs) if (found := _kept(Run(run), workload.model))), file)
     if not file.is_file():
-        raise WorkerFailure("environment", f"no weights at {file}", "prepare")
+        raise WorkerFailure("environment", f"no weights of {workload.model} at {file}", "prepare")
     return file
+
+
+def _kept(run: Run, model: str) -> Path | None:
+    """The checkpoint of the source codebase's arm of a model."""
+    arms = (arm.id for arm in run.arms() if arm.codebase == WEIGHTS_SOURCE and arm.workload["model"] == model)
+    paths = (run.folder / "checkpoints" / f"{arm}.npz" for arm in arms)
+    return next((path for path in paths if path.is_file()), None)
 
 
 def _refuse_other_source(checkout: Checkout, imported: str | None) -> None:

@@ -80,13 +80,16 @@ class Workload(Strict):
     optimizer: Optimizer = Optimizer()
     weights: str = "transplant"
     """transplant: one seeded set of weights, the same in every codebase; random: each codebase's own seeded
-    initialisation; else the path of a canonical `.npz`, in which `{model}` stands for the model."""
+    initialisation; else the path of a canonical `.npz`, in which `{model}` stands for the model, or a folder of runs:
+    what the newest one in it left of a train_eval arm of this model in our own codebase."""
     score_threshold: Annotated[float, Field(ge=0, le=1)] = 0.05
     max_detections: Annotated[int, Field(ge=1)] = 100
     steps: Annotated[int, Field(ge=1)] = 100
     """Steps of a train_eval arm."""
     eval_every: Annotated[int, Field(ge=1)] | None = None
     """Steps of a train_eval arm from one evaluation to the next; by default only after the last one."""
+    eval_first: bool = False
+    """Evaluate a train_eval arm before its first step, too: what it starts from."""
     checkpoint_every: Annotated[int, Field(ge=1)] | None = None
     """Steps of a train_eval arm until it saves its state and another arm's turn comes; evaluations do the same."""
     eval_images: Annotated[int, Field(ge=1)] | None = None
@@ -121,6 +124,8 @@ class Workload(Strict):
         return sorted(ends)
 
     def evaluated_after(self, step: int) -> bool:
+        if step == 0:
+            return self.eval_first
         return step == self.steps or (self.eval_every is not None and step % self.eval_every == 0)
 
 

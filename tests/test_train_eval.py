@@ -12,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.data import epoch_orders
-from bench.record import Run
+from bench.launchers.process import WorkerFailure
+from bench.record import ArmRecord, Run, RunRecord
+from bench.session import _weights_file
 from bench.worker.api import Batch
 from bench.worker.batches import CorruptBatch
 from bench.worker.training import compose, images_of, learning_rate_factor, load_schedule, mirrored
@@ -201,6 +203,46 @@ def test_the_report_puts_ap_beside_speed_and_draws_the_curves(cli: Cli, whole: P
     for name in ("accuracy-tradeoff", "losses-1", "ap-1"):
         assert f"figures/{name}.png" in text
         assert (tmp_path / "report" / "figures" / f"{name}.svg").stat().st_size > 1000
+
+
+def test_a_training_starts_from_the_checkpoint_of_another_and_evaluates_what_it_starts_from(cli: Cli) -> None:
+    assert trained(cli, steps=4).code == 0
+    (first,) = cli.runs()
+    arms = [{**arm, "weights": str(first / "checkpoints" / f"{arm['label']}.npz")} for arm in ARMS]
+    work = {**WORK, "steps": 2, "eval_first": True}
+    done = cli.run(cli.recipe(workload=work, arms=arms, measure={"deadline_s": 60}))
+    assert done.code == 0, done.err
+    second = cli.runs()[-1]
+    assert [one["step"] for one in cli.arm("fast")["evaluations"]] == [0, 2]
+    for before, after in zip(Run(first).arms(), Run(second).arms(), strict=True):
+        assert after.evaluations[0]["train_s"] == 0
+        assert after.evaluations[0]["bbox"] == before.evaluations[-1]["bbox"]
+
+
+def test_weights_that_are_not_there_fail_the_arm_that_wants_them(cli: Cli) -> None:
+    arms = [ARMS[0], {**ARMS[1], "weights": "nowhere.npz"}]
+    assert cli.run(cli.recipe(workload={**WORK, "steps": 1}, arms=arms)).code == 4
+    assert "nowhere.npz" in cli.arm("fast")["failure"]["message"]
+    assert cli.arm("slow")["status"] == "ok"
+
+
+def test_the_newest_checkpoint_of_the_model_is_found_in_a_folder_of_runs(tmp_path: Path) -> None:
+    for name, model in (("1", "mask_rcnn_r50_fpn"), ("2", "mask_rcnn_r50_fpn"), ("3", "retinanet_r50_fpn")):
+        folder = tmp_path / name
+        (folder / "arms").mkdir(parents=True)
+        (folder / "checkpoints").mkdir()
+        (folder / "checkpoints" / "native.npz").touch()
+        run = RunRecord(id=name, recipe={}, started_utc="", bench_version="", arms=["native"])
+        arm = ArmRecord(
+            id="native", codebase="native", label="native", cell="all", workload={"model": model}, status="ok"
+        )
+        (folder / "run.json").write_text(run.model_dump_json())
+        (folder / "arms" / "native.json").write_text(arm.model_dump_json())
+    work = Workload(model="mask_rcnn_r50_fpn")
+    assert _weights_file(str(tmp_path), work) == tmp_path / "2" / "checkpoints" / "native.npz"
+    assert _weights_file(str(tmp_path / "1"), work) == tmp_path / "1" / "checkpoints" / "native.npz"
+    with pytest.raises(WorkerFailure, match="no weights of solov2_r50_fpn"):
+        _weights_file(str(tmp_path), Workload(model="solov2_r50_fpn"))
 
 
 def test_bad_numbers_of_steps_and_mixed_tasks_are_refused_with_their_place(cli: Cli) -> None:

@@ -371,7 +371,7 @@ def draw(run: RunReport, folder: Path, prefix: str = "") -> dict[str, list[Figur
             emit("ratios", name, ratios(part, colour), alt)
         for name, part in _numbered("memory", _parts(having(lambda row: row.memory))):
             emit("memory", name, memory(part, colour), "Max memory of each arm.")
-        for task in ("train", "infer"):
+        for task in TASKS:
             for name, part in _numbered(f"phases-{task}", _parts(having(lambda row: row.phases, task))):
                 alt = f"Phases of a step in {TASKS[task]}: median seconds of each, and its share."
                 emit("phases", name, phases(part), alt)

@@ -613,7 +613,7 @@ def run_blocks(
     if figures.get("memory"):
         yield heading(2, "Max memory")
         yield from figures["memory"]
-    tables = [table for task in ("train", "infer") if (table := phase_table(run.groups, task))]
+    tables = [table for task in TASKS if (table := phase_table(run.groups, task))]
     if tables:
         yield heading(2, "Phases of a step")
         yield Text(

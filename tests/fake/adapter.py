@@ -33,6 +33,8 @@ class Adapter(Base):
         self.rng = np.random.default_rng(self.job.workload["seed"])
         self.steps = 0
         self.weight = 0.0
+        if self.job.weights:
+            self.load_state(self.job.weights)
         self.factor = 1.0
         if "pid_file" in self.options:
             with open(self.options["pid_file"], "a") as file:
@@ -117,7 +119,7 @@ class Adapter(Base):
         ]
 
     def save_weights(self, path: str) -> None:
-        np.savez(path, weight=np.zeros(1, np.float32))
+        np.savez(path, weight=self.weight)
 
     def save_state(self, path: str) -> None:
         with open(path, "wb") as file:

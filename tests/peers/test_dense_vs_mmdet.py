@@ -132,8 +132,8 @@ def test_with_one_set_of_weights_a_dense_detector_is_mmdetections(mmdet: Mmdet, 
     gradients = {key: p.grad.numpy() for key, p in model.named_parameters() if p.grad is not None}
     assert_equal_gradients(to_codebase("mmdet", name, gradients), theirs)
 
-    model.eval()
     with torch.no_grad():
+        raw = model.float().eval().output(images)
         found = model.postprocess(raw, batch.image_sizes.tolist(), batch.original_sizes.tolist())
     for image_id, mine in zip(batch.image_ids, found, strict=True):
         assert len(mine.scores) > 10

@@ -184,10 +184,20 @@ def coco_folder(loaded: Loaded, name: str) -> CocoFolder:
             kind = "file" if key == "annotations" else "folder"
             raise ConfigError(f"no such {kind}: {getattr(split, key)}", loaded.place("data", name, key))
     try:
-        return CocoFolder(split.annotations, split.images, masks=False)
+        coco = CocoFolder(split.annotations, split.images, masks=False)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         place = loaded.place("data", name, "annotations")
         raise ConfigError(f"not annotations in COCO's form: {type(error).__name__}: {error}", place) from None
+    there = set(os.listdir(split.images))
+    missing = [
+        file for file in coco.files.values() if file not in there and not (coco.folder / file).is_file()
+    ]
+    if missing:
+        problem = (
+            f"{len(missing)} of {len(coco.files)} images are not in {split.images}, among them {missing[0]}"
+        )
+        raise ConfigError(problem, loaded.place("data", name, "images"))
+    return coco
 
 
 def take_weights(model: nn.Module, state: Mapping[str, Tensor], path: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
@@ -20,16 +21,18 @@ import torch
 import torchvision
 import yaml
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from bench import shapes
 from bench.importers import import_logs
 from bench.importers.formats.detectors import FORMAT
 from detectors import config as configs
 from detectors import eval as evaluation
-from detectors import runtime, train, training_state
+from detectors import runtime, train, training_state, transforms
+from detectors.coco import Batch, Draw, TrainingOrder, augmented
 from detectors.config import ConfigError
 from detectors.eval import METRICS
+from detectors.transforms import Sample
 from tests.conftest import ROOT
 
 #: Small, of one thread, and as little written as can be: frozen stages have no momentum.
@@ -231,9 +234,12 @@ def test_two_ranks_take_the_step_of_one_process_on_the_joined_batch(
     )
     momenta = [name for name in one if name.startswith(".optimizer.")]
     assert len(momenta) > 40
-    for name in momenta:  # the gradients themselves, after the first step
-        scale = one[name].abs().max().item()
-        torch.testing.assert_close(two[name], one[name], rtol=1e-4, atol=1e-5 * scale + 1e-9, msg=name)
+    # Momenta after the first step are the gradients. Between a batch of one and of two, rounding lets some values fall
+    # on the other side of a ReLU; a sum in place of the mean would be off by 1, a wrong image by more.
+    for name in momenta:
+        assert (two[name] - one[name]).norm() < 0.03 * one[name].norm(), name
+    all_one, all_two = (torch.cat([state[name].flatten() for name in momenta]) for state in (one, two))
+    assert (all_two - all_one).norm() < 0.005 * all_one.norm()
 
 
 def test_a_backbone_of_another_project_is_begun_with(
@@ -248,15 +254,155 @@ def test_a_backbone_of_another_project_is_begun_with(
     assert torch.equal(model["backbone.stages.0.0.conv1.conv.weight"], other.layer1[0].conv1.weight)
 
 
-def test_precision_is_lower_where_asked_for(tmp_path: Path, write_config: Callable[..., Path]) -> None:
-    lines = {}
-    for precision in ("float32", "bfloat16", "float16"):
+def test_bfloat16_computes_what_float32_does_but_for_rounding(
+    tmp_path: Path, write_config: Callable[..., Path]
+) -> None:
+    losses = {}
+    for precision in ("float32", "bfloat16"):
         path = write_config(precision, precision=precision, schedule={"iterations": 1}, ema=None)
-        assert train.main([str(path), "--set", f"output={tmp_path / precision}"]) == 0
+        assert train.main([str(path)]) == 0
         log = (tmp_path / precision / "train.log").read_text()
-        lines[precision] = float(re.search(r"  loss: (\S+)", log)[1])
-    assert lines["bfloat16"] == pytest.approx(lines["float32"], rel=0.1)
-    assert lines["float16"] == pytest.approx(lines["float32"], rel=0.1)
+        losses[precision] = float(re.search(r"  loss: (\S+)", log)[1])
+    assert losses["bfloat16"] != losses["float32"]
+    assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.1)
+
+
+class Toy(nn.Module):
+    """A model with one loss, for what does not depend on the model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 1)
+
+    def losses(self, images: Tensor, image_sizes: Tensor, targets: object) -> dict[str, Tensor]:
+        return {"loss": self.linear(images.mean(dim=(2, 3))).float().square().mean()}
+
+
+def toy_trainer(path: Path, *overrides: str) -> tuple[train.Trainer, Batch]:
+    torch.manual_seed(0)
+    config = configs.load(path, overrides).config
+    schedule = train.make_schedule(config.schedule, lr=config.optimizer.lr, iterations_per_epoch=1)
+    ranks = runtime.Ranks(0, 1, torch.device("cpu"))
+    model = Toy()
+    with torch.no_grad():  # so small that the first scale, 65536, is not too much
+        for parameter in model.parameters():
+            parameter.mul_(0.1)
+    batch = Batch(torch.randn(2, 3, 8, 8), [(8, 8)] * 2, [(8, 8)] * 2, [1, 2], [])
+    return train.Trainer(model, config, schedule, ranks), batch
+
+
+def test_float16_steps_as_float32_although_its_gradients_are_scaled_and_skips_what_overflows(
+    write_config: Callable[..., Path],
+) -> None:
+    path = write_config(optimizer={"lr": 0.1, "clip_norm": 0.01}, schedule={"iterations": 9, "warmup": 0})
+    half, batch = toy_trainer(path, "precision=float16")
+    full, _ = toy_trainer(path)
+    before = half.model.linear.weight.clone()
+    half.step(0, batch)
+    full.step(0, batch)
+    moved = full.model.linear.weight - before  # of length 0.001
+    torch.testing.assert_close(half.model.linear.weight - before, moved, rtol=0, atol=1.5e-4)
+    assert not torch.equal(half.model.linear.weight, before)
+
+    state = half.state(1)
+    assert state["scaler"]["scale"] > 1
+    after = half.model.linear.weight.clone()
+    half.step(1, batch._replace(images=batch.images * 1e20))
+    assert torch.equal(half.model.linear.weight, after)
+    assert half.state(2)["scaler"]["scale"] < state["scaler"]["scale"]
+
+
+def test_gradients_are_clipped_and_rules_scale_rate_and_decay(write_config: Callable[..., Path]) -> None:
+    path = write_config(
+        optimizer={
+            "lr": 0.5,
+            "momentum": 0,
+            "weight_decay": 0,
+            "clip_norm": 0.01,
+            "rules": [{"match": "bias", "lr": 2}],
+        },
+        schedule={"iterations": 9, "warmup": 0},
+    )
+    trainer, batch = toy_trainer(path)
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    trainer.step(0, batch)
+    moved = {name: value - before[name] for name, value in trainer.model.state_dict().items()}
+    gradient = torch.cat([moved["linear.weight"].flatten() / 0.5, moved["linear.bias"] / 1.0])
+    assert gradient.norm().item() == pytest.approx(0.01, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "iterations", "steps"),
+    [
+        ("1x", 12, (8, 11)),
+        ("2x", 24, (16, 22)),
+        ("20e", 20, (16, 19)),
+        ("3x", 36, (27, 33)),
+        ("120e", 120, (80, 110)),
+    ],
+)
+def test_a_named_schedule_warms_up_and_steps_where_its_codebase_does(
+    name: str, iterations: int, steps: tuple[int, int]
+) -> None:
+    config = configs.ScheduleConfig(name=name, warmup=4, warmup_factor=0.5)
+    schedule = train.make_schedule(config, lr=0.02, iterations_per_epoch=10)
+    assert schedule.iterations == 10 * iterations
+    assert [schedule.lr_at(n) for n in (0, 2, 4)] == pytest.approx([0.01, 0.015, 0.02])
+    for exponent, step in enumerate(steps):
+        assert schedule.lr_at(10 * step - 1) == pytest.approx(0.02 * 0.1**exponent)
+        assert schedule.lr_at(10 * step) == pytest.approx(0.02 * 0.1 ** (exponent + 1))
+
+
+def test_every_image_is_drawn_once_in_an_epoch_and_ranks_share_what_one_process_would_see() -> None:
+    ids = list(range(100, 123))
+    is_wide = [number % 3 != 0 for number in ids]
+
+    def draws(first: int, rank: int, ranks: int, batches: int) -> list[list[Draw]]:
+        order = TrainingOrder(ids, is_wide, batch=4, seed=7, first=first, rank=rank, ranks=ranks)
+        return list(itertools.islice(iter(order), batches))
+
+    two_epochs = draws(0, 0, 1, 12)
+    for epoch in (two_epochs[:6], two_epochs[6:]):
+        seen = [draw.image_id for batch in epoch for draw in batch]
+        assert set(seen) == set(ids)
+        assert len(seen) == 24  # the last batch is filled up with one image
+        assert sum(len({is_wide[draw.image_id - 100] for draw in batch}) == 2 for batch in epoch) <= 2
+    assert two_epochs[:6] != two_epochs[6:]
+    assert [draw.number for batch in two_epochs for draw in batch] == list(range(48))
+    assert draws(8, 0, 1, 4) == two_epochs[8:]  # as if it had never stopped
+    halves = [draws(5, rank, 2, 7) for rank in (0, 1)]
+    assert [left + right for left, right in zip(*halves, strict=True)] == two_epochs[5:]
+
+
+def test_boxes_and_masks_follow_their_image_through_all_changes() -> None:
+    image = np.zeros((60, 80, 3), np.uint8)
+    image[20:50, 10:40] = 255
+    mask = (image[None, :, :, 0] > 0).astype(np.uint8)
+    sample = Sample(image, np.float32([[10, 20, 40, 50]]), np.array([3]), mask)
+    augment = configs.Augment(expand=2, crop=True, resize=configs.Resize(short=(48, 96), long=200), flip=0.5)
+    shapes_seen = set()
+    for seed in range(40):
+        changed = augmented(sample, augment, (0, 0, 0), np.random.default_rng(seed))
+        shapes_seen.add(changed.size)
+        assert len(changed.boxes) == len(changed.labels) == len(changed.masks) == 1
+        assert changed.masks.shape[1:] == changed.size
+        bright = changed.image[:, :, 0] > 127
+        assert (bright != changed.masks[0]).mean() < 0.05
+        rows, columns = np.flatnonzero(bright.any(1)), np.flatnonzero(bright.any(0))
+        tight = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
+        np.testing.assert_allclose(changed.boxes[0], tight, atol=2.5)
+    assert len(shapes_seen) > 10
+
+
+def test_distorted_colours_stay_colours() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+    results = [transforms.distort(image, np.random.default_rng(seed)) for seed in range(20)]
+    assert all(one.dtype == np.uint8 and one.shape == image.shape for one in results)
+    assert len({one.tobytes() for one in results}) > 10
+    grey = np.full((4, 4, 3), 100, np.uint8)
+    for seed in range(20):  # neither saturation nor hue can colour what is grey
+        changed = transforms.distort(grey, np.random.default_rng(seed))
+        assert (changed == changed[..., :1]).all()
 
 
 def test_the_log_says_what_bench_reads(tmp_path: Path, write_config: Callable[..., Path]) -> None:
@@ -343,6 +489,7 @@ def test_a_wrong_config_is_told_with_file_and_line(
         pytest.param("model.name=mask_rcnn_r50_fpm", "did you mean mask_rcnn_r50_fpn", id="model"),
         pytest.param("model.settings.frozen=3", "frozen", id="setting"),
         pytest.param("data.train.images=/nowhere", "no such folder: /nowhere", id="folder"),
+        pytest.param("data.train.images=/", "4 of 4 images are not in /", id="images"),
         pytest.param("weights=/nowhere.pt", "no such checkpoint", id="weights"),
         pytest.param(
             "optimizer.rules=[{match: nothing_is_called_so}]", "is found in no trainable parameter", id="rule"

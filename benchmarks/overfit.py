@@ -1,0 +1,199 @@
+"""Does a model learn? Train it on 8 `shapes` scenes until it knows them, or on many and look at others.
+
+    python -m benchmarks.overfit                      # every method (on ResNet-50), until AP 0.90 on its 8 scenes
+    python -m benchmarks.overfit mask_rcnn_r50_fpn    # one of them
+    python -m benchmarks.overfit --held-out mask_rcnn_r50_fpn solov2_light_r50_fpn    # on 40 others: 0.50
+
+Prints a line of JSON per model: AP of boxes and masks, the goal and whether it was reached, iterations, CPU seconds.
+Random weights, nothing frozen. `--budget` bounds the CPU seconds of a model: one out of time is reported as it is.
+
+Objects with a side of less than `--smallest` pixels (of scenes of about 640 × 480) are made crowds, which are neither
+learned nor counted: in an input scaled down to `--side` they have no pixels to be learned from.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import re
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+import detectors
+from bench import shapes
+from detectors import runtime
+from detectors.coco import CocoFolder
+from detectors.config import Augment, Config, Data, Evaluate, Model, Optimizer, Resize, ScheduleConfig, Split
+from detectors.eval import evaluate
+from detectors.runtime import Ranks
+from detectors.train import training_batches
+
+GOAL = 0.90
+HELD_OUT_GOAL = 0.50
+
+
+def write_scenes(folder: Path, split: str, images: int, *, smallest: int) -> Split:
+    """Scenes in COCO layout in which objects with a side of less than ``smallest`` pixels are crowds."""
+    shapes.write(folder, split, images)
+    annotations = folder / "annotations" / f"instances_{split}.json"
+    content = json.loads(annotations.read_text())
+    for item in content["annotations"]:
+        item["iscrowd"] = int(min(item["bbox"][2:]) < smallest)
+    annotations.write_text(json.dumps(content))
+    return Split(str(annotations), str(folder / split))
+
+
+def config_for(train: Split, val: Split, resize: Resize, *, batch: int) -> Config:
+    """No augmentation, so that a scene looks the same each time; all of it on the CPU."""
+    return Config(
+        model=Model("given"),
+        data=Data(train, val, workers=0, group_by_shape=False),
+        optimizer=Optimizer(1.0),
+        schedule=ScheduleConfig(iterations=1),
+        output="",
+        batch=batch,
+        augment=Augment(resize=resize, flip=0.0),
+        device="cpu",
+        evaluate=Evaluate(batch=batch, resize=resize),
+    )
+
+
+@dataclass(frozen=True)
+class Fit:
+    """ap: of ``bbox`` and perhaps ``segm``. goal: the AP in question."""
+
+    ap: dict[str, float]
+    goal: float
+    iterations: int
+    cpu_s: float
+    wall_s: float
+
+    @property
+    def reached(self) -> bool:
+        return self.ap.get("segm", self.ap["bbox"]) >= self.goal
+
+
+def fit(
+    model: nn.Module,
+    config: Config,
+    folder: Path,
+    *,
+    iterations: int,
+    lr: float,
+    goal: float = GOAL,
+    look_every: int = 50,
+    budget_cpu_s: float = math.inf,
+) -> Fit:
+    """Train until the masks (without masks: the boxes) of ``data.val`` reach the goal, or ``iterations`` or the budget
+    are over.
+
+    By AdamW, its rate falling with a cosine: the question is what the model can learn, and this is a short way that
+    suits all of them. Looking at ``data.val`` counts in the times, being part of the price.
+    """
+    assert config.data.val is not None
+    coco = CocoFolder(
+        config.data.train.annotations, config.data.train.images, masks=runtime.uses_masks(model)
+    )
+    val = CocoFolder(config.data.val.annotations, config.data.val.images, masks=False)
+    ranks = Ranks(0, 1, torch.device("cpu"))
+    image_ids = [one for one in sorted(coco.files) if coco.has_objects(one)]
+    model.to(memory_format=torch.channels_last).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=1e-4, fused=True)
+    rates = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, iterations, lr / 50)
+    batches = training_batches(coco, image_ids, config, ranks, 0)
+    cpu_s, wall_s = time.process_time(), time.perf_counter()
+    result: Fit | None = None
+    for iteration in range(iterations):
+        batch = next(batches)
+        loss = torch.stack(list(model.losses(batch.images, batch.sizes(), batch.targets).values())).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 10.0)
+        optimizer.step()
+        rates.step()
+        done = iteration + 1
+        out_of_time = time.process_time() - cpu_s > budget_cpu_s
+        if done % look_every and done < iterations and not out_of_time:
+            continue
+        found = evaluate(model, val, config, coco.category_ids, ranks, folder)
+        assert found is not None
+        result = Fit(
+            {task: round(metrics["AP"], 4) for task, metrics in found.metrics.items()},
+            goal,
+            done,
+            round(time.process_time() - cpu_s, 1),
+            round(time.perf_counter() - wall_s, 1),
+        )
+        print(f"# {done}: {result.ap}  loss {loss.item():.3f}", file=sys.stderr, flush=True)
+        if result.reached or out_of_time:
+            break
+    assert result is not None
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.overfit", description=__doc__.partition("\n")[0]
+    )
+    parser.add_argument("models", nargs="*", help="by default all that a COCO folder is enough for")
+    parser.add_argument(
+        "--held-out", action="store_true", help="400 scenes to learn from, 40 others to look at"
+    )
+    parser.add_argument("--side", type=int, default=256, help="short side of the input (pixels)")
+    parser.add_argument(
+        "--smallest", type=int, default=32, help="side of the smallest object that counts (pixels)"
+    )
+    parser.add_argument("--iterations", type=int, default=600)
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--budget", type=float, default=math.inf, help="CPU seconds of a model")
+    given = parser.parse_args()
+    for name in given.models or trainable_models():
+        with tempfile.TemporaryDirectory() as place:
+            folder = Path(place)
+            train = write_scenes(
+                folder / "seen", "train", 400 if given.held_out else 8, smallest=given.smallest
+            )
+            val = (
+                write_scenes(folder / "new", "val", 40, smallest=given.smallest) if given.held_out else train
+            )
+            torch.manual_seed(0)
+            model = detectors.build(name, num_classes=len(shapes.CLASSES), frozen_stages=0, frozen_bn=False)
+            found = fit(
+                model,
+                config_for(train, val, resize_for(name, given.side), batch=given.batch),
+                folder / "results",
+                iterations=given.iterations,
+                lr=given.lr,
+                goal=HELD_OUT_GOAL if given.held_out else GOAL,
+                budget_cpu_s=given.budget,
+            )
+        print(json.dumps({"model": name, **asdict(found), "reached": found.reached}), flush=True)
+
+
+def trainable_models() -> list[str]:
+    """Every method once, but for those that take proposals, or give nothing else."""
+    return [
+        name
+        for name in detectors.list_models()
+        if ("_r50_" in name or name.startswith("ssd")) and not name.startswith(("fast_rcnn", "rpn"))
+        if "_caffe" not in name
+    ]
+
+
+def resize_for(model: str, side: int) -> Resize:
+    """SSD takes images of one size only."""
+    if found := re.match(r"ssd(\d+)_", model):
+        return Resize(size=(int(found[1]), int(found[1])))
+    return Resize(short=(side,), long=4 * side // 3)
+
+
+if __name__ == "__main__":
+    main()

@@ -64,7 +64,8 @@ def _unit_logits(model: RCNN, images: Tensor, image_sizes: Tensor) -> None:
         given = [windows] * len(images)
     proposals = model.propose(pyramid, images, image_sizes, given)
     image, slot = proposals.valid.nonzero(as_tuple=True)
-    if isinstance(model.box_head, Res5BoxHead):  # it costs as much as a backbone, and has normalisation of its own
+    if isinstance(model.box_head, Res5BoxHead):
+        # It costs as much as a backbone, and has normalisation of its own.
         some = slice(None, None, max(1, len(image) // 64))
         image, slot = image[some], slot[some]
     with calibrating(model.box_head):

@@ -163,7 +163,7 @@ def _adaptive_reads(axes: tuple[Axis, Axis], start: Tensor, width: Tensor, bins:
     group = groups[0] * len(GROUP_SIZES) + groups[1]
     order = group.argsort(stable=True)
     indices, weights, lengths = [], [], []
-    numbers = torch.bincount(group, minlength=len(GROUP_SIZES) ** 2).tolist()
+    numbers = group.new_zeros(len(GROUP_SIZES) ** 2).scatter_add_(0, group, torch.ones_like(group)).tolist()
     for number, regions in zip(range(len(numbers)), order.split(numbers), strict=True):
         if numbers[number] == 0:
             continue

@@ -31,6 +31,7 @@ from detectors.anchors import level_anchors, pyramid_anchors
 from detectors.boxes import area
 from detectors.conventions import MMDET, conventions_named
 from detectors.dense import DenseDetector, DenseOutput, by_anchor, focal_loss, init_head
+from detectors.layers import Conv2d, conv2d
 from detectors.necks.p6p7 import P3P7
 from detectors.structures import GroundTruth
 
@@ -44,7 +45,7 @@ class TowerLayer(nn.Module):
 
     def __init__(self, channels: int, groups: int = 32, *, bias: bool = True) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1, bias=bias)
+        self.conv = Conv2d(channels, channels, 3, padding=1, bias=bias)
         self.norm = nn.GroupNorm(groups, channels)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -68,9 +69,9 @@ class FCOSHead(nn.Module):
         bias = not first_edition
         self.class_tower = nn.Sequential(*(TowerLayer(channels, bias=bias) for _ in range(4)))
         self.box_tower = nn.Sequential(*(TowerLayer(channels, bias=bias) for _ in range(4)))
-        self.classes = nn.Conv2d(channels, num_classes, 3, padding=1)
-        self.deltas = nn.Conv2d(channels, 4, 3, padding=1)
-        self.centreness = nn.Conv2d(channels, 1, 3, padding=1)
+        self.classes = Conv2d(channels, num_classes, 3, padding=1)
+        self.deltas = Conv2d(channels, 4, 3, padding=1)
+        self.centreness = Conv2d(channels, 1, 3, padding=1)
         self.scales = nn.Parameter(torch.ones(len(SCALES))) if first_edition else None
         towers = (layer.conv for layer in (*self.class_tower, *self.box_tower))
         init_head((*towers, self.deltas, self.centreness), self.classes)
@@ -80,15 +81,16 @@ class FCOSHead(nn.Module):
         beside = self.classes if self.first_edition else self.deltas
         weight = torch.cat([beside.weight, self.centreness.weight])
         bias = torch.cat([beside.bias, self.centreness.bias])
+        settings = (beside.stride, beside.padding, beside.dilation, beside.groups)
         logits, deltas, quality = [], [], []
         for level, feature in enumerate(maps):
             by_class, by_box = self.class_tower(feature), self.box_tower(feature)
             if self.scales is not None:
-                out = by_anchor(F.conv2d(by_class, weight, bias, padding=1), self.num_classes + 1)
+                out = by_anchor(conv2d(by_class, weight, bias, *settings), self.num_classes + 1)
                 logits.append(out[..., :-1])
                 deltas.append(torch.exp(by_anchor(self.deltas(by_box), 4) * self.scales[level]))
             else:
-                out = by_anchor(F.conv2d(by_box, weight, bias, padding=1), 5)
+                out = by_anchor(conv2d(by_box, weight, bias, *settings), 5)
                 logits.append(by_anchor(self.classes(by_class), self.num_classes))
                 deltas.append(F.relu(out[..., :-1]))
             quality.append(out[..., -1])

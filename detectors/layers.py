@@ -53,10 +53,17 @@ class Conv2d(nn.Conv2d):
     """``nn.Conv2d`` with the faster gradient of ``_convolution_backward``."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if not torch.is_grad_enabled() or torch.is_autocast_enabled(x.device.type):
-            return super().forward(x)
         settings = (self.stride, self.padding, self.dilation, self.groups)
-        return _Convolution.apply(x, self.weight, self.bias, *settings)
+        return conv2d(x, self.weight, self.bias, *settings)
+
+
+def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, *settings: Any) -> Tensor:
+    """``F.conv2d`` with the faster gradient of ``_convolution_backward``. settings: stride, padding, dilation as pairs,
+    and groups.
+    """
+    if not torch.is_grad_enabled() or torch.is_autocast_enabled(x.device.type):
+        return F.conv2d(x, weight, bias, *settings)
+    return _Convolution.apply(x, weight, bias, *settings)
 
 
 class ConvNorm(nn.Module):

@@ -25,6 +25,7 @@ from detectors.anchors import pyramid_anchors
 from detectors.boxes import NEGATIVE, POSITIVE, BoxCoder, match, pairwise_iou
 from detectors.conventions import MMDET, conventions_named
 from detectors.dense import DenseDetector, DenseOutput, by_anchor, focal_loss, init_head
+from detectors.layers import Conv2d
 from detectors.necks.p6p7 import P3P7
 from detectors.structures import GroundTruth
 
@@ -67,8 +68,8 @@ class RetinaNetHead(nn.Module):
         anchors = len(RATIOS) * len(SCALES[0])
         self.class_tower = _tower(channels)
         self.box_tower = _tower(channels)
-        self.classes = nn.Conv2d(channels, anchors * num_classes, 3, padding=1)
-        self.deltas = nn.Conv2d(channels, anchors * 4, 3, padding=1)
+        self.classes = Conv2d(channels, anchors * num_classes, 3, padding=1)
+        self.deltas = Conv2d(channels, anchors * 4, 3, padding=1)
         init_head((*self.class_tower, *self.box_tower, self.deltas), self.classes)
 
     def forward(self, maps: Sequence[Tensor], image_size: tuple[int, int]) -> DenseOutput:
@@ -117,7 +118,7 @@ class RetinaNetHead(nn.Module):
 
 
 def _tower(channels: int, depth: int = 4) -> nn.ModuleList:
-    return nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(depth))
+    return nn.ModuleList(Conv2d(channels, channels, 3, padding=1) for _ in range(depth))
 
 
 def _run(tower: nn.ModuleList, x: Tensor) -> Tensor:

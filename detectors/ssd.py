@@ -28,6 +28,7 @@ from detectors.backbones.vgg import VGG16
 from detectors.boxes import BoxCoder, pairwise_iou
 from detectors.conventions import MMDET, conventions_named
 from detectors.dense import DenseDetector, DenseOutput, by_anchor
+from detectors.layers import Conv2d
 from detectors.necks.ssd import ExtraLayer, SSDNeck
 from detectors.structures import Detections, GroundTruth
 
@@ -108,8 +109,8 @@ class SSDHead(nn.Module):
         self.deltas = nn.ModuleList()
         for channels, ratios in zip(in_channels, layout.ratios, strict=True):
             anchors = 2 + 2 * len(ratios)
-            self.classes.append(nn.Conv2d(channels, anchors * (num_classes + 1), 3, padding=1))
-            self.deltas.append(nn.Conv2d(channels, anchors * 4, 3, padding=1))
+            self.classes.append(Conv2d(channels, anchors * (num_classes + 1), 3, padding=1))
+            self.deltas.append(Conv2d(channels, anchors * 4, 3, padding=1))
         for conv in (*self.classes, *self.deltas):
             nn.init.xavier_uniform_(conv.weight)
             nn.init.zeros_(conv.bias)

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from detectors.layers import Conv2d
+
 #: Output channels of the 3×3 convolutions of each stage; a stage but the first begins with a pooling by two.
 STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 
@@ -31,11 +33,11 @@ class VGG16(nn.Module):
         for widths in STAGES:
             stage = nn.ModuleList()
             for channels in widths:
-                stage.append(nn.Conv2d(in_channels, channels, 3, padding=1))
+                stage.append(Conv2d(in_channels, channels, 3, padding=1))
                 in_channels = channels
             self.stages.append(stage)
-        self.fc6 = nn.Conv2d(in_channels, 1024, 3, padding=6, dilation=6)
-        self.fc7 = nn.Conv2d(1024, 1024, 1)
+        self.fc6 = Conv2d(in_channels, 1024, 3, padding=6, dilation=6)
+        self.fc7 = Conv2d(1024, 1024, 1)
         self.out_channels = [512, 1024]
         for module in self.modules():
             if isinstance(module, nn.Conv2d):

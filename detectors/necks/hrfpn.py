@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from detectors.layers import Conv2d
+
 
 class HRFPN(nn.Module):
     """All branches at the size of the finest, side by side, reduced by a 1×1; each level an average of it, and a 3×3.
@@ -18,10 +20,8 @@ class HRFPN(nn.Module):
     def __init__(self, in_channels: Sequence[int], out_channels: int = 256, levels: int = 5) -> None:
         super().__init__()
         self.out_channels = out_channels
-        self.reduction = nn.Conv2d(sum(in_channels), out_channels, 1)
-        self.output = nn.ModuleList(
-            nn.Conv2d(out_channels, out_channels, 3, padding=1) for _ in range(levels)
-        )
+        self.reduction = Conv2d(sum(in_channels), out_channels, 1)
+        self.output = nn.ModuleList(Conv2d(out_channels, out_channels, 3, padding=1) for _ in range(levels))
         for conv in (self.reduction, *self.output):
             nn.init.kaiming_uniform_(conv.weight, a=1)
             nn.init.zeros_(conv.bias)

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from detectors.layers import Conv2d
+
 
 class ExtraLayer(NamedTuple):
     """One more level: a 1×1 convolution to half of ``channels``, then this one."""
@@ -35,8 +37,8 @@ class SSDNeck(nn.Module):
             self.extra.append(
                 nn.ModuleList(
                     [
-                        nn.Conv2d(channels, layer.channels // 2, 1),
-                        nn.Conv2d(
+                        Conv2d(channels, layer.channels // 2, 1),
+                        Conv2d(
                             layer.channels // 2,
                             layer.channels,
                             layer.kernel_size,

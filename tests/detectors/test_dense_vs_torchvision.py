@@ -157,7 +157,7 @@ def test_gradients_equal_torchvisions(pair: tuple[str, nn.Module, nn.Module]) ->
     name, *models = pair
     ours, theirs = (copy.deepcopy(model).double() for model in models)
     images, targets = scene()
-    targets = [Target(boxes.double(), labels) for boxes, labels, _ in targets]
+    targets = [Target(target.boxes.double(), target.labels) for target in targets]
     losses, expected = losses_of_both(ours, theirs, images.double(), targets)
     sum(losses.values()).backward()
     sum(expected.values()).backward()

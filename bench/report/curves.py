@@ -227,6 +227,7 @@ def _ap_curves(one: CellAccuracy, title: str, colour: Mapping[str, str]) -> Canv
         )
         _lines(ax, curves, colour, marks=True)
         ax.set_xlabel(name)
+        ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
         ax.margins(y=0.08)
         ax.set_ylim(bottom=0)
     if one.target_ap is not None:

@@ -95,8 +95,15 @@ def given_weights(mmdet: Mmdet, name: str, scenes: list[detectors.Target]) -> tu
     return model, batch, jobs
 
 
-@pytest.mark.parametrize("name", ["solov2_light_r50_fpn", "solov2_r50_fpn", "solov2_light_r50_dcn_fpn"])
-def test_with_one_set_of_weights_solov2_is_mmdetections(mmdet: Mmdet, name: str) -> None:  # noqa: F811
+@pytest.mark.parametrize(
+    ("name", "tolerance"),
+    [("solov2_light_r50_fpn", 1e-3), ("solov2_r50_fpn", 1e-3), ("solov2_light_r50_dcn_fpn", 1e-2)],
+)
+def test_with_one_set_of_weights_solov2_is_mmdetections(
+    mmdet: Mmdet,  # noqa: F811
+    name: str,
+    tolerance: float,
+) -> None:
     scenes = [random_target(seed, (96, 160)) for seed in range(8)]
     scenes.append(random_target(0, (64, 64), objects=0))
     model, batch, jobs = given_weights(mmdet, name, scenes)
@@ -124,9 +131,18 @@ def test_with_one_set_of_weights_solov2_is_mmdetections(mmdet: Mmdet, name: str)
     prefix = "gradient of "
     references = {key.removeprefix(prefix): theirs[key] for key in theirs if key.startswith(prefix)}
     assert set(gradients) == set(references)
-    for key, reference in references.items():
-        error = np.linalg.norm(gradients[key] - reference) / np.linalg.norm(reference)
-        assert error < 1e-3, f"{key}: {error:.1e}"
+    errors = {
+        key: np.linalg.norm(gradients[key] - reference) / np.linalg.norm(reference)
+        for key, reference in references.items()
+    }
+    # A value that rounding puts on the other side of a ReLU's corner in one of the two changes the gradients of all
+    # layers before it. Those of the head's deformable convolutions have no such layer behind them.
+    limits = {
+        key: 1e-3 if key.startswith(("mask_head.cls_convs.2.", "mask_head.kernel_convs.2.")) else tolerance
+        for key in errors
+    }
+    beyond = {key: f"{error:.1e}" for key, error in errors.items() if error >= limits[key]}
+    assert not beyond
 
     model.eval()
     found = model.postprocess(raw, batch.image_sizes.tolist(), batch.original_sizes.tolist())

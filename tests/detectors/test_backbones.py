@@ -17,6 +17,9 @@ import torchvision
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from bench.transplant import to_codebase
+from bench.workload import BACKBONES
+from detectors import build
 from detectors.backbones.hrnet import HRNet
 from detectors.backbones.resnet import ResNet
 from detectors.backbones.vgg import VGG16
@@ -185,3 +188,12 @@ def test_hrnet_takes_images_of_any_size_to_five_levels() -> None:
     assert [tuple(level.shape[1:]) for level in levels] == [
         (256, 19, 33), (256, 9, 16), (256, 4, 8), (256, 2, 4), (256, 1, 2),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("backbone", list(BACKBONES))
+def test_a_method_is_there_on_every_backbone_and_its_weights_have_names_in_mmdetection(backbone: str) -> None:
+    name = f"faster_rcnn_{backbone}"
+    with torch.device("meta"):
+        model = build(name, num_classes=3)
+    state = {key: np.broadcast_to(np.float32(0), value.shape) for key, value in model.state_dict().items()}
+    assert len(to_codebase("mmdet", name, state)) == len(state)

@@ -336,11 +336,11 @@ class TorchAdapter(Adapter):
         return {
             "name": type(self.optimizer).__name__,
             "lr": groups[0]["lr"],
-            "momentum": groups[0]["momentum"],
+            "momentum": groups[0].get("momentum", 0),
             "weight_decay": groups[0]["weight_decay"],
             "groups": len(groups),
             "tensors": sum(len(group["params"]) for group in groups),
-            "state_values": sum(p.numel() for group in groups if group["momentum"] for p in group["params"]),
+            "state_values": sum(p.numel() for group in groups if group.get("momentum") for p in group["params"]),
         }
 
     # -- device and state ------------------------------------------------------------------------------------

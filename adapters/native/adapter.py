@@ -27,7 +27,7 @@ from detectors.solov2 import SOLOv2
 class Adapter(TorchAdapter):
     version = version("detection-bench")
     package = "detectors"
-    known_options = TorchAdapter.known_options | {"conventions"}
+    known_options = TorchAdapter.known_options | {"conventions", "optimizer"}
     sgd_arguments = {"fused": True}  # as detectors.train: one pass over weights, gradients and momentum
 
     averaged: detectors.EMA | None = None
@@ -71,6 +71,17 @@ class Adapter(TorchAdapter):
         return detectors.parameter_groups(
             self.model, lr=settings["lr"], weight_decay=settings["weight_decay"]
         )
+
+    def _prepare_training(self) -> None:
+        super()._prepare_training()
+        name = self.job.options.get("optimizer", "sgd")
+        if name not in ("sgd", "adamw"):
+            raise ValueError(f"option optimizer: sgd or adamw, not {name}")
+        if name == "adamw":
+            settings = self.workload["optimizer"]
+            self.optimizer = torch.optim.AdamW(
+                self.parameter_groups(), lr=settings["lr"], weight_decay=settings["weight_decay"], fused=True
+            )
 
     def _prepare_ema(self, decay: float) -> None:
         self.averaged = detectors.EMA(self.model, decay)

@@ -340,7 +340,9 @@ class TorchAdapter(Adapter):
             "weight_decay": groups[0]["weight_decay"],
             "groups": len(groups),
             "tensors": sum(len(group["params"]) for group in groups),
-            "state_values": sum(p.numel() for group in groups if group.get("momentum") for p in group["params"]),
+            "state_values": sum(
+                p.numel() for group in groups if group.get("momentum") for p in group["params"]
+            ),
         }
 
     # -- device and state ------------------------------------------------------------------------------------

@@ -116,7 +116,9 @@ class Settings:
 
     def metrics_of(self, task: str) -> list[Metric]:
         if task not in METRICS_OF_TASK:
-            raise BenchError(f"bench check has no metric for task {task}", hint="check task train, infer or eval")
+            raise BenchError(
+                f"bench check has no metric for task {task}", hint="check task train, infer or eval"
+            )
         default, *others = METRICS_OF_TASK[task]
         chosen = [default, *(name for name in others if name in self.metrics)]
         return [self.metrics.get(name) or gate.metric(name) for name in chosen]

@@ -111,5 +111,6 @@ def pids(path: Path) -> list[int]:
 
 
 os.environ.setdefault("MPLBACKEND", "Agg")
-if "PYTEST_XDIST_WORKER" in os.environ:  # before torch counts the processors: the other test process has its own
+# Before torch counts the processors: the other test process has its own.
+if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -268,7 +268,10 @@ def postprocess_settings(model: nn.Module, training: bool) -> dict[str, Any]:
     test = model.test_cfg or {}
     final = final_stage(test)
     names = {
-        "score_threshold": final.get("filter_thr", final.get("score_thr")),
+        # An RPN alone is given one too and does not look at it.
+        "score_threshold": None
+        if final is test.get("rpn")
+        else final.get("filter_thr", final.get("score_thr")),
         "nms_iou_threshold": (final.get("nms") or {}).get("iou_threshold"),
         "max_detections": final.get("max_per_img"),
         "candidates": final.get("nms_pre"),

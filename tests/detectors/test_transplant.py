@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bench.errors import BenchError
-from bench.transplant import supports, to_codebase
+from bench.transplant import source_options, supports, to_codebase
 
 
 def test_background_moves_from_the_last_row_to_the_first() -> None:
@@ -28,3 +28,15 @@ def test_a_codebase_or_model_without_a_mapping_is_said_not_to_be_supported() -> 
     assert not supports("../torchvision", "faster_rcnn_r50_fpn")
     with pytest.raises(BenchError, match="no mapping"):
         to_codebase("no_such_codebase", "faster_rcnn_r50_fpn", {})
+
+
+def test_arms_whose_layers_differ_by_convention_start_from_weights_of_their_own_convention() -> None:
+    mmdets = {"conventions": "mmdet"}
+    assert source_options("mmdet", "retinanet_r50_fpn", {}) == mmdets
+    assert source_options("native", "retinanet_r50_fpn", mmdets) == mmdets
+    assert source_options("native", "retinanet_r50_fpn", {"channels_last": True}) == {}
+    # The same layers with all conventions: one set of weights for all.
+    assert source_options("mmdet", "faster_rcnn_r50_fpn", {}) == {}
+    assert source_options("native", "faster_rcnn_r50_fpn", mmdets) == {}
+    assert source_options("torchvision", "retinanet_r50_fpn", {}) == {}
+    assert source_options("no_such_codebase", "retinanet_r50_fpn", {}) == {}

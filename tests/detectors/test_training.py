@@ -81,7 +81,7 @@ def test_calibrated_random_weights_learn_at_once(model: nn.Module) -> None:
     image = torch.randn(1, 3, SIZE, SIZE)
     objects = [target((10, 10, 50, 60), (40, 50, 90, 80))]
     totals = []
-    for _ in range(6):
+    for _ in range(10):
         loss = sum(model.train().losses(image, torch.tensor([[SIZE, SIZE]]), objects).values())
         optimizer.zero_grad()
         loss.backward()

@@ -9,7 +9,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from bench import __version__
+from bench import __version__, interrupts
 from bench.errors import BenchError, ExitCode
 
 app = typer.Typer(
@@ -414,7 +414,8 @@ def doctor(adapters: Adapters = None, as_json: AsJson = False) -> None:
 def main() -> NoReturn:
     """The console script: errors meant for the user become one message and an exit code."""
     try:
-        app()
+        with interrupts.handled():
+            app()
     except BenchError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

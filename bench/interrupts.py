@@ -1,7 +1,8 @@
 """Ctrl-C (and SIGTERM, SIGHUP) without losing what was just measured.
 
 While a session holds interrupts, a signal waits; it is delivered as KeyboardInterrupt where the session allows it:
-in the waits for a worker, never between an answer and its line in the journal.
+in the waits for a worker, never between an answer and its line in the journal. One that a library swallowed (a bare
+`except:` around the import of something) is delivered again at the next place that allows it.
 """
 
 from __future__ import annotations
@@ -12,15 +13,16 @@ from collections.abc import Iterator
 from types import FrameType
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_handling = False
 _held = False
 _pending = False
 
 
 def _on_signal(_number: int, _frame: FrameType | None) -> None:
     global _pending
-    _pending = True
+    _pending = True  # until the exception has left `allowed`
     if not _held:
-        _deliver()
+        raise KeyboardInterrupt
 
 
 def _deliver() -> None:
@@ -32,13 +34,17 @@ def _deliver() -> None:
 
 @contextlib.contextmanager
 def handled() -> Iterator[None]:
-    """Turn the signals into KeyboardInterrupt, as `held` and `allowed` say."""
-    global _pending
-    _pending = False
+    """Turn the signals into KeyboardInterrupt, as `held` and `allowed` say; inside another `handled`, nothing."""
+    global _handling, _pending
+    if _handling:
+        yield
+        return
+    _handling, _pending = True, False
     previous = {number: signal.signal(number, _on_signal) for number in _SIGNALS}
     try:
         yield
     finally:
+        _handling = False
         for number, handler in previous.items():
             signal.signal(number, handler)
 
@@ -59,10 +65,13 @@ def held() -> Iterator[None]:
 @contextlib.contextmanager
 def allowed() -> Iterator[None]:
     """Inside `held`: a signal, also one that waited, interrupts in here."""
-    global _held
+    global _held, _pending
     before, _held = _held, False
     try:
         _deliver()
         yield
+    except KeyboardInterrupt:
+        _pending = False
+        raise
     finally:
         _held = before

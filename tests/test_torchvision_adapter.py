@@ -196,9 +196,13 @@ def test_padding_does_not_change_what_torchvision_itself_would_find() -> None:
     with torch.inference_mode():
         reference = theirs([torch.from_numpy(batch.images[0])])[0]
     assert len(reference["boxes"]) > 10
-    np.testing.assert_allclose(ours.boxes, 2 * reference["boxes"].numpy(), atol=1e-3)
-    np.testing.assert_allclose(ours.scores, reference["scores"].numpy(), atol=1e-6)
-    np.testing.assert_array_equal(ours.labels, reference["labels"].numpy())
+    # Scores that differ in the last bit may stand in either order, so every detection looks for its own.
+    boxes, labels = 2 * reference["boxes"].numpy(), reference["labels"].numpy()
+    away = np.abs(ours.boxes[:, None] - boxes).max(axis=-1) + 1000.0 * (ours.labels[:, None] != labels)
+    its = away.argmin(axis=1)
+    assert sorted(its) == list(range(len(boxes)))
+    assert away.min(axis=1).max() < 1e-3
+    np.testing.assert_allclose(ours.scores, reference["scores"].numpy()[its], atol=1e-6)
 
 
 def test_frozen_batch_norm_computes_what_batch_norm_does_in_inference(tmp_path: Path) -> None:

@@ -385,7 +385,7 @@ def _empty(value: Any) -> bool:
 def machine_text(machine: Mapping[str, Any]) -> str:
     """The machine in one line, from what is known of it; empty when nothing is."""
     cpu, memory, system = (machine.get(name) or {} for name in ("cpu", "memory", "os"))
-    gpus = [str(gpu.get("model")) for gpu in machine.get("gpus") or []]
+    gpus = [str(gpu.get("model") if isinstance(gpu, Mapping) else gpu) for gpu in machine.get("gpus") or []]
     cores = cpu.get("physical_cores") or cpu.get("logical_cores")
     parts = [
         str(cpu.get("model") or ""),

@@ -30,7 +30,9 @@ class Adapter(Base):
 
     def prepare(self) -> None:
         self.options = dict(self.job.options)
-        self.rng = np.random.default_rng(self.job.workload["seed"])
+        self.rng = np.random.default_rng(
+            [self.job.workload["seed"], os.getpid()]
+        )  # a process has noise of its own
         self.steps = 0
         self.weight = 0.0
         if self.job.weights:

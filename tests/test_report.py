@@ -457,16 +457,16 @@ def test_a_phase_too_short_for_the_digits_shown_is_not_written_as_nothing(tmp_pa
 def test_the_distance_of_a_step_to_the_machines_limit_is_shown_against_the_best_that_any_framework_reached(
     tmp_path: Path,
 ) -> None:
-    def record(name: str, peaks: dict[str, float], **levels: Any) -> Any:
-        return arm(name, levels, description={"forward_flops": 10e9, "peak_flops_per_s": peaks})
+    def record(name: str, peaks: dict[str, float]) -> Any:
+        return arm(name, {"task": "infer"}, description={"forward_flops": 10e9, "peak_flops_per_s": peaks})
 
     arms = [
         (record("mmdet", {"matrix product": 50e9, "convolution": 60e9}), samples(1.0, noise=0)),
         (record("paddledet", {}), samples(0.5, noise=0)),
     ]
     text = markdown_of(write_run(tmp_path / "run", arms))
-    shown = [row["GFLOP/s (% of peak)"] for row in rows_of(text, "Faster R-CNN R-50-FPN, training")]
-    assert shown == ["30.0 (50)", "60.0 (100)"]  # a training step counts as three forward passes
+    shown = [row["GFLOP/s (% of peak)"] for row in rows_of(text, "Faster R-CNN R-50-FPN, inference")]
+    assert shown == ["10.0 (17)", "20.0 (33)"]
 
 
 def test_an_aa_run_is_called_one(tmp_path: Path) -> None:

@@ -656,9 +656,9 @@ HOW_TO_READ = (
     "Times are those of single steps, the slowest rank's; images/s and FPS are the images of a step over its time.",
     "Max memory: the largest over ranks and launches; on a GPU what the framework allocated, on a CPU the peak "
     "resident set of the process, with what was resident before the model was built in parentheses.",
-    "GFLOP/s: convolutions and matrix products of a forward pass, as the audit counts them, over the median s/iter; in "
-    "training three times as many, as if nothing were frozen. In parentheses their share of the most that any arm of "
-    "the run reached here on a matrix product or a convolution alone: the distance to the machine's limit.",
+    "GFLOP/s, of inference: convolutions and matrix products of the forward pass, as the audit counts them, over the "
+    "median s/iter. In parentheses their share of the most that any arm of the run reached here on a matrix product or "
+    "a convolution alone: the distance to the machine's limit.",
 )
 
 

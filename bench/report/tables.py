@@ -94,8 +94,7 @@ class Row:
     """Seconds per step (s/iter) over all measured steps, and images/s (FPS) at the median."""
     images_per_step: int = 0
     flops_per_step: float | None = None
-    """Of convolutions and matrix products, forward as the audit counts them; three times that in training, as if
-    nothing were frozen."""
+    """Of convolutions and matrix products, as the audit counts them; of inference only."""
     peak_share: float | None = None
     """``flops_per_step`` over the median s/iter, as a share of the most FLOP/s that any arm of the run measured."""
     memory: MemoryUse | None = None
@@ -350,10 +349,12 @@ def _reason(arm: ArmRecord) -> str:
 
 
 def _flops_per_step(arm: ArmRecord) -> float | None:
-    """The forward pass and, when training, a backward pass of twice its size; all ranks together."""
+    """All ranks together; None for training, where a two-stage model runs its heads on other regions than in the
+    forward pass that the audit counted."""
     forward = arm.description.get("forward_flops")
-    passes = 3.0 if trains(str(arm.workload.get("task"))) else 1.0
-    return None if forward is None else passes * float(forward) * int(arm.workload.get("ranks", 1))
+    if forward is None or arm.workload.get("task") not in ("infer", "eval"):
+        return None
+    return float(forward) * int(arm.workload.get("ranks", 1))
 
 
 def _peak_flops_per_s(arms: Iterable[ArmRecord]) -> float | None:

@@ -72,10 +72,8 @@ class C4RCNN(RCNN):
             return super().losses(images, image_sizes, targets, proposals)
         truth = GroundTruth.from_targets(targets, images.device)
         pyramid = self.features(images)
-        losses = {}
-        if self.rpn is not None and proposals is None:
-            losses = self.rpn.losses(pyramid, truth, image_sizes, (images.shape[2], images.shape[3]))
-        sample = self.box_head.sample(self.propose(pyramid, images, image_sizes, proposals), truth)
+        losses, regions = self.first_stage(pyramid, images, image_sizes, truth, proposals)
+        sample = self.box_head.sample(regions, truth)
         pooled = self.box_head.pool(pyramid, sample.boxes, sample.image)
         losses.update(self.box_head.losses_of(*self.box_head.predict(pooled), sample))
         positive = self.mask_head.positives(sample)

@@ -70,10 +70,7 @@ class CascadeRCNN(RegionDetector):
         """Loss terms, those of stage i as `s<i>.<term>` and times its weight; their sum is what to minimise."""
         truth = GroundTruth.from_targets(targets, images.device)
         pyramid = self.features(images)
-        losses = {}
-        if self.rpn is not None and proposals is None:
-            losses = self.rpn.losses(pyramid, truth, image_sizes, (images.shape[2], images.shape[3]))
-        regions = self.propose(pyramid, images, image_sizes, proposals)
+        losses, regions = self.first_stage(pyramid, images, image_sizes, truth, proposals)
         losses.update(self.stage_losses(pyramid, regions, truth, image_sizes, targets))
         return losses
 

@@ -50,6 +50,20 @@ class RegionDetector(nn.Module):
             raise ValueError("this model makes no proposals; pass the boxes of each image as `proposals`")
         return self.rpn.propose(pyramid, image_sizes, (images.shape[2], images.shape[3]))
 
+    def first_stage(
+        self,
+        pyramid: Pyramid,
+        images: Tensor,
+        image_sizes: Tensor,
+        truth: GroundTruth,
+        given: Sequence[Tensor] | None,
+    ) -> tuple[dict[str, Tensor], Proposals]:
+        """Losses of the region proposal network, none where proposals are given, and the proposals to learn from."""
+        losses = {}
+        if self.rpn is not None and given is None:
+            losses = self.rpn.losses(pyramid, truth, image_sizes, (images.shape[2], images.shape[3]))
+        return losses, self.propose(pyramid, images, image_sizes, given)
+
     def postprocess(
         self,
         raw: Sequence[Detections],
@@ -110,10 +124,8 @@ class RCNN(RegionDetector):
         """Loss terms; their sum is what to minimise."""
         truth = GroundTruth.from_targets(targets, images.device)
         pyramid = self.features(images)
-        losses = {}
-        if self.rpn is not None and proposals is None:
-            losses = self.rpn.losses(pyramid, truth, image_sizes, (images.shape[2], images.shape[3]))
-        sample = self.box_head.sample(self.propose(pyramid, images, image_sizes, proposals), truth)
+        losses, regions = self.first_stage(pyramid, images, image_sizes, truth, proposals)
+        sample = self.box_head.sample(regions, truth)
         losses.update(self.box_head.losses(pyramid, sample))
         if self.mask_head is not None:
             losses.update(self.mask_head.losses(pyramid, sample, targets))

@@ -603,7 +603,7 @@ def run_blocks(
     yield heading(2, "Setting")
     yield Bullets(setting(run)) if run.rows else Text("No arm has a record.")
     yield heading(2, "Results")
-    yield Bullets(HOW_TO_READ)
+    yield Bullets((*HOW_TO_READ, *([FLOPS_NOTE] if any(row.flops_per_step for row in run.rows) else [])))
     for group in run.groups:
         yield heading(3, group.title)
         yield from group_blocks(group)
@@ -656,9 +656,13 @@ HOW_TO_READ = (
     "Times are those of single steps, the slowest rank's; images/s and FPS are the images of a step over its time.",
     "Max memory: the largest over ranks and launches; on a GPU what the framework allocated, on a CPU the peak "
     "resident set of the process, with what was resident before the model was built in parentheses.",
+)
+
+
+FLOPS_NOTE = (
     "GFLOP/s, of inference: convolutions and matrix products of the forward pass, as the audit counts them, over the "
     "median s/iter. In parentheses their share of the most that any arm of the run reached here on a matrix product or "
-    "a convolution alone: the distance to the machine's limit.",
+    "a convolution alone: the distance to the machine's limit."
 )
 
 

@@ -209,10 +209,7 @@ class Session:
         """Fresh workers for all arms of a cell, their rounds, and the passes of their own."""
         measure = self.plan.measure
         with contextlib.ExitStack() as stack:
-            for state in states:
-                if state.alive:
-                    with self._failing(state, launch):
-                        self._start(state, launch, stack)
+            self._start_all([state for state in states if state.alive], launch, stack)
             for state in states:
                 if state.alive:
                     with self._failing(state, launch):
@@ -268,7 +265,8 @@ class Session:
         """A worker for an arm that has none and needs one, where its training was interrupted if it was."""
         if state.alive and state.group is None and not self._trained(state):
             with self._failing(state, launch):
-                self._start(state, launch, stack)
+                self._begin(state, launch, stack)
+                self._ready(state)
                 self._continue(state, launch)
 
     def _steps_done(self, arm: Arm) -> int:
@@ -462,7 +460,20 @@ class Session:
     def _log(self, arm: Arm, launch: int) -> Path:
         return self.run.folder / "logs" / f"{arm.id}-{launch}.log"
 
-    def _start(self, state: ArmState, launch: int, stack: contextlib.ExitStack) -> None:
+    def _start_all(self, states: list[ArmState], launch: int, stack: contextlib.ExitStack) -> None:
+        """Workers for these arms, ready for their first step. While one imports its codebase and builds its model, on
+        one processor for the most part, the next does so too; nothing is timed before all are ready."""
+        for state, following in zip(states, [*states[1:], None], strict=True):
+            for starting in (state, following):
+                if starting is not None and starting.alive and starting.group is None:
+                    with self._failing(starting, launch):
+                        self._begin(starting, launch, stack)
+            if state.alive:
+                with self._failing(state, launch):
+                    self._ready(state)
+
+    def _begin(self, state: ArmState, launch: int, stack: contextlib.ExitStack) -> None:
+        """Start the workers of an arm and tell them what to prepare."""
         arm, deadline_s = state.arm, self.plan.measure.deadline_s
         self.listener.stage(arm, launch, "prepare")
         spec = self._launch_spec(arm, self._log(arm, launch))
@@ -472,18 +483,6 @@ class Session:
         state.group.start(deadline_s)
         codebase = self._codebase(arm)
         jobs = [self._job(arm, codebase, prepared, weights, rank) for rank in range(arm.workload.ranks)]
-        reply = state.group.request(
-            "prepare",
-            deadline_s,
-            adapter_file=str(codebase.adapter_file),
-            by_rank=[{"job": job} for job in jobs],
-        )[0]
-        if arm.checkout:
-            _refuse_other_source(arm.checkout, reply["source"])
-        if not state.record.description:
-            described = state.group.request("describe", deadline_s)[0]["description"]
-            state.record.description = {**described, "codebase_version": reply["codebase_version"]}
-            state.record.environment = self._environment(spec, reply["source"])
         if prepared.schedule:
             workload = arm.workload
             shared = {
@@ -493,6 +492,20 @@ class Session:
             }
             own = {"order": "of the codebase's own loader", "augmentation": "of the codebase's own loader"}
             state.record.input = shared if workload.input.mode == "shared" else own
+        by_rank = [{"job": job} for job in jobs]
+        state.group.send("prepare", adapter_file=str(codebase.adapter_file), by_rank=by_rank)
+
+    def _ready(self, state: ArmState) -> None:
+        """Wait until the workers of an arm have prepared, and note what they are."""
+        arm, deadline_s = state.arm, self.plan.measure.deadline_s
+        assert state.group is not None
+        reply = state.group.receive("prepare", deadline_s)[0]
+        if arm.checkout:
+            _refuse_other_source(arm.checkout, reply["source"])
+        if not state.record.description:
+            described = state.group.request("describe", deadline_s)[0]["description"]
+            state.record.description = {**described, "codebase_version": reply["codebase_version"]}
+            state.record.environment = self._environment(state.group.spec, reply["source"])
 
     def _codebase(self, arm: Arm) -> Codebase:
         return arm.checkout.codebase if arm.checkout else self.codebases[arm.codebase]

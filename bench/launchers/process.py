@@ -157,13 +157,21 @@ class WorkerGroup:
         self, kind: str, deadline_s: float, *, by_rank: list[dict[str, Any]] | None = None, **fields: Any
     ) -> list[dict[str, Any]]:
         """Send one message to every rank and wait for all replies, in rank order. Raises WorkerFailure."""
-        deadline = time.monotonic() + deadline_s
+        self.send(kind, by_rank=by_rank, **fields)
+        return self.receive(kind, deadline_s)
+
+    def send(self, kind: str, *, by_rank: list[dict[str, Any]] | None = None, **fields: Any) -> None:
+        """Send one message to every rank; `receive` waits for what they answer. Raises WorkerFailure."""
         for rank, connection in enumerate(self._connections):
             own = by_rank[rank] if by_rank is not None else {}
             try:
                 connection.sendall(encode({"type": kind, **fields, **own}))
             except OSError:
                 raise self._ended(kind) from None
+
+    def receive(self, kind: str, deadline_s: float) -> list[dict[str, Any]]:
+        """Wait for every rank's reply to the message sent last, in rank order. Raises WorkerFailure."""
+        deadline = time.monotonic() + deadline_s
         replies = self._read(list(zip(self._connections, self._buffers, strict=True)), deadline, kind)
         for rank, reply in enumerate(replies):
             if reply["type"] == "error":

@@ -57,8 +57,13 @@ def coordinates(feature: Tensor) -> Tensor:
 
 
 def with_coordinates(feature: Tensor, where: Tensor) -> Tensor:
-    """[B, C, H, W] and coordinates [1, 2, H, W] to [B, C + 2, H, W]."""
-    return torch.cat([feature, where.expand(len(feature), -1, -1, -1)], dim=1)
+    """[B, C, H, W] and coordinates [1, 2, H, W] to [B, C + 2, H, W], in the memory format of the feature: `torch.cat`
+    keeps it only if all parts have it, and a convolution of another format than its weight's takes twice as long.
+    """
+    channels_last = feature.is_contiguous(memory_format=torch.channels_last)
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    where = where.expand(len(feature), -1, -1, -1).contiguous(memory_format=memory_format)
+    return torch.cat([feature, where], dim=1)
 
 
 def double(feature: Tensor) -> Tensor:

@@ -218,6 +218,23 @@ def test_the_mask_features_are_the_sum_of_all_levels_each_enlarged_on_its_own() 
     torch.testing.assert_close(model(maps), F.relu(model.output(total)))
 
 
+def test_no_convolution_has_to_change_the_memory_format_of_a_channels_last_image() -> None:
+    model = small_model().to(memory_format=torch.channels_last)
+    changed = []
+
+    def note(name: str, x: Tensor) -> None:
+        if not x.is_contiguous(memory_format=torch.channels_last):
+            changed.append(name)
+
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_pre_hook(lambda _, inputs, name=name: note(name, inputs[0]))
+    images = torch.randn(2, 3, 64, 128).contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        model.predict(images)
+    assert changed == []
+
+
 def test_losses_are_those_of_a_loop_over_cells_and_objects() -> None:
     model = small_model()
     images, sizes, targets = scene()

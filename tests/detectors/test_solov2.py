@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from detectors import Target, build, list_models, parameter_groups
+from detectors import Target, build, list_models, parameter_groups, solov2
 from detectors.drop_block import DropBlock
 from detectors.matrix_nms import keep_local_peaks, matrix_nms
 from detectors.solov2 import GridHead, MaskFeatures, Prediction, SOLOv2, coordinates, mask_extents
@@ -216,6 +216,18 @@ def test_the_mask_features_are_the_sum_of_all_levels_each_enlarged_on_its_own() 
                 x = F.interpolate(x, scale_factor=2.0, mode="bilinear")
         total = total + x
     torch.testing.assert_close(model(maps), F.relu(model.output(total)))
+
+
+@pytest.mark.parametrize("original", [(70, 41), (24, 100), (1, 1)])
+def test_masks_at_the_original_size_are_those_of_the_two_interpolations_they_stand_for(
+    original: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(solov2, "PIXELS_AT_ONCE", 2 * original[0] * original[1])  # several turns
+    masks = torch.rand(5, 8, 12, generator=torch.Generator().manual_seed(0))
+    full = F.interpolate(masks[None], scale_factor=4.0, mode="bilinear")[:, :, :30, :45]
+    expected = F.interpolate(full, size=original, mode="bilinear")[0] > 0.5
+    assert torch.equal(solov2._draw(masks, 0.5, (30, 45), original), expected)
+    assert solov2._draw(masks[:0], 0.5, (30, 45), original).shape == (0, *original)
 
 
 def test_no_convolution_has_to_change_the_memory_format_of_a_channels_last_image() -> None:

@@ -358,6 +358,7 @@ def _draw(masks: Tensor, threshold: float, size: tuple[int, int], original: tupl
     other: two products instead of two interpolations, and no masks between them. Some masks at a time, so that
     probabilities of all at the original size are never in memory.
     """
+    masks = masks.float()  # also where the network ran in half precision: pixels are decided here
     rows, columns = (
         _enlarged(masks.shape[axis + 1], size[axis], original[axis], like=masks) for axis in (0, 1)
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import itertools
 import os
 import secrets
 import shutil
@@ -463,14 +464,13 @@ class Session:
     def _start_all(self, states: list[ArmState], launch: int, stack: contextlib.ExitStack) -> None:
         """Workers for these arms, ready for their first step. While one imports its codebase and builds its model, on
         one processor for the most part, the next does so too; nothing is timed before all are ready."""
-        for state, following in zip(states, [*states[1:], None], strict=True):
-            for starting in (state, following):
-                if starting is not None and starting.alive and starting.group is None:
-                    with self._failing(starting, launch):
-                        self._begin(starting, launch, stack)
-            if state.alive:
+        for begun, state in itertools.pairwise([None, *states, None]):
+            if state is not None:
                 with self._failing(state, launch):
-                    self._ready(state)
+                    self._begin(state, launch, stack)
+            if begun is not None and begun.alive:
+                with self._failing(begun, launch):
+                    self._ready(begun)
 
     def _begin(self, state: ArmState, launch: int, stack: contextlib.ExitStack) -> None:
         """Start the workers of an arm and tell them what to prepare."""

@@ -359,9 +359,8 @@ def _draw(masks: Tensor, threshold: float, size: tuple[int, int], original: tupl
     probabilities of all at the original size are never in memory.
     """
     masks = masks.float()  # also where the network ran in half precision: pixels are decided here
-    rows, columns = (
-        _enlarged(masks.shape[axis + 1], size[axis], original[axis], like=masks) for axis in (0, 1)
-    )
+    axes = zip(masks.shape[1:], size, original, strict=True)
+    rows, columns = (_enlarged(*lengths, like=masks) for lengths in axes)
     drawn = torch.empty((len(masks), *original), dtype=torch.bool, device=masks.device)
     together = max(1, PIXELS_AT_ONCE // (original[0] * original[1]))
     for some, into in zip(masks.split(together), drawn.split(together), strict=True):

@@ -603,7 +603,8 @@ def run_blocks(
     yield heading(2, "Setting")
     yield Bullets(setting(run)) if run.rows else Text("No arm has a record.")
     yield heading(2, "Results")
-    yield Bullets((*HOW_TO_READ, *([FLOPS_NOTE] if any(row.flops_per_step for row in run.rows) else [])))
+    counts_flops = any(row.flops_per_step for row in run.rows)
+    yield Bullets((*HOW_TO_READ, FLOPS_NOTE) if counts_flops else HOW_TO_READ)
     for group in run.groups:
         yield heading(3, group.title)
         yield from group_blocks(group)

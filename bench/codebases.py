@@ -85,6 +85,9 @@ class Codebase(Strict):
     launcher: Literal["local", "torchrun", "paddle"] = "local"
     variables: dict[str, str] = {}
     """Environment variables with which this codebase is known to run best; recorded."""
+    preload: list[str] = []
+    """Modules that `bench check` may import once and fork both revisions from: what the codebase is built on, never a
+    part of itself, and nothing that starts threads when it is imported."""
     folder: Path = Field(default=Path(), exclude=True)
 
     @property

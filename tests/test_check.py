@@ -42,7 +42,9 @@ class Repository:
         text = text.replace('options.get("step_s", 0.0)', "tinylib.STEP_S")
         (adapter / "adapter.py").write_text(text)
         described = (FAKE / "adapter.yaml").read_text()
-        (adapter / "adapter.yaml").write_text(described.replace("name: fake", "name: tiny"))
+        (adapter / "adapter.yaml").write_text(
+            described.replace("name: fake", "name: tiny") + "preload: [numpy]\n"
+        )
         self.git("init", "--quiet")
         self.commit("first", STEP_S)
 

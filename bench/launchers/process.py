@@ -21,6 +21,7 @@ import psutil
 import bench.worker
 from bench import interrupts
 from bench.launchers import Launcher, command
+from bench.worker.__main__ import PRELOAD_VARIABLE
 from bench.worker.channel import SOCKET_VARIABLE, ProtocolError, decode, encode
 
 Reason = Literal["crash", "killed", "oom", "hang", "exception", "nan", "protocol", "environment", "audit"]
@@ -54,6 +55,8 @@ class LaunchSpec:
     source: Path | None = None
     """A folder to import from before any installed package."""
     adapters: Path = ADAPTERS
+    preload: tuple[str, ...] = ()
+    """Modules to import in a process that serves no arm but forks workers (`WorkerGroup.server`)."""
 
 
 def worker_path(folder: Path, adapters: Path = ADAPTERS) -> Path:
@@ -76,15 +79,45 @@ def oom_kills() -> int:
         return 0
 
 
-class WorkerGroup:
-    """All ranks of one launch. Use as a context manager: whatever happens inside, its processes end."""
+class Forked:
+    """A worker that another process forked, as far as `subprocess.Popen` is needed of it."""
 
-    def __init__(self, spec: LaunchSpec) -> None:
+    def __init__(self, server: WorkerGroup, pid: int) -> None:
+        self.pid = pid
+        self._server = server
+        self._code: int | None = None
+
+    def poll(self) -> int | None:
+        """Its exit code, None while it runs. With the server gone it is gone as well: both are killed together."""
+        if self._code is None:
+            try:
+                self._code = self._server.request("poll", 10.0, pid=self.pid)[0]["code"]
+            except WorkerFailure:
+                self._code = -signal.SIGKILL
+        return self._code
+
+    def wait(self, timeout: float = 60.0) -> int:
+        deadline = time.monotonic() + timeout
+        while (code := self.poll()) is None:
+            if time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired("forked worker", timeout)
+            time.sleep(0.005)
+        return code
+
+
+class WorkerGroup:
+    """All ranks of one launch. Use as a context manager: whatever happens inside, its processes end.
+
+    ``server``: a started group with `preload`, which forks the only rank of this one.
+    """
+
+    def __init__(self, spec: LaunchSpec, server: WorkerGroup | None = None) -> None:
         self.spec = spec
+        self.server = server
         self.pythons: list[str] = []
         self._connections: list[socket.socket] = []
         self._buffers: list[bytearray] = []
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | Forked | None = None
         self._folder = Path(tempfile.mkdtemp(prefix="bench-"))  # short: a socket's path has at most 107 bytes
         self._oom_kills = oom_kills()
 
@@ -100,35 +133,50 @@ class WorkerGroup:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as server:
             server.bind(str(path))
             server.listen(self.spec.ranks)
-            inherited = {name: value for name, value in os.environ.items() if name not in FOREIGN}
             # First of all the worker of this bench, whatever revision of it the source may hold.
             imports = [worker_path(self._folder / "path", self.spec.adapters), self.spec.source]
-            environment = {
-                **inherited,
-                "PYTHONPATH": os.pathsep.join(str(path) for path in imports if path),
-                "PYTHONNOUSERSITE": "1",
-                "PYTHONUNBUFFERED": "1",
-                SOCKET_VARIABLE: str(path),
-                **self.spec.variables,
-            }
+            found = [str(path) for path in imports if path]
             self.spec.log.parent.mkdir(parents=True, exist_ok=True)
-            with self.spec.log.open("ab") as log:
-                argv = command(self.spec.launcher, self.spec.python, self.spec.ranks, self._folder / "ranks")
-                try:
-                    self._process = subprocess.Popen(
-                        argv,
-                        stdin=subprocess.DEVNULL,
-                        stdout=log,
-                        stderr=subprocess.STDOUT,
-                        env=environment,
-                        cwd=self._folder,  # `-m` puts the current folder on the path: it must hold nothing
-                        start_new_session=True,
-                    )
-                except OSError as error:
-                    raise WorkerFailure(
-                        "environment", f"cannot start {argv[0]}: {error.strerror}", "hello"
-                    ) from None
+            self._process = self._forked(path, found) if self.server else self._started(path, found)
             self._accept(server, time.monotonic() + deadline_s)
+
+    def _started(self, path: Path, imports: list[str]) -> subprocess.Popen[bytes]:
+        inherited = {name: value for name, value in os.environ.items() if name not in FOREIGN}
+        environment = {
+            **inherited,
+            "PYTHONPATH": os.pathsep.join(imports),
+            "PYTHONNOUSERSITE": "1",
+            "PYTHONUNBUFFERED": "1",
+            SOCKET_VARIABLE: str(path),
+            **self.spec.variables,
+        }
+        if self.spec.preload:
+            environment[PRELOAD_VARIABLE] = " ".join(self.spec.preload)
+        argv = command(self.spec.launcher, self.spec.python, self.spec.ranks, self._folder / "ranks")
+        with self.spec.log.open("ab") as log:
+            try:
+                return subprocess.Popen(
+                    argv,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    env=environment,
+                    cwd=self._folder,  # `-m` puts the current folder on the path: it must hold nothing
+                    start_new_session=True,
+                )
+            except OSError as error:
+                problem = f"cannot start {argv[0]}: {error.strerror}"
+                raise WorkerFailure("environment", problem, "hello") from None
+
+    def _forked(self, path: Path, imports: list[str]) -> Forked:
+        assert self.server is not None
+        places: dict[str, Any] = {
+            "socket": str(path),
+            "log": str(self.spec.log.resolve()),
+            "folder": str(self._folder),
+        }
+        reply = self.server.request("fork", 60.0, path=imports, **places)[0]
+        return Forked(self.server, reply["pid"])
 
     def _accept(self, server: socket.socket, deadline: float) -> None:
         by_rank: dict[int, tuple[socket.socket, bytearray]] = {}

@@ -1,19 +1,25 @@
-"""`python -m bench.worker`: serve one arm (one rank of it) until the session says `bye` or is gone."""
+"""`python -m bench.worker`: serve one arm (one rank of it) until the session says `bye` or is gone.
+
+With `BENCH_WORKER_PRELOAD` it serves no arm: it imports the modules named there and forks workers that have them.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import importlib
 import importlib.util
 import itertools
 import os
 import platform
 import sys
 import traceback
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence
 
 from bench.worker.channel import SOCKET_VARIABLE, Channel, ProtocolError
 
 AFFINITY_VARIABLE = "BENCH_WORKER_AFFINITY"
+PRELOAD_VARIABLE = "BENCH_WORKER_PRELOAD"
 
 
 def rank_of_environment() -> int:
@@ -177,27 +183,75 @@ def answer(worker: Worker, message: Dict[str, Any]) -> Dict[str, Any]:
         return {"type": "error", "reason": "oom" if out_of_memory else "exception", "message": text}
 
 
-def main() -> None:
-    affinity = os.environ.get(AFFINITY_VARIABLE)
-    if affinity:  # before numpy or a framework counts the processors
-        os.sched_setaffinity(0, {int(cpu) for cpu in affinity.split(",")})
-    channel = Channel(os.environ[SOCKET_VARIABLE])
+def serve(channel: Channel) -> None:
+    """Answer messages to one worker; does not return."""
     channel.die_with_session()
     channel.send(type="hello", rank=rank_of_environment(), pid=os.getpid(), python=platform.python_version())
     worker = Worker()
-    while True:
-        try:
-            message = channel.receive()
-        except EOFError:
-            os._exit(1)
-        except ProtocolError as error:
-            channel.send(type="error", reason="protocol", message=str(error))
-            continue
+    for message in messages(channel):
         channel.send(**answer(worker, message))
         if message["type"] == "bye":
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(0)  # a framework's exit handlers may hang; nothing of ours is left to do
+
+
+def messages(channel: Channel) -> Iterator[Dict[str, Any]]:
+    """Messages until the session is gone, which ends the process."""
+    while True:
+        try:
+            yield channel.receive()
+        except EOFError:
+            os._exit(1)
+        except ProtocolError as error:
+            channel.send(type="error", reason="protocol", message=str(error))
+
+
+def serve_forks(channel: Channel, modules: Sequence[str]) -> None:
+    """Import once, then fork a worker for every `fork`; `poll` asks for the exit code of one. Does not return.
+
+    Nothing is run between the imports and a fork, so that no thread pool exists that a child would lack.
+    """
+    for module in modules:
+        with contextlib.suppress(ImportError):  # a worker that needs it will say so
+            importlib.import_module(module)
+    channel.send(type="hello", rank=0, pid=os.getpid(), python=platform.python_version())
+    for message in messages(channel):
+        if message["type"] == "fork":
+            pid = os.fork()
+            if not pid:
+                channel.close()
+                become_worker(message)
+            channel.send(type="fork", pid=pid)
+        elif message["type"] == "poll":
+            ended, status = os.waitpid(message["pid"], os.WNOHANG)
+            channel.send(type="poll", code=os.waitstatus_to_exitcode(status) if ended else None)
+        else:  # bye
+            os._exit(0)
+
+
+def become_worker(message: Dict[str, Any]) -> None:
+    """A forked process takes the place of one that would have been started with this log, folder and path."""
+    os.setsid()
+    log = os.open(message["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.chdir(message["folder"])
+    own = os.environ["PYTHONPATH"].split(os.pathsep)
+    sys.path[:] = [*message["path"], *(entry for entry in sys.path if entry not in own)]
+    os.environ.update({SOCKET_VARIABLE: message["socket"], "PYTHONPATH": os.pathsep.join(message["path"])})
+    serve(Channel(message["socket"]))
+
+
+def main() -> None:
+    affinity = os.environ.get(AFFINITY_VARIABLE)
+    if affinity:  # before numpy or a framework counts the processors
+        os.sched_setaffinity(0, {int(cpu) for cpu in affinity.split(",")})
+    channel = Channel(os.environ[SOCKET_VARIABLE])
+    preload = os.environ.pop(PRELOAD_VARIABLE, "")
+    if preload:
+        serve_forks(channel, preload.split())
+    serve(channel)
 
 
 if __name__ == "__main__":

@@ -60,6 +60,10 @@ class Channel:
             raise EOFError
         return decode(line)
 
+    def close(self) -> None:
+        self._reader.close()
+        self._socket.close()
+
     def die_with_session(self) -> None:
         """End this process group as soon as the session's end of the socket closes, even in the middle of a block.
 

@@ -3,6 +3,7 @@
     python -m benchmarks.gate.checks --checks 60                      # A/A: every failure is a false alarm
     python -m benchmarks.gate.checks --checks 40 --slowdown 0.05      # every check that does not fail is a miss
     python -m benchmarks.gate.checks --checks 60 --busy               # with one core kept busy by another process
+    python -m benchmarks.gate.checks --checks 60 --at-once 2          # two checks side by side disturb each other
 
 The slowdown is a busy loop in the adapter of `native`, a share of the time each step took, planted as a commit in a
 temporary clone of this repository. Outcomes are appended to a file of JSON lines as they come, so that a stopped
@@ -19,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -107,19 +109,24 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--tolerance", type=float, default=0.015)
     parser.add_argument("--budget-s", type=float, default=180.0)
     parser.add_argument("--busy", action="store_true", help="keep one core busy meanwhile")
+    parser.add_argument("--at-once", type=int, default=1, help="checks that run at the same time")
     parser.add_argument("--output", type=Path, help="JSON lines; by default results/gate/<setting>.jsonl")
     chosen = parser.parse_args(arguments)
-    setting = f"slowdown-{chosen.slowdown:g}{'-busy' if chosen.busy else ''}"
+    beside = f"-{chosen.at_once}-at-once" if chosen.at_once > 1 else ""
+    setting = f"slowdown-{chosen.slowdown:g}{'-busy' if chosen.busy else ''}{beside}"
     output = chosen.output or ROOT / "results" / "gate" / f"{setting}.jsonl"
     output.parent.mkdir(parents=True, exist_ok=True)
     found = [json.loads(line) for line in output.read_text().splitlines()] if output.exists() else []
     with tempfile.TemporaryDirectory(prefix="bench-gate-") as folder, busy_core(chosen.busy):
         clone = plant(Path(folder), chosen.slowdown)
-        while len(found) < chosen.checks:
-            found.append(check(clone, chosen, Path(folder) / "results"))
-            with output.open("a") as file:
-                file.write(json.dumps(found[-1]) + "\n")
-            print(f"{len(found)}/{chosen.checks}: {found[-1]['state']}", file=sys.stderr)
+        missing = range(chosen.checks - len(found))
+        with ThreadPoolExecutor(chosen.at_once) as pool:
+            started = [pool.submit(check, clone, chosen, Path(folder) / "results") for _ in missing]
+            for done in as_completed(started):
+                found.append(done.result())
+                with output.open("a") as file:
+                    file.write(json.dumps(found[-1]) + "\n")
+                print(f"{len(found)}/{chosen.checks}: {found[-1]['state']}", file=sys.stderr)
     print(f"{setting}, tolerance {chosen.tolerance:.1%}, budget {chosen.budget_s:.0f} s\n{summary(found)}")
 
 

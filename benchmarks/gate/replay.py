@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import binomtest
+from scipy.stats import binomtest, trim_mean
 
 from bench import gate
 from bench.record import Run, block_times
@@ -89,7 +89,7 @@ def replay(recording: Recording, slowdown: float, plan: gate.Plan, rng: np.rando
 
 def ours(base: Floats, head: Floats, plan: gate.Plan, tolerance: float) -> bool:
     """Whether our gate fails the change. Launches beyond those recorded are out of budget."""
-    worsening = (np.log(head) - np.log(base)).mean(axis=1)
+    worsening = trim_mean(np.log(head) - np.log(base), gate.TRIMMED, axis=1)
     return gate.run_check(list(worsening), gate.metric("s/iter", tolerance), plan)[0] == "fail"
 
 

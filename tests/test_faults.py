@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from bench.record import Run
@@ -144,6 +145,23 @@ def test_a_session_killed_outright_leaves_no_worker_and_its_run_can_be_completed
     assert done.code == 0, done.err
     assert Run(folder).journal()[: len(kept)] == kept
     assert all(arm.description for arm in Run(folder).arms())
+
+
+def test_a_killed_session_leaves_neither_forked_workers_nor_what_they_were_forked_from(
+    cli: Cli, tmp_path: Path
+) -> None:
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter.py").write_text((FAKE / "adapter.py").read_text())
+    (adapter / "adapter.yaml").write_text((FAKE / "adapter.yaml").read_text() + "preload: [numpy]\n")
+    recipe = cli.recipe(arms=[SLOW], measure={"warmup": 1, "steps": 2, "rounds": 500})
+    process = cli.start("run", recipe, "--aa", "--adapters", adapter, "--results", cli.results)
+    wait_for_blocks(cli, 5)
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert len(children) == 3
+    process.kill()
+    process.communicate()
+    assert not psutil.wait_procs(children, timeout=10)[1]
 
 
 def test_two_sessions_at_once_on_one_results_folder_keep_apart(cli: Cli) -> None:

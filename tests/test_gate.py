@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import trim_mean
 
 from bench import gate, stats
 from bench.errors import BenchError
@@ -53,7 +54,8 @@ def outcomes(
     rng = np.random.default_rng(seed)
     shape = (checks, plan.launches, ROUNDS)
     rounds = math.log1p(slowdown) + rng.normal(0, 0.005, (*shape[:2], 1)) + NOISES[noise](rng, shape)
-    return [gate.run_check(list(launches), SECONDS, plan) for launches in rounds.mean(axis=2)]
+    launches = trim_mean(rounds, gate.TRIMMED, axis=2)
+    return [gate.run_check(list(means), SECONDS, plan) for means in launches]
 
 
 def share(found: list[tuple[str, int]], state: str) -> float:
@@ -205,6 +207,12 @@ def test_fewer_images_per_second_is_worse_by_the_share_that_is_missing() -> None
 def test_the_paired_log_ratios_of_a_slower_head_are_a_worsening() -> None:
     launch, log_ratio = [0, 0, 1, 1], np.log([0.9, 0.9, 0.8, 0.8])  # throughput of head over base
     assert gate.launch_means(launch, -np.asarray(log_ratio)) == pytest.approx(-np.log([0.9, 0.8]))
+
+
+def test_a_burst_in_a_few_rounds_neither_hides_nor_makes_a_slowdown() -> None:
+    calm = np.log([1.05, 1.05, 1.05, 1.05, 1.05, 1.05, 1.05, 1.05])
+    burst = np.log([1.05, 1.05, 4.0, 1.05, 1.05, 1.05, 0.2, 3.0])
+    assert gate.launch_means([0] * 8, burst) == pytest.approx(gate.launch_means([0] * 8, calm))
 
 
 @settings(deadline=None, max_examples=60)

@@ -225,7 +225,8 @@ def serve_forks(channel: Channel, modules: Sequence[str]) -> None:
             channel.send(type="fork", pid=pid)
         elif message["type"] == "poll":
             ended, status = os.waitpid(message["pid"], os.WNOHANG)
-            channel.send(type="poll", code=os.waitstatus_to_exitcode(status) if ended else None)
+            code = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+            channel.send(type="poll", code=code if ended else None)
         else:  # bye
             os._exit(0)
 

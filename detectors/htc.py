@@ -17,6 +17,7 @@ from detectors.cascade import (
     cascade_conventions,
     refined_sample,
 )
+from detectors.layers import Conv2d
 from detectors.mask_head import MaskHead, regions_of, with_masks
 from detectors.necks.fpn import FPN
 from detectors.pyramid import Pyramid, roi_align
@@ -63,7 +64,7 @@ class SemanticHead(nn.Module):
         self.fused = fused
         self.loss_weight = loss_weight
         self.lateral = nn.ModuleList(nn.Conv2d(channels, channels, 1) for _ in range(levels))
-        self.convs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(4))
+        self.convs = nn.ModuleList(Conv2d(channels, channels, 3, padding=1) for _ in range(4))
         self.embedding = nn.Conv2d(channels, channels, 1)
         self.classes = nn.Conv2d(channels, num_classes, 1)
         for layer in (*self.lateral, *self.convs, self.embedding, self.classes):

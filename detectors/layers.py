@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional as F
 
+from detectors import winograd
+
 
 class FrozenBatchNorm2d(nn.Module):
     """Batch normalisation whose statistics and affine parameters are constants: y = x * scale + shift.
@@ -61,9 +63,17 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, *settings: Any) -> Te
     """``F.conv2d`` with the faster gradient of ``_convolution_backward``. settings: stride, padding, dilation as pairs,
     and groups.
     """
-    if not torch.is_grad_enabled() or torch.is_autocast_enabled(x.device.type):
+    if torch.is_autocast_enabled(x.device.type):
         return F.conv2d(x, weight, bias, *settings)
+    if not torch.is_grad_enabled():
+        return _forward(x, weight, bias, settings)
     return _Convolution.apply(x, weight, bias, *settings)
+
+
+def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, settings: Sequence[Any]) -> Tensor:
+    if winograd.worthwhile(x, weight, settings):
+        return winograd.convolution(x, weight, bias)
+    return F.conv2d(x, weight, bias, *settings)
 
 
 class ConvNorm(nn.Module):
@@ -103,9 +113,10 @@ class ConvNorm(nn.Module):
             return norm(x)
         scale, shift = norm.scale_and_shift()
         settings = (conv.stride, conv.padding, conv.dilation, conv.groups)
+        scale = scale.view(-1, 1, 1, 1)
         if torch.is_grad_enabled() and not torch.is_autocast_enabled(x.device.type):
-            return _FoldedConvolution.apply(x, conv.weight, scale.view(-1, 1, 1, 1), shift, *settings)
-        return F.conv2d(x, conv.weight * scale.view(-1, 1, 1, 1), shift, *settings)
+            return _FoldedConvolution.apply(x, conv.weight, scale, shift, *settings)
+        return conv2d(x, conv.weight * scale, shift, *settings)
 
 
 def _convolution_backward(
@@ -115,22 +126,33 @@ def _convolution_backward(
     groups.
 
     With AVX2 but not AVX-512 the gradient of the weight of a 3×3 takes oneDNN (3.12) two to four times as long in
-    channels-last memory as in contiguous memory: 15 to 25 against 50 to 68 GFLOP/s of one core. So it is copied.
+    channels-last memory as in contiguous memory: 15 to 25 against 50 to 68 GFLOP/s of one core. So it is copied, where
+    `detectors.winograd` does not do better still.
     """
-    *settings, groups = settings
-    backward = torch.ops.aten.convolution_backward
-    bias_sizes = [weight.shape[0]] if wanted[2] else None
-    if not (wanted[1] and _faster_contiguous(x, weight, settings[0], groups)):
-        return backward(gradient, x, weight, bias_sizes, *settings, False, (0, 0), groups, wanted)
-    plain = [one.contiguous() for one in (gradient, x, weight)]
-    _, of_weight, of_bias = backward(
-        *plain, bias_sizes, *settings, False, (0, 0), groups, (False, True, wanted[2])
-    )
-    of_x = None
-    if wanted[0]:
-        of_x, _, _ = backward(
-            gradient, x, weight, None, *settings, False, (0, 0), groups, (True, False, False)
+
+    def of_torch(sides: Sequence[Tensor], which: Sequence[bool]) -> Sequence[Tensor | None]:
+        *pairs, groups = settings
+        bias_sizes = [weight.shape[0]] if which[2] else None
+        backward = torch.ops.aten.convolution_backward
+        gradients: Sequence[Tensor | None] = backward(
+            *sides, bias_sizes, *pairs, False, (0, 0), groups, which
         )
+        return gradients
+
+    found: list[Tensor | None] = [None, None, None]
+    if wanted[0] and winograd.worthwhile(x, weight, settings):
+        found[0] = winograd.gradient_of_input(gradient, weight)
+    if wanted[1] and winograd.worthwhile(x, weight, settings, "weight"):
+        found[1:] = winograd.gradient_of_weight(x, gradient), gradient.sum((0, 2, 3)) if wanted[2] else None
+    elif wanted[1] and _faster_contiguous(x, weight, settings[0], settings[-1]):
+        found[1:] = of_torch([one.contiguous() for one in (gradient, x, weight)], (False, True, wanted[2]))[
+            1:
+        ]
+    left = [asked and done is None for asked, done in zip(wanted, found, strict=True)]
+    if any(left):
+        rest = of_torch((gradient, x, weight), left)
+        found = [new if asked else done for asked, new, done in zip(left, rest, found, strict=True)]
+    of_x, of_weight, of_bias = found
     return of_x, of_weight, of_bias
 
 
@@ -155,7 +177,7 @@ class _Convolution(torch.autograd.Function):
     def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor | None, *settings: Any) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.settings = settings
-        return F.conv2d(x, weight, bias, *settings)
+        return _forward(x, weight, bias, settings)
 
     @staticmethod
     @once_differentiable
@@ -182,7 +204,7 @@ class _FoldedConvolution(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(x, weight, scale)
         ctx.settings = settings
-        return F.conv2d(x, weight * scale, shift, *settings)
+        return _forward(x, weight * scale, shift, settings)
 
     @staticmethod
     @once_differentiable

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from torchvision.ops import roi_align as crop_and_resize
 
 from detectors.box_head import RoISample
+from detectors.layers import Conv2d
 from detectors.pyramid import Pyramid, roi_align
 from detectors.structures import Detections, Target
 
@@ -44,7 +45,7 @@ class MaskHead(nn.Module):
         self.aligned = aligned
         self.binary_targets = binary_targets
         widths = [channels, *[hidden] * convs]
-        self.convs = nn.ModuleList(nn.Conv2d(width, hidden, 3, padding=1) for width in widths[:-1])
+        self.convs = nn.ModuleList(Conv2d(width, hidden, 3, padding=1) for width in widths[:-1])
         self.upsample = nn.ConvTranspose2d(widths[-1], hidden, 2, stride=2)
         self.logits = nn.Conv2d(hidden, num_classes, 1)
         for layer in (*self.convs, self.upsample, self.logits):

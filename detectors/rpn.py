@@ -12,6 +12,7 @@ from torchvision.ops import batched_nms
 
 from detectors.anchors import pyramid_anchors
 from detectors.boxes import IGNORED, BoxCoder, clip, match, pairwise_iou
+from detectors.layers import Conv2d
 from detectors.pyramid import Pyramid
 from detectors.sampling import BalancedSampler
 from detectors.structures import GroundTruth
@@ -85,7 +86,7 @@ class RPN(nn.Module):
         self.beta = beta
         self.coder = BoxCoder()
         self.sampler = BalancedSampler(256, 0.5)
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv = Conv2d(channels, channels, 3, padding=1)
         self.objectness = nn.Conv2d(channels, self.anchors_per_position, 1)
         self.deltas = nn.Conv2d(channels, 4 * self.anchors_per_position, 1)
         for layer in (self.conv, self.objectness, self.deltas):

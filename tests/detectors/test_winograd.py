@@ -1,0 +1,114 @@
+"""`detectors.winograd` against torch's direct convolution in double precision."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from detectors import winograd
+from detectors.layers import conv2d
+
+PLAIN = ((1, 1), (1, 1), (1, 1), 1)
+
+
+def relative(found: Tensor, expected: Tensor) -> float:
+    return float((found - expected).abs().max() / expected.abs().max())
+
+
+@given(
+    count=st.integers(1, 5),
+    height=st.integers(1, 41),
+    width=st.integers(1, 41),
+    threads=st.integers(1, 2),
+    bias=st.booleans(),
+)
+@settings(deadline=None, max_examples=30)
+def test_outputs_and_gradients_of_any_size_are_those_of_a_direct_convolution(
+    count: int, height: int, width: int, threads: int, bias: bool
+) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)  # which decides how images are cut into parts
+    try:
+        torch.manual_seed(0)
+        x = torch.randn(count, 6, height, width).contiguous(memory_format=torch.channels_last)
+        weight, shift = torch.randn(5, 6, 3, 3), torch.randn(5) if bias else None
+        exact = [one.double().requires_grad_() for one in (x, weight)]
+        out = F.conv2d(exact[0], exact[1], None if shift is None else shift.double(), padding=1)
+        gradient = torch.randn_like(out)
+        out.backward(gradient)
+        found = winograd.convolution(x, weight, shift)
+        assert found.is_contiguous(memory_format=torch.channels_last)
+        assert relative(found, out.detach()) < 1e-5
+        for one, expected in (
+            (winograd.gradient_of_input(gradient.float(), weight), exact[0].grad),
+            (winograd.gradient_of_weight(x, gradient.float()), exact[1].grad),
+        ):
+            assert expected is not None
+            assert relative(one, expected) < 2e-5
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_layer_that_is_worth_it_gives_all_three_gradients() -> None:
+    torch.manual_seed(0)
+    x, weight, bias = torch.randn(2, 64, 24, 20), torch.randn(64, 64, 3, 3), torch.randn(64)
+    exact = [one.double().requires_grad_() for one in (x, weight, bias)]
+    expected = F.conv2d(*exact, padding=1)
+    gradient = torch.randn_like(expected)
+    expected.backward(gradient)
+    ours = [one.requires_grad_() for one in (x.contiguous(memory_format=torch.channels_last), weight, bias)]
+    assert winograd.worthwhile(ours[0], weight, PLAIN)
+    out = conv2d(*ours, *PLAIN)
+    torch.relu_(out)  # as heads do with what a convolution gave them
+    out = conv2d(*ours, *PLAIN)
+    out.backward(gradient.float())
+    assert relative(out.detach(), expected.detach()) < 1e-5
+    for one, other in zip(ours, exact, strict=True):
+        assert one.grad is not None
+        assert other.grad is not None
+        assert relative(one.grad, other.grad) < 2e-5
+
+
+def test_only_the_gradients_that_are_wanted_are_made() -> None:
+    x = torch.randn(2, 64, 24, 24).contiguous(memory_format=torch.channels_last)
+    weight = torch.randn(64, 64, 3, 3)
+    conv2d(x, weight.requires_grad_(), None, *PLAIN).sum().backward()
+    assert x.grad is None
+    assert weight.grad is not None
+
+
+@pytest.mark.parametrize(
+    ("shape", "outputs", "settings_", "layout"),
+    [
+        ((2, 64, 24, 24), 64, ((2, 2), (1, 1), (1, 1), 1), torch.channels_last),
+        ((2, 64, 24, 24), 64, ((1, 1), (2, 2), (2, 2), 1), torch.channels_last),
+        ((2, 64, 24, 24), 64, ((1, 1), (1, 1), (1, 1), 2), torch.channels_last),
+        ((2, 64, 24, 24), 32, PLAIN, torch.channels_last),  # too few channels
+        ((2, 64, 8, 8), 64, PLAIN, torch.channels_last),  # too few tiles
+        ((2, 64, 24, 24), 64, PLAIN, torch.contiguous_format),
+    ],
+)
+def test_another_convolution_is_left_to_torch(
+    shape: tuple[int, ...], outputs: int, settings_: tuple, layout: torch.memory_format
+) -> None:
+    x = torch.randn(shape).contiguous(memory_format=layout)
+    weight = torch.randn(outputs, 64 // settings_[3], 3, 3)
+    assert not winograd.worthwhile(x, weight, settings_)
+    with torch.no_grad():
+        assert torch.equal(conv2d(x, weight, None, *settings_), F.conv2d(x, weight, None, *settings_))
+
+
+def test_the_audit_counts_the_work_of_the_convolution_and_not_of_the_shortcut() -> None:
+    x = torch.randn(2, 64, 24, 24).contiguous(memory_format=torch.channels_last)
+    weight = torch.randn(96, 64, 3, 3)
+    counts = []
+    for convolve in (conv2d, F.conv2d):
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            convolve(x, weight, None, *PLAIN)
+        counts.append(counter.get_total_flops())
+    assert counts[0] == counts[1] == 2 * 9 * 64 * 96 * 2 * 24 * 24

@@ -277,7 +277,11 @@ def _find(codebase: Codebase, groups: Sequence[str]) -> Path:
     outdated = any(env.codebase == codebase.name for env in list_environments())
     raise BenchError(
         f"the environment of '{codebase.name}' "
-        + ("was made for other versions or groups, or by a bench installed elsewhere" if outdated else "has not been created"),
+        + (
+            "was made for other versions or groups, or by a bench installed elsewhere"
+            if outdated
+            else "has not been created"
+        ),
         hint=f"bench env create {codebase.name}{options}",
     )
 

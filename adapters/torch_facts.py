@@ -65,7 +65,8 @@ class _FirstConvolution(TorchDispatchMode):
 @dataclass(frozen=True)
 class ForwardFacts:
     """Of one forward pass in inference mode. ``flops``: of convolutions (deformable ones too) and matrix products; a
-    multiply-add counts as two, biases and everything else as none."""
+    multiply-add counts as two, biases and everything else as none. A convolution counts as the sum it is defined by,
+    also where a library computes it with fewer multiplications (cuDNN's, or `detectors.winograd`)."""
 
     flops: int
     input_mean: float | None

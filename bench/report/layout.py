@@ -663,7 +663,8 @@ HOW_TO_READ = (
 FLOPS_NOTE = (
     "GFLOP/s, of inference: convolutions and matrix products of the forward pass, as the audit counts them, over the "
     "median s/iter. In parentheses their share of the most that any arm of the run reached here on a matrix product or "
-    "a convolution alone: the distance to the machine's limit."
+    "a convolution alone: the distance to the machine's limit, which an algorithm with fewer multiplications "
+    "(Winograd's) moves."
 )
 
 

@@ -19,6 +19,7 @@ sum has 2e-6.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -27,9 +28,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import conv_flop_count, register_flop_formula
 
-#: Fewest channels, and fewest tiles: below them what the transforms cost is not won back (`benchmarks/winograd.py`).
-FEWEST_CHANNELS = 64
-FEWEST_TILES = {"forward": 48, "weight": 32}
+#: Fewest channels, and fewest tiles of 256 channels: below them what the transforms cost is not won back
+#: (`benchmarks/winograd.py`). Transformed kernels that are larger have to serve more tiles.
+FEWEST_CHANNELS = {"forward": 128, "weight": 64}
+FEWEST_TILES = {"forward": 64, "weight": 32}
 #: Tiles at a time and thread. With 256 channels the two arrays between the products take 5 MB.
 TILES_AT_ONCE = 64
 
@@ -69,14 +71,15 @@ def worthwhile(x: Tensor, weight: Tensor, settings: Sequence[Any], what: str = "
     """Whether this is a convolution that is faster so. ``settings``: stride, padding, dilation as pairs, and groups;
     ``what``: "forward" (and the gradient of the input) or "weight" (its gradient)."""
     stride, padding, dilation, groups = settings
+    tiles = len(x) * math.prod(_grid(x))
     return (
         x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
         and weight.shape[2:] == (3, 3)
         and tuple(stride) == tuple(padding) == tuple(dilation) == (1, 1)
         and groups == 1
-        and min(weight.shape[:2]) >= FEWEST_CHANNELS
-        and len(x) * -(-x.shape[2] // 4) * -(-x.shape[3] // 4) >= FEWEST_TILES[what]
+        and min(weight.shape[:2]) >= FEWEST_CHANNELS[what]
+        and tiles >= FEWEST_TILES[what] * max(1.0, math.prod(weight.shape[:2]) / 256**2)
         and x.is_contiguous(memory_format=torch.channels_last)
     )
 

@@ -56,7 +56,7 @@ def test_outputs_and_gradients_of_any_size_are_those_of_a_direct_convolution(
 
 def test_a_layer_that_is_worth_it_gives_all_three_gradients() -> None:
     torch.manual_seed(0)
-    x, weight, bias = torch.randn(2, 64, 24, 20), torch.randn(64, 64, 3, 3), torch.randn(64)
+    x, weight, bias = torch.randn(2, 128, 24, 22), torch.randn(128, 128, 3, 3), torch.randn(128)
     exact = [one.double().requires_grad_() for one in (x, weight, bias)]
     expected = F.conv2d(*exact, padding=1)
     gradient = torch.randn_like(expected)
@@ -75,8 +75,8 @@ def test_a_layer_that_is_worth_it_gives_all_three_gradients() -> None:
 
 
 def test_only_the_gradients_that_are_wanted_are_made() -> None:
-    x = torch.randn(2, 64, 24, 24).contiguous(memory_format=torch.channels_last)
-    weight = torch.randn(64, 64, 3, 3)
+    x = torch.randn(2, 128, 24, 24).contiguous(memory_format=torch.channels_last)
+    weight = torch.randn(128, 128, 3, 3)
     conv2d(x, weight.requires_grad_(), None, *PLAIN).sum().backward()
     assert x.grad is None
     assert weight.grad is not None
@@ -85,30 +85,31 @@ def test_only_the_gradients_that_are_wanted_are_made() -> None:
 @pytest.mark.parametrize(
     ("shape", "outputs", "settings_", "layout"),
     [
-        ((2, 64, 24, 24), 64, ((2, 2), (1, 1), (1, 1), 1), torch.channels_last),
-        ((2, 64, 24, 24), 64, ((1, 1), (2, 2), (2, 2), 1), torch.channels_last),
-        ((2, 64, 24, 24), 64, ((1, 1), (1, 1), (1, 1), 2), torch.channels_last),
-        ((2, 64, 24, 24), 32, PLAIN, torch.channels_last),  # too few channels
-        ((2, 64, 8, 8), 64, PLAIN, torch.channels_last),  # too few tiles
-        ((2, 64, 24, 24), 64, PLAIN, torch.contiguous_format),
+        ((2, 128, 24, 24), 128, ((2, 2), (1, 1), (1, 1), 1), torch.channels_last),
+        ((2, 128, 24, 24), 128, ((1, 1), (2, 2), (2, 2), 1), torch.channels_last),
+        ((2, 128, 24, 24), 128, ((1, 1), (1, 1), (1, 1), 2), torch.channels_last),
+        ((2, 128, 24, 24), 96, PLAIN, torch.channels_last),  # too few channels
+        ((2, 128, 8, 8), 128, PLAIN, torch.channels_last),  # too few tiles
+        ((2, 128, 24, 24), 128, PLAIN, torch.contiguous_format),
     ],
 )
 def test_another_convolution_is_left_to_torch(
     shape: tuple[int, ...], outputs: int, settings_: tuple, layout: torch.memory_format
 ) -> None:
     x = torch.randn(shape).contiguous(memory_format=layout)
-    weight = torch.randn(outputs, 64 // settings_[3], 3, 3)
+    weight = torch.randn(outputs, 128 // settings_[3], 3, 3)
     assert not winograd.worthwhile(x, weight, settings_)
     with torch.no_grad():
         assert torch.equal(conv2d(x, weight, None, *settings_), F.conv2d(x, weight, None, *settings_))
 
 
 def test_the_audit_counts_the_work_of_the_convolution_and_not_of_the_shortcut() -> None:
-    x = torch.randn(2, 64, 24, 24).contiguous(memory_format=torch.channels_last)
-    weight = torch.randn(96, 64, 3, 3)
+    x = torch.randn(2, 128, 24, 24).contiguous(memory_format=torch.channels_last)
+    weight = torch.randn(160, 128, 3, 3)
     counts = []
+    assert winograd.worthwhile(x, weight, PLAIN)
     for convolve in (conv2d, F.conv2d):
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             convolve(x, weight, None, *PLAIN)
         counts.append(counter.get_total_flops())
-    assert counts[0] == counts[1] == 2 * 9 * 64 * 96 * 2 * 24 * 24
+    assert counts[0] == counts[1] == 2 * 9 * 128 * 160 * 2 * 24 * 24

@@ -510,13 +510,11 @@ def noise(launch: npt.ArrayLike, log_ratio: npt.ArrayLike) -> Noise:
     by_launch = _by_launch(launch, log_ratio)
     if len(by_launch) < 2 or max(map(len, by_launch)) < 2:
         raise BenchError("calibration needs at least two launches of two rounds")
-    errors = np.array([_squared_error(rounds) for rounds in by_launch if len(rounds) > 1])
-    sizes = np.array([len(rounds) for rounds in by_launch if len(rounds) > 1])
-    round_variance = float((errors * sizes).mean())
+    round_variance = float(np.mean([r.size * _squared_error(r) for r in by_launch if r.size > 1]))
     between = float(launch_means(launch, log_ratio).var(ddof=1))
-    launch_variance = max(0.0, between - round_variance * float(np.mean([1 / len(r) for r in by_launch])))
-    rounds = sum(map(len, by_launch))
-    return Noise(math.sqrt(launch_variance), math.sqrt(round_variance), len(by_launch), rounds)
+    sizes = np.array([rounds.size for rounds in by_launch])
+    launch_variance = max(0.0, between - round_variance * float((1 / sizes).mean()))
+    return Noise(math.sqrt(launch_variance), math.sqrt(round_variance), sizes.size, int(sizes.sum()))
 
 
 def _squared_error(rounds: Floats) -> float:

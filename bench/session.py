@@ -525,8 +525,11 @@ class Session:
         key = repr((spec.python, sorted(spec.variables.items())))
         if key not in self._servers:
             log = self.run.folder / "logs" / f"preload-{len(self._servers)}.log"
-            self._servers[key] = WorkerGroup(replace(spec, preload=tuple(modules), source=None, log=log))
-            self._servers[key].start(self.plan.measure.deadline_s)
+            with contextlib.ExitStack() as unless_started:
+                server = WorkerGroup(replace(spec, preload=tuple(modules), source=None, log=log))
+                unless_started.enter_context(server).start(self.plan.measure.deadline_s)
+                unless_started.pop_all()
+            self._servers[key] = server
         return self._servers[key]
 
     def _codebase(self, arm: Arm) -> Codebase:

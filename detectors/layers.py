@@ -52,7 +52,7 @@ class FrozenBatchNorm2d(nn.Module):
 
 
 class Conv2d(nn.Conv2d):
-    """``nn.Conv2d`` with the faster gradient of ``_convolution_backward``."""
+    """``nn.Conv2d`` by ``conv2d``."""
 
     def forward(self, x: Tensor) -> Tensor:
         settings = (self.stride, self.padding, self.dilation, self.groups)
@@ -60,8 +60,8 @@ class Conv2d(nn.Conv2d):
 
 
 def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, *settings: Any) -> Tensor:
-    """``F.conv2d`` with the faster gradient of ``_convolution_backward``. settings: stride, padding, dilation as pairs,
-    and groups.
+    """``F.conv2d`` with the faster gradients of ``_convolution_backward``; where no gradient is wanted, by Winograd's
+    filtering if that is faster. settings: stride, padding, dilation as pairs, and groups.
     """
     if torch.is_autocast_enabled(x.device.type):
         return F.conv2d(x, weight, bias, *settings)
@@ -119,7 +119,7 @@ class ConvNorm(nn.Module):
 
 def _convolution_backward(
     gradient: Tensor, x: Tensor, weight: Tensor, settings: Sequence[Any], wanted: Sequence[bool]
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+) -> list[Tensor | None]:
     """Gradients of x, weight and bias, of which those ``wanted`` are made. ``settings``: stride, padding, dilation,
     groups.
 
@@ -143,15 +143,13 @@ def _convolution_backward(
     if wanted[1] and winograd.worthwhile(x, weight, settings, "weight"):
         found[1:] = winograd.gradient_of_weight(x, gradient), gradient.sum((0, 2, 3)) if wanted[2] else None
     elif wanted[1] and _faster_contiguous(x, weight, settings[0], settings[-1]):
-        found[1:] = of_torch([one.contiguous() for one in (gradient, x, weight)], (False, True, wanted[2]))[
-            1:
-        ]
+        plain = [one.contiguous() for one in (gradient, x, weight)]
+        _, found[1], found[2] = of_torch(plain, (False, True, wanted[2]))
     left = [asked and done is None for asked, done in zip(wanted, found, strict=True)]
     if any(left):
         rest = of_torch((gradient, x, weight), left)
         found = [new if asked else done for asked, new, done in zip(left, rest, found, strict=True)]
-    of_x, of_weight, of_bias = found
-    return of_x, of_weight, of_bias
+    return found
 
 
 def _faster_contiguous(x: Tensor, weight: Tensor, stride: Sequence[int], groups: int) -> bool:

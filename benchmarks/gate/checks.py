@@ -120,13 +120,16 @@ def main(arguments: list[str] | None = None) -> None:
     with tempfile.TemporaryDirectory(prefix="bench-gate-") as folder, busy_core(chosen.busy):
         clone = plant(Path(folder), chosen.slowdown)
         missing = range(chosen.checks - len(found))
-        with ThreadPoolExecutor(chosen.at_once) as pool:
+        pool = ThreadPoolExecutor(chosen.at_once)
+        try:
             started = [pool.submit(check, clone, chosen, Path(folder) / "results") for _ in missing]
             for done in as_completed(started):
                 found.append(done.result())
                 with output.open("a") as file:
                     file.write(json.dumps(found[-1]) + "\n")
                 print(f"{len(found)}/{chosen.checks}: {found[-1]['state']}", file=sys.stderr)
+        finally:  # what could not be measured, or Ctrl-C, ends the series: nothing more is started
+            pool.shutdown(cancel_futures=True)
     print(f"{setting}, tolerance {chosen.tolerance:.1%}, budget {chosen.budget_s:.0f} s\n{summary(found)}")
 
 

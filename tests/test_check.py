@@ -21,6 +21,7 @@ import yaml
 from bench import check, checkouts, gate, gate_output, series
 from bench.errors import BenchError
 from bench.record import ArmRecord, Run, RunRecord, samples_frame
+from benchmarks.gate.checks import plant
 from tests.conftest import FAKE, ROOT, Cli, Finished
 
 MEASURE = {"warmup": 1, "steps": 1, "rounds": 4, "deadline_s": 20}
@@ -543,4 +544,19 @@ def test_the_detectors_of_each_revision_are_the_ones_that_run(cli: Cli) -> None:
     )
     assert done.code == 4, done.err
     assert done.json()["errors"] == ["native-head failed in prepare: RuntimeError: planted"]
+    shutil.rmtree(clone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("slowdown", "state"), [(0.0, "pass"), (0.1, "fail")])
+def test_a_commit_that_slows_detectors_by_a_tenth_fails_and_an_innocent_one_passes(
+    cli: Cli, slowdown: float, state: str
+) -> None:
+    """Real training steps, judged at a tolerance of 4 % beside whatever else the machine does (another test)."""
+    clone = plant(cli.folder, slowdown, "detectors")
+    done = cli(
+        "check", ROOT / "recipes" / "check.yaml", "--source", f"native={clone}", "--base", "HEAD~1",
+        "--results", cli.results, "--tolerance", "s/iter=4%", "--budget-s", "400", "--json",
+    )  # fmt: skip
+    assert done.json()["state"] == state, done.out
     shutil.rmtree(clone)

@@ -4,9 +4,10 @@
     python -m benchmarks.gate.checks --checks 40 --slowdown 0.05      # every check that does not fail is a miss
     python -m benchmarks.gate.checks --checks 60 --busy               # with one core kept busy by another process
     python -m benchmarks.gate.checks --checks 60 --at-once 2          # two checks side by side disturb each other
+    python -m benchmarks.gate.checks --checks 5 --slowdown 0.10 --planted-in detectors
 
-The slowdown is a busy loop in the adapter of `native`, a share of the time each step took, planted as a commit in a
-temporary clone of this repository. Outcomes are appended to a file of JSON lines as they come, so that a stopped
+The slowdown is a busy loop in the adapter of `native` or in `detectors`, a share of the time each step took, planted
+as a commit in a temporary clone of this repository. Outcomes are appended to a file of JSON lines as they come, so that a stopped
 series loses nothing; run it again with the same file to go on.
 """
 
@@ -28,7 +29,10 @@ from scipy.stats import binomtest
 
 ROOT = Path(__file__).resolve().parents[2]
 
-PLANTED = '''
+PLANTED = {
+    "adapter": (
+        "adapters/native/adapter.py",
+        '''
 
 class Adapter(Adapter):
     """Slower by a share of every step."""
@@ -45,7 +49,31 @@ class Adapter(Adapter):
 
 
 import time
-'''
+''',
+    ),
+    "detectors": (
+        "detectors/rcnn.py",
+        '''
+
+def _began(model, *arguments, losses=ProposalDetector.losses):
+    ProposalDetector.began_s = time.perf_counter()
+    return losses(model, *arguments)
+
+
+def _ended(optimizer, arguments, keywords):
+    now_s = time.perf_counter()
+    while time.perf_counter() < now_s + {slowdown} * (now_s - ProposalDetector.began_s):
+        pass
+
+
+import time
+
+ProposalDetector.losses = _began
+torch.optim.optimizer.register_optimizer_step_post_hook(_ended)
+''',
+    ),
+}
+"""By where it is planted: the file, and what is appended to it."""
 
 
 def git(folder: Path, *arguments: str) -> None:
@@ -53,13 +81,13 @@ def git(folder: Path, *arguments: str) -> None:
     subprocess.run(["git", "-C", str(folder), *identity, *arguments], check=True, capture_output=True)
 
 
-def plant(folder: Path, slowdown: float) -> Path:
+def plant(folder: Path, slowdown: float, where: str = "adapter") -> Path:
     """A clone of this repository whose newest commit makes every step slower; by nothing: an innocent commit."""
     clone = folder / "clone"
     subprocess.run(["git", "clone", "--quiet", "--shared", str(ROOT), str(clone)], check=True)
-    adapter = clone / "adapters" / "native" / "adapter.py"
-    text = PLANTED.format(slowdown=slowdown) if slowdown else "\n# innocent\n"
-    adapter.write_text(adapter.read_text() + text)
+    name, text = PLANTED[where]
+    file = clone / name
+    file.write_text(file.read_text() + (text.format(slowdown=slowdown) if slowdown else "\n# innocent\n"))
     git(clone, "commit", "--quiet", "--all", "--message", f"planted: {slowdown}")
     return clone
 
@@ -106,6 +134,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--recipe", type=Path, default=ROOT / "recipes" / "check.yaml")
     parser.add_argument("--checks", type=int, default=60)
     parser.add_argument("--slowdown", type=float, default=0.0, help="0.05: 5 %%")
+    parser.add_argument("--planted-in", choices=PLANTED, default="adapter")
     parser.add_argument("--tolerance", type=float, default=0.015)
     parser.add_argument("--budget-s", type=float, default=180.0)
     parser.add_argument("--busy", action="store_true", help="keep one core busy meanwhile")
@@ -113,12 +142,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, help="JSON lines; by default results/gate/<setting>.jsonl")
     chosen = parser.parse_args(arguments)
     beside = f"-{chosen.at_once}-at-once" if chosen.at_once > 1 else ""
-    setting = f"slowdown-{chosen.slowdown:g}{'-busy' if chosen.busy else ''}{beside}"
+    where = "" if chosen.planted_in == "adapter" else f"-in-{chosen.planted_in}"
+    setting = f"slowdown-{chosen.slowdown:g}{where}{'-busy' if chosen.busy else ''}{beside}"
     output = chosen.output or ROOT / "results" / "gate" / f"{setting}.jsonl"
     output.parent.mkdir(parents=True, exist_ok=True)
     found = [json.loads(line) for line in output.read_text().splitlines()] if output.exists() else []
     with tempfile.TemporaryDirectory(prefix="bench-gate-") as folder, busy_core(chosen.busy):
-        clone = plant(Path(folder), chosen.slowdown)
+        clone = plant(Path(folder), chosen.slowdown, chosen.planted_in)
         missing = range(chosen.checks - len(found))
         pool = ThreadPoolExecutor(chosen.at_once)
         try:

@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
@@ -523,6 +524,28 @@ def test_the_commands_of_the_documents_have_options_that_exist(cli: Cli) -> None
     for name, arguments in commands:
         for option in re.findall(r"--[a-z-]+", arguments):
             assert option in offered[name], f"bench {name} has no {option}"
+
+
+def test_forked_launches_have_addresses_of_their_own_so_that_no_layout_passes_for_a_slowdown() -> None:
+    script = """
+import os
+from ctypes import addressof, c_char
+from bench.worker.__main__ import displace_memory
+
+for _ in range(6):
+    if not os.fork():
+        displace_memory()
+        small, large = bytearray(100_000), bytearray(64 << 20)
+        print(*(addressof(c_char.from_buffer(block)) for block in (small, large)), flush=True)
+        os._exit(0)
+    os.wait()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    heap, mapped = zip(*(line.split() for line in done.stdout.splitlines()), strict=True)
+    assert len(heap) == 6
+    assert min(len(set(heap)), len(set(mapped))) >= 4
 
 
 # -- the real thing ------------------------------------------------------------------------------------------

@@ -7,8 +7,8 @@
     python -m benchmarks.gate.checks --checks 5 --slowdown 0.10 --planted-in detectors
 
 The slowdown is a busy loop in the adapter of `native` or in `detectors`, a share of the time each step took, planted
-as a commit in a temporary clone of this repository. Outcomes are appended to a file of JSON lines as they come, so that a stopped
-series loses nothing; run it again with the same file to go on.
+as a commit in a temporary clone of this repository. Outcomes are appended to a file of JSON lines as they come, so
+that a stopped series loses nothing; run it again with the same file to go on.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ import time
     ),
     "detectors": (
         "detectors/rcnn.py",
-        '''
+        """
 
 def _began(model, *arguments, losses=ProposalDetector.losses):
     ProposalDetector.began_s = time.perf_counter()
@@ -70,7 +70,7 @@ import time
 
 ProposalDetector.losses = _began
 torch.optim.optimizer.register_optimizer_step_post_hook(_ended)
-''',
+""",
     ),
 }
 """By where it is planted: the file, and what is appended to it."""

@@ -84,6 +84,10 @@ def in_float64(call):
 
 for name in ("cast", "linspace", "zeros"):
     setattr(paddle, name, in_float64(getattr(paddle, name)))
+functional = paddle.nn.functional
+focal = functional.sigmoid_focal_loss
+functional.sigmoid_focal_loss = lambda logit, label, normalizer, **settings: focal(
+    logit, label.astype("float64"), normalizer.astype("float64"), **settings)
 model.to(dtype="float64")
 data.inputs["image"] = data.inputs["image"].astype("float64")
 adapter.backward(adapter.forward(data))

@@ -68,8 +68,10 @@ def _ended(optimizer, arguments, keywords):
 
 import time
 
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
 ProposalDetector.losses = _began
-torch.optim.optimizer.register_optimizer_step_post_hook(_ended)
+register_optimizer_step_post_hook(_ended)
 """,
     ),
 }

@@ -118,14 +118,10 @@ def assert_gradients(
         assert error < tolerance, f"{prefix}{key}: {error:.1e}"
 
 
-@pytest.mark.parametrize(
-    ("name", "tolerance"),
-    [("solov2_light_r50_fpn", 1e-3), ("solov2_r50_fpn", 1e-3), ("solov2_light_r50_dcn_fpn", 1e-2)],
-)
+@pytest.mark.parametrize("name", ["solov2_light_r50_fpn", "solov2_r50_fpn", "solov2_light_r50_dcn_fpn"])
 def test_with_one_set_of_weights_solov2_is_mmdetections(
     mmdet: Mmdet,  # noqa: F811
     name: str,
-    tolerance: float,
 ) -> None:
     """Gradients are compared in float64 too, closely, and detections there. In float32 rounding decides on which side
     of a ReLU's corner a value lies, which changes the gradients of all layers before it, or of a mask's threshold."""
@@ -150,7 +146,7 @@ def test_with_one_set_of_weights_solov2_is_mmdetections(
         assert value.item() == pytest.approx(result["losses"][term], rel=1e-3)
         assert value.item() > 0
     sum(losses.values()).backward()
-    assert_gradients(model, name, theirs, "gradient of ", tolerance)
+    assert_gradients(model, name, theirs, "gradient of ", 2e-2)
     model.double().zero_grad()
     sum(model.losses(images.double(), sizes, targets).values()).backward()
     assert_gradients(model, name, theirs, "exact gradient of ", 1e-5)

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from torchvision.ops import batched_nms
 
 from detectors.boxes import IGNORED, BoxCoder, clip, match, pairwise_iou
+from detectors.products import Linear, linear
 from detectors.pyramid import Pyramid, roi_align
 from detectors.rpn import Proposals
 from detectors.sampling import BalancedSampler
@@ -85,14 +86,14 @@ class BoxHead(nn.Module):
         # A convolution over the whole pooled map, that is a linear layer; as a convolution its weight follows the
         # memory format of the features, and neither is ever rearranged.
         self.fc1 = nn.Conv2d(channels, hidden, self.pool_size)
-        self.fc2 = nn.Linear(hidden, hidden)
+        self.fc2 = Linear(hidden, hidden)
         self._make_predictors(hidden)
         for layer in (self.fc1, self.fc2):
             nn.init.zeros_(layer.bias)
 
     def _make_predictors(self, hidden: int) -> None:
-        self.classes = nn.Linear(hidden, self.num_classes + 1)
-        self.deltas = nn.Linear(hidden, 4 * self.boxes_per_region)
+        self.classes = Linear(hidden, self.num_classes + 1)
+        self.deltas = Linear(hidden, 4 * self.boxes_per_region)
         nn.init.normal_(self.classes.weight, std=0.01)
         nn.init.normal_(self.deltas.weight, std=0.001)
         for layer in (self.classes, self.deltas):
@@ -111,7 +112,7 @@ class BoxHead(nn.Module):
 
     def predict(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
         weight = self.fc1.weight.permute(0, 2, 3, 1).flatten(1)
-        hidden = F.relu_(F.linear(pooled.permute(0, 2, 3, 1).flatten(1), weight, self.fc1.bias))
+        hidden = F.relu_(linear(pooled.permute(0, 2, 3, 1).flatten(1), weight, self.fc1.bias))
         hidden = F.relu_(self.fc2(hidden))
         return self.classes(hidden), self.deltas(hidden).unflatten(1, (-1, 4))
 

@@ -16,6 +16,7 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional as F
 
 from detectors.layers import Conv2d, ConvNorm, FrozenBatchNorm2d
+from detectors.products import product
 
 #: What the columns of one part of the output may take. More makes no product faster, and memory of this size is reused
 #: from part to part where a larger piece would be fetched from the system, page by page, each time.
@@ -139,7 +140,7 @@ class _SampledProduct(torch.autograd.Function):
         ctx.save_for_backward(table, row, share, matrix)
         out = table.new_empty((len(row), matrix.shape[1]))
         for part in _parts(len(row), len(matrix) * table.element_size()):
-            torch.mm(_columns(table, row[part], share[part]), matrix, out=out[part])
+            out[part] = product(_columns(table, row[part], share[part]), matrix)
         return out if bias is None else out.add_(bias)
 
     @staticmethod
@@ -158,8 +159,8 @@ class _SampledProduct(torch.autograd.Function):
                 columns = _columns(leaves[1], row[part], leaves[0])
             wanted = leaves if of_table_wanted else leaves[:1]
             if of_matrix_wanted:
-                of_matrix.addmm_(columns.detach().T, gradient[part])
-            found = torch.autograd.grad(columns, wanted, gradient[part] @ matrix.T)
+                of_matrix += product(columns.detach().T, gradient[part])
+            found = torch.autograd.grad(columns, wanted, product(gradient[part], matrix.T))
             of_share[part] = found[0]
             if of_table_wanted:
                 of_table += found[1]

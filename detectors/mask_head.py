@@ -11,6 +11,7 @@ from torchvision.ops import roi_align as crop_and_resize
 
 from detectors.box_head import RoISample
 from detectors.layers import Conv2d
+from detectors.products import linear
 from detectors.pyramid import Pyramid, roi_align
 from detectors.structures import Detections, Target
 
@@ -74,7 +75,7 @@ class MaskHead(nn.Module):
         hidden = self.upsample.out_channels
         pixels = x.permute(0, 2, 3, 1).reshape(-1, channels)
         weight = self.upsample.weight.permute(2, 3, 1, 0).reshape(4 * hidden, channels)
-        x = F.relu_(F.linear(pixels, weight, self.upsample.bias.repeat(4)))
+        x = F.relu_(linear(pixels, weight, self.upsample.bias.repeat(4)))
         kernel = self.logits.weight.flatten(1)[labels].unsqueeze(-1)
         bias = self.logits.bias[labels].view(-1, 1, 1)
         x = torch.bmm(x.view(regions, 4 * size * size, hidden), kernel) + bias

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from detectors.box_head import RoISample
 from detectors.mask_head import MaskHead, mask_targets, regions_of
+from detectors.products import Linear
 from detectors.pyramid import Pyramid
 from detectors.structures import Detections, Target
 
@@ -32,8 +33,8 @@ class MaskScoringHead(MaskHead):
             for place, (before, after) in enumerate(pairwise(widths))
         )
         side = (self.pool_size + 1) // 2
-        self.iou_fcs = nn.ModuleList([nn.Linear(hidden * side**2, fc), nn.Linear(fc, fc)])
-        self.iou = nn.Linear(fc, num_classes)
+        self.iou_fcs = nn.ModuleList([Linear(hidden * side**2, fc), Linear(fc, fc)])
+        self.iou = Linear(fc, num_classes)
         for conv in self.iou_convs:
             nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
             nn.init.zeros_(conv.bias)

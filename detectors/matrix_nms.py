@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from detectors.products import product
+
 
 def keep_local_peaks(scores: Tensor) -> Tensor:
     """Scores [B, K, S, S] with 0 wherever the cell above, to the left, or above to the left has a higher one.
@@ -30,7 +32,7 @@ def matrix_nms(
         raise ValueError(f"unknown kernel {kernel!r}; there are gaussian and linear")
     if len(scores) == 0:
         return scores
-    intersection = masks @ masks.T
+    intersection = product(masks, masks.T)
     area = intersection.diagonal()
     union = (area[:, None] + area - intersection).clamp(min=1)
     # Row i, column j: only pairs of one class in which i is the better one.

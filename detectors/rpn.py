@@ -13,6 +13,7 @@ from torchvision.ops import batched_nms
 from detectors.anchors import pyramid_anchors
 from detectors.boxes import IGNORED, BoxCoder, clip, match, pairwise_iou
 from detectors.layers import Conv2d
+from detectors.products import linear
 from detectors.pyramid import Pyramid
 from detectors.sampling import BalancedSampler
 from detectors.structures import GroundTruth
@@ -201,9 +202,9 @@ class RPN(nn.Module):
         neighbours, inside = self._neighbours(pyramid, position)
         patches = F.embedding(neighbours, pyramid.table) * inside.unsqueeze(-1)
         weight = self.conv.weight.permute(0, 2, 3, 1).flatten(1)
-        hidden = F.relu_(F.linear(patches.view(-1, weight.shape[1]), weight, self.conv.bias))
-        objectness = F.linear(hidden, self.objectness.weight.flatten(1), self.objectness.bias)
-        deltas = F.linear(hidden, self.deltas.weight.flatten(1), self.deltas.bias).unflatten(1, (-1, 4))
+        hidden = F.relu_(linear(patches.view(-1, weight.shape[1]), weight, self.conv.bias))
+        objectness = linear(hidden, self.objectness.weight.flatten(1), self.objectness.bias)
+        deltas = linear(hidden, self.deltas.weight.flatten(1), self.deltas.bias).unflatten(1, (-1, 4))
         row = torch.arange(len(hidden), device=hidden.device)
         anchor = anchor.flatten()
         return objectness[row, anchor].view(index.shape), deltas[row, anchor].view(*index.shape, 4)

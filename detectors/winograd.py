@@ -74,6 +74,7 @@ def worthwhile(x: Tensor, weight: Tensor, settings: Sequence[Any], what: str = "
     tiles = len(x) * math.prod(_grid(x))
     return (
         x.device.type == "cpu"
+        and torch.backends.cpu.get_cpu_capability() == "AVX2"
         and x.dtype == weight.dtype == torch.float32
         and weight.shape[2:] == (3, 3)
         and tuple(stride) == tuple(padding) == tuple(dilation) == (1, 1)

@@ -1,0 +1,87 @@
+"""Matrix products and linear layers by the faster of two libraries.
+
+torch multiplies float32 matrices on a CPU with MKL, which runs its code for AVX2 on processors that Intel did not make:
+half of what one with AVX-512 can do. Convolutions are oneDNN's, which goes by what the processor has. A product is a
+1×1 convolution of an image of as many pixels as there are rows, so there it is made that way
+(`python -m benchmarks.products`).
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.nn import functional as F
+
+#: With fewer rows, arranging the operands for oneDNN costs what it saves; so it does with columns that are much longer.
+FEWEST_ROWS = 384
+LONGEST_SUM = 16  #: times the number of rows
+
+
+@cache
+def _products_use_half_of_this_processor() -> bool:
+    if torch.backends.cpu.get_cpu_capability() != "AVX512" or not torch.backends.mkl.is_available():
+        return False
+    try:
+        return "AuthenticAMD" in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+
+
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """a [N, K] times b [K, M]: [N, M], in whichever memory layout comes out."""
+    return by_convolution(a, b) if worthwhile(a, b) else a @ b
+
+
+def by_convolution(a: Tensor, b: Tensor) -> Tensor:
+    """As ``product``, by oneDNN."""
+    pixels = a.reshape(1, len(a), 1, -1).permute(0, 3, 1, 2)
+    found = F.conv2d(pixels, b.T.reshape(b.shape[1], -1, 1, 1))
+    return found.permute(0, 2, 3, 1).reshape(len(a), -1)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """``F.linear``: x [N, K], weight [M, K], bias [M]: [N, M]. It and its gradients by ``product``."""
+    if torch.is_autocast_enabled(x.device.type) or not worthwhile(x, weight):
+        return F.linear(x, weight, bias)
+    found: Tensor = _Linear.apply(x, weight, bias)
+    return found
+
+
+class Linear(nn.Linear):
+    """``nn.Linear`` by ``linear``."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(x, self.weight, self.bias)
+
+
+def worthwhile(a: Tensor, b: Tensor) -> bool:
+    """Whether ``by_convolution`` is faster for a [N, K] and another matrix."""
+    return (
+        a.device.type == "cpu"
+        and a.dtype == b.dtype == torch.float32
+        and len(a) >= max(FEWEST_ROWS, a.shape[1] // LONGEST_SUM)
+        and _products_use_half_of_this_processor()
+    )
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return product(x, weight.T) + bias  # no view, which a ReLU could not change in place
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        of_x, of_weight, of_bias = ctx.needs_input_grad
+        found = product(gradient, weight) if of_x else None
+        found_of_weight = None
+        if of_weight:  # the larger side as rows
+            wide = weight.shape[1] >= len(weight)
+            found_of_weight = product(x.T, gradient).T if wide else product(gradient.T, x)
+        return found, found_of_weight, gradient.sum(0) if of_bias else None

@@ -9,9 +9,6 @@ torch are shown too, with a star.
 
 from __future__ import annotations
 
-import argparse
-import time
-from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -22,6 +19,7 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks.timing import best_ms, repeats_from
 from detectors import winograd
 
 #: Images, channels, height and width, output channels: pyramid levels and towers, stages of a ResNet, regions.
@@ -31,17 +29,6 @@ SHAPES = (
     (2, 64, 80, 64), (100, 256, 14, 256), (20, 256, 14, 256),
 )  # fmt: skip
 SETTINGS = ((1, 1), (1, 1), (1, 1), 1)
-
-
-def best_ms(functions: Sequence[Callable[[], object]], repeats: int) -> list[float]:
-    """Of each function; they take turns."""
-    times: list[list[float]] = [[] for _ in functions]
-    for _ in range(repeats):
-        for seconds, function in zip(times, functions, strict=True):
-            begin = time.perf_counter()
-            function()
-            seconds.append(time.perf_counter() - begin)
-    return [1e3 * min(seconds) for seconds in times]
 
 
 def of_torch(which: tuple[bool, bool, bool], layout: torch.memory_format, *sides: Tensor) -> Any:
@@ -85,16 +72,12 @@ def passes(images: int, channels: int, size: int, outputs: int, repeats: int) ->
 
 @torch.no_grad()
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=7)
-    chosen = parser.parse_args(arguments)
-    torch.set_num_threads(chosen.threads)
+    repeats = repeats_from(arguments, __doc__)
     table = Table(
         "images", "tiles", "forward", "gradient of input", "of weight", title="ms: torch, ours, ratio"
     )
     for shape in track(SHAPES, transient=True):
-        table.add_row(*passes(*shape, repeats=chosen.repeats))
+        table.add_row(*passes(*shape, repeats=repeats))
     Console().print(table)
 
 

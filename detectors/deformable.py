@@ -140,7 +140,7 @@ class _SampledProduct(torch.autograd.Function):
         ctx.save_for_backward(table, row, share, matrix)
         out = table.new_empty((len(row), matrix.shape[1]))
         for part in _parts(len(row), len(matrix) * table.element_size()):
-            out[part] = product(_columns(table, row[part], share[part]), matrix)
+            product(_columns(table, row[part], share[part]), matrix, out=out[part])
         return out if bias is None else out.add_(bias)
 
     @staticmethod

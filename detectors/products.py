@@ -31,9 +31,12 @@ def _products_use_half_of_this_processor() -> bool:
         return False
 
 
-def product(a: Tensor, b: Tensor) -> Tensor:
-    """a [N, K] times b [K, M]: [N, M], in whichever memory layout comes out."""
-    return by_convolution(a, b) if worthwhile(a, b) else a @ b
+def product(a: Tensor, b: Tensor, *, out: Tensor | None = None) -> Tensor:
+    """a [N, K] times b [K, M]: [N, M], in ``out`` or in whichever memory layout comes out."""
+    if not worthwhile(a, b):
+        return torch.mm(a, b, out=out)
+    found = by_convolution(a, b)
+    return found if out is None else out.copy_(found)
 
 
 def by_convolution(a: Tensor, b: Tensor) -> Tensor:

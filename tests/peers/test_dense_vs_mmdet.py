@@ -34,10 +34,7 @@ for name, levels in zip(("logits", "deltas", "quality"), outputs):
         arrays[f"{name}{level}"] = value.detach().numpy()
 losses = adapter.compute_losses(data)
 result["losses"] = {name: float(value.detach()) for name, value in losses.items()}
-sum(losses.values()).backward()
-for name, parameter in model.named_parameters():
-    if parameter.grad is not None:
-        arrays[f"gradient of {name}"] = parameter.grad.numpy()
+keep_gradients(model, losses)
 
 adapter, (data, *_) = make(jobs["infer"])
 adapter.model.double()

@@ -55,6 +55,17 @@ def step(adapter, data):
 
 def predict(adapter, data):
     return adapter.detections(adapter.postprocess(adapter.network(data), data), data)
+
+def keep_gradients(model, losses, prefix="gradient of ", at_most=None):
+    # in arrays, of each parameter: all values, or about so many, evenly spread
+    model.zero_grad()
+    sum(losses.values()).backward()
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None:
+            value = parameter.grad
+            if at_most:
+                value = value.flatten()[:: max(1, value.numel() // at_most)]
+            arrays[prefix + name] = value.numpy()
 """
 EPILOGUE = """
 json.dump(result, open(out + ".json", "w"))

@@ -87,8 +87,8 @@ from dataclasses import replace
 
 from mmengine.structures import InstanceData, PixelData
 
-sample = torch.nn.functional.grid_sample  # masks are pasted in float32, whatever the boxes are in
-torch.nn.functional.grid_sample = lambda masks, grid, **how: sample(masks, grid.to(masks.dtype), **how)
+grid_sample = torch.nn.functional.grid_sample  # masks are pasted in float32, whatever the boxes are in
+torch.nn.functional.grid_sample = lambda masks, grid, **how: grid_sample(masks, grid.to(masks.dtype), **how)
 
 shared = np.load(jobs["shared"])
 rois = torch.from_numpy(shared["rois"])
@@ -121,17 +121,10 @@ for key, job in jobs["models"].items():
                 boxes = torch.from_numpy(shared[f"proposals{number}"]).to(dtype)
                 sample.proposals = InstanceData(bboxes=boxes, scores=torch.ones(len(boxes)))
             sample.gt_sem_seg = PixelData(sem_seg=torch.from_numpy(shared["semantic"])[number][None])
-    def keep_gradients(prefix, losses):
-        model.zero_grad()
-        sum(losses.values()).backward()
-        for name, parameter in model.named_parameters():
-            if parameter.grad is not None:
-                thin = parameter.grad.flatten()[:: max(1, parameter.numel() // 4096)]
-                arrays[f"{key} {prefix}{name}"] = thin.numpy()
     give()
     losses = adapter.compute_losses(data)
     result[key] = {name: float(value.detach()) for name, value in losses.items()}
-    keep_gradients("gradient of ", losses)
+    keep_gradients(model, losses, f"{key} gradient of ", at_most=4096)
     model.eval()
     with torch.no_grad():
         features = model.extract_feat(data.images)
@@ -145,7 +138,7 @@ for key, job in jobs["models"].items():
     model.double().train()
     data = replace(data, images=data.images.double())
     give(torch.float64)
-    keep_gradients("exact gradient of ", adapter.compute_losses(data))
+    keep_gradients(model, adapter.compute_losses(data), f"{key} exact gradient of ", at_most=4096)
     model.eval()
     give(torch.float64)
     with torch.no_grad():

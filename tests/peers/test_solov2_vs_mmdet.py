@@ -34,18 +34,12 @@ kernels, classes, features = model.mask_head(model.extract_feat(data.images))
 arrays["features"] = features.detach().numpy()
 for level, (kernel, logits) in enumerate(zip(kernels, classes)):
     arrays[f"kernels{level}"], arrays[f"classes{level}"] = kernel.detach().numpy(), logits.detach().numpy()
-def keep_gradients(prefix, losses):
-    model.zero_grad()
-    sum(losses.values()).backward()
-    for name, parameter in model.named_parameters():
-        if parameter.grad is not None:
-            arrays[prefix + name] = parameter.grad.numpy()
-
 losses = adapter.compute_losses(data)
 result["losses"] = {name: float(value.detach()) for name, value in losses.items()}
-keep_gradients("gradient of ", losses)
+keep_gradients(model, losses)
 model.double()
-keep_gradients("exact gradient of ", adapter.compute_losses(replace(data, images=data.images.double())))
+exact = adapter.compute_losses(replace(data, images=data.images.double()))
+keep_gradients(model, exact, "exact gradient of ")
 
 adapter, (data,) = make(jobs["infer"])
 adapter.model.double()

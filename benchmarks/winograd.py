@@ -64,7 +64,7 @@ def passes(images: int, channels: int, size: int, outputs: int, repeats: int) ->
     )
     row = [f"{images}×{channels}×{size}×{size} → {outputs}", str(images * (-(-size // 4)) ** 2)]
     of_weight = [min(copied, straight), ours]
-    for what, (theirs, mine) in (("forward", forward), ("forward", of_input), ("weight", of_weight)):
+    for what, (theirs, mine) in (("forward", forward), ("input", of_input), ("weight", of_weight)):
         star = "" if winograd.worthwhile(x, weight, SETTINGS, what) else " *"
         row.append(f"{theirs:.1f}  {mine:.1f}  {theirs / mine:.2f}{star}")
     return row

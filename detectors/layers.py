@@ -122,10 +122,6 @@ def _convolution_backward(
 ) -> list[Tensor | None]:
     """Gradients of x, weight and bias, of which those ``wanted`` are made. ``settings``: stride, padding, dilation,
     groups.
-
-    With AVX2 but not AVX-512 the gradient of the weight of a 3×3 takes oneDNN (3.12) two to four times as long in
-    channels-last memory as in contiguous memory: 15 to 25 against 50 to 68 GFLOP/s of one core. So it is copied, where
-    `detectors.winograd` does not do better still.
     """
 
     def of_torch(sides: Sequence[Tensor], which: Sequence[bool]) -> Sequence[Tensor | None]:
@@ -138,32 +134,15 @@ def _convolution_backward(
         return gradients
 
     found: list[Tensor | None] = [None, None, None]
-    if wanted[0] and winograd.worthwhile(x, weight, settings):
+    if wanted[0] and winograd.worthwhile(x, weight, settings, "input"):
         found[0] = winograd.gradient_of_input(gradient, weight)
     if wanted[1] and winograd.worthwhile(x, weight, settings, "weight"):
         found[1:] = winograd.gradient_of_weight(x, gradient), gradient.sum((0, 2, 3)) if wanted[2] else None
-    elif wanted[1] and _faster_contiguous(x, weight, settings[0], settings[-1]):
-        plain = [one.contiguous() for one in (gradient, x, weight)]
-        _, found[1], found[2] = of_torch(plain, (False, True, wanted[2]))
     left = [asked and done is None for asked, done in zip(wanted, found, strict=True)]
     if any(left):
         rest = of_torch((gradient, x, weight), left)
         found = [new if asked else done for asked, new, done in zip(left, rest, found, strict=True)]
     return found
-
-
-def _faster_contiguous(x: Tensor, weight: Tensor, stride: Sequence[int], groups: int) -> bool:
-    return (
-        x.device.type == "cpu"
-        and x.dtype == torch.float32
-        and torch.backends.cpu.get_cpu_capability() == "AVX2"
-        and weight.shape[2:] == (3, 3)
-        and tuple(stride) == (1, 1)
-        and groups == 1
-        and x.shape[1] >= 16
-        and x.shape[2] * x.shape[3] >= 1024
-        and not x.is_contiguous()
-    )
 
 
 class _Convolution(torch.autograd.Function):

@@ -6,178 +6,259 @@ inputs, overlapping by two, and every kernel g come 4×4 outputs
     A' [(G g G') * (B' d B)] A
 
 where * multiplies 36 pairs of elements; summed over the input channels that makes 36 matrix products, of tiles by
-channels with channels by channels. Libraries for GPUs choose this by themselves; oneDNN does not on CPUs with AVX2.
-With AVX-512 its direct convolutions are twice as fast and win, so there all is left to them.
+channels with channels by channels. Libraries for GPUs choose this by themselves; oneDNN does not on CPUs.
 
 The gradient of the input is a convolution too, with the kernels turned. That of the weight is the adjoint in g,
 
     G' [sum over tiles of (B' d B) * (A y A')] G,   y: the gradient of a tile's 4×4 outputs.
 
-Transforms of tiles are matrix products with the Kronecker squares of B', A' and A. Tiles are processed some dozens at a
-time, so that what lies between two products stays in the cache. Rounding: 1e-5 of the largest output, where a direct
-sum has 2e-6; so `detectors.layers` takes it for gradients and for inference, not for the forward pass of a training.
+The loops are C, in `winograd.c`, which the C compiler of the machine builds in a second when first asked for; without a
+compiler all is left to torch. Rounding: 1e-5 of the largest output, where a direct sum has 2e-6; so `detectors.layers`
+takes it for gradients and for inference, not for the forward pass of a training.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+import ctypes
+import hashlib
+import logging
+import os
+import shlex
+import subprocess
+import tempfile
+import threading
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
-from torch.utils.flop_counter import conv_flop_count, register_flop_formula
+from torch.utils.flop_counter import register_flop_formula
 
-#: Fewest channels, and fewest tiles of 256 channels: below them what the transforms cost is not won back
-#: (`benchmarks/winograd.py`). Transformed kernels that are larger have to serve more tiles.
-FEWEST_CHANNELS = {"forward": 128, "weight": 64}
-FEWEST_TILES = {"forward": 64, "weight": 32}
-#: Tiles at a time and thread. With 256 channels the two arrays between the products take 5 MB.
-TILES_AT_ONCE = 64
+log = logging.getLogger("detectors")
 
-_INPUT = torch.tensor(
-    [
-        [4.0, 0, -5, 0, 1, 0],
-        [0, -4, -4, 1, 1, 0],
-        [0, 4, -4, -1, 1, 0],
-        [0, -2, -1, 2, 1, 0],
-        [0, 2, -1, -2, 1, 0],
-        [0, 4, 0, -5, 0, 1],
-    ]
-)  # B'
-_KERNEL = torch.tensor(
-    [
-        [1 / 4, 0, 0],
-        [-1 / 6, -1 / 6, -1 / 6],
-        [-1 / 6, 1 / 6, -1 / 6],
-        [1 / 24, 1 / 12, 1 / 6],
-        [1 / 24, -1 / 12, 1 / 6],
-        [0, 0, 1],
-    ]
-)  # G
-_OUTPUT = torch.tensor(
-    [
-        [1.0, 1, 1, 1, 1, 0],
-        [0, 1, -1, 2, -2, 0],
-        [0, 1, 1, 4, 4, 0],
-        [0, 1, -1, 8, -8, 1],
-    ]
-)  # A'
-INPUT, KERNEL, OUTPUT = (torch.kron(one, one) for one in (_INPUT, _KERNEL, _OUTPUT))
-OUTPUT_ADJOINT, KERNEL_ADJOINT = OUTPUT.T.contiguous(), KERNEL.T.contiguous()
+SOURCE = Path(__file__).with_suffix(".c")
+FLAGS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
+#: Most tiles of a thread between kernels and outputs, where with 256 channels they take 2.7 MB.
+TILES_AT_ONCE = 36
+#: Most tiles, of all threads together, between images and the gradient of a weight.
+TILES_OF_GRADIENT = 100
+
+
+#: What transforms take, in the time of as many multiplications of matrix products: of a tile and channel; of a pair of
+#: channels' kernel, by what is wanted and by whether all kernels of the convolution are small (16 MB) or large. From
+#: ``python -m benchmarks.winograd``.
+OF_TILE = 1200
+OF_KERNEL = {"forward": (1800, 3800), "input": (800, 3000), "weight": (200, 900)}
+SMALL_KERNELS = 16 * 2**20 // (36 * 4)
 
 
 def worthwhile(x: Tensor, weight: Tensor, settings: Sequence[Any], what: str = "forward") -> bool:
     """Whether this is a convolution that is faster so. ``settings``: stride, padding, dilation as pairs, and groups;
-    ``what``: "forward" (and the gradient of the input) or "weight" (its gradient)."""
+    ``what``: "forward", or the gradient of the "input" or "weight"."""
     stride, padding, dilation, groups = settings
-    tiles = len(x) * math.prod(_grid(x))
     return (
         x.device.type == "cpu"
-        and torch.backends.cpu.get_cpu_capability() == "AVX2"
         and x.dtype == weight.dtype == torch.float32
         and weight.shape[2:] == (3, 3)
         and tuple(stride) == tuple(padding) == tuple(dilation) == (1, 1)
         and groups == 1
-        and min(weight.shape[:2]) >= FEWEST_CHANNELS[what]
-        and tiles >= FEWEST_TILES[what] * max(1.0, math.prod(weight.shape[:2]) / 256**2)
         and x.is_contiguous(memory_format=torch.channels_last)
+        and _promises_to_be_faster(x.shape, len(weight), what)
+        and available()
     )
 
 
-@torch.library.custom_op("detectors::winograd", mutates_args=())
+def _promises_to_be_faster(shape: Sequence[int], outputs: int, what: str) -> bool:
+    """By multiplications of a direct convolution, of the products here, whose sides are padded to vectors and groups of
+    vectors, and of transforms in the time of so many."""
+    count, channels, height, width = shape
+    tiles = count * -(-height // 4) * -(-width // 4)
+    rows, columns = (outputs, channels) if what in ("input", "weight") else (channels, outputs)
+    pairs = _up(rows, 16) * _up(columns, 64)
+    of_kernel = OF_KERNEL[what][pairs > SMALL_KERNELS]
+    ours = (36 * tiles + of_kernel) * pairs + OF_TILE * tiles * (channels + outputs)
+    return ours < 9 * count * height * width * channels * outputs
+
+
+def _up(value: int, to: int) -> int:
+    return -(-value // to) * to
+
+
+# -- three operators -------------------------------------------------------------------------------------------------
+
+_operators = torch.library.Library("detectors", "FRAGMENT")
+_operators.define("winograd(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
+_operators.define("winograd_of_input(Tensor gradient, Tensor weight) -> Tensor")
+_operators.define("winograd_of_weight(Tensor x, Tensor gradient) -> Tensor")
+
+
 def convolution(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Of images [B, C, H, W] with weight [C', C, 3, 3], padded by one: [B, C', H, W] in channels-last memory."""
-    return _convolved(x, weight.permute(2, 3, 1, 0), bias)
-
-
-@convolution.register_fake
-def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: ARG001
-    shape = len(x), len(weight), *x.shape[2:]
-    return x.new_empty(shape).contiguous(memory_format=torch.channels_last)
-
-
-@register_flop_formula(torch.ops.detectors.winograd)
-def _flops(x: Any, weight: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
-    """Those of the convolution that it is, so that work is counted alike whoever does it."""
-    return conv_flop_count(x, weight, out_shape)
+    found: Tensor = torch.ops.detectors.winograd(x, weight, bias)
+    return found
 
 
 def gradient_of_input(gradient: Tensor, weight: Tensor) -> Tensor:
     """Gradient [B, C', H, W] of the outputs to that of the images [B, C, H, W]."""
-    return _convolved(gradient, weight.flip(2, 3).permute(2, 3, 0, 1), None)
+    found: Tensor = torch.ops.detectors.winograd_of_input(gradient, weight)
+    return found
 
 
 def gradient_of_weight(x: Tensor, gradient: Tensor) -> Tensor:
     """Images [B, C, H, W] and gradient [B, C', H, W] of the outputs to that of the weight [C', C, 3, 3]."""
-    channels, outputs = x.shape[1], gradient.shape[1]
-    grid = _grid(x)
-    images, gradients = _padded(x, grid, 1), _padded(gradient, grid, 0)
-    total = x.new_zeros(36, channels, outputs)
-    for part in _parts(len(x), *grid):
-        tiles = INPUT @ _tiles(images, part, 6).reshape(36, -1)
-        given = OUTPUT_ADJOINT @ _tiles(gradients, part, 4).reshape(16, -1)
-        total.baddbmm_(tiles.view(36, -1, channels).transpose(1, 2), given.view(36, -1, outputs))
-    found = (KERNEL_ADJOINT @ total.view(36, -1)).view(3, 3, channels, outputs)
-    return found.permute(3, 2, 0, 1)
-
-
-def _convolved(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """weight: [3, 3, C, C']."""
-    count, _, height, width = x.shape
-    channels, outputs = weight.shape[2:]
-    grid = _grid(x)
-    images = _padded(x, grid, 1)
-    kernels = (KERNEL @ weight.reshape(9, -1)).view(36, channels, outputs)
-    found = torch.empty(count, outputs, height, width, memory_format=torch.channels_last)
-    pixels_of = found.permute(0, 2, 3, 1)
-    for part in _parts(count, *grid):
-        tiles = INPUT @ _tiles(images, part, 6).reshape(36, -1)
-        products = tiles.view(36, -1, channels) @ kernels
-        (first, last), (top, bottom) = part
-        tile = (OUTPUT @ products.view(36, -1)).view(4, 4, last - first, bottom - top, grid[1], outputs)
-        pixels = tile.permute(2, 3, 0, 4, 1, 5).reshape(
-            last - first, 4 * (bottom - top), 4 * grid[1], outputs
-        )
-        place = pixels_of[first:last, 4 * top : 4 * bottom]
-        pixels = pixels[:, : place.shape[1], :width]
-        if bias is None:
-            place.copy_(pixels)
-        else:
-            torch.add(pixels, bias, out=place)
+    found: Tensor = torch.ops.detectors.winograd_of_weight(x, gradient)
     return found
 
 
-Part = tuple[tuple[int, int], tuple[int, int]]
+@torch.library.impl(_operators, "winograd", "CPU")
+def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return _convolved(x, weight, bias, turned=False)
 
 
-def _grid(x: Tensor) -> tuple[int, int]:
-    """Tiles in a column and in a row."""
-    return -(-x.shape[2] // 4), -(-x.shape[3] // 4)
+@torch.library.impl(_operators, "winograd_of_input", "CPU")
+def _(gradient: Tensor, weight: Tensor) -> Tensor:
+    return _convolved(gradient, weight.transpose(0, 1), None, turned=True)
 
 
-def _parts(count: int, rows: int, columns: int) -> Iterator[Part]:
-    """Whole images, or rows of tiles of one image, of about as many tiles as are processed at once."""
-    at_once = TILES_AT_ONCE * torch.get_num_threads()
-    images = max(1, at_once // (rows * columns))
-    step = max(1, at_once // columns)
-    for first in range(0, count, images):
-        for top in range(0, rows, step):
-            yield (first, min(count, first + images)), (top, min(rows, top + step))
+@torch.library.impl(_operators, "winograd_of_weight", "CPU")
+def _(x: Tensor, gradient: Tensor) -> Tensor:
+    x, gradient = _channels_last(x), _channels_last(gradient)
+    (count, channels, height, width), outputs, threads = x.shape, gradient.shape[1], torch.get_num_threads()
+    tiles = count * -(-height // 4) * -(-width // 4)
+    at_once = min(tiles, TILES_OF_GRADIENT)
+    found = _like_images(x, (outputs, channels, 3, 3))
+    sizes = channels, outputs, at_once
+    scratch = _scratch(_library().detectors_weight_gradient_scratch(*map(_size, sizes)))
+    _library().detectors_weight_gradient(
+        *map(_pointer, (x, gradient, found)),
+        *map(_size, (count, height, width, *sizes)),
+        _pointer(scratch),
+        threads,
+    )
+    return found
 
 
-def _padded(x: Tensor, grid: tuple[int, int], border: int) -> Tensor:
-    """[B, C, H, W] to [B, H', W', C] with whole tiles and a border on every side."""
-    bottom, right = (4 * tiles - size + border for tiles, size in zip(grid, x.shape[2:], strict=True))
-    return F.pad(x.permute(0, 2, 3, 1), (0, 0, border, right, border, bottom)).contiguous()
+def _convolved(x: Tensor, weight: Tensor, bias: Tensor | None, *, turned: bool) -> Tensor:
+    """``turned``: kernels by 180 degrees."""
+    x = _channels_last(x)
+    if weight.stride(2) != 3 * weight.stride(3):
+        weight = weight.contiguous()
+    (count, channels, height, width), outputs, threads = x.shape, len(weight), torch.get_num_threads()
+    tiles = count * -(-height // 4) * -(-width // 4)
+    at_once = min(TILES_AT_ONCE, -(-tiles // threads))
+    found = _like_images(x, (count, outputs, height, width))
+    scratch = _scratch(
+        _library().detectors_convolve_scratch(*map(_size, (channels, outputs, at_once)), threads)
+    )
+    strides = weight.stride(0), weight.stride(1), weight.stride(3)
+    _library().detectors_convolve(
+        *map(_pointer, (x, weight, None if bias is None else bias.contiguous(), found)),
+        *map(_size, (count, height, width, channels, outputs, *strides)),
+        int(turned),
+        _size(at_once),
+        _pointer(scratch),
+        threads,
+    )
+    return found
 
 
-def _tiles(images: Tensor, part: Part, size: int) -> Tensor:
-    """Tiles of so many pixels, one every four: a view [size, size, images, rows, columns, C]."""
-    (first, last), (top, bottom) = part
-    image, row, column, channel = images.stride()
-    columns = (images.shape[2] - size) // 4 + 1
-    shape = size, size, last - first, bottom - top, columns, images.shape[3]
-    strides = row, column, image, 4 * row, 4 * column, channel
-    return images.as_strided(shape, strides, images.storage_offset() + first * image + 4 * top * row)
+def _channels_last(images: Tensor) -> Tensor:
+    return images.contiguous(memory_format=torch.channels_last)
+
+
+def _like_images(x: Tensor, shape: Sequence[int]) -> Tensor:
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+
+
+@torch.library.register_fake("detectors::winograd", lib=_operators)
+def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: ARG001
+    return _like_images(x, (len(x), len(weight), *x.shape[2:]))
+
+
+@torch.library.register_fake("detectors::winograd_of_input", lib=_operators)
+def _(gradient: Tensor, weight: Tensor) -> Tensor:
+    return _like_images(gradient, (len(gradient), weight.shape[1], *gradient.shape[2:]))
+
+
+@torch.library.register_fake("detectors::winograd_of_weight", lib=_operators)
+def _(x: Tensor, gradient: Tensor) -> Tensor:
+    return _like_images(x, (gradient.shape[1], x.shape[1], 3, 3))
+
+
+@register_flop_formula([torch.ops.detectors.winograd, torch.ops.detectors.winograd_of_input])
+def _(images: Any, weight: Any, *_: Any, **__: Any) -> int:
+    """Those of the convolution that it is, so that work is counted alike whoever does it."""
+    count, _channels, height, width = images
+    return int(2 * 9 * weight[0] * weight[1] * count * height * width)
+
+
+@register_flop_formula(torch.ops.detectors.winograd_of_weight)
+def _(images: Any, gradient: Any, *_: Any, **__: Any) -> int:
+    count, channels, height, width = images
+    return int(2 * 9 * channels * gradient[1] * count * height * width)
+
+
+# -- the library in C ------------------------------------------------------------------------------------------------
+
+
+class _Memory(threading.local):
+    """Kept from call to call: memory that the system gives anew, page by page, would take as long as the work."""
+
+    scratch = torch.empty(0)
+
+
+_memory = _Memory()
+
+
+def _scratch(floats: int) -> Tensor:
+    if len(_memory.scratch) < floats:
+        _memory.scratch = torch.empty(floats)
+    return _memory.scratch
+
+
+def _size(value: int) -> ctypes.c_ssize_t:
+    return ctypes.c_ssize_t(value)
+
+
+def _pointer(tensor: Tensor | None) -> ctypes.c_void_p:
+    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
+
+
+@torch.compiler.assume_constant_result
+def available() -> bool:
+    """Whether the library is there, for which it is built if it has to be."""
+    return torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512") and built() is not None
+
+
+def _library() -> ctypes.CDLL:
+    found = built()
+    assert found is not None
+    return found
+
+
+@cache
+def built() -> ctypes.CDLL | None:
+    """Build for this processor, or take what was built before. Without a compiler: None, and a warning."""
+    compiler = shlex.split(os.environ.get("CC", "cc"))
+    processor = Path("/proc/cpuinfo").read_text().partition("flags")[2].partition("\n")[0]
+    key = hashlib.sha256(repr((SOURCE.read_text(), compiler, FLAGS, processor)).encode()).hexdigest()[:16]
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "detectors"
+    place = home / f"winograd-{key}.so"
+    try:
+        if not place.exists():
+            home.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=home) as folder:  # so that nobody sees half of it
+                part = Path(folder) / "part.so"
+                command = [*compiler, *FLAGS, "-o", str(part), str(SOURCE)]
+                subprocess.run(command, check=True, capture_output=True, text=True)
+                part.replace(place)
+        found = ctypes.CDLL(str(place))
+    except (OSError, subprocess.CalledProcessError) as error:
+        said = getattr(error, "stderr", None) or error
+        log.warning("convolutions are slower than they could be: %s was not built: %s", SOURCE.name, said)
+        return None
+    found.detectors_convolve_scratch.restype = ctypes.c_ssize_t
+    found.detectors_weight_gradient_scratch.restype = ctypes.c_ssize_t
+    return found

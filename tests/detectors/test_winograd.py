@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -16,12 +19,6 @@ from detectors.layers import conv2d
 PLAIN = ((1, 1), (1, 1), (1, 1), 1)
 
 
-@pytest.fixture
-def avx2(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With AVX-512 oneDNN's convolutions are faster, and all are left to torch."""
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
-
-
 def relative(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).abs().max() / expected.abs().max())
 
@@ -30,37 +27,47 @@ def relative(found: Tensor, expected: Tensor) -> float:
     count=st.integers(1, 5),
     height=st.integers(1, 41),
     width=st.integers(1, 41),
+    channels=st.integers(1, 70),
+    outputs=st.integers(1, 70),
     threads=st.integers(1, 2),
     bias=st.booleans(),
+    layout=st.sampled_from([torch.channels_last, torch.contiguous_format]),
 )
 @settings(deadline=None, max_examples=30)
 def test_outputs_and_gradients_of_any_size_are_those_of_a_direct_convolution(
-    count: int, height: int, width: int, threads: int, bias: bool
+    count: int,
+    height: int,
+    width: int,
+    channels: int,
+    outputs: int,
+    threads: int,
+    bias: bool,
+    layout: torch.memory_format,
 ) -> None:
     before = torch.get_num_threads()
-    torch.set_num_threads(threads)  # which decides how images are cut into parts
+    torch.set_num_threads(threads)  # which decides how tiles are shared out
     try:
         torch.manual_seed(0)
-        x = torch.randn(count, 6, height, width).contiguous(memory_format=torch.channels_last)
-        weight, shift = torch.randn(5, 6, 3, 3), torch.randn(5) if bias else None
+        x = torch.randn(count, channels, height, width).contiguous(memory_format=torch.channels_last)
+        weight = torch.randn(outputs, channels, 3, 3).contiguous(memory_format=layout)
+        shift = torch.randn(outputs) if bias else None
         exact = [one.double().requires_grad_() for one in (x, weight)]
         out = F.conv2d(exact[0], exact[1], None if shift is None else shift.double(), padding=1)
         gradient = torch.randn_like(out)
         out.backward(gradient)
         found = winograd.convolution(x, weight, shift)
         assert found.is_contiguous(memory_format=torch.channels_last)
-        assert relative(found, out.detach()) < 1e-5
+        assert relative(found, out.detach()) < 5e-5
         for one, expected in (
             (winograd.gradient_of_input(gradient.float(), weight), exact[0].grad),
             (winograd.gradient_of_weight(x, gradient.float()), exact[1].grad),
         ):
             assert expected is not None
-            assert relative(one, expected) < 2e-5
+            assert relative(one, expected) < 5e-5
     finally:
         torch.set_num_threads(before)
 
 
-@pytest.mark.usefixtures("avx2")
 def test_a_layer_that_is_worth_it_gives_all_three_gradients() -> None:
     torch.manual_seed(0)
     x, weight, bias = torch.randn(2, 128, 24, 22), torch.randn(128, 128, 3, 3), torch.randn(128)
@@ -74,14 +81,13 @@ def test_a_layer_that_is_worth_it_gives_all_three_gradients() -> None:
     torch.relu_(out)  # as heads do with what a convolution gave them
     out = conv2d(*ours, *PLAIN)
     out.backward(gradient.float())
-    assert relative(out.detach(), expected.detach()) < 1e-5
+    assert relative(out.detach(), expected.detach()) < 5e-5
     for one, other in zip(ours, exact, strict=True):
         assert one.grad is not None
         assert other.grad is not None
-        assert relative(one.grad, other.grad) < 2e-5
+        assert relative(one.grad, other.grad) < 5e-5
 
 
-@pytest.mark.usefixtures("avx2")
 def test_only_the_gradients_that_are_wanted_are_made() -> None:
     x = torch.randn(2, 128, 24, 24).contiguous(memory_format=torch.channels_last)
     weight = torch.randn(128, 128, 3, 3)
@@ -90,15 +96,14 @@ def test_only_the_gradients_that_are_wanted_are_made() -> None:
     assert weight.grad is not None
 
 
-@pytest.mark.usefixtures("avx2")
 @pytest.mark.parametrize(
     ("shape", "outputs", "settings_", "layout"),
     [
         ((2, 128, 24, 24), 128, ((2, 2), (1, 1), (1, 1), 1), torch.channels_last),
         ((2, 128, 24, 24), 128, ((1, 1), (2, 2), (2, 2), 1), torch.channels_last),
         ((2, 128, 24, 24), 128, ((1, 1), (1, 1), (1, 1), 2), torch.channels_last),
-        ((2, 128, 24, 24), 96, PLAIN, torch.channels_last),  # too few channels
-        ((2, 128, 8, 8), 128, PLAIN, torch.channels_last),  # too few tiles
+        ((2, 128, 24, 24), 4, PLAIN, torch.channels_last),  # too few channels
+        ((1, 128, 5, 5), 128, PLAIN, torch.channels_last),  # too few tiles
         ((2, 128, 24, 24), 128, PLAIN, torch.contiguous_format),
     ],
 )
@@ -112,7 +117,6 @@ def test_another_convolution_is_left_to_torch(
         assert torch.equal(conv2d(x, weight, None, *settings_), F.conv2d(x, weight, None, *settings_))
 
 
-@pytest.mark.usefixtures("avx2")
 def test_the_audit_counts_the_work_of_the_convolution_and_not_of_the_shortcut() -> None:
     x = torch.randn(2, 128, 24, 24).contiguous(memory_format=torch.channels_last)
     weight = torch.randn(160, 128, 3, 3)
@@ -123,3 +127,57 @@ def test_the_audit_counts_the_work_of_the_convolution_and_not_of_the_shortcut() 
             convolve(x, weight, None, *PLAIN)
         counts.append(counter.get_total_flops())
     assert counts[0] == counts[1] == 2 * 9 * 128 * 160 * 2 * 24 * 24
+
+
+def test_the_same_images_give_the_same_bits_again() -> None:
+    x = torch.randn(2, 128, 33, 21).contiguous(memory_format=torch.channels_last)
+    weight, gradient = torch.randn(96, 128, 3, 3), torch.randn(2, 96, 33, 21)
+    for one in (
+        partial(winograd.convolution, x, weight, None),
+        partial(winograd.gradient_of_input, gradient, weight),
+        partial(winograd.gradient_of_weight, x, gradient),
+    ):
+        assert torch.equal(one(), one())
+
+
+def test_what_is_beside_an_image_or_in_another_one_does_not_leak_into_it() -> None:
+    x = torch.randn(3, 64, 9, 10).contiguous(memory_format=torch.channels_last)
+    weight = torch.randn(64, 64, 3, 3)
+    alone = winograd.convolution(x[1:2], weight, None)
+    x[0], x[2] = torch.nan, torch.inf
+    assert torch.equal(winograd.convolution(x, weight, None)[1:2], alone)
+
+
+@pytest.mark.parametrize("compiler", ["no-such-compiler", "false"])
+def test_without_a_compiler_convolutions_are_torchs_and_one_warning_says_so(
+    compiler: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("CC", compiler)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    winograd.built.cache_clear()
+    try:
+        x = torch.randn(2, 128, 24, 24).contiguous(memory_format=torch.channels_last)
+        weight = torch.randn(128, 128, 3, 3)
+        with torch.no_grad():
+            for _ in range(2):
+                assert torch.equal(conv2d(x, weight, None, *PLAIN), F.conv2d(x, weight, padding=1))
+        assert [record.levelname for record in caplog.records] == ["WARNING"]
+        assert "winograd.c" in caplog.text
+    finally:
+        winograd.built.cache_clear()
+
+
+def test_a_library_that_is_built_already_is_taken_and_a_half_written_one_is_never_seen(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    winograd.built.cache_clear()
+    try:
+        assert winograd.built() is not None
+        (library,) = (tmp_path / "detectors").iterdir()
+        before = library.stat().st_mtime_ns
+        winograd.built.cache_clear()
+        assert winograd.built() is not None
+        assert library.stat().st_mtime_ns == before
+    finally:
+        winograd.built.cache_clear()

@@ -44,8 +44,6 @@ FLAGS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
 TILES_AT_ONCE = 36
 #: Most tiles, of all threads together, between images and the gradient of a weight.
 TILES_OF_GRADIENT = 100
-
-
 #: What transforms take, in the time of as many multiplications of matrix products: of a tile and channel; of a pair of
 #: channels' kernel, by what is wanted and by whether all kernels of the convolution are small (16 MB) or large. From
 #: ``python -m benchmarks.winograd``.
@@ -241,24 +239,28 @@ def _library() -> ctypes.CDLL:
 @cache
 def built() -> ctypes.CDLL | None:
     """Build for this processor, or take what was built before. Without a compiler: None, and a warning."""
-    compiler = shlex.split(os.environ.get("CC", "cc"))
-    processor = Path("/proc/cpuinfo").read_text().partition("flags")[2].partition("\n")[0]
-    key = hashlib.sha256(repr((SOURCE.read_text(), compiler, FLAGS, processor)).encode()).hexdigest()[:16]
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "detectors"
-    place = home / f"winograd-{key}.so"
     try:
-        if not place.exists():
-            home.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=home) as folder:  # so that nobody sees half of it
-                part = Path(folder) / "part.so"
-                command = [*compiler, *FLAGS, "-o", str(part), str(SOURCE)]
-                subprocess.run(command, check=True, capture_output=True, text=True)
-                part.replace(place)
-        found = ctypes.CDLL(str(place))
-    except (OSError, subprocess.CalledProcessError) as error:
+        found = ctypes.CDLL(str(_build()))
+    except (OSError, RuntimeError, subprocess.CalledProcessError) as error:  # no compiler, no home, no room
         said = getattr(error, "stderr", None) or error
         log.warning("convolutions are slower than they could be: %s was not built: %s", SOURCE.name, said)
         return None
     found.detectors_convolve_scratch.restype = ctypes.c_ssize_t
     found.detectors_weight_gradient_scratch.restype = ctypes.c_ssize_t
     return found
+
+
+def _build() -> Path:
+    compiler = shlex.split(os.environ.get("CC", "cc"))
+    processor = Path("/proc/cpuinfo").read_text().partition("flags")[2].partition("\n")[0]
+    key = hashlib.sha256(repr((SOURCE.read_text(), compiler, FLAGS, processor)).encode()).hexdigest()[:16]
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "detectors"
+    place = home / f"winograd-{key}.so"
+    if not place.exists():
+        home.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=home) as folder:  # so that nobody loads half of it
+            part = Path(folder) / "part.so"
+            command = [*compiler, *FLAGS, "-o", str(part), str(SOURCE)]
+            subprocess.run(command, check=True, capture_output=True, text=True)
+            part.replace(place)
+    return place

@@ -80,7 +80,9 @@ class Worker:
     def run_block(self, steps: int, settle: int) -> Dict[str, Any]:
         from bench.worker import probe
 
-        return probe.run_block(self.adapter, self.phases, steps, settle)
+        found = probe.run_block(self.adapter, self.phases, steps, settle)
+        probe.rest()
+        return found
 
     def phase_pass(self, steps: int) -> Dict[str, Any]:
         from bench.worker import probe
@@ -98,7 +100,10 @@ class Worker:
 
     def train(self, steps: int, state: str) -> Dict[str, Any]:
         """Take steps, then write the state, so that what is answered is never lost."""
+        from bench.worker import probe
+
         reply: Dict[str, Any] = self.trainer.train(steps)
+        probe.rest()
         self.adapter.save_state(state + ".tmp")
         os.replace(state + ".tmp", state)
         reply["memory"]["host_baseline_bytes"] = self.baseline_bytes

@@ -10,6 +10,7 @@ import json
 import math
 import os
 import resource
+import threading
 import time
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Sequence, Tuple
 
@@ -92,6 +93,36 @@ def run_block(adapter: Adapter, phases: Sequence[Phase], steps: int, settle: int
         "end_ns": int(end_ns),
         "losses": finite_losses(adapter, value),
     }
+
+
+LONGEST_REST_S = 1.0
+
+
+def rest() -> bool:
+    """Wait until no other thread of this process runs, and say whether it came to that.
+
+    A codebase's threads may wait for their next work by spinning (Intel's OpenMP, which Paddle has, for 200 ms), on the
+    processors of the arm whose turn is next.
+    """
+    end_s = time.perf_counter() + LONGEST_REST_S
+    while _others_run():
+        if time.perf_counter() > end_s:
+            return False
+        time.sleep(0.002)
+    return True
+
+
+def _others_run() -> bool:
+    """Whether a thread is running or waits for a processor. Without /proc: no."""
+    try:
+        for thread in os.listdir("/proc/self/task"):
+            with open(f"/proc/self/task/{thread}/stat") as stat:
+                state = stat.read().rpartition(")")[2].split()[0]
+            if state == "R" and int(thread) != threading.get_native_id():
+                return True
+    except OSError:  # also of a thread that has just ended
+        pass
+    return False
 
 
 def finite_losses(adapter: Adapter, losses: Any) -> Dict[str, float]:

@@ -80,9 +80,7 @@ class Worker:
     def run_block(self, steps: int, settle: int) -> Dict[str, Any]:
         from bench.worker import probe
 
-        found = probe.run_block(self.adapter, self.phases, steps, settle)
-        probe.rest()
-        return found
+        return probe.run_block(self.adapter, self.phases, steps, settle)
 
     def phase_pass(self, steps: int) -> Dict[str, Any]:
         from bench.worker import probe
@@ -100,10 +98,7 @@ class Worker:
 
     def train(self, steps: int, state: str) -> Dict[str, Any]:
         """Take steps, then write the state, so that what is answered is never lost."""
-        from bench.worker import probe
-
         reply: Dict[str, Any] = self.trainer.train(steps)
-        probe.rest()
         self.adapter.save_state(state + ".tmp")
         os.replace(state + ".tmp", state)
         reply["memory"]["host_baseline_bytes"] = self.baseline_bytes
@@ -169,15 +164,17 @@ def source_folder(package: str) -> Optional[str]:
 
 
 def answer(worker: Worker, message: Dict[str, Any]) -> Dict[str, Any]:
-    """The reply to a message; whatever goes wrong in the codebase becomes an `error` reply."""
-    from bench.worker.probe import NonFiniteLoss
+    """The reply to a message, once the codebase's threads rest; whatever goes wrong in it becomes an `error` reply."""
+    from bench.worker.probe import NonFiniteLoss, rest
 
     kind = message["type"]
     if kind not in MESSAGES:
         return {"type": "error", "reason": "protocol", "message": f"unknown message '{kind}'"}
     fields = {name: value for name, value in message.items() if name not in ("type", "version")}
     try:
-        return {"type": kind, **MESSAGES[kind](worker, **fields)}
+        reply = {"type": kind, **MESSAGES[kind](worker, **fields)}
+        rest()
+        return reply
     except NonFiniteLoss as error:
         return {"type": "error", "reason": "nan", "message": str(error)}
     except MemoryError:

@@ -101,6 +101,15 @@ INLINE void kernel_adjoint(vector *to, int r, const vector *from, int d) /* G', 
     to[2 * r] = (sum_half - sum) * SIXTH + from[5 * d];
 }
 
+/* A line's transform on all columns of a square of `side`, then on all rows: a square of `found`. */
+INLINE void on_both_axes(void (*of_line)(vector *, int, const vector *, int), int side, int found, vector *to,
+                         const vector *from)
+{
+    vector half[36];
+    for (int column = 0; column < side; column++) of_line(half + column, side, from + column, side);
+    for (int row = 0; row < found; row++) of_line(to + found * row, 1, half + side * row, 1);
+}
+
 /* -- tiles of images ------------------------------------------------------------------------------------------------ */
 
 typedef struct {
@@ -139,34 +148,31 @@ typedef struct {
     size position, panel;
 } layout;
 
-static void transform_input(const grid *g, size tile, const float *images, size channels, const float *zeros, float *to,
-                            layout where)
+/* Of the side x side pixels around a tile. */
+INLINE void transform_tile(void (*of_line)(vector *, int, const vector *, int), int side, int border, const grid *g,
+                           size tile, const float *images, size channels, const float *zeros, float *to, layout where)
 {
     const float *from[36];
-    pixels_of(g, tile, 6, 1, images, channels, zeros, from);
+    pixels_of(g, tile, side, border, images, channels, zeros, from);
     for (size c = 0; c < channels; c += LANES) {
-        vector half[36], found[36];
-        for (int i = 0; i < 36; i++) half[i] = gather(from[i] + c, channels - c, 1);
-        for (int column = 0; column < 6; column++) input(half + column, 6, half + column, 6);
-        for (int row = 0; row < 6; row++) input(found + 6 * row, 1, half + 6 * row, 1);
+        vector given[36], found[36];
+        for (int i = 0; i < side * side; i++) given[i] = gather(from[i] + c, channels - c, 1);
+        on_both_axes(of_line, side, 6, found, given);
         float *place = to + c / PANEL * where.panel + c % PANEL;
         for (int p = 0; p < POSITIONS; p++) store(place + p * where.position, found[p]);
     }
 }
 
+static void transform_input(const grid *g, size tile, const float *images, size channels, const float *zeros, float *to,
+                            layout where)
+{
+    transform_tile(input, 6, 1, g, tile, images, channels, zeros, to, where);
+}
+
 static void transform_gradient(const grid *g, size tile, const float *gradient, size channels, const float *zeros,
                                float *to, layout where)
 {
-    const float *from[16];
-    pixels_of(g, tile, 4, 0, gradient, channels, zeros, from);
-    for (size c = 0; c < channels; c += LANES) {
-        vector given[16], half[24], found[36];
-        for (int i = 0; i < 16; i++) given[i] = gather(from[i] + c, channels - c, 1);
-        for (int column = 0; column < 4; column++) output_adjoint(half + column, 4, given + column, 4);
-        for (int row = 0; row < 6; row++) output_adjoint(found + 6 * row, 1, half + 4 * row, 1);
-        float *place = to + c / PANEL * where.panel + c % PANEL;
-        for (int p = 0; p < POSITIONS; p++) store(place + p * where.position, found[p]);
-    }
+    transform_tile(output_adjoint, 4, 0, g, tile, gradient, channels, zeros, to, where);
 }
 
 static void write_outputs(const grid *g, size tile, const float *products, size position, const float *bias,
@@ -176,11 +182,10 @@ static void write_outputs(const grid *g, size tile, const float *products, size 
     float *to = images + ((at.image * g->height + at.top) * g->width + at.left) * channels;
     size height = least(4, g->height - at.top), width = least(4, g->width - at.left);
     for (size c = 0; c < channels; c += LANES) {
-        vector given[36], half[24], found[16];
+        vector given[36], found[16];
         vector shift = bias ? gather(bias + c, channels - c, 1) : (vector){0};
         for (int p = 0; p < POSITIONS; p++) given[p] = load(products + p * position + c);
-        for (int column = 0; column < 6; column++) output(half + column, 6, given + column, 6);
-        for (int row = 0; row < 4; row++) output(found + 4 * row, 1, half + 6 * row, 1);
+        on_both_axes(output, 6, 4, found, given);
         for (size y = 0; y < height; y++)
             for (size x = 0; x < width; x++)
                 store_some(to + (y * g->width + x) * channels + c, found[4 * y + x] + shift, channels - c);
@@ -246,13 +251,12 @@ static void transform_kernels(const float *weight, strides of, size channels, si
     for (size panel = 0; panel < panels; panel++)
         for (size c = 0; c < depth; c++)
             for (int v = 0; v < VECTORS; v++) {
-                vector given[9], half[18], found[36];
+                vector given[9], found[36];
                 size o = panel * PANEL + v * LANES, count = c < channels && o < outputs ? outputs - o : 0;
                 for (int t = 0; t < 9; t++)
                     given[t] = gather(weight + o * of.output + c * of.channel + (of.turned ? 8 - t : t) * of.tap, count,
                                       of.output);
-                for (int column = 0; column < 3; column++) kernel(half + column, 3, given + column, 3);
-                for (int row = 0; row < 6; row++) kernel(found + 6 * row, 1, half + 3 * row, 1);
+                on_both_axes(kernel, 3, 6, found, given);
                 float *place = to + panel * POSITIONS * position + c * PANEL + v * LANES;
                 for (int p = 0; p < POSITIONS; p++) store(place + p * position, found[p]);
             }
@@ -346,10 +350,9 @@ void detectors_weight_gradient(const float *images, const float *gradient, float
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (size o = 0; o < outputs; o++)
         for (size c = 0; c < channels; c += LANES) {
-            vector total[36], half[18], found[9];
+            vector total[36], found[9];
             for (int p = 0; p < POSITIONS; p++) total[p] = load(totals + p * of_totals + o * wide + c);
-            for (int column = 0; column < 6; column++) kernel_adjoint(half + column, 6, total + column, 6);
-            for (int row = 0; row < 3; row++) kernel_adjoint(found + 3 * row, 1, half + 6 * row, 1);
+            on_both_axes(kernel_adjoint, 6, 3, found, total);
             for (int t = 0; t < 9; t++) store_some(out + (o * 9 + t) * channels + c, found[t], channels - c);
         }
 }

@@ -72,12 +72,17 @@ def _promises_to_be_faster(shape: Sequence[int], outputs: int, what: str) -> boo
     """By multiplications of a direct convolution, of the products here, whose sides are padded to vectors and groups of
     vectors, and of transforms in the time of so many."""
     count, channels, height, width = shape
-    tiles = count * -(-height // 4) * -(-width // 4)
+    tiles = _tiles(shape)
     rows, columns = (outputs, channels) if what in ("input", "weight") else (channels, outputs)
     pairs = _up(rows, 16) * _up(columns, 64)
     of_kernel = OF_KERNEL[what][pairs > SMALL_KERNELS]
     ours = (36 * tiles + of_kernel) * pairs + OF_TILE * tiles * (channels + outputs)
     return ours < 9 * count * height * width * channels * outputs
+
+
+def _tiles(shape: Sequence[int]) -> int:
+    """Of 4×4 outputs in images [B, C, H, W]."""
+    return shape[0] * (_up(shape[2], 4) // 4) * (_up(shape[3], 4) // 4)
 
 
 def _up(value: int, to: int) -> int:
@@ -123,17 +128,15 @@ def _(gradient: Tensor, weight: Tensor) -> Tensor:
 @torch.library.impl(_operators, "winograd_of_weight", "CPU")
 def _(x: Tensor, gradient: Tensor) -> Tensor:
     x, gradient = _channels_last(x), _channels_last(gradient)
-    (count, channels, height, width), outputs, threads = x.shape, gradient.shape[1], torch.get_num_threads()
-    tiles = count * -(-height // 4) * -(-width // 4)
-    at_once = min(tiles, TILES_OF_GRADIENT)
+    (count, channels, height, width), outputs = x.shape, gradient.shape[1]
+    sizes = channels, outputs, min(TILES_OF_GRADIENT, _tiles(x.shape))
     found = _like_images(x, (outputs, channels, 3, 3))
-    sizes = channels, outputs, at_once
-    scratch = _scratch(_library().detectors_weight_gradient_scratch(*map(_size, sizes)))
+    scratch = _scratch(_library().detectors_weight_gradient_scratch(*sizes))
     _library().detectors_weight_gradient(
         *map(_pointer, (x, gradient, found)),
-        *map(_size, (count, height, width, *sizes)),
+        *(count, height, width, *sizes),
         _pointer(scratch),
-        threads,
+        torch.get_num_threads(),
     )
     return found
 
@@ -144,18 +147,14 @@ def _convolved(x: Tensor, weight: Tensor, bias: Tensor | None, *, turned: bool) 
     if weight.stride(2) != 3 * weight.stride(3):
         weight = weight.contiguous()
     (count, channels, height, width), outputs, threads = x.shape, len(weight), torch.get_num_threads()
-    tiles = count * -(-height // 4) * -(-width // 4)
-    at_once = min(TILES_AT_ONCE, -(-tiles // threads))
+    at_once = min(TILES_AT_ONCE, -(-_tiles(x.shape) // threads))
     found = _like_images(x, (count, outputs, height, width))
-    scratch = _scratch(
-        _library().detectors_convolve_scratch(*map(_size, (channels, outputs, at_once)), threads)
-    )
-    strides = weight.stride(0), weight.stride(1), weight.stride(3)
+    scratch = _scratch(_library().detectors_convolve_scratch(channels, outputs, at_once, threads))
     _library().detectors_convolve(
         *map(_pointer, (x, weight, None if bias is None else bias.contiguous(), found)),
-        *map(_size, (count, height, width, channels, outputs, *strides)),
-        int(turned),
-        _size(at_once),
+        *(count, height, width, channels, outputs),
+        *(weight.stride(0), weight.stride(1), weight.stride(3)),
+        *(turned, at_once),
         _pointer(scratch),
         threads,
     )
@@ -216,12 +215,8 @@ def _scratch(floats: int) -> Tensor:
     return _memory.scratch
 
 
-def _size(value: int) -> ctypes.c_ssize_t:
-    return ctypes.c_ssize_t(value)
-
-
-def _pointer(tensor: Tensor | None) -> ctypes.c_void_p:
-    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
+def _pointer(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
 
 
 @torch.compiler.assume_constant_result
@@ -245,8 +240,15 @@ def built() -> ctypes.CDLL | None:
         said = getattr(error, "stderr", None) or error
         log.warning("convolutions are slower than they could be: %s was not built: %s", SOURCE.name, said)
         return None
-    found.detectors_convolve_scratch.restype = ctypes.c_ssize_t
-    found.detectors_weight_gradient_scratch.restype = ctypes.c_ssize_t
+    size, pointer, integer = ctypes.c_ssize_t, ctypes.c_void_p, ctypes.c_int
+    found.detectors_convolve_scratch.argtypes = [*[size] * 3, integer]
+    found.detectors_convolve_scratch.restype = size
+    found.detectors_convolve.argtypes = [*[pointer] * 4, *[size] * 8, integer, size, pointer, integer]
+    found.detectors_convolve.restype = None
+    found.detectors_weight_gradient_scratch.argtypes = [size] * 3
+    found.detectors_weight_gradient_scratch.restype = size
+    found.detectors_weight_gradient.argtypes = [*[pointer] * 3, *[size] * 6, pointer, integer]
+    found.detectors_weight_gradient.restype = None
     return found
 
 

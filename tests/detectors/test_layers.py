@@ -39,7 +39,8 @@ def test_gradients_are_those_of_autograd_in_either_memory_format(
     for mine, theirs in pairs:
         assert mine.grad is not None
         assert theirs.grad is not None
-        assert (mine.grad - theirs.grad).abs().max() <= 5e-5 * theirs.grad.abs().max()
+        limit = 2e-5 if filtering and kernel_size == 3 else 5e-6
+        assert (mine.grad - theirs.grad).abs().max() <= limit * theirs.grad.abs().max()
 
 
 def test_an_input_or_a_weight_without_gradient_gets_none() -> None:

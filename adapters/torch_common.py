@@ -66,8 +66,6 @@ class TorchAdapter(Adapter):
     label_offset: int = 0
     #: Whether ``convert`` keeps the masks (a model without masks should not pay for moving them).
     uses_masks: bool = True
-    #: Names of ``job.options`` that the adapter understands; another name is an error.
-    known_options: frozenset[str] = frozenset({"channels_last", "compile"})
     #: Distributions whose versions are reported beside torch's.
     packages: Sequence[str] = ()
     #: Further arguments of SGD; without any, torch chooses as it does for a codebase that gives none.
@@ -81,10 +79,6 @@ class TorchAdapter(Adapter):
 
     def __init__(self, job: Job) -> None:
         super().__init__(job)
-        unknown = sorted(set(job.options) - self.known_options)
-        if unknown:
-            known = ", ".join(sorted(self.known_options))
-            raise ValueError(f"unknown option {', '.join(unknown)}; this adapter knows {known}")
         self.workload = job.workload
         self.dtype = DTYPES[self.workload["precision"]]
         channels_last = bool(job.options.get("channels_last", False))

@@ -73,6 +73,8 @@ class Codebase(Strict):
     environment: Environment = Environment()
     models: dict[str, Offer]
     """Canonical model → what this codebase calls it."""
+    options: dict[str, str] | None = None
+    """What an arm's `options` may be, and what each does; without this field any are handed on."""
     missing: dict[str, str] = {}
     """Canonical model → why this codebase has none; `*` stands for all others."""
     schemes: list[str] = []

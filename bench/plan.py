@@ -184,6 +184,18 @@ def _check_model(loaded: LoadedRecipe, workload: Workload, codebases: Mapping[st
     raise BenchError(f"unknown model '{model}'", where=loaded.place(*place), hint=did_you_mean(model, known))
 
 
+def _check_options(
+    loaded: LoadedRecipe, codebase: Codebase, spec: ArmSpec, options: Mapping[str, Any], arm: str
+) -> None:
+    for name in options:
+        if codebase.options is not None and name not in codebase.options:
+            raise BenchError(
+                f"{codebase.name} has no option '{name}'",
+                where=arm if name in spec.options else loaded.place("factors", f"options.{name}"),
+                hint=did_you_mean(name, codebase.options),
+            )
+
+
 def make_plan(loaded: LoadedRecipe, codebases: Mapping[str, Codebase], *, aa: bool = False) -> Plan:
     """Resolve a recipe into arms. Every problem is a BenchError with file and line."""
     recipe = loaded.recipe
@@ -251,6 +263,8 @@ def _make_arm(
     place: str,
 ) -> Arm:
     workload, options, threads = _apply_levels(loaded, levels)
+    options.update(spec.options)
+    _check_options(loaded, codebases[spec.codebase], spec, options, place)
     _check_model(loaded, workload, codebases)
     reason = check_offer(codebases[spec.codebase], workload)
     if reason is not None:
@@ -270,7 +284,7 @@ def _make_arm(
         levels=levels,
         cell=_slug("_".join(f"{k}-{level_text(v)}" for k, v in levels.items() if k not in baseline)) or "all",
         workload=workload,
-        options={**options, **spec.options},
+        options=options,
         variables={**loaded.recipe.environment.variables, **spec.variables},
         threads=threads,
         weights=spec.weights,

@@ -16,6 +16,7 @@ from bench.recipe import load_recipe
 from tests.conftest import FAKE, ROOT, Cli
 
 MINIMAL = "name: t\nworkload: {model: faster_rcnn_r50_fpn}\narms: [fake]\n"
+NATIVE = MINIMAL.replace("fake", "native")
 
 
 def write(folder: Path, text: str, name: str = "r.yaml") -> Path:
@@ -50,6 +51,8 @@ def fail(path: Path, *settings: str) -> str:
         ("- a list\n", None, ["a recipe is a mapping"]),
         (MINIMAL + "x: !!python/object/apply:os.system [ls]\n", 4, ["not valid YAML"]),
         (MINIMAL + "extends: nowhere.yaml\n", 4, ["nowhere.yaml", "does not exist"]),
+        (MINIMAL.replace("fake", "{codebase: native, options: {optimiser: sgd}}"), 3, ["'optimiser'", "optimizer?"]),
+        (NATIVE + "factors:\n  options.compiled: [on]\n", 5, ["no option 'compiled'", "compile?"]),
         (MINIMAL.replace("[fake]", "[fake, fake]"), 3, ["two arms are called 'fake'"]),
     ],
 )  # fmt: skip

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 class Adapter(TorchAdapter):
     package = "detectron2"
-    known_options = frozenset({"channels_last", "config", "source"})
 
     def __init__(self, job: Job) -> None:
         super().__init__(job)

@@ -52,7 +52,6 @@ class Adapter(TorchAdapter):
     version = mmdet.__version__
     package = "mmdet"
     packages = ("mmdet", "mmengine", "opencv-python")
-    known_options = frozenset({"channels_last", "cfg_options", "kernels"})
 
     def __init__(self, job: Job) -> None:
         super().__init__(job)

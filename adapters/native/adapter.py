@@ -27,7 +27,6 @@ from detectors.solov2 import SOLOv2
 class Adapter(TorchAdapter):
     version = version("detection-bench")
     package = "detectors"
-    known_options = TorchAdapter.known_options | {"conventions", "optimizer"}
     sgd_arguments = {"fused": True}  # as detectors.train: one pass over weights, gradients and momentum
 
     averaged: detectors.EMA | None = None

@@ -35,7 +35,6 @@ Tensor = paddle.Tensor
 Sample = dict[str, Any]
 
 RCNN = ("FasterRCNN", "MaskRCNN", "CascadeRCNN")
-KNOWN_OPTIONS = frozenset({"config", "rounded_anchors"})
 # Anything finer than a quarter of a pixel is lost when a mask target is drawn on 28 x 28 cells.
 OUTLINE_SUBPIXELS = 4
 
@@ -75,10 +74,6 @@ class Adapter(api.Adapter):
 
     def __init__(self, job: Job) -> None:
         super().__init__(job)
-        if unknown := sorted(set(job.options) - KNOWN_OPTIONS):
-            raise ValueError(
-                f"unknown option {', '.join(unknown)} of paddledet; known: {', '.join(sorted(KNOWN_OPTIONS))}"
-            )
         self.workload = job.workload
         self.config = build_config(
             job.workload["model"], len(job.classes), job.workload, job.options.get("config", {})

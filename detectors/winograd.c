@@ -131,15 +131,21 @@ INLINE corner corner_of(const grid *g, size tile)
     return (corner){tile / (g->rows * g->columns), in_image / g->columns * 4, in_image % g->columns * 4};
 }
 
+/* Some of the channels of images, those of a pixel `pixel` floats after those of the one before. */
+typedef struct {
+    const float *at;
+    size channels, pixel;
+} slice;
+
 /* Where the side x side pixels around a tile lie, `border` beyond its outputs; outside of the image are zeros. */
-INLINE void pixels_of(const grid *g, size tile, int side, int border, const float *images, size channels,
-                      const float *zeros, const float **found)
+INLINE void pixels_of(const grid *g, size tile, int side, int border, slice images, const float *zeros,
+                      const float **found)
 {
     corner at = corner_of(g, tile);
     for (size y = at.top - border; y < at.top - border + side; y++)
         for (size x = at.left - border; x < at.left - border + side; x++) {
             int inside = y >= 0 && y < g->height && x >= 0 && x < g->width;
-            *found++ = inside ? images + ((at.image * g->height + y) * g->width + x) * channels : zeros;
+            *found++ = inside ? images.at + ((at.image * g->height + y) * g->width + x) * images.pixel : zeros;
         }
 }
 
@@ -150,36 +156,34 @@ typedef struct {
 
 /* Of the side x side pixels around a tile. */
 INLINE void transform_tile(void (*of_line)(vector *, int, const vector *, int), int side, int border, const grid *g,
-                           size tile, const float *images, size channels, const float *zeros, float *to, layout where)
+                           size tile, slice images, const float *zeros, float *to, layout where)
 {
     const float *from[36];
-    pixels_of(g, tile, side, border, images, channels, zeros, from);
-    for (size c = 0; c < channels; c += LANES) {
+    pixels_of(g, tile, side, border, images, zeros, from);
+    for (size c = 0; c < images.channels; c += LANES) {
         vector given[36], found[36];
-        for (int i = 0; i < side * side; i++) given[i] = gather(from[i] + c, channels - c, 1);
+        for (int i = 0; i < side * side; i++) given[i] = gather(from[i] + c, images.channels - c, 1);
         on_both_axes(of_line, side, 6, found, given);
         float *place = to + c / PANEL * where.panel + c % PANEL;
         for (int p = 0; p < POSITIONS; p++) store(place + p * where.position, found[p]);
     }
 }
 
-static void transform_input(const grid *g, size tile, const float *images, size channels, const float *zeros, float *to,
-                            layout where)
+static void transform_input(const grid *g, size tile, slice images, const float *zeros, float *to, layout where)
 {
-    transform_tile(input, 6, 1, g, tile, images, channels, zeros, to, where);
+    transform_tile(input, 6, 1, g, tile, images, zeros, to, where);
 }
 
-static void transform_gradient(const grid *g, size tile, const float *gradient, size channels, const float *zeros,
-                               float *to, layout where)
+static void transform_gradient(const grid *g, size tile, slice gradient, const float *zeros, float *to, layout where)
 {
-    transform_tile(output_adjoint, 4, 0, g, tile, gradient, channels, zeros, to, where);
+    transform_tile(output_adjoint, 4, 0, g, tile, gradient, zeros, to, where);
 }
 
 static void write_outputs(const grid *g, size tile, const float *products, size position, const float *bias,
-                          float *images, size channels)
+                          float *images, size channels, size pixel)
 {
     corner at = corner_of(g, tile);
-    float *to = images + ((at.image * g->height + at.top) * g->width + at.left) * channels;
+    float *to = images + ((at.image * g->height + at.top) * g->width + at.left) * pixel;
     size height = least(4, g->height - at.top), width = least(4, g->width - at.left);
     for (size c = 0; c < channels; c += LANES) {
         vector given[36], found[16];
@@ -188,7 +192,7 @@ static void write_outputs(const grid *g, size tile, const float *products, size 
         on_both_axes(output, 6, 4, found, given);
         for (size y = 0; y < height; y++)
             for (size x = 0; x < width; x++)
-                store_some(to + (y * g->width + x) * channels + c, found[4 * y + x] + shift, channels - c);
+                store_some(to + (y * g->width + x) * pixel + c, found[4 * y + x] + shift, channels - c);
     }
 }
 
@@ -278,11 +282,12 @@ size detectors_convolve_scratch(size channels, size outputs, size at_once, int t
     return of.depth + POSITIONS * (of.wide / PANEL * of.kernels + threads * (of.values + of.products));
 }
 
-/* images [count][height][width][channels] to [count][height][width][outputs]. `bias`: [outputs] or NULL. `at_once`: the
-   most tiles that a thread handles between kernels and outputs. `scratch`: as many floats as the function above says. */
+/* images [count][height][width][channels] to `outputs` of the `out_pixel` channels [count][height][width][out_pixel] that
+   begin at `out`. `bias`: [outputs] or NULL. `at_once`: the most tiles that a thread handles between kernels and outputs.
+   `scratch`: as many floats as the function above says. */
 void detectors_convolve(const float *images, const float *weight, const float *bias, float *out, size count, size height,
-                        size width, size channels, size outputs, size output_stride, size channel_stride,
-                        size tap_stride, int turned, size at_once, float *scratch, int threads)
+                        size width, size channels, size outputs, size out_pixel, size output_stride,
+                        size channel_stride, size tap_stride, int turned, size at_once, float *scratch, int threads)
 {
     grid g = grid_of(height, width);
     size tiles = count * g.rows * g.columns, blocks = (tiles + at_once - 1) / at_once;
@@ -297,7 +302,7 @@ void detectors_convolve(const float *images, const float *weight, const float *b
         float *values = rest + omp_get_thread_num() * POSITIONS * (of.values + of.products);
         float *products = values + POSITIONS * of.values;
         for (size tile = 0; tile < here; tile++)
-            transform_input(&g, first + tile, images, channels, zeros, values + tile * of.depth,
+            transform_input(&g, first + tile, (slice){images, channels, channels}, zeros, values + tile * of.depth,
                             (layout){of.values, PANEL});
         for (size p = 0; p < POSITIONS; p++)
             for (size panel = 0; panel < of.wide / PANEL; panel++)
@@ -305,7 +310,7 @@ void detectors_convolve(const float *images, const float *weight, const float *b
                         kernels + (panel * POSITIONS + p) * of.kernels,
                         products + p * of.products + panel * PANEL, of.wide, 0);
         for (size tile = 0; tile < here; tile++)
-            write_outputs(&g, first + tile, products + tile * of.wide, of.products, bias, out, outputs);
+            write_outputs(&g, first + tile, products + tile * of.wide, of.products, bias, out, outputs, out_pixel);
     }
 }
 
@@ -315,10 +320,11 @@ size detectors_weight_gradient_scratch(size channels, size outputs, size at_once
     return wide + high + POSITIONS * (spread(at_once * wide) + spread(at_once * high) + spread(outputs * wide));
 }
 
-/* images [count][height][width][channels] and the gradient [count][height][width][outputs] of what they were convolved to:
-   the gradient [outputs][3][3][channels] of the weight. `at_once`: the most tiles between images and products. */
+/* images [count][height][width][channels] and, of the gradient [count][height][width][gradient_pixel] of what they were
+   convolved to, the `outputs` channels that begin at `gradient`: the gradient [outputs][3][3][channels] of the weight. `at_once`: the most tiles between images and products. */
 void detectors_weight_gradient(const float *images, const float *gradient, float *out, size count, size height,
-                               size width, size channels, size outputs, size at_once, float *scratch, int threads)
+                               size width, size channels, size outputs, size gradient_pixel, size at_once,
+                               float *scratch, int threads)
 {
     grid g = grid_of(height, width);
     size tiles = count * g.rows * g.columns, parts = (tiles + at_once - 1) / at_once;
@@ -335,8 +341,10 @@ void detectors_weight_gradient(const float *images, const float *gradient, float
         {
 #pragma omp for schedule(static)
             for (size tile = 0; tile < here; tile++) {
-                transform_input(&g, first + tile, images, channels, zeros, values + tile * PANEL, of_images);
-                transform_gradient(&g, first + tile, gradient, outputs, zeros, given + tile * PANEL, of_gradient);
+                transform_input(&g, first + tile, (slice){images, channels, channels}, zeros, values + tile * PANEL,
+                                of_images);
+                transform_gradient(&g, first + tile, (slice){gradient, outputs, gradient_pixel}, zeros,
+                                   given + tile * PANEL, of_gradient);
             }
 #pragma omp for schedule(static)
             for (size p = 0; p < POSITIONS; p++)

@@ -22,6 +22,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import logging
+import mmap
 import os
 import shlex
 import subprocess
@@ -29,6 +30,7 @@ import tempfile
 import threading
 from collections.abc import Sequence
 from functools import cache
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +46,8 @@ FLAGS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
 TILES_AT_ONCE = 36
 #: Most tiles, of all threads together, between images and the gradient of a weight.
 TILES_OF_GRADIENT = 100
+#: Most bytes of kernels, or of sums for their gradient; with more, some output channels come after others.
+KERNELS_AT_ONCE = 10 * 2**20
 #: What transforms take, in the time of as many multiplications of matrix products: of a tile and channel; of a pair of
 #: channels' kernel, by what is wanted and by whether all kernels of the convolution are small (16 MB) or large. From
 #: ``python -m benchmarks.winograd``.
@@ -129,15 +133,16 @@ def _(gradient: Tensor, weight: Tensor) -> Tensor:
 def _(x: Tensor, gradient: Tensor) -> Tensor:
     x, gradient = _channels_last(x), _channels_last(gradient)
     (count, channels, height, width), outputs = x.shape, gradient.shape[1]
-    sizes = channels, outputs, min(TILES_OF_GRADIENT, _tiles(x.shape))
+    some, at_once = _part(outputs, channels), min(TILES_OF_GRADIENT, _tiles(x.shape))
     found = _like_images(x, (outputs, channels, 3, 3))
-    scratch = _scratch(_library().detectors_weight_gradient_scratch(*sizes))
-    _library().detectors_weight_gradient(
-        *map(_pointer, (x, gradient, found)),
-        *(count, height, width, *sizes),
-        _pointer(scratch),
-        torch.get_num_threads(),
-    )
+    scratch = _scratch(_library().detectors_weight_gradient_scratch(channels, some, at_once))
+    for one, of_weight in zip(gradient.split(some, dim=1), found.split(some), strict=True):
+        _library().detectors_weight_gradient(
+            *map(_pointer, (x, one, of_weight)),
+            *(count, height, width, channels, len(of_weight), outputs, at_once),
+            _pointer(scratch),
+            torch.get_num_threads(),
+        )
     return found
 
 
@@ -147,18 +152,27 @@ def _convolved(x: Tensor, weight: Tensor, bias: Tensor | None, *, turned: bool) 
     if weight.stride(2) != 3 * weight.stride(3):
         weight = weight.contiguous()
     (count, channels, height, width), outputs, threads = x.shape, len(weight), torch.get_num_threads()
-    at_once = min(TILES_AT_ONCE, -(-_tiles(x.shape) // threads))
+    some, at_once = _part(outputs, channels), min(TILES_AT_ONCE, -(-_tiles(x.shape) // threads))
     found = _like_images(x, (count, outputs, height, width))
-    scratch = _scratch(_library().detectors_convolve_scratch(channels, outputs, at_once, threads))
-    _library().detectors_convolve(
-        *map(_pointer, (x, weight, None if bias is None else bias.contiguous(), found)),
-        *(count, height, width, channels, outputs),
-        *(weight.stride(0), weight.stride(1), weight.stride(3)),
-        *(turned, at_once),
-        _pointer(scratch),
-        threads,
-    )
+    scratch = _scratch(_library().detectors_convolve_scratch(channels, some, at_once, threads))
+    shifts = repeat(None) if bias is None else bias.contiguous().split(some)
+    for kernels, out, shift in zip(weight.split(some), found.split(some, dim=1), shifts, strict=False):
+        _library().detectors_convolve(
+            *map(_pointer, (x, kernels, shift, out)),
+            *(count, height, width, channels, len(kernels), outputs),
+            *(weight.stride(0), weight.stride(1), weight.stride(3)),
+            *(turned, at_once),
+            _pointer(scratch),
+            threads,
+        )
     return found
+
+
+def _part(outputs: int, channels: int) -> int:
+    """How many output channels of a convolution to handle at once."""
+    most = max(1, KERNELS_AT_ONCE // (4 * 36 * _up(channels, 16) * 64))
+    parts = -(-_up(outputs, 64) // (64 * most))
+    return _up(-(-outputs // parts), 64)
 
 
 def _channels_last(images: Tensor) -> Tensor:
@@ -211,7 +225,9 @@ _memory = _Memory()
 
 def _scratch(floats: int) -> Tensor:
     if len(_memory.scratch) < floats:
-        _memory.scratch = torch.empty(floats)
+        # Not from the heap, where it would leave a hole whenever it grows.
+        pages = mmap.mmap(-1, 4 * floats, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        _memory.scratch = torch.frombuffer(pages, dtype=torch.float32)
     return _memory.scratch
 
 
@@ -243,11 +259,11 @@ def built() -> ctypes.CDLL | None:
     size, pointer, integer = ctypes.c_ssize_t, ctypes.c_void_p, ctypes.c_int
     found.detectors_convolve_scratch.argtypes = [*[size] * 3, integer]
     found.detectors_convolve_scratch.restype = size
-    found.detectors_convolve.argtypes = [*[pointer] * 4, *[size] * 8, integer, size, pointer, integer]
+    found.detectors_convolve.argtypes = [*[pointer] * 4, *[size] * 9, integer, size, pointer, integer]
     found.detectors_convolve.restype = None
     found.detectors_weight_gradient_scratch.argtypes = [size] * 3
     found.detectors_weight_gradient_scratch.restype = size
-    found.detectors_weight_gradient.argtypes = [*[pointer] * 3, *[size] * 6, pointer, integer]
+    found.detectors_weight_gradient.argtypes = [*[pointer] * 3, *[size] * 7, pointer, integer]
     found.detectors_weight_gradient.restype = None
     return found
 

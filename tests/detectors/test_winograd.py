@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -28,7 +29,8 @@ def relative(found: Tensor, expected: Tensor) -> float:
     height=st.integers(1, 41),
     width=st.integers(1, 41),
     channels=st.integers(1, 70),
-    outputs=st.integers(1, 70),
+    outputs=st.integers(1, 150),
+    kernels_at_once=st.sampled_from([0, winograd.KERNELS_AT_ONCE]),
     threads=st.integers(1, 2),
     bias=st.booleans(),
     layout=st.sampled_from([torch.channels_last, torch.contiguous_format]),
@@ -40,12 +42,14 @@ def test_outputs_and_gradients_of_any_size_are_those_of_a_direct_convolution(
     width: int,
     channels: int,
     outputs: int,
+    kernels_at_once: int,
     threads: int,
     bias: bool,
     layout: torch.memory_format,
 ) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)  # which decides how tiles are shared out
+    at_once = patch.object(winograd, "KERNELS_AT_ONCE", kernels_at_once)  # 0: 64 outputs after 64
     try:
         torch.manual_seed(0)
         x = torch.randn(count, channels, height, width).contiguous(memory_format=torch.channels_last)
@@ -55,13 +59,16 @@ def test_outputs_and_gradients_of_any_size_are_those_of_a_direct_convolution(
         out = F.conv2d(exact[0], exact[1], None if shift is None else shift.double(), padding=1)
         gradient = torch.randn_like(out)
         out.backward(gradient)
-        found = winograd.convolution(x, weight, shift)
+        with at_once:
+            found = winograd.convolution(x, weight, shift)
+            gradients = (
+                winograd.gradient_of_input(gradient.float(), weight),
+                winograd.gradient_of_weight(x, gradient.float()),
+            )
         assert found.is_contiguous(memory_format=torch.channels_last)
         assert relative(found, out.detach()) < 1e-5
-        for one, expected in (
-            (winograd.gradient_of_input(gradient.float(), weight), exact[0].grad),
-            (winograd.gradient_of_weight(x, gradient.float()), exact[1].grad),
-        ):
+        for one, exactly in zip(gradients, exact, strict=True):
+            expected = exactly.grad
             assert expected is not None
             assert relative(one, expected) < 2e-5
     finally:

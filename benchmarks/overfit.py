@@ -3,12 +3,14 @@
     python -m benchmarks.overfit                      # every method (on ResNet-50), until AP 0.90 on its 8 scenes
     python -m benchmarks.overfit mask_rcnn_r50_fpn    # one of them
     python -m benchmarks.overfit --held-out mask_rcnn_r50_fpn solov2_light_r50_fpn    # on 40 others: 0.50
+    python -m benchmarks.overfit --coco ../shared/data/coco_tiny mask_rcnn_r50_fpn    # 8 real images instead
 
 Prints a line of JSON per model: AP of boxes and masks, the goal and whether it was reached, iterations, CPU seconds.
 Random weights, nothing frozen. `--budget` bounds the CPU seconds of a model: one out of time is reported as it is.
 
 Objects with a side of less than `--smallest` pixels (of scenes of about 640 × 480) are made crowds, which are neither
-learned nor counted: in an input scaled down to `--side` they have no pixels to be learned from.
+learned nor counted: in an input scaled down to `--side` they have no pixels to be learned from. The second stages of
+R-CNNs look at `--regions` per image rather than 512, most of which would be background here as well.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -29,10 +32,12 @@ from torch import nn
 import detectors
 from bench import shapes
 from detectors import runtime
+from detectors.box_head import BoxHead
 from detectors.coco import CocoFolder
 from detectors.config import Augment, Config, Data, Evaluate, Model, Optimizer, Resize, ScheduleConfig, Split
 from detectors.eval import evaluate
 from detectors.runtime import Ranks
+from detectors.sampling import BalancedSampler
 from detectors.train import training_batches
 
 GOAL = 0.90
@@ -43,11 +48,33 @@ def write_scenes(folder: Path, split: str, images: int, *, smallest: int) -> Spl
     """Scenes in COCO layout in which objects with a side of less than ``smallest`` pixels are crowds."""
     shapes.write(folder, split, images)
     annotations = folder / "annotations" / f"instances_{split}.json"
-    content = json.loads(annotations.read_text())
+    return Split(
+        str(with_crowds(json.loads(annotations.read_text()), annotations, smallest)), str(folder / split)
+    )
+
+
+def real_images(folder: Path, source: Path, images: int, *, smallest: int) -> Split:
+    """The first images of COCO's training split in ``source`` that have larger objects; smaller ones are crowds."""
+    content = json.loads((source / "annotations" / "instances_train2017.json").read_text())
+    large = {one["image_id"] for one in content["annotations"] if min(one["bbox"][2:]) >= smallest}
+    kept = sorted(large)[:images]
+    content["images"] = [one for one in content["images"] if one["id"] in kept]
+    content["annotations"] = [one for one in content["annotations"] if one["image_id"] in kept]
+    folder.mkdir(parents=True, exist_ok=True)
+    return Split(str(with_crowds(content, folder / "instances.json", smallest)), str(source / "train2017"))
+
+
+def with_crowds(content: dict[str, Any], path: Path, smallest: int) -> Path:
     for item in content["annotations"]:
-        item["iscrowd"] = int(min(item["bbox"][2:]) < smallest)
-    annotations.write_text(json.dumps(content))
-    return Split(str(annotations), str(folder / split))
+        item["iscrowd"] = int(item["iscrowd"] or min(item["bbox"][2:]) < smallest)
+    path.write_text(json.dumps(content))
+    return path
+
+
+def look_at_fewer_regions(model: nn.Module, regions: int) -> None:
+    for module in model.modules():
+        if isinstance(module, BoxHead):
+            module.sampler = BalancedSampler(regions, 0.25)
 
 
 def config_for(train: Split, val: Split, resize: Resize, *, batch: int) -> Config:
@@ -146,10 +173,12 @@ def main() -> None:
     parser.add_argument(
         "--held-out", action="store_true", help="400 scenes to learn from, 40 others to look at"
     )
+    parser.add_argument("--coco", type=Path, help="folder of COCO's layout: 8 images of its training split")
     parser.add_argument("--side", type=int, default=256, help="short side of the input (pixels)")
     parser.add_argument(
         "--smallest", type=int, default=32, help="side of the smallest object that counts (pixels)"
     )
+    parser.add_argument("--regions", type=int, default=96, help="per image, of an R-CNN's second stage")
     parser.add_argument("--iterations", type=int, default=600)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--batch", type=int, default=4)
@@ -158,14 +187,17 @@ def main() -> None:
     for name in given.models or trainable_models():
         with tempfile.TemporaryDirectory() as place:
             folder = Path(place)
-            train = write_scenes(
-                folder / "seen", "train", 400 if given.held_out else 8, smallest=given.smallest
-            )
-            val = (
-                write_scenes(folder / "new", "val", 40, smallest=given.smallest) if given.held_out else train
-            )
+            if given.coco:
+                train = val = real_images(folder, given.coco, 8, smallest=given.smallest)
+            elif given.held_out:
+                train = write_scenes(folder / "seen", "train", 400, smallest=given.smallest)
+                val = write_scenes(folder / "new", "val", 40, smallest=given.smallest)
+            else:
+                train = val = write_scenes(folder / "seen", "train", 8, smallest=given.smallest)
+            classes = len(json.loads(Path(train.annotations).read_text())["categories"])
             torch.manual_seed(0)
-            model = detectors.build(name, num_classes=len(shapes.CLASSES), frozen_stages=0, frozen_bn=False)
+            model = detectors.build(name, num_classes=classes, frozen_stages=0, frozen_bn=False)
+            look_at_fewer_regions(model, given.regions)
             found = fit(
                 model,
                 config_for(train, val, resize_for(name, given.side), batch=given.batch),

@@ -30,7 +30,7 @@ from detectors.solov2_targets import Assignment, Level, assign, quarter_masks
 from detectors.structures import Detections, Target
 
 MASK_STRIDE = 4
-#: Pixels of masks at the original size that are drawn together: 16 MiB, which stays in a cache.
+#: Pixels of masks that are drawn together: 16 MiB, which stays in a cache.
 PIXELS_AT_ONCE = 1 << 22
 
 
@@ -277,41 +277,46 @@ class SOLOv2(nn.Module):
         kernels = by_cell(raw.kernels)
         found = []
         for image, (size, original) in enumerate(zip(image_sizes, original_sizes, strict=True)):
-            masks, kept, labels = self._candidates(scores[image], kernels[image], raw.features[image])
+            cells, kept, labels = self._candidates(scores[image], kernels[image], raw.features[image])
+            masks = self._masks(kernels[image, cells], raw.features[image])
             masks, kept, labels = self._best(masks, kept, labels)
             drawn = _draw(masks, self.mask_threshold, size, original)
             found.append(Detections(mask_extents(drawn), kept, labels, drawn))
         return found
 
     def _candidates(self, scores: Tensor, kernels: Tensor, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Class scores [cells, K], kernels [cells, D], features [D, h, w] to mask probabilities [N, h, w], scores
-        [N] and labels [N] of all candidates.
+        """Class scores [cells, K], kernels [cells, D], features [D, h, w] to cells [N], scores [N], labels [N] of
+        the best candidates, best first.
 
-        A score is the class's times the mean probability within the mask, which has to have some area.
+        A score is the class's times the mean probability within the mask, which has to have some area. Masks of some
+        candidates at a time: there can be thousands, of which few are wanted afterwards.
         """
         cell, label = (scores > self.candidate_threshold).nonzero(as_tuple=True)
         smallest = torch.cat([scores.new_full((level.cells**2,), level.min_area) for level in self.levels])
-        masks = (kernels[cell] @ features.flatten(1)).sigmoid_()
-        inside = masks > self.mask_threshold
-        area = inside.sum(dim=1)
+        areas, sums = [], []
+        for some in kernels[cell].split(max(1, PIXELS_AT_ONCE // features[0].numel())):
+            masks = self._masks(some, features)
+            inside = masks > self.mask_threshold
+            areas.append(inside.sum(dim=(1, 2)))
+            sums.append(masks.mul_(inside).sum(dim=(1, 2)))
+        area = torch.cat(areas)
         large = (area > smallest[cell]).nonzero().squeeze(1)
-        masks, inside, area = masks[large], inside[large], area[large]
-        certainty = (masks * inside).sum(dim=1) / area
-        return (
-            masks.unflatten(1, features.shape[1:]),
-            scores[cell[large], label[large]] * certainty,
-            label[large],
-        )
+        certainty = torch.cat(sums)[large] / area[large]
+        score, order = (scores[cell[large], label[large]] * certainty).sort(descending=True)
+        best = large[order[: self.candidates]]
+        return cell[best], score[: self.candidates], label[best]
+
+    def _masks(self, kernels: Tensor, features: Tensor) -> Tensor:
+        """Kernels [N, D], features [D, h, w] to probabilities [N, h, w]."""
+        return (kernels @ features.flatten(1)).sigmoid_().unflatten(1, features.shape[1:])
 
     def _best(self, masks: Tensor, scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Those candidates that Matrix NMS leaves a score, best first."""
-        scores, order = scores.sort(descending=True)
-        scores, order = scores[: self.candidates], order[: self.candidates]
-        binary = (masks[order].flatten(1) > self.mask_threshold).to(masks.dtype)
-        scores = matrix_nms(binary, labels[order], scores, kernel=self.nms_kernel, sigma=self.nms_sigma)
+        binary = (masks.flatten(1) > self.mask_threshold).to(masks.dtype)
+        scores = matrix_nms(binary, labels, scores, kernel=self.nms_kernel, sigma=self.nms_sigma)
         scores, best = scores.sort(descending=True)
         best = best[: self.max_detections][scores[: self.max_detections] >= self.score_threshold]
-        return masks[order[best]], scores[: len(best)], labels[order[best]]
+        return masks[best], scores[: len(best)], labels[best]
 
 
 def by_cell(maps: Sequence[Tensor]) -> Tensor:

@@ -47,7 +47,7 @@ TILES_AT_ONCE = 36
 #: Most tiles, of all threads together, between images and the gradient of a weight.
 TILES_OF_GRADIENT = 100
 #: Most bytes of kernels, or of sums for their gradient; with more, some output channels come after others.
-KERNELS_AT_ONCE = 10 * 2**20
+KERNELS_AT_ONCE = 16 * 2**20
 #: What transforms take, in the time of as many multiplications of matrix products: of a tile and channel; of a pair of
 #: channels' kernel, by what is wanted and by whether all kernels of the convolution are small (16 MB) or large. From
 #: ``python -m benchmarks.winograd``.

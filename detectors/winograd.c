@@ -321,7 +321,8 @@ size detectors_weight_gradient_scratch(size channels, size outputs, size at_once
 }
 
 /* images [count][height][width][channels] and, of the gradient [count][height][width][gradient_pixel] of what they were
-   convolved to, the `outputs` channels that begin at `gradient`: the gradient [outputs][3][3][channels] of the weight. `at_once`: the most tiles between images and products. */
+   convolved to, the `outputs` channels that begin at `gradient`: the gradient [outputs][3][3][channels] of the weight.
+   `at_once`: the most tiles between images and products. */
 void detectors_weight_gradient(const float *images, const float *gradient, float *out, size count, size height,
                                size width, size channels, size outputs, size gradient_pixel, size at_once,
                                float *scratch, int threads)

@@ -39,8 +39,9 @@ class Adapter(TorchAdapter):
     # -- model -----------------------------------------------------------------------------------------------
 
     def build_model(self) -> nn.Module:
-        # Of SOLOv2 there is one under each name.
-        conventions = {} if self.job.model["name"].startswith("solov2") else self.conventions()
+        conventions = {name: value for name, value in self.job.options.items() if name == "conventions"}
+        if self.job.model["name"] == "solov2_light_r50_vd_fpn_dcn_512":
+            conventions = {}  # it has PaddleDetection's, whatever other models of the recipe have
         model = detectors.build(
             self.job.model["name"],
             num_classes=len(self.job.classes),
@@ -56,9 +57,6 @@ class Adapter(TorchAdapter):
             batch = load_batches(self.job.batches, 0, 1)[0]
             detectors.calibrate(model, torch.from_numpy(batch.images), torch.from_numpy(batch.image_sizes))
         return model
-
-    def conventions(self) -> dict[str, Any]:
-        return {name: value for name, value in self.job.options.items() if name == "conventions"}
 
     def stages(self) -> Sequence[Sequence[nn.Module]]:
         backbone = self.model.backbone

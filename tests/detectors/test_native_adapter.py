@@ -25,14 +25,19 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
-def make_adapter(cache: Path, task: str, weights: str | None = None, **settings: Any) -> Any:
-    workload = Workload(
-        model="mask_rcnn_r50_fpn", task=task, input={"size": SIZE, "images": 3}, batch_size=2, **settings
-    )
+def make_adapter(
+    cache: Path,
+    task: str,
+    weights: str | None = None,
+    model: str = "mask_rcnn_r50_fpn",
+    options: dict[str, Any] | None = None,
+    **settings: Any,
+) -> Any:
+    workload = Workload(model=model, task=task, input={"size": SIZE, "images": 3}, batch_size=2, **settings)
     dataset = open_dataset(workload.input, "train", cache)
     job = Job(
         workload=workload.model_dump(mode="json"),
-        options={},
+        options=options or {},
         model={"name": workload.model},
         classes=dataset.classes,
         category_ids=dataset.category_ids,
@@ -106,3 +111,18 @@ def test_the_same_seed_gives_the_same_weights_for_training_and_inference(cache: 
         adapter.prepare()
         states.append(adapter.model.state_dict())
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "as_paddledetection"),
+    [
+        ("solov2_r50_fpn", {}, False),
+        ("solov2_r50_fpn", {"conventions": "paddledet"}, True),
+        ("solov2_light_r50_vd_fpn_dcn_512", {"conventions": "mmdet"}, True),  # there is no other
+    ],
+)
+def test_solov2_has_the_mask_loss_of_the_conventions_that_the_recipe_names(
+    cache: Path, model: str, options: dict[str, Any], as_paddledetection: bool
+) -> None:
+    built = make_adapter(cache, "train", model=model, options=options).build_model()
+    assert built.drawn_only is as_paddledetection

@@ -24,13 +24,14 @@ import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 import detectors
 from bench import shapes
+from bench.data import open_dataset
+from bench.workload import Input
 from detectors import runtime
 from detectors.box_head import BoxHead
 from detectors.coco import CocoFolder
@@ -51,27 +52,26 @@ def write_scenes(folder: Path, split: str, images: int, *, smallest: int) -> Spl
     """Scenes in COCO layout in which objects with a side of less than ``smallest`` pixels are crowds."""
     shapes.write(folder, split, images)
     annotations = folder / "annotations" / f"instances_{split}.json"
-    return Split(
-        str(with_crowds(json.loads(annotations.read_text()), annotations, smallest)), str(folder / split)
-    )
+    make_crowds(annotations, annotations, smallest)
+    return Split(str(annotations), str(folder / split))
 
 
 def real_images(folder: Path, source: Path, images: int, *, smallest: int) -> Split:
     """The first images of COCO's training split in ``source`` that have larger objects; smaller ones are crowds."""
-    content = json.loads((source / "annotations" / "instances_train2017.json").read_text())
-    large = {one["image_id"] for one in content["annotations"] if min(one["bbox"][2:]) >= smallest}
-    kept = sorted(large)[:images]
-    content["images"] = [one for one in content["images"] if one["id"] in kept]
-    content["annotations"] = [one for one in content["annotations"] if one["image_id"] in kept]
-    folder.mkdir(parents=True, exist_ok=True)
-    return Split(str(with_crowds(content, folder / "instances.json", smallest)), str(source / "train2017"))
+    (folder / "annotations").mkdir(parents=True)
+    (folder / "train2017").symlink_to((source / "train2017").resolve())
+    annotations = Path("annotations") / "instances_train2017.json"
+    make_crowds(source / annotations, folder / annotations, smallest)
+    found = open_dataset(Input(dataset=str(folder), images=images), "train", folder)
+    return Split(str(found.annotations), str(found.images))
 
 
-def with_crowds(content: dict[str, Any], path: Path, smallest: int) -> Path:
+def make_crowds(source: Path, target: Path, smallest: int) -> None:
+    """Annotations with objects that have a side of less than ``smallest`` pixels as crowds."""
+    content = json.loads(source.read_text())
     for item in content["annotations"]:
         item["iscrowd"] = int(item["iscrowd"] or min(item["bbox"][2:]) < smallest)
-    path.write_text(json.dumps(content))
-    return path
+    target.write_text(json.dumps(content))
 
 
 def look_at_fewer_regions(model: nn.Module, regions: int) -> None:

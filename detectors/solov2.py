@@ -289,7 +289,7 @@ class SOLOv2(nn.Module):
         the best candidates, best first.
 
         A score is the class's times the mean probability within the mask, which has to have some area. Masks of some
-        candidates at a time: there can be thousands, of which few are wanted afterwards.
+        candidates at a time: there can be thousands, and the few that are wanted afterwards are drawn again.
         """
         cell, label = (scores > self.candidate_threshold).nonzero(as_tuple=True)
         smallest = torch.cat([scores.new_full((level.cells**2,), level.min_area) for level in self.levels])

@@ -49,7 +49,6 @@ def test_outputs_and_gradients_of_any_size_are_those_of_a_direct_convolution(
 ) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)  # which decides how tiles are shared out
-    at_once = patch.object(winograd, "KERNELS_AT_ONCE", kernels_at_once)  # 0: 64 outputs after 64
     try:
         torch.manual_seed(0)
         x = torch.randn(count, channels, height, width).contiguous(memory_format=torch.channels_last)
@@ -60,7 +59,7 @@ def test_outputs_and_gradients_of_any_size_are_those_of_a_direct_convolution(
         exact[0] += 0 if shift is None else shift.double()[:, None, None]
         # A sum of a few products can be next to nothing: errors are told in the size that such sums have.
         sizes = [one.sqrt().max() for one in _sums(x.double() ** 2, weight.double() ** 2, gradient**2)]
-        with at_once:
+        with patch.object(winograd, "KERNELS_AT_ONCE", kernels_at_once):  # 0: 64 outputs after 64
             found = winograd.convolution(x, weight, shift)
             gradients = (
                 winograd.gradient_of_input(gradient.float(), weight),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,7 +19,15 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from adapters.torch_facts import by_module, forward_facts, library, peak_flops_per_s, unchanged
+from adapters.torch_facts import (
+    by_module,
+    forward_facts,
+    library,
+    operator_seconds,
+    peak_flops_per_s,
+    training_flops,
+    unchanged,
+)
 from bench.worker.api import Adapter, Batch, Description, Detections, Job
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -70,6 +78,10 @@ class TorchAdapter(Adapter):
     packages: Sequence[str] = ()
     #: Further arguments of SGD; without any, torch chooses as it does for a codebase that gives none.
     sgd_arguments: dict[str, Any] = {}
+    #: Operators that reports account for by themselves, as the profiler calls their forward and backward passes.
+    operators: Mapping[str, Sequence[str]] = {
+        "deformable convolution": ("torchvision::deform_conv2d", "torchvision::_deform_conv2d_backward")
+    }
     #: Further arguments of DistributedDataParallel.
     ddp_arguments: dict[str, Any] = {"forward_sync_buffers": False}
 
@@ -290,9 +302,10 @@ class TorchAdapter(Adapter):
         # Hooks do not see into compiled code; the work is the same without it.
         with unchanged(self.model), torch.compiler.set_stance("force_eager"):
             loss_terms: list[str] = []
+            flops = None
             if self.job.training:
-                with torch.no_grad(), self.autocast():
-                    loss_terms = list(self.compute_losses(data))
+                with self.autocast():
+                    flops, loss_terms = training_flops(self.model, lambda: self.compute_losses(data))
             with torch.no_grad(), self.autocast():
                 facts = forward_facts(self.model, lambda: self.predict_raw(data))
         return Description(
@@ -301,6 +314,7 @@ class TorchAdapter(Adapter):
             parameters_by_module=by_module((name, size) for name, size, _ in parameters),
             trainable_by_module=by_module((name, size) for name, size, trainable in parameters if trainable),
             forward_flops=facts.flops,
+            training_flops=flops,
             input_shape=list(images.shape),
             input_dtype=str(images.dtype).removeprefix("torch."),
             input_layout="NHWC" if channels_last else "NCHW",
@@ -371,6 +385,11 @@ class TorchAdapter(Adapter):
 
     def peak_flops_per_s(self) -> dict[str, float]:
         return peak_flops_per_s(self.device, self.dtype, self.synchronize)
+
+    def operator_seconds(self, step: Callable[[], None]) -> dict[str, float]:
+        if not any("deform" in type(module).__name__.lower() for module in self.model.modules()):
+            return {}
+        return operator_seconds(step, self.operators, self.device)
 
     def save_weights(self, path: str) -> None:
         """The averaged weights when there is an EMA, as mmengine and PaddleDetection write them."""

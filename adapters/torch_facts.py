@@ -7,7 +7,7 @@ import importlib.metadata
 import math
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -73,13 +73,68 @@ class ForwardFacts:
     input_std: float | None
 
 
+def _deform_conv_backward_flops(
+    _gradient: Sequence[int],
+    image: Sequence[int],
+    weight: Sequence[int],
+    offset: Sequence[int],
+    *_: Any,
+    **__: Any,
+) -> int:
+    """The gradients of columns and of weight: each as many as the forward pass."""
+    return 4 * image[0] * math.prod(offset[2:]) * math.prod(weight)
+
+
+#: Operators that torch's counter does not know.
+FLOPS = {
+    torch.ops.torchvision.deform_conv2d: _deform_conv_flops,
+    torch.ops.torchvision._deform_conv2d_backward: _deform_conv_backward_flops,
+}
+
+
 def forward_facts(model: nn.Module, run: Callable[[], Any]) -> ForwardFacts:
     """Watch ``run()``, which uses the model, below the modules: what is folded, merged or functional is seen too."""
-    deformable = {torch.ops.torchvision.deform_conv2d: _deform_conv_flops}
     model.eval()
-    with FlopCounterMode(display=False, custom_mapping=deformable) as counter, _FirstConvolution() as first:
+    with FlopCounterMode(display=False, custom_mapping=FLOPS) as counter, _FirstConvolution() as first:
         run()
     return ForwardFacts(counter.get_total_flops(), first.mean, first.std)
+
+
+def training_flops(model: nn.Module, losses: Callable[[], dict[str, torch.Tensor]]) -> tuple[int, list[str]]:
+    """Of forward and backward pass of a training step, by the rule of `ForwardFacts`; and the names of the losses.
+
+    A gradient counts as many as the forward pass, of input and of weight, where it is wanted.
+    """
+    with FlopCounterMode(display=False, custom_mapping=FLOPS) as counter:
+        terms = losses()
+        sum(terms.values()).backward()
+    model.zero_grad(set_to_none=True)
+    return counter.get_total_flops(), list(terms)
+
+
+def operator_seconds(
+    step: Callable[[], None], operators: Mapping[str, Sequence[str]], device: torch.device
+) -> dict[str, float]:
+    """Seconds of one ``step``, and in it of each of ``operators`` (name in reports → names in the profiler), with all
+    that they call."""
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if device.type == "cuda":
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    with torch.profiler.profile(activities=activities) as profile:
+        begin_ns = time.perf_counter_ns()
+        step()
+        seconds = {"step": (time.perf_counter_ns() - begin_ns) / 1e9}
+    events = profile.events()
+    for title, names in operators.items():
+        spent_us = 0.0
+        for event in events:
+            parent = event.cpu_parent
+            while parent is not None and parent.name not in names:
+                parent = parent.cpu_parent
+            if event.name in names and parent is None:
+                spent_us += event.device_time_total if device.type == "cuda" else event.cpu_time_total
+        seconds[title] = spent_us / 1e6
+    return seconds
 
 
 @torch.no_grad()

@@ -107,6 +107,8 @@ class ArmRecord(RecordModel):
     """python, packages {name: version}, git {revision, dirty}, variables {name: value}."""
     phases: dict[str, list[float]] = Field(default_factory=dict)
     """Phase → seconds per step, one value per step of the phase passes (data, forward, backward, …)."""
+    operators: dict[str, list[float]] = Field(default_factory=dict)
+    """Operator → seconds in a step, and `step` → seconds of all of it, one value per operator pass."""
     memory: list[Memory] = Field(default_factory=list)
     losses: list[dict[str, Any]] = Field(default_factory=list)
     """First and last losses of each launch: {launch, step, losses: {name: value}}."""

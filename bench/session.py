@@ -607,8 +607,10 @@ class Session:
             reply = state.group.request("phase_pass", deadline_s, steps=measure.phase_steps)[0]
             for name, seconds in reply["phases"].items():
                 state.record.phases.setdefault(name, []).extend(seconds)
-            inferring = state.arm.workload.task in ("infer", "eval")  # whose FLOP/s reports show
-            if inferring and "peak_flops_per_s" not in state.record.description:
+            reply = state.group.request("operator_pass", deadline_s)[0]
+            for name, value in reply["seconds"].items():
+                state.record.operators.setdefault(name, []).append(value)
+            if "peak_flops_per_s" not in state.record.description:
                 by_rank = [reply["flops_per_s"] for reply in state.group.request("peak", deadline_s)]
                 peaks = {name: sum(rank[name] for rank in by_rank) for name in by_rank[0]}
                 state.record.description["peak_flops_per_s"] = peaks

@@ -188,6 +188,7 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=600)
     parser.add_argument("--lr", type=float, default=5e-4)
     parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--look-every", type=int, default=25, help="iterations between evaluations")
     parser.add_argument("--budget", type=float, default=math.inf, help="CPU seconds of a model")
     given = parser.parse_args()
     for name in given.models or trainable_models():
@@ -211,6 +212,7 @@ def main() -> None:
                 iterations=given.iterations,
                 lr=given.lr,
                 goal=HELD_OUT_GOAL if given.held_out else GOAL,
+                look_every=given.look_every,
                 budget_cpu_s=given.budget,
             )
         print(json.dumps({"model": name, **asdict(found), "reached": found.reached}), flush=True)

@@ -21,6 +21,8 @@ from detectors.products import product
 #: What the columns of one part of the output may take. More makes no product faster, and memory of this size is reused
 #: from part to part where a larger piece would be fetched from the system, page by page, each time.
 COLUMN_BYTES = 16 * 2**20
+#: What the profiler calls the forward and the backward pass.
+OPERATOR, GRADIENT_OPERATOR = "detectors::deform_conv2d", "_SampledProductBackward"
 
 
 def deform_conv2d(
@@ -47,6 +49,7 @@ def deform_conv2d(
 
 
 @torch.compiler.disable  # a loop whose length depends on the size, around operators that are fast as they are
+@torch.profiler.record_function(OPERATOR)
 def _deform_conv2d_cpu(
     x: Tensor,
     offset: Tensor,

@@ -350,8 +350,8 @@ def _mask_losses(
 
 def _class_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Sum of the focal loss of logits [B, cells, K] for labels [B, cells], of which K is the background."""
-    num_classes = logits.shape[-1]
-    truth = F.one_hot(labels, num_classes + 1)[..., :num_classes].to(logits.dtype)
+    # `one_hot` would ask for the largest label.
+    truth = (labels.unsqueeze(-1) == torch.arange(logits.shape[-1], device=labels.device)).to(logits.dtype)
     return sigmoid_focal_loss(logits, truth, alpha=0.25, gamma=2.0, reduction="sum")
 
 

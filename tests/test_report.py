@@ -457,16 +457,41 @@ def test_a_phase_too_short_for_the_digits_shown_is_not_written_as_nothing(tmp_pa
 def test_the_distance_of_a_step_to_the_machines_limit_is_shown_against_the_best_that_any_framework_reached(
     tmp_path: Path,
 ) -> None:
-    def record(name: str, peaks: dict[str, float]) -> Any:
-        return arm(name, {"task": "infer"}, description={"forward_flops": 10e9, "peak_flops_per_s": peaks})
+    def record(name: str, task: str, peaks: dict[str, float]) -> Any:
+        flops = {"forward_flops": 10e9, "training_flops": None if task == "infer" else 30e9}
+        return arm(name, {"task": task}, description={**flops, "peak_flops_per_s": peaks})
 
     arms = [
-        (record("mmdet", {"matrix product": 50e9, "convolution": 60e9}), samples(1.0, noise=0)),
-        (record("paddledet", {}), samples(0.5, noise=0)),
+        (record("mmdet", task, {"matrix product": 50e9, "convolution": 60e9}), samples(1.0, noise=0))
+        for task in ("infer", "train")
     ]
+    arms += [(record("paddledet", task, {}), samples(0.5, noise=0)) for task in ("infer", "train")]
     text = markdown_of(write_run(tmp_path / "run", arms))
-    shown = [row["GFLOP/s (% of peak)"] for row in rows_of(text, "Faster R-CNN R-50-FPN, inference")]
-    assert shown == ["10.0 (17)", "20.0 (33)"]
+    for title, expected in (
+        ("inference", ["10.0 (17)", "20.0 (33)"]),
+        ("training", ["30.0 (50)", "60.0 (100)"]),
+    ):
+        shown = [row["GFLOP/s (% of peak)"] for row in rows_of(text, f"Faster R-CNN R-50-FPN, {title}")]
+        assert shown == expected
+
+
+def test_how_much_of_a_ratio_is_one_operators_kernel_is_said_beside_it(tmp_path: Path) -> None:
+    def record(name: str, whole_s: float, part_s: float) -> Any:
+        return arm(name, operators={"step": [whole_s], "deformable convolution": [part_s]})
+
+    arms = [
+        (record("paddledet", 11.0, 8.8), samples(10.0, noise=0)),
+        (record("native", 2.5, 0.5), samples(2.0, noise=0)),
+    ]
+    text = markdown_of(write_run(tmp_path / "run", arms, baseline={"codebase": "paddledet"}))
+    assert "(1.2 without deformable convolution)" in text.split("## Machine")[0]
+    assert "Deformable convolution is 80 % of a step of paddledet and 20 % of one of native" in text
+    assert re.search(r"the ratio would be 1\.2 instead of 5\.0+: 86 % of it", text)
+    alike = [
+        (record(name, 2.0, 1.0), samples(1.0, seed=seed)) for seed, name in enumerate(("paddledet", "native"))
+    ]
+    text = markdown_of(write_run(tmp_path / "alike", alike, baseline={"codebase": "paddledet"}))
+    assert "% of it" not in text, "a ratio that may be 1 has no shares"
 
 
 def test_an_aa_run_is_called_one(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from bench.worker.batches import load_batches
 from detectors import transforms
 from detectors.cascade import CascadeRCNN
 from detectors.coco import CocoDetection, Example
+from detectors.deformable import GRADIENT_OPERATOR, OPERATOR
 from detectors.dense import DenseDetector
 from detectors.rcnn import ProposalDetector
 from detectors.solov2 import SOLOv2
@@ -28,6 +29,14 @@ class Adapter(TorchAdapter):
     version = version("detection-bench")
     package = "detectors"
     sgd_arguments = {"fused": True}  # as detectors.train: one pass over weights, gradients and momentum
+
+    operators = {
+        "deformable convolution": (
+            *TorchAdapter.operators["deformable convolution"],
+            OPERATOR,
+            GRADIENT_OPERATOR,
+        )
+    }
 
     averaged: detectors.EMA | None = None
 

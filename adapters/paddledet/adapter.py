@@ -37,6 +37,8 @@ Sample = dict[str, Any]
 RCNN = ("FasterRCNN", "MaskRCNN", "CascadeRCNN")
 # Anything finer than a quarter of a pixel is lost when a mask target is drawn on 28 x 28 cells.
 OUTLINE_SUBPIXELS = 4
+#: Operators that reports account for by themselves: forward and backward pass.
+OPERATORS = {"deformable convolution": ("deformable_conv", "DeformableConvGradNode")}
 
 
 @dataclass(frozen=True)
@@ -374,6 +376,11 @@ class Adapter(api.Adapter):
             masks=None if masks is None else masks[keep],
         )
 
+    def operator_seconds(self, step: Callable[[], None]) -> dict[str, float]:
+        if self.gpu or not any("deform" in type(layer).__name__.lower() for layer in self.model.sublayers()):
+            return {}
+        return operator_seconds(step, OPERATORS)
+
     # -- facts ---------------------------------------------------------------------------------------------------
 
     def describe(self, data: Data) -> Description:
@@ -387,12 +394,13 @@ class Adapter(api.Adapter):
         loop = "; post-processes one image at a time" if self.architecture in (*RCNN, "SOLOv2") else ""
         with unchanged(self.model):
             loss_terms: list[str] = []
+            flops = None
             if self.job.training:
-                with paddle.no_grad():
-                    loss_terms = list(self.model(data.inputs))
+                training = layer_facts(self.model, lambda: loss_terms.extend(self.model(data.inputs)))
+                flops = training.flops + training.gradient_flops
             self.model.eval()
             begin_s, begin_cpu_s = time.perf_counter(), time.process_time()
-            facts = forward_facts(self.model, lambda: self.network(data))
+            facts = layer_facts(self.model, lambda: self.network(data))
             busy = (time.process_time() - begin_cpu_s) / (time.perf_counter() - begin_s)
         return Description(
             parameters=sum(size for _, size, _ in sizes),
@@ -400,6 +408,7 @@ class Adapter(api.Adapter):
             parameters_by_module=by_module((name, size) for name, size, _ in sizes),
             trainable_by_module=by_module((name, size) for name, size, trainable in sizes if trainable),
             forward_flops=facts.flops,
+            training_flops=flops,
             input_shape=list(image.shape),
             input_dtype=str(image.dtype).rpartition(".")[2],
             input_layout="NCHW",
@@ -765,23 +774,25 @@ def unchanged(model: Any) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class ForwardFacts:
+class LayerFacts:
     """Of one forward pass. ``flops``: of convolutions (deformable ones too) and linear layers; a multiply-add counts as
-    two, biases and everything else as none: the rule of ``adapters/torch_facts.py``. Mean and standard deviation are of
+    two, biases and everything else as none: the rule of ``adapters/torch_facts.py``. ``gradient_flops``: what a
+    backward pass adds, as many for each of input and weight that wants a gradient. Mean and standard deviation are of
     what enters the first convolution, whatever normalised it before."""
 
     flops: int
+    gradient_flops: int
     input_mean: float
     input_std: float
 
 
-def forward_facts(model: Any, run: Callable[[], Any]) -> ForwardFacts:
+def layer_facts(model: Any, run: Callable[[], Any]) -> LayerFacts:
     """Watch the layers while ``run()`` uses the model."""
-    flops = 0
+    flops = gradient_flops = 0
     first: list[tuple[float, float]] = []
 
     def watch(layer: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        nonlocal flops
+        nonlocal flops, gradient_flops
         if not first:
             first.append((float(inputs[0].mean()), float(inputs[0].std())))
         shape = (
@@ -793,6 +804,8 @@ def forward_facts(model: Any, run: Callable[[], Any]) -> ForwardFacts:
             values = inputs[0] if isinstance(layer, paddle.nn.Conv2DTranspose) else output
             work = values.size * np.prod(shape[1:])
         flops += 2 * int(work)
+        gradients = (not layer.weight.stop_gradient) + any(not value.stop_gradient for value in inputs)
+        gradient_flops += 2 * int(work) * gradients
 
     layers = (paddle.nn.Conv2D, paddle.nn.Conv2DTranspose, paddle.nn.Linear, paddle.vision.ops.DeformConv2D)
     handles = [
@@ -803,7 +816,28 @@ def forward_facts(model: Any, run: Callable[[], Any]) -> ForwardFacts:
     finally:
         for handle in handles:
             handle.remove()
-    return ForwardFacts(flops, *first[0])
+    return LayerFacts(flops, gradient_flops, *first[0])
+
+
+def operator_seconds(step: Callable[[], None], operators: Mapping[str, Sequence[str]]) -> dict[str, float]:
+    """Seconds of one ``step``, and in it of each of ``operators`` (name in reports → what the names of its events in
+    the profiler begin with), with all that they call."""
+    profiler = paddle.profiler.Profiler(targets=[paddle.profiler.ProfilerTarget.CPU], on_trace_ready=None)
+    profiler.start()
+    begin_ns = time.perf_counter_ns()
+    step()
+    seconds = {"step": (time.perf_counter_ns() - begin_ns) / 1e9}
+    profiler.stop()
+    for title, beginnings in operators.items():
+        spent_ns, open_nodes = 0, list(profiler.profiler_result.get_data().values())
+        while open_nodes:
+            node = open_nodes.pop()
+            if node.name.startswith(tuple(beginnings)):
+                spent_ns += node.end_ns - node.start_ns
+            else:
+                open_nodes.extend(node.children_node)
+        seconds[title] = spent_ns / 1e9
+    return seconds
 
 
 def count_objects(data: Data) -> int:

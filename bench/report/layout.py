@@ -11,7 +11,17 @@ from typing import Any
 from bench.plan import level_text
 from bench.report import accuracy
 from bench.report.document import MISSING, Block, Bullets, Cell, Code, Column, Figure, Heading, Table, Text
-from bench.report.tables import Group, MemoryUse, Report, Row, RunReport, Software, factor_name, trains
+from bench.report.tables import (
+    Group,
+    MemoryUse,
+    Report,
+    Row,
+    RunReport,
+    Software,
+    WithoutOperator,
+    factor_name,
+    trains,
+)
 from bench.stats import Cost, Ratio, Summary, round_to_interval
 from bench.workload import MODELS
 
@@ -661,10 +671,10 @@ HOW_TO_READ = (
 
 
 FLOPS_NOTE = (
-    "GFLOP/s, of inference: convolutions and matrix products of the forward pass, as the audit counts them, over the "
-    "median s/iter. In parentheses their share of the most that any arm of the run reached here on a matrix product or "
-    "a convolution alone: the distance to the machine's limit, which an algorithm with fewer multiplications "
-    "(Winograd's) moves."
+    "GFLOP/s: convolutions and matrix products of the forward pass, and in training of the backward pass, as the audit "
+    "counts them, over the median s/iter. In parentheses their share of the most that any arm of the run reached here "
+    "on a matrix product or a convolution alone: the distance to the machine's limit, which an algorithm with fewer "
+    "multiplications (Winograd's) moves."
 )
 
 
@@ -684,7 +694,9 @@ def summary(run: RunReport) -> Iterator[str]:
     for group in run.groups:
         baseline = next((row for row in group.rows if row.is_baseline), None)
         ratios = [
-            f"{group.row_name(row)}: {ratio_text(row.ratio)}" for row in group.rows if row.ratio is not None
+            f"{group.row_name(row)}: {ratio_text(row.ratio)}{_without_words(row)}"
+            for row in group.rows
+            if row.ratio is not None
         ]
         if baseline is not None and ratios:
             yield f"{group.title}, throughput over that of {group.row_name(baseline)}: {'; '.join(ratios)}."
@@ -705,6 +717,8 @@ def group_blocks(group: Group) -> Iterator[Block]:
             yield Text(f"{group.row_name(row)}, {row.verdict.text}:")
             yield Bullets(row.verdict.differences)
     for row in group.rows:
+        yield from (Text(_without_text(group, row, one)) for one in row.without)
+    for row in group.rows:
         if row.ratio is not None and row.ratio.rounds < row.rounds:
             yield Text(
                 f"{group.row_name(row)}: the ratio is over the {row.ratio.rounds} of its {row.rounds} rounds that the "
@@ -716,6 +730,29 @@ def group_blocks(group: Group) -> Iterator[Block]:
             where = f" (all of it: {row.log})" if row.log else ""
             yield Text(f"End of the log of {group.row_name(row)}{where}:")
             yield Code("\n".join(row.log_tail))
+
+
+def _without_words(row: Row) -> str:
+    words = (f"{significant(one.ratio, 2)} without {one.operator}" for one in row.without)
+    return f" ({', '.join(words)})" if row.without else ""
+
+
+def _without_text(group: Group, row: Row, without: WithoutOperator) -> str:
+    """How much of a ratio is one operator's kernel."""
+    baseline = next(group.row_name(other) for other in group.rows if other.arm == group.baseline)
+    share, baseline_share = (f"{100 * one:.0f} %" for one in (without.share, without.baseline_share))
+    assert row.ratio is not None
+    text = (
+        f"{without.operator.capitalize()} is {baseline_share} of a step of {baseline} and {share} of one of "
+        f"{group.row_name(row)}, in a profiled step of each. Were there none, the ratio would be "
+        f"{significant(without.ratio, 2)} instead of {ratio_text(row.ratio).partition(' ')[0]}"
+    )
+    if without.ratio_share is None:
+        return f"{text}."
+    return (
+        f"{text}: {100 * without.ratio_share:.0f} % of it (of its logarithm) are this operator's kernels on this "
+        "device, and say nothing about another one."
+    )
 
 
 def _warnings(run: RunReport) -> Iterator[str]:

@@ -52,6 +52,21 @@ class Phase:
 
 
 @dataclass(frozen=True)
+class WithoutOperator:
+    """What the ratio of an arm to its baseline would be if neither spent time in an operator.
+
+    ``share`` and ``baseline_share``: of the step's time, in a profiled step of each. ``ratio_share``: how much of the
+    ratio's logarithm the operator makes up; None where the ratio cannot be told from 1.
+    """
+
+    operator: str
+    share: float
+    baseline_share: float
+    ratio: float
+    ratio_share: float | None
+
+
+@dataclass(frozen=True)
 class Trace:
     """Per-step times in the order they happened, launch after launch; the slowest rank of each step."""
 
@@ -94,16 +109,19 @@ class Row:
     """Seconds per step (s/iter) over all measured steps, and images/s (FPS) at the median."""
     images_per_step: int = 0
     flops_per_step: float | None = None
-    """Of convolutions and matrix products, as the audit counts them; of inference only."""
+    """Of convolutions and matrix products, as the audit counts them; in training of forward and backward pass."""
     peak_share: float | None = None
     """``flops_per_step`` over the median s/iter, as a share of the most FLOP/s that any arm of the run measured."""
     memory: MemoryUse | None = None
     phases: tuple[Phase, ...] = ()
+    operator_shares: Mapping[str, float] = field(default_factory=dict)
+    """Of a profiled step's time, by operator."""
     ap: Mapping[str, float | None] = field(default_factory=dict)
     """Of the last evaluation, 0..1, by IoU type (bbox, segm); empty where nothing was evaluated."""
     is_baseline: bool = False
     ratio: stats.Ratio | None = None
     """Throughput of this arm over the baseline's: above 1 is faster."""
+    without: tuple[WithoutOperator, ...] = ()
     verdict: Verdict | None = None
     warnings: tuple[str, ...] = ()
     trace: Trace = field(default=Trace(), metadata={"json": False})  # the Parquet files hold it
@@ -308,6 +326,25 @@ def _phases(arm: ArmRecord) -> tuple[Phase, ...]:
     return tuple(Phase(name, medians[name], medians[name] / total) for name in order)
 
 
+def _operator_shares(arm: ArmRecord) -> dict[str, float]:
+    whole = arm.operators.get("step", [])
+    return {
+        name: float(np.median(np.divide(seconds, whole)))
+        for name, seconds in arm.operators.items()
+        if name != "step"
+    }
+
+
+def without_operators(row: Row, baseline: Row, ratio: stats.Ratio) -> Iterator[WithoutOperator]:
+    """For every operator that both arms, or one of them, spend time in."""
+    for name in dict.fromkeys([*baseline.operator_shares, *row.operator_shares]):
+        share, baseline_share = (one.operator_shares.get(name, 0.0) for one in (row, baseline))
+        if 0 < max(share, baseline_share) < 1:
+            rest = ratio.value * (1 - baseline_share) / (1 - share)
+            part = 1 - math.log(rest) / math.log(ratio.value) if ratio.differs else None
+            yield WithoutOperator(name, share, baseline_share, rest, part)
+
+
 # -- From records --------------------------------------------------------------------------------------------
 
 
@@ -349,12 +386,10 @@ def _reason(arm: ArmRecord) -> str:
 
 
 def _flops_per_step(arm: ArmRecord) -> float | None:
-    """All ranks together; None for training, where a two-stage model runs its heads on other regions than in the
-    forward pass that the audit counted."""
-    forward = arm.description.get("forward_flops")
-    if forward is None or arm.workload.get("task") not in ("infer", "eval"):
-        return None
-    return float(forward) * int(arm.workload.get("ranks", 1))
+    """All ranks together."""
+    training = trains(str(arm.workload.get("task")))
+    flops = arm.description.get("training_flops" if training else "forward_flops")
+    return None if flops is None else float(flops) * int(arm.workload.get("ranks", 1))
 
 
 def _peak_flops_per_s(arms: Iterable[ArmRecord]) -> float | None:
@@ -407,6 +442,7 @@ def _row(
         peak_share=flops / step_s.median_s / peak_flops_per_s if flops and peak_flops_per_s else None,
         memory=_memory(arm),
         phases=_phases(arm),
+        operator_shares=_operator_shares(arm),
         ap=_last_ap(arm),
         warnings=(*arm.warnings, *stats.check(blocks)),
         trace=_trace(samples),
@@ -451,9 +487,9 @@ def _groups(
                 row = dataclasses.replace(row, is_baseline=True)
             elif chosen is not None and base_samples is not None and row.step_s is not None:
                 images = row.images_per_step / rows[chosen.id].images_per_step
-                row = dataclasses.replace(
-                    row, ratio=throughput_ratio(run.samples(arm.id), base_samples, images)
-                )
+                ratio = throughput_ratio(run.samples(arm.id), base_samples, images)
+                without = without_operators(row, rows[chosen.id], ratio) if ratio else ()
+                row = dataclasses.replace(row, ratio=ratio, without=tuple(without))
             final.append(row)
         yield Group(
             cell=cell,

@@ -87,6 +87,11 @@ class Worker:
 
         return {"phases": probe.phase_pass(self.adapter, self.phases, steps)}
 
+    def operator_pass(self) -> Dict[str, Any]:
+        from bench.worker import probe
+
+        return {"seconds": probe.operator_pass(self.adapter, self.phases)}
+
     def peak(self) -> Dict[str, Any]:
         return {"flops_per_s": self.adapter.peak_flops_per_s()}
 
@@ -135,6 +140,7 @@ MESSAGES: Dict[str, Callable[..., Dict[str, Any]]] = {
         "describe",
         "run_block",
         "phase_pass",
+        "operator_pass",
         "memory_pass",
         "peak",
         "train",

@@ -10,7 +10,7 @@ import abc
 import contextlib
 import time
 from dataclasses import dataclass, field
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -100,6 +100,7 @@ class Description:
     parameters_by_module: Dict[str, int] = field(default_factory=dict)
     trainable_by_module: Dict[str, int] = field(default_factory=dict)
     forward_flops: Optional[int] = None  # convolutions and linear layers, multiply and add counted separately
+    training_flops: Optional[int] = None  # the same, of forward and backward pass of a training step
     input_shape: Optional[List[int]] = None
     input_dtype: Optional[str] = None
     input_layout: Optional[str] = None
@@ -219,6 +220,12 @@ class Adapter(abc.ABC):
     def peak_flops_per_s(self) -> Dict[str, float]:
         """What this framework reaches here, with the job's device, threads and precision, on operations that nothing
         but arithmetic limits: ``{"matrix product": FLOP/s, "convolution": FLOP/s}``. Empty: not known."""
+        return {}
+
+    def operator_seconds(self, step: Callable[[], None]) -> Dict[str, float]:  # noqa: ARG002  (nothing to look for)
+        """Run one step under the framework's profiler: seconds of the whole ``step``, and by name of each operator
+        whose kernels differ so much between codebases and devices that a ratio can be theirs alone. Empty: the model
+        has none of them."""
         return {}
 
     # -- state ---------------------------------------------------------------------------------------------------

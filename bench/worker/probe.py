@@ -150,6 +150,16 @@ def phase_pass(adapter: Adapter, phases: Sequence[Phase], steps: int) -> Dict[st
     return seconds
 
 
+def operator_pass(adapter: Adapter, phases: Sequence[Phase]) -> Dict[str, float]:
+    """Seconds of single operators in one step, and of the step: a pass of its own, a profiler slows it."""
+
+    def step() -> None:
+        run_steps(phases, 1, before=lambda: None)
+        adapter.synchronize()
+
+    return adapter.operator_seconds(step)
+
+
 def host_memory_bytes(field: str) -> int:
     """`VmRSS` (resident set now) or `VmHWM` (its peak) of this process."""
     try:

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from adapters.torch_facts import _deform_conv_flops
+from adapters.native.adapter import Adapter
+from adapters.torch_facts import FLOPS, operator_seconds
 from detectors import deformable
 from detectors.deformable import DeformConvNorm, deform_conv2d
 from detectors.layers import FrozenBatchNorm2d
@@ -150,11 +151,24 @@ def test_the_audit_counts_the_same_work_as_for_torchvisions() -> None:
     tensors, how = problem(9)
     counts = []
     for convolve in (ours, reference):
-        mapping = {torch.ops.torchvision.deform_conv2d: _deform_conv_flops}
-        with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=mapping) as counter:
+        with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=FLOPS) as counter:
             convolve(tensors, how)
-        counts.append(counter.get_total_flops())
-    assert counts[0] == counts[1] > 0
+        with FlopCounterMode(display=False, custom_mapping=FLOPS) as training_counter:
+            convolve(tensors, how).sum().backward()
+        counts.append((counter.get_total_flops(), training_counter.get_total_flops()))
+    assert counts[0] == counts[1]
+    assert counts[0][1] == 3 * counts[0][0] > 0
+
+
+@pytest.mark.parametrize("convolve", [ours, reference])
+def test_reports_find_the_time_of_both_passes_in_a_step(convolve: Any) -> None:
+    tensors, how = problem(10)
+    device = torch.device("cpu")
+    forward = operator_seconds(lambda: convolve(tensors, how), Adapter.operators, device)
+    out = convolve(tensors, how)
+    backward = operator_seconds(lambda: out.sum().backward(), Adapter.operators, device)
+    for seconds in (forward, backward):
+        assert 0 < seconds["deformable convolution"] < seconds["step"]
 
 
 @pytest.mark.parametrize("frozen", [True, False])

@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from detectors.htc import HTC
+from detectors.ssd import SSD
 from tests.detectors.test_degenerate import SIZE, small, target
 
 #: A device tells the host how large these operations' results are, or what a value is.
@@ -37,6 +38,8 @@ BOUNDS = {
     "rpn_r50_fpn": 0,
     "retinanet_r50_fpn": 0,
     "fcos_r50_fpn": 0,
+    "ssd300_vgg16": 0,
+    "solov2_light_r50_fpn": 2,
 }
 
 
@@ -74,7 +77,8 @@ class HostWaits(TorchDispatchMode):
 
 def waits_of(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """In one training step of two images."""
-    images, sizes = torch.randn(2, 3, SIZE, SIZE), torch.tensor([[SIZE, SIZE]] * 2)
+    side = model.head.layout.image_size if isinstance(model, SSD) else SIZE
+    images, sizes = torch.randn(2, 3, side, side), torch.tensor([[side, side]] * 2)
     targets = [target((5, 5, 40, 50), (20, 10, 60, 40)), target((10, 10, 50, 60))]
     if isinstance(model, HTC):
         targets = [one._replace(semantic=torch.zeros(SIZE, SIZE, dtype=torch.int64)) for one in targets]

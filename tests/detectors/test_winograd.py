@@ -136,8 +136,12 @@ def test_the_audit_counts_the_work_of_the_convolution_and_not_of_the_shortcut() 
     for convolve in (conv2d, F.conv2d):
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             convolve(x, weight, None, *PLAIN)
-        counts.append(counter.get_total_flops())
-    assert counts[0] == counts[1] == 2 * 9 * 128 * 160 * 2 * 24 * 24
+        x_, weight_ = x.clone().requires_grad_(), weight.clone().requires_grad_()
+        with FlopCounterMode(display=False) as training_counter:
+            convolve(x_, weight_, None, *PLAIN).sum().backward()
+        counts.append((counter.get_total_flops(), training_counter.get_total_flops()))
+    once = 2 * 9 * 128 * 160 * 2 * 24 * 24
+    assert counts[0] == counts[1] == (once, 3 * once)
 
 
 def test_the_same_images_give_the_same_bits_again() -> None:

@@ -275,13 +275,26 @@ def test_a_dense_model_trains_on_its_own_loader_and_predicts(bench: Bench, model
 
 @pytest.mark.peers
 def test_floating_point_operations_are_counted_as_in_torch(bench: Bench) -> None:
-    """RetinaNet is the same network in both, layer by layer."""
+    """RetinaNet is the same network in both, layer by layer, backwards too."""
     counted = {}
     for codebase in (PADDLEDET, TORCHVISION):
-        with bench.worker(workload("retinanet_r50_fpn", task="infer"), codebase) as group:
+        with bench.worker(workload("retinanet_r50_fpn"), codebase) as group:
             facts = group.request("describe", DEADLINE_S)[0]["description"]
-        counted[codebase.name] = facts["forward_flops"]
-    assert counted["paddledet"] == counted["torchvision"] > 1e9
+        counted[codebase.name] = [facts["forward_flops"], facts["training_flops"]]
+    assert counted["paddledet"] == counted["torchvision"]
+    assert 1e9 < 2 * counted["paddledet"][0] < counted["paddledet"][1]
+
+
+@pytest.mark.peers
+def test_the_time_of_a_deformable_convolution_is_found_in_both_passes(bench: Bench) -> None:
+    """Its gradient takes longer than it does itself, so that one without the other would be less than half."""
+    shares = {}
+    for task in ("train", "infer"):
+        with bench.worker(workload("solov2_light_r50_vd_fpn_dcn_512", task=task)) as group:
+            seconds = group.request("operator_pass", DEADLINE_S)[0]["seconds"]
+        assert set(seconds) == {"step", "deformable convolution"}
+        shares[task] = seconds["deformable convolution"] / seconds["step"]
+    assert 0 < shares["infer"] < shares["train"] < 1
 
 
 COMPARE_INPUTS = """

@@ -336,9 +336,9 @@ def _operator_shares(arm: ArmRecord) -> dict[str, float]:
 
 
 def without_operators(row: Row, baseline: Row, ratio: stats.Ratio) -> Iterator[WithoutOperator]:
-    """For every operator that both arms, or one of them, spend time in."""
-    for name in dict.fromkeys([*baseline.operator_shares, *row.operator_shares]):
-        share, baseline_share = (one.operator_shares.get(name, 0.0) for one in (row, baseline))
+    """For every operator that both arms were profiled for."""
+    for name in (one for one in baseline.operator_shares if one in row.operator_shares):
+        share, baseline_share = row.operator_shares[name], baseline.operator_shares[name]
         if 0 < max(share, baseline_share) < 1:
             rest = ratio.value * (1 - baseline_share) / (1 - share)
             part = 1 - math.log(rest) / math.log(ratio.value) if ratio.differs else None

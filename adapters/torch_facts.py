@@ -115,16 +115,15 @@ def training_flops(model: nn.Module, losses: Callable[[], dict[str, torch.Tensor
 def operator_seconds(
     step: Callable[[], None], operators: Mapping[str, Sequence[str]], device: torch.device
 ) -> dict[str, float]:
-    """Seconds of one ``step``, and in it of each of ``operators`` (name in reports → names in the profiler), with all
-    that they call."""
+    """Seconds, in one ``step``, of each of ``operators`` (name in reports → names in the profiler), with all that they
+    call."""
     activities = [torch.profiler.ProfilerActivity.CPU]
     if device.type == "cuda":
         activities.append(torch.profiler.ProfilerActivity.CUDA)
     with torch.profiler.profile(activities=activities) as profile:
-        begin_ns = time.perf_counter_ns()
         step()
-        seconds = {"step": (time.perf_counter_ns() - begin_ns) / 1e9}
     events = profile.events()
+    seconds = {}
     for title, names in operators.items():
         spent_us = 0.0
         for event in events:

@@ -717,7 +717,9 @@ def group_blocks(group: Group) -> Iterator[Block]:
             yield Text(f"{group.row_name(row)}, {row.verdict.text}:")
             yield Bullets(row.verdict.differences)
     for row in group.rows:
-        yield from (Text(_without_text(group, row, one)) for one in row.without)
+        if baseline is not None and row.ratio is not None:
+            names = group.row_name(baseline), group.row_name(row)
+            yield from (Text(_without_text(*names, row.ratio, one)) for one in row.without)
     for row in group.rows:
         if row.ratio is not None and row.ratio.rounds < row.rounds:
             yield Text(
@@ -737,15 +739,12 @@ def _without_words(row: Row) -> str:
     return f" ({', '.join(words)})" if row.without else ""
 
 
-def _without_text(group: Group, row: Row, without: WithoutOperator) -> str:
+def _without_text(baseline: str, arm: str, ratio: Ratio, without: WithoutOperator) -> str:
     """How much of a ratio is one operator's kernel."""
-    baseline = next(group.row_name(other) for other in group.rows if other.arm == group.baseline)
-    share, baseline_share = (f"{100 * one:.0f} %" for one in (without.share, without.baseline_share))
-    assert row.ratio is not None
     text = (
-        f"{without.operator.capitalize()} is {baseline_share} of a step of {baseline} and {share} of one of "
-        f"{group.row_name(row)}, in a profiled step of each. Were there none, the ratio would be "
-        f"{significant(without.ratio, 2)} instead of {ratio_text(row.ratio).partition(' ')[0]}"
+        f"{without.operator.capitalize()} is {100 * without.baseline_share:.0f} % of a step of {baseline} and "
+        f"{100 * without.share:.0f} % of one of {arm}, in a profiled step of each. Were there none, the ratio would be "
+        f"{significant(without.ratio, 2)} instead of {ratio_text(ratio).partition(' ')[0]}"
     )
     if without.ratio_share is None:
         return f"{text}."

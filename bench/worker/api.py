@@ -223,9 +223,8 @@ class Adapter(abc.ABC):
         return {}
 
     def operator_seconds(self, step: Callable[[], None]) -> Dict[str, float]:  # noqa: ARG002  (nothing to look for)
-        """Run one step under the framework's profiler: seconds of the whole ``step``, and by name of each operator
-        whose kernels differ so much between codebases and devices that a ratio can be theirs alone. Empty: the model
-        has none of them."""
+        """Run one step under the framework's profiler: seconds, by name, of each operator whose kernels differ so much
+        between codebases and devices that a ratio can be theirs alone. Empty, without a step: the model has none."""
         return {}
 
     # -- state ---------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from adapters.native.adapter import Adapter
 from adapters.torch_facts import FLOPS, operator_seconds
+from bench.worker.probe import operator_pass
 from detectors import deformable
 from detectors.deformable import DeformConvNorm, deform_conv2d
 from detectors.layers import FrozenBatchNorm2d
@@ -163,10 +165,13 @@ def test_the_audit_counts_the_same_work_as_for_torchvisions() -> None:
 @pytest.mark.parametrize("convolve", [ours, reference])
 def test_reports_find_the_time_of_both_passes_in_a_step(convolve: Any) -> None:
     tensors, how = problem(10)
-    device = torch.device("cpu")
-    forward = operator_seconds(lambda: convolve(tensors, how), Adapter.operators, device)
+    adapter: Any = SimpleNamespace(
+        operator_seconds=lambda step: operator_seconds(step, Adapter.operators, torch.device("cpu")),
+        synchronize=lambda: None,
+    )
     out = convolve(tensors, how)
-    backward = operator_seconds(lambda: out.sum().backward(), Adapter.operators, device)
+    forward = operator_pass(adapter, [("forward", lambda _: convolve(tensors, how))])
+    backward = operator_pass(adapter, [("backward", lambda _: out.sum().backward())])
     for seconds in (forward, backward):
         assert 0 < seconds["deformable convolution"] < seconds["step"]
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from adapters.torch_facts import (
+    Formulas,
     by_module,
     forward_facts,
     library,
@@ -82,6 +83,8 @@ class TorchAdapter(Adapter):
     operators: Mapping[str, Sequence[str]] = {
         "deformable convolution": ("torchvision::deform_conv2d", "torchvision::_deform_conv2d_backward")
     }
+    #: FLOPs of operators that torch's counter does not know.
+    flop_formulas: Formulas = {}
     #: Further arguments of DistributedDataParallel.
     ddp_arguments: dict[str, Any] = {"forward_sync_buffers": False}
 
@@ -305,9 +308,11 @@ class TorchAdapter(Adapter):
             flops = None
             if self.job.training:
                 with self.autocast():
-                    flops, loss_terms = training_flops(self.model, lambda: self.compute_losses(data))
+                    flops, loss_terms = training_flops(
+                        self.model, lambda: self.compute_losses(data), self.flop_formulas
+                    )
             with torch.no_grad(), self.autocast():
-                facts = forward_facts(self.model, lambda: self.predict_raw(data))
+                facts = forward_facts(self.model, lambda: self.predict_raw(data), self.flop_formulas)
         return Description(
             parameters=sum(size for _, size, _ in parameters),
             trainable_parameters=sum(size for _, size, trainable in parameters if trainable),

@@ -10,15 +10,19 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import torchvision  # noqa: F401  (registers the deformable convolution)
 from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode
+
+if TYPE_CHECKING:
+    from torch.utils.flop_counter import FlopCounterMode
+
+#: Operator → its FLOPs from the shapes of inputs and output, as torch.utils.flop_counter asks for it.
+Formulas = Mapping[Any, Callable[..., int]]
 
 
 @contextlib.contextmanager
@@ -85,27 +89,37 @@ def _deform_conv_backward_flops(
     return 4 * image[0] * math.prod(offset[2:]) * math.prod(weight)
 
 
-#: Operators that torch's counter does not know.
-FLOPS = {
-    torch.ops.torchvision.deform_conv2d: _deform_conv_flops,
-    torch.ops.torchvision._deform_conv2d_backward: _deform_conv_backward_flops,
-}
+def flop_counter(formulas: Formulas | None = None) -> FlopCounterMode:
+    """Torch's counter, told of operators that it does not know: ``formulas``, and torchvision's deformable convolution.
+
+    Imported where they are used: they bring triton and the compiler along, 160 MiB, which are not the codebase's.
+    """
+    import torchvision  # noqa: F401  (registers the deformable convolution)
+    from torch.utils.flop_counter import FlopCounterMode
+
+    deformable = {
+        torch.ops.torchvision.deform_conv2d: _deform_conv_flops,
+        torch.ops.torchvision._deform_conv2d_backward: _deform_conv_backward_flops,
+    }
+    return FlopCounterMode(display=False, custom_mapping={**deformable, **(formulas or {})})
 
 
-def forward_facts(model: nn.Module, run: Callable[[], Any]) -> ForwardFacts:
+def forward_facts(model: nn.Module, run: Callable[[], Any], formulas: Formulas | None = None) -> ForwardFacts:
     """Watch ``run()``, which uses the model, below the modules: what is folded, merged or functional is seen too."""
     model.eval()
-    with FlopCounterMode(display=False, custom_mapping=FLOPS) as counter, _FirstConvolution() as first:
+    with flop_counter(formulas) as counter, _FirstConvolution() as first:
         run()
     return ForwardFacts(counter.get_total_flops(), first.mean, first.std)
 
 
-def training_flops(model: nn.Module, losses: Callable[[], dict[str, torch.Tensor]]) -> tuple[int, list[str]]:
+def training_flops(
+    model: nn.Module, losses: Callable[[], dict[str, torch.Tensor]], formulas: Formulas | None = None
+) -> tuple[int, list[str]]:
     """Of forward and backward pass of a training step, by the rule of `ForwardFacts`; and the names of the losses.
 
     A gradient counts as many as the forward pass, of input and of weight, where it is wanted.
     """
-    with FlopCounterMode(display=False, custom_mapping=FLOPS) as counter:
+    with flop_counter(formulas) as counter:
         terms = losses()
         sum(terms.values()).backward()
     model.zero_grad(set_to_none=True)

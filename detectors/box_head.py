@@ -7,9 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import batched_nms
 
 from detectors.boxes import IGNORED, BoxCoder, clip, match, pairwise_iou
+from detectors.operators import batched_nms
 from detectors.products import Linear, linear
 from detectors.pyramid import Pyramid, roi_align
 from detectors.rpn import Proposals

@@ -8,9 +8,10 @@ torchvision/csrc/ops/cpu/deform_conv2d_kernel.cpp.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import wraps
+from typing import Any
 
 import torch
-import torchvision.ops
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional as F
@@ -44,11 +45,28 @@ def deform_conv2d(
     tensors = [x, offset, weight, mask, *([] if bias is None else [bias])]
     ours = all(one.device.type == "cpu" and one.dtype in (torch.float32, torch.float64) for one in tensors)
     if not ours or len({one.dtype for one in tensors}) > 1:
-        return torchvision.ops.deform_conv2d(x, offset, weight, bias, stride, padding, dilation, mask=mask)
+        # Imported here, where it is needed: see operators.py. Its gradient is registered by its package.
+        from torchvision.ops import deform_conv2d as theirs
+
+        return theirs(x, offset, weight, bias, stride, padding, dilation, mask=mask)
     return _deform_conv2d_cpu(x, offset, weight, bias, stride, padding, dilation, mask)
 
 
-@torch.compiler.disable  # a loop whose length depends on the size, around operators that are fast as they are
+def _as_it_is(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """``torch.compiler.disable``, from the first call on: the compiler takes 160 MiB, which only models with deformable
+    convolutions have to pay."""
+    disabled: list[Callable[..., Tensor]] = []
+
+    @wraps(function)
+    def call(*inputs: Any) -> Tensor:
+        if not disabled:
+            disabled.append(torch.compiler.disable(function))
+        return disabled[0](*inputs)
+
+    return call
+
+
+@_as_it_is  # a loop whose length depends on the size, around operators that are fast as they are
 @torch.profiler.record_function(OPERATOR)
 def _deform_conv2d_cpu(
     x: Tensor,

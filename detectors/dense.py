@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional as F
-from torchvision.ops import batched_nms
 
 from detectors.boxes import clip
+from detectors.operators import batched_nms
 from detectors.rcnn import to_original
 from detectors.structures import Detections, GroundTruth, Target
 

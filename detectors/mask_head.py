@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import roi_align as crop_and_resize
 
 from detectors.box_head import RoISample
 from detectors.layers import Conv2d
+from detectors.operators import crop_and_resize
 from detectors.products import linear
 from detectors.pyramid import Pyramid, roi_align
 from detectors.structures import Detections, Target
@@ -154,5 +154,5 @@ def mask_targets(
         height, width = masks.shape[1:]
         boxes = boxes.clamp(min=0).minimum(torch.tensor([width, height] * 2).to(boxes, non_blocking=True))
     regions = torch.cat([row.unsqueeze(1).to(boxes.dtype), boxes], dim=1)
-    cut = crop_and_resize(masks[used].unsqueeze(1).to(boxes.dtype), regions, (size, size), aligned=binary)
+    cut = crop_and_resize(masks[used].unsqueeze(1).to(boxes.dtype), regions, size, aligned=binary)
     return (cut >= 0.5).to(boxes.dtype).squeeze(1) if binary else cut.squeeze(1)

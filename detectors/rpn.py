@@ -8,11 +8,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import batched_nms
 
 from detectors.anchors import pyramid_anchors
 from detectors.boxes import IGNORED, BoxCoder, clip, match, pairwise_iou
 from detectors.layers import Conv2d
+from detectors.operators import batched_nms
 from detectors.products import linear
 from detectors.pyramid import Pyramid
 from detectors.sampling import BalancedSampler

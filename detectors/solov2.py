@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import sigmoid_focal_loss
 
 from detectors.backbones.resnet import ResNet
 from detectors.deformable import DeformConvNorm
+from detectors.dense import focal_loss
 from detectors.drop_block import DropBlock
 from detectors.layers import Conv2d, ConvNorm
 from detectors.matrix_nms import keep_local_peaks, matrix_nms
@@ -350,9 +350,7 @@ def _mask_losses(
 
 def _class_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Sum of the focal loss of logits [B, cells, K] for labels [B, cells], of which K is the background."""
-    # `one_hot` would ask for the largest label.
-    truth = (labels.unsqueeze(-1) == torch.arange(logits.shape[-1], device=labels.device)).to(logits.dtype)
-    return sigmoid_focal_loss(logits, truth, alpha=0.25, gamma=2.0, reduction="sum")
+    return focal_loss([logits], labels, torch.ones_like(labels, dtype=logits.dtype))
 
 
 def _draw(masks: Tensor, threshold: float, size: tuple[int, int], original: tuple[int, int]) -> Tensor:

@@ -36,7 +36,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
 
 log = logging.getLogger("detectors")
 
@@ -198,17 +197,23 @@ def _(x: Tensor, gradient: Tensor) -> Tensor:
     return _like_images(x, (gradient.shape[1], x.shape[1], 3, 3))
 
 
-@register_flop_formula([torch.ops.detectors.winograd, torch.ops.detectors.winograd_of_input])
-def _(images: Any, weight: Any, *_: Any, **__: Any) -> int:
-    """Those of the convolution that it is, so that work is counted alike whoever does it."""
+def _flops(images: Any, weight: Any, *_: Any, **__: Any) -> int:
     count, _channels, height, width = images
     return int(2 * 9 * weight[0] * weight[1] * count * height * width)
 
 
-@register_flop_formula(torch.ops.detectors.winograd_of_weight)
-def _(images: Any, gradient: Any, *_: Any, **__: Any) -> int:
+def _flops_of_weight(images: Any, gradient: Any, *_: Any, **__: Any) -> int:
     count, channels, height, width = images
     return int(2 * 9 * channels * gradient[1] * count * height * width)
+
+
+#: For ``FlopCounterMode(custom_mapping=FLOPS)`` of torch.utils.flop_counter: those of the convolution that it is, so
+#: that work is counted alike whoever does it. Not registered there, which would bring triton (76 MiB) along.
+FLOPS = {
+    torch.ops.detectors.winograd: _flops,
+    torch.ops.detectors.winograd_of_input: _flops,
+    torch.ops.detectors.winograd_of_weight: _flops_of_weight,
+}
 
 
 # -- the library in C ------------------------------------------------------------------------------------------------
@@ -235,10 +240,13 @@ def _pointer(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
 
 
-@torch.compiler.assume_constant_result
 def available() -> bool:
     """Whether the library is there, for which it is built if it has to be."""
     return torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512") and built() is not None
+
+
+# What ``torch.compiler.assume_constant_result`` does, but for importing the compiler (160 MiB) into every process.
+available._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _library() -> ctypes.CDLL:

@@ -16,7 +16,7 @@ import detectors
 from adapters.torch_common import TensorBatch, TorchAdapter
 from bench.worker.api import Description, Job
 from bench.worker.batches import load_batches
-from detectors import transforms
+from detectors import transforms, winograd
 from detectors.cascade import CascadeRCNN
 from detectors.coco import CocoDetection, Example
 from detectors.deformable import GRADIENT_OPERATOR, OPERATOR
@@ -37,6 +37,8 @@ class Adapter(TorchAdapter):
             GRADIENT_OPERATOR,
         )
     }
+
+    flop_formulas = winograd.FLOPS
 
     averaged: detectors.EMA | None = None
 

@@ -11,10 +11,9 @@ import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from adapters.native.adapter import Adapter
-from adapters.torch_facts import FLOPS, operator_seconds
+from adapters.torch_facts import flop_counter, operator_seconds
 from bench.worker.probe import operator_pass
 from detectors import deformable
 from detectors.deformable import DeformConvNorm, deform_conv2d
@@ -153,9 +152,9 @@ def test_the_audit_counts_the_same_work_as_for_torchvisions() -> None:
     tensors, how = problem(9)
     counts = []
     for convolve in (ours, reference):
-        with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=FLOPS) as counter:
+        with torch.no_grad(), flop_counter() as counter:
             convolve(tensors, how)
-        with FlopCounterMode(display=False, custom_mapping=FLOPS) as training_counter:
+        with flop_counter() as training_counter:
             convolve(tensors, how).sum().backward()
         counts.append((counter.get_total_flops(), training_counter.get_total_flops()))
     assert counts[0] == counts[1]

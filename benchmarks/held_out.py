@@ -1,0 +1,185 @@
+"""Does a model find objects in scenes that it never saw? Learn from some `shapes` scenes, and look at others.
+
+    python -m benchmarks.held_out                       # Mask R-CNN and SOLOv2-light, until mask AP 0.50
+    python -m benchmarks.held_out mask_rcnn_r50_fpn     # one of them
+
+A detector starts, as everywhere in the field, from a backbone that has learned to classify. There are no weights to
+download for that here, so the backbone learns it first: which of the eight shapes is in the middle of a crop. The crops
+are cut from the same scenes, so that nothing but these is ever seen. It costs 64 × 64 pixels an object, where the
+detector needs a whole scene for three or four of them.
+
+Prints a line of JSON per model, as `benchmarks.overfit` does, with `accuracy`: of the classifier, in the other scenes.
+CPU seconds count all but the drawing of the scenes. Objects with a side of less than `--smallest` pixels (of scenes of
+about 640 × 480) are made crowds, which are neither learned nor counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.ops import roi_align
+
+import detectors
+from bench import shapes
+from benchmarks.overfit import config_for, fit, look_at_fewer_regions, make_crowds, resize_for
+from detectors.coco import Batch, CocoFolder
+from detectors.config import Augment, Config, Resize, Split
+from detectors.runtime import Ranks
+from detectors.train import training_batches
+
+GOAL = 0.50
+CROP = 64
+#: Of a scene. Smaller objects would be blown up to be classified.
+SMALLEST_CROP = 32
+VAL_BATCHES = 1
+
+
+def batches(where: Split, config: Config) -> Iterator[Batch]:
+    """Batches of boxes, without end."""
+    coco = CocoFolder(where.annotations, where.images, masks=False)
+    image_ids = [one for one in sorted(coco.files) if coco.has_objects(one)]
+    return training_batches(coco, image_ids, config, Ranks(0, 1, torch.device("cpu")), 0)
+
+
+def crops(batch: Batch, *, jitter: float) -> tuple[Tensor, Tensor]:
+    """The objects of a batch with some of what is around them: float32 [N, 3, CROP, CROP], and labels [N].
+
+    A window is 1.2 times the longer side of its object's box; ``jitter`` is by which share its place and size vary.
+    """
+    windows = []
+    for target in batch.targets:
+        centre = (target.boxes[:, :2] + target.boxes[:, 2:]) / 2
+        half = (target.boxes[:, 2:] - target.boxes[:, :2]).amax(dim=1, keepdim=True) * 0.6
+        centre = centre + half * jitter * (2 * torch.rand_like(centre) - 1)
+        half = half * (1 + jitter * (2 * torch.rand_like(half) - 1))
+        windows.append(torch.cat([centre - half, centre + half], dim=1))
+    labels = torch.cat([target.labels for target in batch.targets])
+    return roi_align(batch.images, windows, CROP, sampling_ratio=2, aligned=True), labels
+
+
+def turned(images: Tensor) -> Tensor:
+    """All of the images turned, mirrored, and with other colours: a shape stays the shape it is."""
+    images = torch.rot90(images, int(torch.randint(4, ())), (2, 3))[:, torch.randperm(3)]
+    return images.flip(3) if torch.rand(()) < 0.5 else images
+
+
+def learn_to_classify(backbone: nn.Module, config: Config, *, iterations: int, lr: float) -> float:
+    """Train the backbone with one linear layer on top of it; returns the accuracy on the scenes of ``data.val``."""
+    assert config.data.val is not None
+    classifier = nn.Linear(backbone.out_channels[-1], len(shapes.CLASSES))
+    parameters = [*backbone.parameters(), *classifier.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=0.05, fused=True)
+    rates = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, lr, iterations, pct_start=0.1, cycle_momentum=False
+    )
+
+    def logits(images: Tensor) -> Tensor:
+        return classifier(backbone(images.contiguous(memory_format=torch.channels_last))[-1].mean(dim=(2, 3)))
+
+    backbone.to(memory_format=torch.channels_last).train()
+    scenes = batches(config.data.train, config)
+    right = seen = 0
+    for iteration in range(1, iterations + 1):
+        images, labels = crops(next(scenes), jitter=0.2)
+        scores = logits(turned(images))
+        loss = F.cross_entropy(scores, labels, label_smoothing=0.1)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        rates.step()
+        right, seen = right + int((scores.argmax(dim=1) == labels).sum()), seen + len(labels)
+        if iteration % 25 == 0:
+            print(f"# classifier {iteration}: accuracy {right / seen:.3f}", file=sys.stderr, flush=True)
+            right = seen = 0
+    backbone.eval()
+    scenes = batches(config.data.val, config)
+    with torch.no_grad():
+        for _ in range(VAL_BATCHES):
+            images, labels = crops(next(scenes), jitter=0.0)
+            right, seen = right + int((logits(images).argmax(dim=1) == labels).sum()), seen + len(labels)
+    backbone.train()
+    return right / seen
+
+
+def split(folder: Path, name: str, smallest: int) -> Split:
+    """A split that `shapes` wrote, with objects that have a side of less than ``smallest`` pixels as crowds."""
+    annotations = folder / f"{name}_{smallest}.json"
+    make_crowds(folder / name / "annotations" / f"instances_{name}.json", annotations, smallest)
+    return Split(str(annotations), str(folder / name / name))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.held_out", description=__doc__.partition("\n")[0]
+    )
+    parser.add_argument("models", nargs="*", default=["mask_rcnn_r50_fpn", "solov2_light_r50_fpn"])
+    parser.add_argument("--scenes", type=int, default=2000, help="to learn from")
+    parser.add_argument("--others", type=int, default=40, help="scenes to look at")
+    parser.add_argument("--side", type=int, default=128, help="short side of the detector's input (pixels)")
+    parser.add_argument(
+        "--smallest", type=int, default=96, help="side of the smallest object that counts (pixels)"
+    )
+    parser.add_argument("--regions", type=int, default=96, help="per image, of an R-CNN's second stage")
+    parser.add_argument("--classifying", type=int, default=400, help="iterations of the backbone alone")
+    parser.add_argument("--classifying-lr", type=float, default=1e-3)
+    parser.add_argument("--backbone", type=Path, help="take the backbone from this file, or keep it there")
+    parser.add_argument("--iterations", type=int, default=1000)
+    parser.add_argument("--lr", type=float, default=3e-4)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--look-every", type=int, default=50, help="iterations between evaluations")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        shapes.write(folder / "train", "train", given.scenes)
+        shapes.write(folder / "val", "val", given.others)
+
+        def config(resize: Resize, batch: int, smallest: int) -> Config:
+            splits = split(folder, "train", smallest), split(folder, "val", smallest)
+            plain = config_for(*splits, resize, batch=batch)
+            return dataclasses.replace(plain, augment=Augment(resize=resize, flip=0.5))
+
+        for name in given.models:
+            torch.manual_seed(0)
+            model = detectors.build(name, num_classes=len(shapes.CLASSES), frozen_stages=0, frozen_bn=False)
+            look_at_fewer_regions(model, given.regions)
+            begin = time.process_time()
+            accuracy = None
+            if given.backbone and given.backbone.exists():
+                model.backbone.load_state_dict(load_file(given.backbone))
+            else:
+                whole = config(Resize(short=(480,), long=640), 32, SMALLEST_CROP)
+                accuracy = learn_to_classify(
+                    model.backbone, whole, iterations=given.classifying, lr=given.classifying_lr
+                )
+                print(f"# {time.process_time() - begin:.0f} CPU s: accuracy {accuracy:.3f}", file=sys.stderr)
+                if given.backbone:
+                    weights = model.backbone.state_dict()
+                    save_file({key: value.contiguous() for key, value in weights.items()}, given.backbone)
+            classifying_s = time.process_time() - begin
+            found = fit(
+                model,
+                config(resize_for(name, given.side), given.batch, given.smallest),
+                folder / "results",
+                iterations=given.iterations,
+                lr=given.lr,
+                goal=GOAL,
+                look_every=given.look_every,
+            )
+            first = {"model": name, "accuracy": accuracy, "classifying_cpu_s": round(classifying_s, 1)}
+            print(json.dumps({**first, **asdict(found), "reached": found.reached}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -78,6 +78,8 @@ class Memory(RecordModel):
     allocated_bytes: int | None = None
     reserved_bytes: int | None = None
     device_bytes: int | None = None
+    described: bool = False
+    """The audit looked at the work in this process before, and what it needs for that is in the figures."""
 
 
 class ArmRecord(RecordModel):

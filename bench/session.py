@@ -58,6 +58,8 @@ class ArmState:
     arm: Arm
     record: ArmRecord
     group: WorkerGroup | None = None
+    described: bool = False
+    """Whether the process that it has now was asked what its work is."""
 
     @property
     def alive(self) -> bool:
@@ -337,7 +339,8 @@ class Session:
             entry = {"launch": launch, "round": round_, "step": begin + step, "losses": losses}
             state.record.losses.append(entry)
         state.record.memory += [
-            Memory(rank=rank, launch=launch, **reply["memory"]) for rank, reply in enumerate(replies)
+            Memory(rank=rank, launch=launch, described=state.described, **reply["memory"])
+            for rank, reply in enumerate(replies)
         ]
         slowest_ns = max(reply["end_ns"] - reply["start_ns"][0] for reply in replies)
         self.listener.block(arm, launch, round_, slowest_ns / 1e9 / (end - begin))
@@ -483,6 +486,7 @@ class Session:
         prepared = self._input(arm.workload)
         weights = self._weights_of(arm, prepared, state.record)
         state.group = stack.enter_context(WorkerGroup(spec, self._server(arm, spec)))
+        state.described = False
         state.group.start(deadline_s)
         codebase = self._codebase(arm)
         jobs = [self._job(arm, codebase, prepared, weights, rank) for rank in range(arm.workload.ranks)]
@@ -506,6 +510,7 @@ class Session:
         if arm.checkout:
             _refuse_other_source(arm.checkout, reply["source"])
         if not state.record.description:
+            state.described = True
             described = state.group.request("describe", deadline_s)[0]["description"]
             state.record.description = {**described, "codebase_version": reply["codebase_version"]}
             state.record.environment = self._environment(state.group.spec, reply["source"])
@@ -602,7 +607,9 @@ class Session:
         if measure.memory_steps:
             replies = state.group.request("memory_pass", deadline_s, steps=measure.memory_steps)
             for rank, reply in enumerate(replies):
-                state.record.memory.append(Memory(rank=rank, launch=launch, **reply["memory"]))
+                state.record.memory.append(
+                    Memory(rank=rank, launch=launch, described=state.described, **reply["memory"])
+                )
         if measure.phase_steps:
             reply = state.group.request("phase_pass", deadline_s, steps=measure.phase_steps)[0]
             for name, seconds in reply["phases"].items():

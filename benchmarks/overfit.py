@@ -1,8 +1,7 @@
-"""Does a model learn? Train it on 8 `shapes` scenes until it knows them, or on many and look at others.
+"""Does a model learn? Train it on 8 `shapes` scenes until it knows them. (On others: `benchmarks.held_out`.)
 
     python -m benchmarks.overfit                      # every method (on ResNet-50), until AP 0.90 on its 8 scenes
     python -m benchmarks.overfit mask_rcnn_r50_fpn    # one of them
-    python -m benchmarks.overfit --held-out mask_rcnn_r50_fpn solov2_light_r50_fpn    # on 40 others: 0.50
     python -m benchmarks.overfit --coco ../shared/data/coco_tiny mask_rcnn_r50_fpn    # 8 real images instead
 
 Prints a line of JSON per model: AP of boxes and masks, the goal and whether it was reached, iterations, CPU seconds.
@@ -42,7 +41,6 @@ from detectors.sampling import BalancedSampler
 from detectors.train import training_batches
 
 GOAL = 0.90
-HELD_OUT_GOAL = 0.50
 #: Iterations at a lower rate. Without them AdamW's first steps, as large as its later ones, saturate SOLOv2's masks,
 #: which then learn nothing any more.
 WARM_UP = 20
@@ -176,9 +174,6 @@ def main() -> None:
         prog="python -m benchmarks.overfit", description=__doc__.partition("\n")[0]
     )
     parser.add_argument("models", nargs="*", help="by default all that a COCO folder is enough for")
-    parser.add_argument(
-        "--held-out", action="store_true", help="400 scenes to learn from, 40 others to look at"
-    )
     parser.add_argument("--coco", type=Path, help="folder of COCO's layout: 8 images of its training split")
     parser.add_argument("--side", type=int, default=256, help="short side of the input (pixels)")
     parser.add_argument(
@@ -196,9 +191,6 @@ def main() -> None:
             folder = Path(place)
             if given.coco:
                 train = val = real_images(folder, given.coco, 8, smallest=given.smallest)
-            elif given.held_out:
-                train = write_scenes(folder / "seen", "train", 400, smallest=given.smallest)
-                val = write_scenes(folder / "new", "val", 40, smallest=given.smallest)
             else:
                 train = val = write_scenes(folder / "seen", "train", 8, smallest=given.smallest)
             classes = len(json.loads(Path(train.annotations).read_text())["categories"])
@@ -211,7 +203,6 @@ def main() -> None:
                 folder / "results",
                 iterations=given.iterations,
                 lr=given.lr,
-                goal=HELD_OUT_GOAL if given.held_out else GOAL,
                 look_every=given.look_every,
                 budget_cpu_s=given.budget,
             )

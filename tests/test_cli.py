@@ -154,6 +154,7 @@ def test_ema_phases_memory_and_predictions_are_measured_where_the_work_has_them(
     )
     assert cli.run(recipe).code == 0
     with_ema = cli.arm("slow-task-train-ema-on")
+    assert [(one["launch"], one["described"]) for one in with_ema["memory"]] == [(0, True), (1, False)]
     assert list(with_ema["phases"]) == ["data", "forward", "backward", "optimizer", "ema"]
     assert min(with_ema["phases"]["ema"]) >= 0.02
     assert "ema" not in cli.arm("slow-task-train-ema-off")["phases"]

@@ -201,6 +201,25 @@ def test_gpu_memory_is_what_the_framework_allocated_max_over_ranks_and_launches(
     assert rows_of(markdown_of(run), "Faster R-CNN R-50-FPN, training")[0]["max memory (MiB)"] == "911"
 
 
+def test_a_codebase_is_not_charged_for_the_memory_of_the_audits_tools(tmp_path: Path) -> None:
+    def shown(*peaks: tuple[int, bool]) -> str:
+        passes = [
+            Memory(
+                launch=launch,
+                host_baseline_bytes=300 * 2**20,
+                host_peak_bytes=peak * 2**20,
+                described=described,
+            )
+            for launch, (peak, described) in enumerate(peaks)
+        ]
+        record = arm("native", memory=passes)
+        run = write_run(tmp_path / f"run-{len(peaks)}", [(record, samples(1.0))], baseline={})
+        return rows_of(markdown_of(run), "Faster R-CNN R-50-FPN, training")[0]["max memory (MiB)"]
+
+    assert shown((950, True), (800, False), (810, False)) == "810 (300)"
+    assert shown((950, True)) == "950 (300)"  # better than nothing
+
+
 def test_one_round_gives_a_ratio_without_an_interval_rather_than_a_false_one(tmp_path: Path) -> None:
     arms = [
         (arm(name), samples(1.0, launches=1, rounds=1, seed=i))

@@ -36,6 +36,7 @@ from detectors.box_head import BoxHead
 from detectors.coco import CocoFolder
 from detectors.config import Augment, Config, Data, Evaluate, Model, Optimizer, Resize, ScheduleConfig, Split
 from detectors.eval import evaluate
+from detectors.rpn import RPN
 from detectors.runtime import Ranks
 from detectors.sampling import BalancedSampler
 from detectors.train import training_batches
@@ -72,10 +73,12 @@ def make_crowds(source: Path, target: Path, smallest: int) -> None:
     target.write_text(json.dumps(content))
 
 
-def look_at_fewer_regions(model: nn.Module, regions: int) -> None:
+def look_at_fewer_regions(model: nn.Module, regions: int, proposals: int | None = None) -> None:
     for module in model.modules():
         if isinstance(module, BoxHead):
             module.sampler = BalancedSampler(regions, 0.25)
+        if isinstance(module, RPN) and proposals is not None:
+            module.post_nms = module.post_nms[0], proposals
 
 
 def config_for(train: Split, val: Split, resize: Resize, *, batch: int) -> Config:
@@ -180,6 +183,9 @@ def main() -> None:
         "--smallest", type=int, default=32, help="side of the smallest object that counts (pixels)"
     )
     parser.add_argument("--regions", type=int, default=96, help="per image, of an R-CNN's second stage")
+    parser.add_argument(
+        "--proposals", type=int, help="per image, of an R-CNN when it detects; by default the model's 1000"
+    )
     parser.add_argument("--iterations", type=int, default=600)
     parser.add_argument("--lr", type=float, default=5e-4)
     parser.add_argument("--batch", type=int, default=4)
@@ -196,7 +202,7 @@ def main() -> None:
             classes = len(json.loads(Path(train.annotations).read_text())["categories"])
             torch.manual_seed(0)
             model = detectors.build(name, num_classes=classes, frozen_stages=0, frozen_bn=False)
-            look_at_fewer_regions(model, given.regions)
+            look_at_fewer_regions(model, given.regions, given.proposals)
             found = fit(
                 model,
                 config_for(train, val, resize_for(name, given.side), batch=given.batch),

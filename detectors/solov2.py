@@ -237,6 +237,13 @@ class SOLOv2(nn.Module):
         self.parameter_rules = tuple(parameter_rules)
 
     def predict(self, images: Tensor) -> Prediction:
+        """images: float32 [B, 3, H, W]. ValueError: H or W is no multiple of 32: maps are doubled, and added."""
+        height, width = images.shape[2:]
+        if height % 32 or width % 32:
+            raise ValueError(
+                f"SOLOv2 takes images padded to a multiple of 32, not {height} × {width}; "
+                "image_sizes tells what is padding"
+            )
         maps = self.neck(self.backbone(images))
         classes, kernels = self.head(maps)
         return Prediction(classes, kernels, self.mask_features(maps[:4]))

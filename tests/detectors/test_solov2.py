@@ -336,6 +336,11 @@ def test_detections_of_each_image_are_those_of_a_loop_over_its_cells() -> None:
             assert box == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
 
 
+def test_an_image_without_its_padding_is_refused_with_what_to_do() -> None:
+    with pytest.raises(ValueError, match="padded to a multiple of 32, not 64 × 100"):
+        small_model().predict(torch.zeros(1, 3, 64, 100))
+
+
 @torch.no_grad()
 def test_an_image_in_which_nothing_is_found_has_detections_of_no_length() -> None:
     model = small_model(candidate_threshold=0.999).eval()

@@ -665,8 +665,9 @@ HOW_TO_READ = (
     "excludes 1. Detectable effect: the smallest one that this design and its noise would have shown in 80 % of such "
     "runs.",
     "Times are those of single steps, the slowest rank's; images/s and FPS are the images of a step over its time.",
-    "Max memory: the largest over ranks and launches; on a GPU what the framework allocated, on a CPU the peak "
-    "resident set of the process, with what was resident before the model was built in parentheses.",
+    "Max memory: the largest over ranks and launches (without the one in which the audit counted FLOPs, if there are "
+    "others); on a GPU what the framework allocated, on a CPU the peak resident set of the process, with what was "
+    "resident before the model was built in parentheses.",
 )
 
 

@@ -338,10 +338,7 @@ class Session:
             losses = {name: values[step] for name, values in replies[0]["losses"].items()}
             entry = {"launch": launch, "round": round_, "step": begin + step, "losses": losses}
             state.record.losses.append(entry)
-        state.record.memory += [
-            Memory(rank=rank, launch=launch, described=state.described, **reply["memory"])
-            for rank, reply in enumerate(replies)
-        ]
+        self._note_memory(state, launch, replies)
         slowest_ns = max(reply["end_ns"] - reply["start_ns"][0] for reply in replies)
         self.listener.block(arm, launch, round_, slowest_ns / 1e9 / (end - begin))
         if workload.evaluated_after(end):
@@ -599,6 +596,13 @@ class Session:
         slowest_ns = max(reply["end_ns"] - reply["start_ns"][0] for reply in replies)
         self.listener.block(state.arm, launch, round_, slowest_ns / 1e9 / steps)
 
+    def _note_memory(self, state: ArmState, launch: int, replies: list[dict[str, Any]]) -> None:
+        """One reply of each rank."""
+        state.record.memory += [
+            Memory(rank=rank, launch=launch, described=state.described, **reply["memory"])
+            for rank, reply in enumerate(replies)
+        ]
+
     def _passes(self, state: ArmState, launch: int) -> None:
         """Memory and phases of this launch; predictions once."""
         measure, deadline_s = self.plan.measure, self.plan.measure.deadline_s
@@ -606,10 +610,7 @@ class Session:
         self.listener.stage(state.arm, launch, "memory, phases")
         if measure.memory_steps:
             replies = state.group.request("memory_pass", deadline_s, steps=measure.memory_steps)
-            for rank, reply in enumerate(replies):
-                state.record.memory.append(
-                    Memory(rank=rank, launch=launch, described=state.described, **reply["memory"])
-                )
+            self._note_memory(state, launch, replies)
         if measure.phase_steps:
             reply = state.group.request("phase_pass", deadline_s, steps=measure.phase_steps)[0]
             for name, seconds in reply["phases"].items():

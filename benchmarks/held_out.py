@@ -2,6 +2,7 @@
 
     python -m benchmarks.held_out                       # Mask R-CNN and SOLOv2-light, until mask AP 0.50
     python -m benchmarks.held_out mask_rcnn_r50_fpn     # one of them
+    python -m benchmarks.held_out --backbone FILE       # the second one takes the backbone of the first
 
 A detector starts, as everywhere in the field, from a backbone that has learned to classify. There are no weights to
 download for that here, so the backbone learns it first: which of the eight shapes is in the middle of a crop. The crops
@@ -9,9 +10,9 @@ are cut from the same scenes, so that nothing but these is ever seen. It costs 6
 detector needs a whole scene for three or four of them.
 
 Prints a line of JSON per model, as `benchmarks.overfit` does, with `accuracy`: of the classifier, in the other scenes.
-CPU seconds count all but the drawing of the scenes. Objects with a side of less than `--smallest` pixels (of scenes of
-about 640 × 480) do not count: they are made crowds. What is learned goes down to half of that: if all that do not count
-were background, a model would have to tell an object by its size.
+CPU seconds are the detector's; `classifying_cpu_s` is the price of its backbone. Objects with a side of less than
+`--smallest` pixels (of scenes of about 640 × 480) do not count: they are made crowds. Those of `--learned` and more are
+learned: if all that do not count were background, a model would have to tell an object by its size.
 """
 
 from __future__ import annotations
@@ -34,24 +35,14 @@ from torchvision.ops import roi_align
 
 import detectors
 from bench import shapes
-from benchmarks.overfit import config_for, fit, look_at_fewer_regions, make_crowds, resize_for
+from benchmarks.overfit import batches_of, config_for, fit, look_at_fewer_regions, make_crowds, resize_for
 from detectors.coco import Batch, CocoFolder
 from detectors.config import Augment, Config, Resize, Split
-from detectors.runtime import Ranks
-from detectors.train import training_batches
 
 GOAL = 0.50
 CROP = 64
 #: Of a scene. Smaller objects would be blown up to be classified.
 SMALLEST_CROP = 32
-VAL_BATCHES = 1
-
-
-def batches(where: Split, config: Config) -> Iterator[Batch]:
-    """Batches of boxes, without end."""
-    coco = CocoFolder(where.annotations, where.images, masks=False)
-    image_ids = [one for one in sorted(coco.files) if coco.has_objects(one)]
-    return training_batches(coco, image_ids, config, Ranks(0, 1, torch.device("cpu")), 0)
 
 
 def crops(batch: Batch, *, jitter: float) -> tuple[Tensor, Tensor]:
@@ -77,7 +68,7 @@ def turned(images: Tensor) -> Tensor:
 
 
 def learn_to_classify(backbone: nn.Module, config: Config, *, iterations: int, lr: float) -> float:
-    """Train the backbone with one linear layer on top of it; returns the accuracy on the scenes of ``data.val``."""
+    """Train the backbone with one linear layer on top of it; returns the accuracy on a batch of ``data.val``."""
     assert config.data.val is not None
     classifier = nn.Linear(backbone.out_channels[-1], len(shapes.CLASSES))
     parameters = [*backbone.parameters(), *classifier.parameters()]
@@ -89,11 +80,14 @@ def learn_to_classify(backbone: nn.Module, config: Config, *, iterations: int, l
     def logits(images: Tensor) -> Tensor:
         return classifier(backbone(images.contiguous(memory_format=torch.channels_last))[-1].mean(dim=(2, 3)))
 
+    def scenes(where: Split) -> Iterator[Batch]:
+        return batches_of(CocoFolder(where.annotations, where.images, masks=False), config)
+
     backbone.to(memory_format=torch.channels_last).train()
-    scenes = batches(config.data.train, config)
+    train = scenes(config.data.train)
     right = seen = 0
     for iteration in range(1, iterations + 1):
-        images, labels = crops(next(scenes), jitter=0.2)
+        images, labels = crops(next(train), jitter=0.2)
         scores = logits(turned(images))
         loss = F.cross_entropy(scores, labels, label_smoothing=0.1)
         optimizer.zero_grad()
@@ -105,13 +99,11 @@ def learn_to_classify(backbone: nn.Module, config: Config, *, iterations: int, l
             print(f"# classifier {iteration}: accuracy {right / seen:.3f}", file=sys.stderr, flush=True)
             right = seen = 0
     backbone.eval()
-    scenes = batches(config.data.val, config)
+    images, labels = crops(next(scenes(config.data.val)), jitter=0.0)
     with torch.no_grad():
-        for _ in range(VAL_BATCHES):
-            images, labels = crops(next(scenes), jitter=0.0)
-            right, seen = right + int((logits(images).argmax(dim=1) == labels).sum()), seen + len(labels)
+        right = int((logits(images).argmax(dim=1) == labels).sum())
     backbone.train()
-    return right / seen
+    return right / len(labels)
 
 
 def split(folder: Path, name: str, smallest: int) -> Split:
@@ -149,8 +141,10 @@ def main() -> None:
         shapes.write(folder / "train", "train", given.scenes)
         shapes.write(folder / "val", "val", given.others)
 
-        def config(resize: Resize, batch: int, learned: int, counted: int) -> Config:
-            splits = split(folder, "train", learned), split(folder, "val", counted)
+        to_classify = split(folder, "train", SMALLEST_CROP), split(folder, "val", SMALLEST_CROP)
+        to_detect = split(folder, "train", given.learned), split(folder, "val", given.smallest)
+
+        def config(splits: tuple[Split, Split], resize: Resize, batch: int) -> Config:
             plain = config_for(*splits, resize, batch=batch)
             return dataclasses.replace(plain, augment=Augment(resize=resize, flip=0.5))
 
@@ -163,7 +157,7 @@ def main() -> None:
             if given.backbone and given.backbone.exists():
                 model.backbone.load_state_dict(load_file(given.backbone))
             else:
-                whole = config(Resize(short=(480,), long=640), 32, SMALLEST_CROP, SMALLEST_CROP)
+                whole = config(to_classify, Resize(short=(480,), long=640), 32)
                 accuracy = learn_to_classify(
                     model.backbone, whole, iterations=given.classifying, lr=given.classifying_lr
                 )
@@ -174,7 +168,7 @@ def main() -> None:
             classifying_s = time.process_time() - begin
             found = fit(
                 model,
-                config(resize_for(name, given.side), given.batch, given.learned, given.smallest),
+                config(to_detect, resize_for(name, given.side), given.batch),
                 folder / "results",
                 iterations=given.iterations,
                 lr=given.lr,

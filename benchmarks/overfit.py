@@ -21,6 +21,7 @@ import re
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -33,7 +34,7 @@ from bench.data import open_dataset
 from bench.workload import Input
 from detectors import runtime
 from detectors.box_head import BoxHead
-from detectors.coco import CocoFolder
+from detectors.coco import Batch, CocoFolder
 from detectors.config import Augment, Config, Data, Evaluate, Model, Optimizer, Resize, ScheduleConfig, Split
 from detectors.eval import evaluate
 from detectors.rpn import RPN
@@ -45,6 +46,7 @@ GOAL = 0.90
 #: Iterations at a lower rate. Without them AdamW's first steps, as large as its later ones, saturate SOLOv2's masks,
 #: which then learn nothing any more.
 WARM_UP = 20
+ALONE = Ranks(0, 1, torch.device("cpu"))
 
 
 def write_scenes(folder: Path, split: str, images: int, *, smallest: int) -> Split:
@@ -96,6 +98,12 @@ def config_for(train: Split, val: Split, resize: Resize, *, batch: int) -> Confi
     )
 
 
+def batches_of(coco: CocoFolder, config: Config) -> Iterator[Batch]:
+    """Batches of the images that have objects, without end."""
+    image_ids = [one for one in sorted(coco.files) if coco.has_objects(one)]
+    return training_batches(coco, image_ids, config, ALONE, 0)
+
+
 @dataclass(frozen=True)
 class Fit:
     """ap: of ``bbox`` and perhaps ``segm``. goal: the AP in question."""
@@ -134,14 +142,12 @@ def fit(
         config.data.train.annotations, config.data.train.images, masks=runtime.uses_masks(model)
     )
     val = CocoFolder(config.data.val.annotations, config.data.val.images, masks=False)
-    ranks = Ranks(0, 1, torch.device("cpu"))
-    image_ids = [one for one in sorted(coco.files) if coco.has_objects(one)]
     model.to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=1e-4, fused=True)
     rates = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, lr, iterations, pct_start=WARM_UP / iterations, final_div_factor=2, cycle_momentum=False
     )
-    batches = training_batches(coco, image_ids, config, ranks, 0)
+    batches = batches_of(coco, config)
     cpu_s, wall_s = time.process_time(), time.perf_counter()
     result: Fit | None = None
     for iteration in range(iterations):
@@ -156,7 +162,7 @@ def fit(
         out_of_time = time.process_time() - cpu_s > budget_cpu_s
         if done % look_every and done < iterations and not out_of_time:
             continue
-        found = evaluate(model, val, config, coco.category_ids, ranks, folder)
+        found = evaluate(model, val, config, coco.category_ids, ALONE, folder)
         assert found is not None
         result = Fit(
             {task: round(metrics["AP"], 4) for task, metrics in found.metrics.items()},

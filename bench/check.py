@@ -30,7 +30,7 @@ from bench.gate import Metric, Verdict
 from bench.plan import Arm, Checkout, Plan, work_key
 from bench.progress import Lines, Quiet
 from bench.recipe import LoadedRecipe
-from bench.record import ArmRecord, Run, block_times
+from bench.record import ArmRecord, Memory, Run, block_times
 from bench.session import Session, new_run
 from bench.workload import Workload
 
@@ -176,7 +176,7 @@ def badness(run: Run, arm: ArmRecord, target: Metric, cache: Path) -> pd.Series[
     if target.name == "AP":
         return pd.Series(target.badness([_average_precision(run, arm, cache)]), index=_index([(0, 0)]))
     if target.name == "max memory":
-        values = memory_bytes(arm)
+        values = memory_bytes(arm, arm.memory)  # of both revisions alike, tools of the audit included
         return pd.Series(target.badness(list(values.values())), index=_index([(x, 0) for x in values]))
     seconds = block_times(run.samples(arm.id)).set_index(["launch", "round"])["s_per_step"].sort_index()
     if target.name == "EMA cost":
@@ -193,11 +193,11 @@ def _index(keys: list[tuple[int, int]]) -> pd.MultiIndex:
     return pd.MultiIndex.from_tuples(keys, names=["launch", "round"])
 
 
-def memory_bytes(arm: ArmRecord) -> dict[int, int]:
-    """Max memory of each launch: over ranks, allocated on the device, or resident on a CPU."""
+def memory_bytes(arm: ArmRecord, passes: Sequence[Memory]) -> dict[int, int]:
+    """Max memory of each launch in ``passes``: over ranks, allocated on the device, or resident on a CPU."""
     name = "allocated_bytes" if arm.workload["device"] == "cuda" else "host_peak_bytes"
     peaks: dict[int, int] = {}
-    for one in arm.memory:
+    for one in passes:
         value = getattr(one, name)
         if value is not None:
             peaks[one.launch] = max(peaks.get(one.launch, 0), value)

@@ -125,6 +125,12 @@ class ArmRecord(RecordModel):
     """Of a train_eval arm: what decided order and augmentation: SHA-256 of the schedule of its batches, seed, flip."""
     warnings: list[str] = Field(default_factory=list)
 
+    def memory_counted(self) -> list[Memory]:
+        """The memory passes of processes that had not described their work before, if there are any: tools of the
+        audit are no memory of the codebase.
+        """
+        return [one for one in self.memory if not one.described] or self.memory
+
 
 class RunRecord(RecordModel):
     """What was asked for, where and with what."""

@@ -109,7 +109,7 @@ def _values(run: Run, arm: ArmRecord) -> Iterator[tuple[str, float]]:
     else:
         yield "s/iter", seconds
     if arm.memory:
-        yield "max memory", max(memory_bytes(arm).values()) / 2**20
+        yield "max memory", max(memory_bytes(arm, arm.memory_counted()).values()) / 2**20
 
 
 def _revision(arm: ArmRecord) -> str:

@@ -26,6 +26,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 import detectors
@@ -104,6 +105,10 @@ def batches_of(coco: CocoFolder, config: Config) -> Iterator[Batch]:
     return training_batches(coco, image_ids, config, ALONE, 0)
 
 
+def keep_weights(module: nn.Module, file: Path) -> None:
+    save_file({name: one.contiguous() for name, one in module.state_dict().items()}, file)
+
+
 @dataclass(frozen=True)
 class Fit:
     """ap: of ``bbox`` and perhaps ``segm``. goal: the AP in question."""
@@ -127,15 +132,17 @@ def fit(
     iterations: int,
     lr: float,
     goal: float = GOAL,
-    look_every: int = 50,
+    look_every: int,
     budget_cpu_s: float = math.inf,
+    bfloat16: bool = False,
+    keep: Path | None = None,
 ) -> Fit:
     """Train until the masks (without masks: the boxes) of ``data.val`` reach the goal, or ``iterations`` or the budget
     are over.
 
     By AdamW, its rate rising for some iterations and then falling with a cosine: the question is what the model can
     learn, and this is a short way that suits all of them. Looking at ``data.val`` counts in the times, being part of
-    the price.
+    the price; it is in float32, training with ``bfloat16`` too. ``keep`` is where the weights of each look go.
     """
     assert config.data.val is not None
     coco = CocoFolder(
@@ -152,7 +159,9 @@ def fit(
     result: Fit | None = None
     for iteration in range(iterations):
         batch = next(batches)
-        loss = torch.stack(list(model.losses(batch.images, batch.sizes(), batch.targets).values())).sum()
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            losses = model.losses(batch.images, batch.sizes(), batch.targets)
+        loss = torch.stack([one.float() for one in losses.values()]).sum()
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 10.0)
@@ -171,7 +180,10 @@ def fit(
             round(time.process_time() - cpu_s, 1),
             round(time.perf_counter() - wall_s, 1),
         )
-        print(f"# {done}: {result.ap}  loss {loss.item():.3f}", file=sys.stderr, flush=True)
+        line = f"# {done}: {result.ap}  loss {loss.item():.3f}  CPU s {result.cpu_s}"
+        print(line, file=sys.stderr, flush=True)
+        if keep:
+            keep_weights(model, keep)
         if result.reached or out_of_time:
             break
     assert result is not None

@@ -29,8 +29,7 @@ PHASES = ("data", "forward", "backward", "optimizer", "ema", "network", "post")
 
 @dataclass(frozen=True)
 class MemoryUse:
-    """Max memory of an arm: the largest over ranks and launches, but for processes that had described their work
-    before, if there are others: tools of the audit are no memory of the codebase.
+    """Max memory of an arm: the largest over ranks and launches (`ArmRecord.memory_counted`).
 
     ``kind``: `allocated` by the framework on the device (as mmdetection reports it), or `resident`, the peak
     resident set of the process on a CPU, of which ``baseline_bytes`` were there before the model was built.
@@ -300,10 +299,10 @@ def _trace(samples: pd.DataFrame) -> Trace:
 
 
 def _memory(arm: ArmRecord) -> MemoryUse | None:
-    passes = [one for one in arm.memory if not one.described] or arm.memory
-
     def largest(name: str) -> int | None:
-        return max((value for one in passes if (value := getattr(one, name)) is not None), default=None)
+        return max(
+            (value for one in arm.memory_counted() if (value := getattr(one, name)) is not None), default=None
+        )
 
     allocated, resident = largest("allocated_bytes"), largest("host_peak_bytes")
     if arm.workload.get("device") == "cuda" and allocated is not None:

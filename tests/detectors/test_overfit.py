@@ -92,5 +92,5 @@ def test_eight_scenes_are_learned_by_heart(tmp_path: Path, make: Callable[[], nn
     split = write_scenes(tmp_path / "scenes", "train", 8, smallest=SMALLEST)
     config = config_for(split, split, RESIZE, batch=4)
     torch.manual_seed(0)
-    found = fit(make(), config, tmp_path / "results", iterations=250, lr=lr, goal=GOAL)
+    found = fit(make(), config, tmp_path / "results", iterations=250, lr=lr, goal=GOAL, look_every=50)
     assert found.reached, found

@@ -209,6 +209,9 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--look-every", type=int, default=25, help="iterations between evaluations")
     parser.add_argument("--budget", type=float, default=math.inf, help="CPU seconds of a model")
+    parser.add_argument(
+        "--bfloat16", action="store_true", help="train with autocast; faster where it is native"
+    )
     given = parser.parse_args()
     for name in given.models or trainable_models():
         with tempfile.TemporaryDirectory() as place:
@@ -229,6 +232,7 @@ def main() -> None:
                 lr=given.lr,
                 look_every=given.look_every,
                 budget_cpu_s=given.budget,
+                bfloat16=given.bfloat16,
             )
         print(json.dumps({"model": name, **asdict(found), "reached": found.reached}), flush=True)
 

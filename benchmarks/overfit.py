@@ -5,7 +5,8 @@
     python -m benchmarks.overfit --coco ../shared/data/coco_tiny mask_rcnn_r50_fpn    # 8 real images instead
 
 Prints a line of JSON per model: AP of boxes and masks, the goal and whether it was reached, iterations, CPU seconds.
-Random weights, nothing frozen. `--budget` bounds the CPU seconds of a model: one out of time is reported as it is.
+Random weights (but for `--backbone`), nothing frozen. `--budget` bounds the CPU seconds of a model: one out of time is
+reported as it is.
 
 Objects with a side of less than `--smallest` pixels (of scenes of about 640 × 480) are made crowds, which are neither
 learned nor counted: in an input scaled down to `--side` they have no pixels to be learned from. The second stages of
@@ -35,6 +36,7 @@ from bench.data import open_dataset
 from bench.workload import Input
 from detectors import runtime
 from detectors.box_head import BoxHead
+from detectors.checkpoint import load_backbone
 from detectors.coco import Batch, CocoFolder
 from detectors.config import Augment, Config, Data, Evaluate, Model, Optimizer, Resize, ScheduleConfig, Split
 from detectors.eval import evaluate
@@ -196,6 +198,9 @@ def main() -> None:
     )
     parser.add_argument("models", nargs="*", help="by default all that a COCO folder is enough for")
     parser.add_argument("--coco", type=Path, help="folder of COCO's layout: 8 images of its training split")
+    parser.add_argument(
+        "--backbone", type=Path, help="its weights (of benchmarks.held_out) rather than random ones"
+    )
     parser.add_argument("--side", type=int, default=256, help="short side of the input (pixels)")
     parser.add_argument(
         "--smallest", type=int, default=32, help="side of the smallest object that counts (pixels)"
@@ -224,6 +229,8 @@ def main() -> None:
             torch.manual_seed(0)
             model = detectors.build(name, num_classes=classes, frozen_stages=0, frozen_bn=False)
             look_at_fewer_regions(model, given.regions, given.proposals)
+            if given.backbone:
+                print(f"# {load_backbone(model.backbone, given.backbone)}", file=sys.stderr)
             found = fit(
                 model,
                 config_for(train, val, resize_for(name, given.side), batch=given.batch),

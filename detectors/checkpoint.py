@@ -1,4 +1,6 @@
-"""Weights of backbones from checkpoints of other projects, and a report of what of them was taken."""
+"""Weights of backbones from checkpoints of other projects, or of another of our models, and a report of what of them
+was taken.
+"""
 
 from __future__ import annotations
 
@@ -55,8 +57,8 @@ def load_backbone(
     """Copy the weights of a checkpoint into a backbone as far as their names and shapes agree.
 
     The checkpoint is a file (see ``read_checkpoint``) or its contents, in the names of torchvision, timm, mmdetection,
-    detectron2 or Caffe2, alone or as part of a detector. ``bgr``: it was trained on images in the order blue, green,
-    red, as Caffe's were; the first convolution is turned around so that it takes red, green, blue.
+    detectron2, Caffe2 or our own, alone or as part of a detector. ``bgr``: it was trained on images in the order blue,
+    green, red, as Caffe's were; the first convolution is turned around so that it takes red, green, blue.
 
     Raises ValueError when nothing in it is known.
     """
@@ -237,4 +239,5 @@ LAYOUTS: dict[str, Callable[[str], str | None]] = {
     "caffe2": caffe2_name,
     "vgg": vgg_name,
     "hrnet": hrnet_name,
+    "detectors": str,
 }

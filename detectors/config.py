@@ -165,7 +165,7 @@ class Evaluate:
 @dataclass(frozen=True)
 class Config:
     """``batch``: images of a step, all ranks together. ``ema``: decay of the averaged weights, which then are those
-    that are evaluated. ``weights``: a checkpoint of ours, or one of another project for the backbone alone
+    that are evaluated. ``weights``: a checkpoint of ours, or any file of weights for the backbone alone
     (``checkpoint.load_backbone``). ``output``: folder of log and checkpoints."""
 
     model: Model

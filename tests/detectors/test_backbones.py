@@ -144,6 +144,19 @@ def test_a_detector_of_detectron2_gives_its_backbone_from_either_kind_of_file(tm
         assert all(torch.equal(value, state[key]) for key, value in ours.state_dict().items())
 
 
+def test_a_detector_of_ours_gives_its_backbone_to_another_one_of_fewer_stages(tmp_path: Path) -> None:
+    trained = build("retinanet_r50_fpn", num_classes=3).state_dict()
+    save_file({name: value.contiguous() for name, value in trained.items()}, tmp_path / "model.safetensors")
+    backbone = build("faster_rcnn_r50_c4", num_classes=2).backbone
+    report = load_backbone(backbone, tmp_path / "model.safetensors")
+    assert report.layout == "detectors"
+    assert report.complete
+    assert "backbone.stages.3.0.conv1.conv.weight" in report.unexpected
+    state = backbone.state_dict()
+    assert state
+    assert all(torch.equal(value, trained[f"backbone.{name}"]) for name, value in state.items())
+
+
 def test_the_report_names_what_did_not_fit_and_leaves_it_alone() -> None:
     state = torchvision.models.resnet50(weights=None).state_dict()
     state["layer1.0.conv1.weight"] = torch.zeros(64, 32, 1, 1)

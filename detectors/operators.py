@@ -37,9 +37,11 @@ def batched_nms(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float)
 
     boxes: [N, 4] as x1, y1, x2, y2, not negative. scores: [N]. groups: int64 [N]. Returns the indices of the boxes
     kept, int64, by descending score: those that overlap none kept before them by more than ``threshold`` (IoU). The
-    results are those of ``torchvision.ops.batched_nms``.
+    results are those of ``torchvision.ops.batched_nms``. Half precision, which autocast leaves scores in, is taken too.
     """
     nms = torch.ops.torchvision.nms
+    full = torch.promote_types(torch.promote_types(boxes.dtype, scores.dtype), torch.float32)
+    boxes, scores = boxes.to(full), scores.to(full)
     if not len(boxes):
         return groups.new_empty(0)
     if len(boxes) <= MANY.get(boxes.device.type, MANY["cuda"]):

@@ -1,0 +1,64 @@
+"""Training in mixed precision: every method, in a process of its own, which has none of torchvision's package."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+from tests.conftest import ROOT
+
+PROGRAM = """
+import json, sys, torch
+from tests.detectors.test_degenerate import MODELS, SIZE, given, small, target, with_padding
+
+OBJECTS = [target((3, 4, 40, 44), (30, 20, 60, 62)), target((5, 30, 50, 60))]
+#: Whose loss draws no random sample of regions.
+WITHOUT_CHANCE = ("retinanet_r50_fpn", "fcos_r50_fpn", "solov2_light_r50_fpn")
+
+
+def losses(model, images):
+    size = tuple(images.shape[2:])
+    targets = [with_padding(one, size) for one in OBJECTS]
+    targets = [one._replace(semantic=torch.full(size, 255)) for one in targets] if "htc" in name else targets
+    return model.losses(images, torch.tensor([size] * 2), targets, **given(model, 2))
+
+
+found = {}
+for name in [*MODELS, "solov2_light_r50_dcn_fpn", "ssd300_vgg16"]:
+    model = small(name).train()
+    side = 300 if name.startswith("ssd") else SIZE
+    images = torch.randn(2, 3, side, side)
+    with torch.autocast("cpu", torch.bfloat16):
+        lower = {key: loss.float() for key, loss in losses(model, images).items()}
+    sum(lower.values()).backward()
+    gradients = [one.grad for one in model.parameters() if one.grad is not None]
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        raw = model.eval().network(images, torch.tensor([[side, side]] * 2), **given(model, 2))
+        detections = model.postprocess(raw, [(side, side)] * 2, [(side, side)] * 2)
+    apart = 0.0
+    if name in WITHOUT_CHANCE:
+        full = losses(model.train(), images)
+        apart = max(abs(float(lower[key] / full[key]) - 1) for key in full)
+    found[name] = {
+        "finite": all(bool(one.isfinite().all()) for one in [*lower.values(), *gradients]),
+        "learns": sum(float(one.abs().sum()) for one in gradients) > 0,
+        "detects": all(bool(one.scores.isfinite().all() and one.boxes.isfinite().all()) for one in detections),
+        "apart": apart,
+    }
+print(json.dumps({"models": found, "torchvision": "torchvision" in sys.modules}))
+"""
+
+
+def test_every_model_trains_and_detects_in_bfloat16_with_the_losses_of_float32() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    told = json.loads(done.stdout)
+    assert not told["torchvision"]  # which would bring casts of its own
+    for name, model in told["models"].items():
+        assert model["finite"], name
+        assert model["learns"], name
+        assert model["detects"], name
+        assert model["apart"] < 0.05, (name, model["apart"])

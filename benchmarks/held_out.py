@@ -13,9 +13,10 @@ Everything is trained in bfloat16 (autocast), which takes half to two thirds of 
 Images are small, and so SOLOv2's grids have half as many cells a side.
 
 Prints a line of JSON for the backbone (`accuracy`: of the classifier, in the other scenes) and one per model, as
-`benchmarks.overfit` does. Objects with a side of less than `--smallest` pixels (of scenes of about 640 × 480) do not
-count: they are made crowds. Those of `--learned` and more are learned: if all that do not count were background, a
-model would have to tell an object by its size.
+`benchmarks.overfit` does. The scenes that say when to stop flatter a model a little: `ap_of_last` is of `--last` scenes
+that are looked at once, when all is learned. Objects with a side of less than `--smallest` pixels (of scenes of about
+640 × 480) do not count: they are made crowds. Those of `--learned` and more are learned: if all that do not count were
+background, a model would have to tell an object by its size.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ from benchmarks.overfit import (
     config_for,
     fit,
     keep_weights,
+    look,
     look_at_fewer_regions,
     make_crowds,
     resize_for,
@@ -119,10 +121,17 @@ def learn_to_classify(backbone: nn.Module, config: Config, *, iterations: int, l
     return right / len(labels)
 
 
-def split(folder: Path, name: str, smallest: int) -> Split:
-    """A split that `shapes` wrote, with objects that have a side of less than ``smallest`` pixels as crowds."""
-    annotations = folder / f"{name}_{smallest}.json"
+def split(folder: Path, name: str, smallest: int, first: int = 0, count: int | None = None) -> Split:
+    """Some scenes, by default all, of a split that `shapes` wrote, with objects that have a side of less than
+    ``smallest`` pixels as crowds.
+    """
+    annotations = folder / f"{name}_{smallest}_from_{first}.json"
     make_crowds(folder / name / "annotations" / f"instances_{name}.json", annotations, smallest)
+    content = json.loads(annotations.read_text())
+    content["images"] = content["images"][first:][:count]
+    kept = {image["id"] for image in content["images"]}
+    content["annotations"] = [one for one in content["annotations"] if one["image_id"] in kept]
+    annotations.write_text(json.dumps(content))
     return Split(str(annotations), str(folder / name / name))
 
 
@@ -139,7 +148,8 @@ def main() -> None:
     parser.add_argument("models", nargs="*", default=["mask_rcnn_r50_fpn", "solov2_light_r50_fpn"])
     parser.add_argument("--folder", type=Path, help="of scenes and weights, made if it is not there")
     parser.add_argument("--scenes", type=int, default=3000, help="to learn from")
-    parser.add_argument("--others", type=int, default=40, help="scenes to look at")
+    parser.add_argument("--others", type=int, default=40, help="scenes to look at while it learns")
+    parser.add_argument("--last", type=int, default=160, help="scenes to look at once, when it has learned")
     parser.add_argument("--side", type=int, default=160, help="short side of the detector's input (pixels)")
     parser.add_argument(
         "--smallest", type=int, default=96, help="side of the smallest object that counts (pixels)"
@@ -157,12 +167,16 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         folder = given.folder or Path(place)
-        for name, count in (("train", given.scenes), ("val", given.others)):
+        for name, count in (("train", given.scenes), ("val", given.others + given.last)):
             if not (folder / name).exists():
                 shapes.write(folder / name, name, count)
 
-        to_classify = split(folder, "train", SMALLEST_CROP), split(folder, "val", SMALLEST_CROP)
-        to_detect = split(folder, "train", given.learned), split(folder, "val", given.smallest)
+        def others(smallest: int) -> Split:
+            return split(folder, "val", smallest, count=given.others)
+
+        to_classify = split(folder, "train", SMALLEST_CROP), others(SMALLEST_CROP)
+        to_detect = split(folder, "train", given.learned), others(given.smallest)
+        never_looked_at = split(folder, "val", given.smallest, first=given.others)
 
         def config(splits: tuple[Split, Split], resize: Resize, batch: int) -> Config:
             plain = config_for(*splits, resize, batch=batch)
@@ -185,9 +199,10 @@ def main() -> None:
                 print(json.dumps({"model": "backbone", "accuracy": accuracy, "cpu_s": spent}), flush=True)
                 keep_weights(model.backbone, weights)
             model.backbone.load_state_dict(load_file(weights))
+            settings = config(to_detect, resize_for(name, given.side), given.batch)
             found = fit(
                 model,
-                config(to_detect, resize_for(name, given.side), given.batch),
+                settings,
                 folder / "results",
                 iterations=given.iterations,
                 lr=given.lr,
@@ -196,7 +211,10 @@ def main() -> None:
                 bfloat16=True,
                 keep=folder / f"{name}.safetensors",
             )
-            print(json.dumps({"model": name, **asdict(found), "reached": found.reached}), flush=True)
+            data = dataclasses.replace(settings.data, val=never_looked_at)
+            last = look(model, dataclasses.replace(settings, data=data), folder / "results")
+            told = {"model": name, **asdict(found), "reached": found.reached, "ap_of_last": last}
+            print(json.dumps(told), flush=True)
 
 
 if __name__ == "__main__":

@@ -126,6 +126,15 @@ class Fit:
         return self.ap.get("segm", self.ap["bbox"]) >= self.goal
 
 
+def look(model: nn.Module, config: Config, folder: Path) -> dict[str, float]:
+    """AP of ``bbox`` and perhaps ``segm`` in ``data.val``."""
+    assert config.data.val is not None
+    val = CocoFolder(config.data.val.annotations, config.data.val.images, masks=False)
+    found = evaluate(model, val, config, val.category_ids, ALONE, folder)
+    assert found is not None
+    return {task: round(metrics["AP"], 4) for task, metrics in found.metrics.items()}
+
+
 def fit(
     model: nn.Module,
     config: Config,
@@ -146,11 +155,9 @@ def fit(
     learn, and this is a short way that suits all of them. Looking at ``data.val`` counts in the times, being part of
     the price; it is in float32, training with ``bfloat16`` too. ``keep`` is where the weights of each look go.
     """
-    assert config.data.val is not None
     coco = CocoFolder(
         config.data.train.annotations, config.data.train.images, masks=runtime.uses_masks(model)
     )
-    val = CocoFolder(config.data.val.annotations, config.data.val.images, masks=False)
     model.to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=1e-4, fused=True)
     rates = torch.optim.lr_scheduler.OneCycleLR(
@@ -173,10 +180,8 @@ def fit(
         out_of_time = time.process_time() - cpu_s > budget_cpu_s
         if done % look_every and done < iterations and not out_of_time:
             continue
-        found = evaluate(model, val, config, coco.category_ids, ALONE, folder)
-        assert found is not None
         result = Fit(
-            {task: round(metrics["AP"], 4) for task, metrics in found.metrics.items()},
+            look(model, config, folder),
             goal,
             done,
             round(time.process_time() - cpu_s, 1),

@@ -24,6 +24,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import shutil
 import sys
 import tempfile
 import time
@@ -168,8 +169,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         folder = given.folder or Path(place)
         for name, count in (("train", given.scenes), ("val", given.others + given.last)):
-            if not (folder / name).exists():
-                shapes.write(folder / name, name, count)
+            if not (folder / name).exists():  # and then it is complete
+                shutil.rmtree(part := folder / f"{name}.part", ignore_errors=True)
+                shapes.write(part, name, count)
+                part.rename(folder / name)
 
         def others(smallest: int) -> Split:
             return split(folder, "val", smallest, count=given.others)

@@ -239,5 +239,5 @@ LAYOUTS: dict[str, Callable[[str], str | None]] = {
     "caffe2": caffe2_name,
     "vgg": vgg_name,
     "hrnet": hrnet_name,
-    "detectors": str,
+    "detectors": str,  # as they are
 }

@@ -122,17 +122,12 @@ def learn_to_classify(backbone: nn.Module, config: Config, *, iterations: int, l
     return right / len(labels)
 
 
-def split(folder: Path, name: str, smallest: int, first: int = 0, count: int | None = None) -> Split:
+def split(folder: Path, name: str, smallest: int, images: slice = slice(None)) -> Split:
     """Some scenes, by default all, of a split that `shapes` wrote, with objects that have a side of less than
     ``smallest`` pixels as crowds.
     """
-    annotations = folder / f"{name}_{smallest}_from_{first}.json"
-    make_crowds(folder / name / "annotations" / f"instances_{name}.json", annotations, smallest)
-    content = json.loads(annotations.read_text())
-    content["images"] = content["images"][first:][:count]
-    kept = {image["id"] for image in content["images"]}
-    content["annotations"] = [one for one in content["annotations"] if one["image_id"] in kept]
-    annotations.write_text(json.dumps(content))
+    annotations = folder / f"{name}_{smallest}_from_{images.start or 0}.json"
+    make_crowds(folder / name / "annotations" / f"instances_{name}.json", annotations, smallest, images)
     return Split(str(annotations), str(folder / name / name))
 
 
@@ -174,12 +169,10 @@ def main() -> None:
                 shapes.write(part, name, count)
                 part.rename(folder / name)
 
-        def others(smallest: int) -> Split:
-            return split(folder, "val", smallest, count=given.others)
-
-        to_classify = split(folder, "train", SMALLEST_CROP), others(SMALLEST_CROP)
-        to_detect = split(folder, "train", given.learned), others(given.smallest)
-        never_looked_at = split(folder, "val", given.smallest, first=given.others)
+        others, last = slice(given.others), slice(given.others, None)
+        to_classify = split(folder, "train", SMALLEST_CROP), split(folder, "val", SMALLEST_CROP, others)
+        to_detect = split(folder, "train", given.learned), split(folder, "val", given.smallest, others)
+        never_looked_at = split(folder, "val", given.smallest, last)
 
         def config(splits: tuple[Split, Split], resize: Resize, batch: int) -> Config:
             plain = config_for(*splits, resize, batch=batch)
@@ -215,8 +208,8 @@ def main() -> None:
                 keep=folder / f"{name}.safetensors",
             )
             data = dataclasses.replace(settings.data, val=never_looked_at)
-            last = look(model, dataclasses.replace(settings, data=data), folder / "results")
-            told = {"model": name, **asdict(found), "reached": found.reached, "ap_of_last": last}
+            ap_of_last = look(model, dataclasses.replace(settings, data=data), folder / "results")
+            told = {"model": name, **asdict(found), "reached": found.reached, "ap_of_last": ap_of_last}
             print(json.dumps(told), flush=True)
 
 

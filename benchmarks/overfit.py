@@ -70,9 +70,12 @@ def real_images(folder: Path, source: Path, images: int, *, smallest: int) -> Sp
     return Split(str(found.annotations), str(found.images))
 
 
-def make_crowds(source: Path, target: Path, smallest: int) -> None:
-    """Annotations with objects that have a side of less than ``smallest`` pixels as crowds."""
+def make_crowds(source: Path, target: Path, smallest: int, images: slice = slice(None)) -> None:
+    """Annotations, of some ``images``, with objects that have a side of less than ``smallest`` pixels as crowds."""
     content = json.loads(source.read_text())
+    content["images"] = content["images"][images]
+    kept = {image["id"] for image in content["images"]}
+    content["annotations"] = [item for item in content["annotations"] if item["image_id"] in kept]
     for item in content["annotations"]:
         item["iscrowd"] = int(item["iscrowd"] or min(item["bbox"][2:]) < smallest)
     target.write_text(json.dumps(content))

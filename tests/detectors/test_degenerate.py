@@ -83,14 +83,18 @@ def given(model: nn.Module, images: int) -> dict[str, list[torch.Tensor]]:
     return {}
 
 
-def step(model: nn.Module, targets: list[Target], size: tuple[int, int] = (SIZE, SIZE)) -> None:
-    """One training step; raises AssertionError for a loss or a gradient that is not finite."""
-    images = torch.randn(len(targets), 3, *size)
+def losses_of(model: nn.Module, images: torch.Tensor, targets: list[Target]) -> dict[str, torch.Tensor]:
+    """Of targets that know nothing of the images' padding, in training mode."""
     sizes = torch.tensor([images.shape[2:]] * len(targets))
     targets = [with_padding(one, tuple(images.shape[2:])) for one in targets]
     if isinstance(model, HTC):
         targets = [one._replace(semantic=torch.full(images.shape[2:], 255)) for one in targets]
-    losses = model.train().losses(images, sizes, targets, **given(model, len(targets)))
+    return model.train().losses(images, sizes, targets, **given(model, len(targets)))
+
+
+def step(model: nn.Module, targets: list[Target], size: tuple[int, int] = (SIZE, SIZE)) -> None:
+    """One training step; raises AssertionError for a loss or a gradient that is not finite."""
+    losses = losses_of(model, torch.randn(len(targets), 3, *size), targets)
     model.zero_grad()
     sum(losses.values()).backward()
     for name, loss in losses.items():

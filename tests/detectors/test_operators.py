@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from detectors import operators
+from tests.conftest import ROOT
 
 
 def boxes_of(count: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -54,7 +55,10 @@ def test_masks_are_cut_out_as_torchvision_cuts_them(aligned: bool) -> None:
 
 
 def fresh(program: str) -> Any:
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    """What a program prints as JSON, in a process that has imported nothing else."""
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout)
 
 

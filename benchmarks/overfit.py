@@ -36,6 +36,7 @@ from bench.data import open_dataset
 from bench.workload import Input
 from detectors import runtime
 from detectors.box_head import BoxHead
+from detectors.c4 import whole_backbone
 from detectors.checkpoint import load_backbone
 from detectors.coco import Batch, CocoFolder
 from detectors.config import Augment, Config, Data, Evaluate, Model, Optimizer, Resize, ScheduleConfig, Split
@@ -209,6 +210,11 @@ def main() -> None:
     parser.add_argument(
         "--backbone", type=Path, help="its weights (of benchmarks.held_out) rather than random ones"
     )
+    parser.add_argument(
+        "--frozen-bn",
+        action="store_true",
+        help="the backbone's normalisation stays as --backbone has it, as is usual in detectors",
+    )
     parser.add_argument("--side", type=int, default=256, help="short side of the input (pixels)")
     parser.add_argument(
         "--smallest", type=int, default=32, help="side of the smallest object that counts (pixels)"
@@ -235,10 +241,10 @@ def main() -> None:
                 train = val = write_scenes(folder / "seen", "train", 8, smallest=given.smallest)
             classes = len(json.loads(Path(train.annotations).read_text())["categories"])
             torch.manual_seed(0)
-            model = detectors.build(name, num_classes=classes, frozen_stages=0, frozen_bn=False)
+            model = detectors.build(name, num_classes=classes, frozen_stages=0, frozen_bn=given.frozen_bn)
             look_at_fewer_regions(model, given.regions, given.proposals)
             if given.backbone:
-                print(f"# {load_backbone(model.backbone, given.backbone)}", file=sys.stderr)
+                print(f"# {load_backbone(whole_backbone(model), given.backbone)}", file=sys.stderr)
             found = fit(
                 model,
                 config_for(train, val, resize_for(name, given.side), batch=given.batch),

@@ -108,6 +108,17 @@ def c4_rpn(channels: int, chosen: Conventions, **settings: Any) -> RPN:
     return RPN(channels, scales=SCALES, **{**rpn_settings(chosen), "strides": strides, **settings})
 
 
+def whole_backbone(model: nn.Module) -> nn.Module:
+    """A detector's backbone as it is when pretrained, for `load_backbone`: on C4 with its last stage, which is the
+    head now. As ``init_cfg`` of mmdetection's ``shared_head``, which loads the stage from the backbone's checkpoint.
+    """
+    head = getattr(model, "box_head", None)
+    if not isinstance(head, Res5BoxHead):
+        return model.backbone
+    body = model.backbone
+    return nn.ModuleDict({"stem": body.stem, "stages": nn.ModuleList([*body.stages, head.res5])})
+
+
 def c4_backbone(backbone: Builder, frozen_stages: int, frozen_bn: bool) -> tuple[nn.Module, nn.Module]:
     """A ResNet without its last stage, and that stage."""
     body = backbone(frozen_stages=frozen_stages, frozen_bn=frozen_bn)

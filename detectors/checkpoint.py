@@ -66,9 +66,7 @@ def load_backbone(
     own = {name: value for name, value in backbone.state_dict().items() if not _is_counter(name)}
     layout, names = _best_layout(own, state)
     if not names:
-        raise ValueError(
-            f"no weight of {type(backbone).__name__} found among {', '.join(list(state)[:5])}, …"
-        )
+        raise ValueError(f"no weight of the backbone found among {', '.join(list(state)[:5])}, …")
     matched, other_shape = [], []
     with torch.no_grad():
         for name, value in own.items():

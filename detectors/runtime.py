@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from detectors import training_state
+from detectors.c4 import whole_backbone
 from detectors.checkpoint import load_backbone
 from detectors.coco import CocoFolder
 from detectors.config import ConfigError, Loaded, Model, Split
@@ -220,7 +221,7 @@ def begin_with(model: nn.Module, path: str, loaded: Loaded) -> None:
         take_weights(model, training_state.weights(training_state.read(path)), path)
         return
     try:
-        report = load_backbone(model.backbone, path)
+        report = load_backbone(whole_backbone(model), path)
     except Exception as error:  # torch raises many kinds for a damaged file
         raise ConfigError(str(error).splitlines()[0], loaded.place("weights")) from None
     log.info("backbone from %s, %s", path, report)

@@ -23,6 +23,7 @@ from detectors import build
 from detectors.backbones.hrnet import HRNet
 from detectors.backbones.resnet import ResNet
 from detectors.backbones.vgg import VGG16
+from detectors.c4 import whole_backbone
 from detectors.checkpoint import caffe2_name, detectron2_name, load_backbone, read_checkpoint
 from detectors.necks.hrfpn import HRFPN
 
@@ -157,6 +158,21 @@ def test_a_detector_of_ours_gives_its_backbone_to_another_one_of_fewer_stages(tm
     assert all(torch.equal(value, trained[f"backbone.{name}"]) for name, value in state.items())
 
 
+@pytest.mark.parametrize("method", ["faster_rcnn", "mask_rcnn"])
+def test_on_c4_a_pretrained_backbone_gives_its_last_stage_to_the_head(method: str) -> None:
+    pretrained = torchvision.models.resnet50(weights=None)
+    randomise_statistics(pretrained)
+    model = build(f"{method}_r50_c4", num_classes=2)
+    report = load_backbone(whole_backbone(model), pretrained.state_dict())
+    assert report.complete
+    assert report.unexpected == ("fc.bias", "fc.weight")
+    features = torch.randn(2, 1024, 14, 14)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            model.box_head.res5.eval()(features), pretrained.eval().layer4(features), rtol=1e-4, atol=1e-4
+        )
+
+
 def test_the_report_names_what_did_not_fit_and_leaves_it_alone() -> None:
     state = torchvision.models.resnet50(weights=None).state_dict()
     state["layer1.0.conv1.weight"] = torch.zeros(64, 32, 1, 1)
@@ -175,7 +191,7 @@ def test_the_report_names_what_did_not_fit_and_leaves_it_alone() -> None:
 
 
 def test_foreign_and_unsafe_files_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no weight of ResNet"):
+    with pytest.raises(ValueError, match="no weight of the backbone"):
         load_backbone(ResNet(50), {"transformer.weight": torch.zeros(1)})
     with pytest.raises(ValueError, match="can run code"):
         read_checkpoint(tmp_path / "R-50.pkl")

@@ -16,7 +16,7 @@ from detectors.backbones.hrnet import HRNet
 from detectors.backbones.resnet import ResNet
 from detectors.layers import calibrating
 from detectors.necks.hrfpn import HRFPN
-from tests.peers.test_mmdet_adapter import Mmdet, mmdet, relative  # noqa: F401
+from tests.peers.peer import Peer, relative
 
 pytestmark = pytest.mark.peers
 
@@ -51,7 +51,7 @@ for number, path in enumerate(jobs["configs"]):
 """
 
 
-def test_with_one_set_of_weights_features_are_mmdetections(mmdet: Mmdet) -> None:  # noqa: F811
+def test_with_one_set_of_weights_features_are_mmdetections(mmdet: Peer) -> None:
     torch.manual_seed(0)
     images = torch.randn(1, 3, 64, 96)
     np.save(mmdet.folder / "images.npy", images.numpy())

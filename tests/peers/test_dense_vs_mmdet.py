@@ -17,7 +17,7 @@ import detectors
 from bench.transplant import to_codebase
 from bench.worker.batches import load_batches
 from detectors.structures import GroundTruth
-from tests.peers.test_mmdet_adapter import Mmdet, mmdet, relative  # noqa: F401
+from tests.peers.peer import Peer, relative
 
 pytestmark = pytest.mark.peers
 
@@ -94,7 +94,7 @@ def by_anchor(value: np.ndarray, last: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.model)
-def test_with_one_set_of_weights_a_dense_detector_is_mmdetections(mmdet: Mmdet, case: Case) -> None:  # noqa: F811
+def test_with_one_set_of_weights_a_dense_detector_is_mmdetections(mmdet: Peer, case: Case) -> None:
     name = case.model
     job = mmdet.job(name, input={"size": case.size, "images": case.images}, batch_size=case.images)
     batch = load_batches(job["batches"], 0, 1)[0]

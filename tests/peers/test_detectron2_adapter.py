@@ -1,129 +1,16 @@
-"""The detectron2 adapter, run by the python of detectron2's own environment on small generated images.
-
-A test hands a piece of code to that python; what it leaves in `result` (JSON) or `arrays` (npz) comes back.
-"""
+"""The detectron2 adapter on small generated images."""
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from bench.codebases import find_codebases
-from bench.data import open_dataset, prepare_batches
-from bench.environments import python_of
-from bench.errors import BenchError
 from bench.transplant import to_codebase
-from bench.workload import Input, Workload
+from tests.peers.peer import Peer, relative
 
 pytestmark = pytest.mark.peers
-
-ROOT = Path(__file__).resolve().parents[2]
-DETECTRON2 = find_codebases()["detectron2"]
-
-PRELUDE = """
-import json, os, sys
-import numpy as np
-import torch
-from bench.worker.__main__ import load_module
-from bench.worker.api import Job
-from bench.worker.batches import load_batches
-
-torch.set_num_threads(1)
-jobs, adapter_file, out = json.load(open(sys.argv[1])), sys.argv[2], sys.argv[3]
-module = load_module(adapter_file)
-result, arrays = {}, {}
-
-def make(job, **workload):
-    adapter = module.Adapter(Job(**{**job, "workload": {**job["workload"], **workload}}))
-    adapter.prepare()
-    return adapter, [adapter.convert(batch) for batch in load_batches(job["batches"], job["rank"], job["world_size"])]
-
-def step(adapter, data):
-    losses = adapter.forward(adapter.load(data))
-    adapter.backward(losses)
-    adapter.optimizer_step()
-    if adapter.workload["ema"]:
-        adapter.ema_update()
-    return adapter.loss_values(losses)
-
-def predict(adapter, data):
-    return adapter.detections(adapter.postprocess(adapter.network(data), data), data)
-"""
-EPILOGUE = """
-json.dump(result, open(out + ".json", "w"))
-np.savez(out + ".npz", **arrays)
-"""
-
-
-@dataclass
-class Detectron2:
-    """Runs code in detectron2's environment; `cache` holds the prepared batches."""
-
-    python: Path
-    folder: Path
-
-    def job(self, model: str, **changes: Any) -> dict[str, Any]:
-        """A job as the session would send it, of two generated images of 64×64 unless changed."""
-        options = changes.pop("options", {})
-        job_changes = {key: changes.pop(key) for key in ("weights", "rank", "world_size") if key in changes}
-        input = {"dataset": "shapes", "images": 2, "size": (64, 64), **changes.pop("input", {})}
-        fields = {"weights": "random", "batch_size": 1, "frozen_stages": 1, **changes}
-        workload = Workload(model=model, input=Input(**input), **fields)
-        dataset = open_dataset(workload.input, workload.task, self.folder / "cache")
-        offer = DETECTRON2.models.get(model)
-        return {
-            "workload": workload.model_dump(mode="json"),
-            "options": {**(offer.options if offer else {}), **options},
-            "model": offer.model_dump() if offer else {"name": model.partition("://")[2]},
-            "classes": list(dataset.classes),
-            "category_ids": list(dataset.category_ids),
-            "dataset": {
-                "images": str(dataset.images),
-                "annotations": str(dataset.annotations),
-                "image_ids": list(dataset.image_ids),
-            },
-            "weights": None,
-            "batches": str(prepare_batches(dataset, workload, self.folder / "cache")),
-            "threads": 1,
-            "rank": 0,
-            "world_size": 1,
-            "scratch": str(self.folder),
-            **job_changes,
-        }
-
-    def start(self, code: str, name: str, jobs: Any, **variables: str) -> subprocess.Popen[str]:
-        (self.folder / f"{name}.jobs").write_text(json.dumps(jobs))
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **variables}
-        arguments = [str(self.folder / f"{name}.jobs"), str(DETECTRON2.adapter_file), str(self.folder / name)]
-        return subprocess.Popen(
-            [str(self.python), "-W", "ignore", "-c", PRELUDE + code + EPILOGUE, *arguments],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
-        )  # fmt: skip
-
-    def finish(self, process: subprocess.Popen[str], name: str) -> tuple[Any, dict[str, np.ndarray]]:
-        output, _ = process.communicate(timeout=540)
-        assert process.returncode == 0, output[-3000:]
-        with np.load(self.folder / f"{name}.npz") as arrays:
-            return json.loads((self.folder / f"{name}.json").read_text()), dict(arrays)
-
-    def run(self, code: str, jobs: Any) -> tuple[Any, dict[str, np.ndarray]]:
-        return self.finish(self.start(code, "out", jobs), "out")
-
-
-@pytest.fixture
-def detectron2(tmp_path: Path) -> Detectron2:
-    try:
-        return Detectron2(python_of(DETECTRON2), tmp_path)
-    except BenchError as error:
-        pytest.skip(f"{error.message}; {error.hint}")
-
 
 LOSSES = {
     "faster_rcnn_r50_fpn": {"loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg"},
@@ -140,7 +27,7 @@ SETTINGS = {
 
 
 @pytest.mark.parametrize("model", LOSSES)
-def test_a_canonical_model_learns_and_detects_and_says_what_it_is(detectron2: Detectron2, model: str) -> None:
+def test_a_canonical_model_learns_and_detects_and_says_what_it_is(detectron2: Peer, model: str) -> None:
     code = """
 adapter, data = make(jobs)
 description = adapter.describe(data[0])
@@ -194,7 +81,7 @@ TORCHVISION_LIKE = {
 }
 
 
-def test_with_one_set_of_weights_it_computes_what_detectors_computes(detectron2: Detectron2) -> None:
+def test_with_one_set_of_weights_it_computes_what_detectors_computes(detectron2: Peer) -> None:
     """Features and proposal outputs are equal as it is. Its RoIAlign samples otherwise (adaptive, shifted by half a
     pixel) and its anchors are not rounded (detectron2/modeling/anchor_generator.py): with these two set to
     torchvision's, detections are equal too, so nothing else differs."""
@@ -275,13 +162,7 @@ for found in predict(adapter, data):
         assert (mask & other).sum() > 0.95 * (mask | other).sum() > 0
 
 
-def relative(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """Largest difference, relative to the largest value."""
-    assert ours.shape == theirs.shape
-    return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
-
-
-def test_the_average_of_weights_is_what_predicts_and_is_saved(detectron2: Detectron2) -> None:
+def test_the_average_of_weights_is_what_predicts_and_is_saved(detectron2: Peer) -> None:
     code = """
 adapter, data = make(jobs)
 name = "head.cls_score.weight"
@@ -305,7 +186,7 @@ result["trains_on"] = step(adapter, data[0])
     assert np.isfinite(result["trains_on"]["loss"])
 
 
-def test_frozen_stages_and_normalisation_are_what_the_workload_says(detectron2: Detectron2) -> None:
+def test_frozen_stages_and_normalisation_are_what_the_workload_says(detectron2: Peer) -> None:
     code = """
 result["found"] = []
 for job in jobs:
@@ -335,7 +216,7 @@ for job in jobs:
 
 
 def test_its_own_loader_gives_the_same_images_and_objects_in_the_same_order(
-    detectron2: Detectron2, coco_tiny: Path
+    detectron2: Peer, coco_tiny: Path
 ) -> None:
     """Pixels differ a little by the resampling, masks by where they are rasterised (detectron2 scales polygons), and
     detectron2 keeps objects whose resized mask has no pixel, which the shared batches leave out."""
@@ -383,7 +264,7 @@ for job in jobs:
     assert np.isfinite(result["losses"]).all()
 
 
-def test_two_ranks_average_their_gradients(detectron2: Detectron2) -> None:
+def test_two_ranks_average_their_gradients(detectron2: Peer) -> None:
     code = """
 adapter, data = make(jobs)
 result["losses"] = step(adapter, data[0])
@@ -411,7 +292,7 @@ adapter.close()
 
 
 def test_another_build_is_used_and_named_and_a_wrong_folder_or_config_is_answered(
-    detectron2: Detectron2,
+    detectron2: Peer,
 ) -> None:
     """`options.source` stands for a user's own build: here a folder that links to the installed one."""
     installed = detectron2.python.parents[1] / "lib" / "python3.11" / "site-packages" / "detectron2"
@@ -440,7 +321,7 @@ for name, job in zip(("good", "wrong", "config", "panoptic"), jobs):
     assert result["good"] == [str(own / "detectron2" / "__init__.py"), str(own)]
 
 
-def test_reduced_precision_trains(detectron2: Detectron2) -> None:
+def test_reduced_precision_trains(detectron2: Peer) -> None:
     code = """
 adapter, data = make(jobs)
 result["losses"] = step(adapter, data[0])

@@ -1,140 +1,18 @@
-"""The mmdet adapter, run by the python of mmdetection's own environment on small generated images.
-
-A test hands a piece of code to that python; what it leaves in `result` (JSON) or `arrays` (npz) comes back.
-"""
+"""The mmdet adapter on small generated images."""
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from bench.codebases import find_codebases
-from bench.data import open_dataset, prepare_batches
-from bench.environments import list_environments, python_of
-from bench.errors import BenchError
+from bench.environments import list_environments
 from bench.transplant import to_codebase
-from bench.workload import Input, Workload
+from tests.peers.peer import Peer, relative
 
 pytestmark = pytest.mark.peers
-
-ROOT = Path(__file__).resolve().parents[2]
-MMDET = find_codebases()["mmdet"]
-
-PRELUDE = """
-import json, os, sys
-import numpy as np
-import torch
-from bench.worker.__main__ import load_module
-from bench.worker.api import Job
-from bench.worker.batches import load_batches
-
-torch.set_num_threads(1)
-jobs, adapter_file, out = json.load(open(sys.argv[1])), sys.argv[2], sys.argv[3]
-module = load_module(adapter_file)
-result, arrays = {}, {}
-
-def make(job, **workload):
-    adapter = module.Adapter(Job(**{**job, "workload": {**job["workload"], **workload}}))
-    adapter.prepare()
-    return adapter, [adapter.convert(batch) for batch in load_batches(job["batches"], job["rank"], job["world_size"])]
-
-def step(adapter, data):
-    losses = adapter.forward(adapter.load(data))
-    adapter.backward(losses)
-    adapter.optimizer_step()
-    if adapter.workload["ema"]:
-        adapter.ema_update()
-    return adapter.loss_values(losses)
-
-def predict(adapter, data):
-    return adapter.detections(adapter.postprocess(adapter.network(data), data), data)
-
-def keep_gradients(model, losses, prefix="gradient of ", at_most=None):
-    # in arrays, of each parameter: all values, or about so many, evenly spread
-    model.zero_grad()
-    sum(losses.values()).backward()
-    for name, parameter in model.named_parameters():
-        if parameter.grad is not None:
-            value = parameter.grad
-            if at_most:
-                value = value.flatten()[:: max(1, value.numel() // at_most)]
-            arrays[prefix + name] = value.numpy()
-"""
-EPILOGUE = """
-json.dump(result, open(out + ".json", "w"))
-np.savez(out + ".npz", **arrays)
-"""
-
-
-@dataclass
-class Mmdet:
-    """Runs code in mmdetection's environment; `cache` holds the prepared batches."""
-
-    python: Path
-    folder: Path
-
-    def job(self, model: str, **changes: Any) -> dict[str, Any]:
-        """A job as the session would send it, of two generated images of 64×64 unless changed."""
-        options = changes.pop("options", {})
-        job_changes = {key: changes.pop(key) for key in ("weights", "rank", "world_size") if key in changes}
-        input = {"dataset": "shapes", "images": 2, "size": (64, 64), **changes.pop("input", {})}
-        fields = {"weights": "random", "batch_size": 1, "frozen_stages": 1, **changes}
-        workload = Workload(model=model, input=Input(**input), **fields)
-        dataset = open_dataset(workload.input, workload.task, self.folder / "cache")
-        offer = MMDET.models.get(model)
-        return {
-            "workload": workload.model_dump(mode="json"),
-            "options": {**(offer.options if offer else {}), **options},
-            "model": offer.model_dump() if offer else {"name": model.partition("://")[2]},
-            "classes": list(dataset.classes),
-            "category_ids": list(dataset.category_ids),
-            "dataset": {
-                "images": str(dataset.images),
-                "annotations": str(dataset.annotations),
-                "image_ids": list(dataset.image_ids),
-            },
-            "weights": None,
-            "batches": str(prepare_batches(dataset, workload, self.folder / "cache")),
-            "threads": 1,
-            "rank": 0,
-            "world_size": 1,
-            "scratch": str(self.folder),
-            **job_changes,
-        }
-
-    def start(self, code: str, name: str, jobs: Any, **variables: str) -> subprocess.Popen[str]:
-        (self.folder / f"{name}.jobs").write_text(json.dumps(jobs))
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **variables}
-        arguments = [str(self.folder / f"{name}.jobs"), str(MMDET.adapter_file), str(self.folder / name)]
-        return subprocess.Popen(
-            [str(self.python), "-W", "ignore", "-c", PRELUDE + code + EPILOGUE, *arguments],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
-        )  # fmt: skip
-
-    def finish(self, process: subprocess.Popen[str], name: str) -> tuple[Any, dict[str, np.ndarray]]:
-        output, _ = process.communicate(timeout=540)
-        assert process.returncode == 0, output[-3000:]
-        with np.load(self.folder / f"{name}.npz") as arrays:
-            return json.loads((self.folder / f"{name}.json").read_text()), dict(arrays)
-
-    def run(self, code: str, jobs: Any) -> tuple[Any, dict[str, np.ndarray]]:
-        return self.finish(self.start(code, "out", jobs), "out")
-
-
-@pytest.fixture
-def mmdet(tmp_path: Path) -> Mmdet:
-    try:
-        return Mmdet(python_of(MMDET), tmp_path)
-    except BenchError as error:
-        pytest.skip(f"{error.message}; {error.hint}")
-
 
 SLOW = {"cascade_mask_rcnn_r50_fpn", "solov2_light_r50_dcn_fpn", "faster_rcnn_r50_fpn"}
 SIZES = {"ssd300_vgg16": (300, 300)}
@@ -156,7 +34,7 @@ LOSSES = {
 @pytest.mark.parametrize(
     "model", [pytest.param(m, marks=pytest.mark.slow if m in SLOW else ()) for m in LOSSES]
 )
-def test_a_canonical_model_learns_and_detects_and_says_what_it_is(mmdet: Mmdet, model: str) -> None:
+def test_a_canonical_model_learns_and_detects_and_says_what_it_is(mmdet: Peer, model: str) -> None:
     code = """
 job = jobs
 adapter, data = make(job)
@@ -202,7 +80,7 @@ for batch in data:
 
 
 @pytest.mark.parametrize("model", ["mask_rcnn_r50_fpn"])
-def test_with_one_set_of_weights_it_computes_what_detectors_computes(mmdet: Mmdet, model: str) -> None:
+def test_with_one_set_of_weights_it_computes_what_detectors_computes(mmdet: Peer, model: str) -> None:
     """Features and proposal outputs are equal as it is. Its RoIAlign samples otherwise (adaptive, aligned) and its
     anchors are not rounded (mmdet/models/task_modules/prior_generators/anchor_generator.py): with these two set to
     torchvision's, detections are equal too, so nothing else differs. (On images that are no multiple of 64 the
@@ -285,13 +163,7 @@ for found in predict(adapter, data):
         assert (own & pasted).sum() > 0.95 * (own | pasted).sum() > 0
 
 
-def relative(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """Largest difference, relative to the largest value."""
-    assert ours.shape == theirs.shape
-    return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
-
-
-def test_ema_is_mmengines_with_its_momentum_and_is_what_predicts_and_is_saved(mmdet: Mmdet) -> None:
+def test_ema_is_mmengines_with_its_momentum_and_is_what_predicts_and_is_saved(mmdet: Peer) -> None:
     code = """
 adapter, data = make(jobs)
 name = "bbox_head.retina_cls.weight"
@@ -312,7 +184,7 @@ arrays["averaged"] = adapter.ema.module.state_dict()[name].numpy()
     assert np.array_equal(arrays["saved"], arrays["averaged"])
 
 
-def test_frozen_stages_and_normalisation_are_what_the_workload_says(mmdet: Mmdet) -> None:
+def test_frozen_stages_and_normalisation_are_what_the_workload_says(mmdet: Peer) -> None:
     code = """
 for job in jobs:
     adapter, data = make(job)
@@ -335,7 +207,7 @@ for job in jobs:
 
 @pytest.mark.parametrize("size", [[256, 192], {"short": 192, "long": 288}])
 def test_its_own_loader_gives_the_same_images_and_objects_in_the_same_order(
-    mmdet: Mmdet, coco_tiny: Path, size: Any
+    mmdet: Peer, coco_tiny: Path, size: Any
 ) -> None:
     """Pixels differ by the resampling (OpenCV's bilinear against Pillow's antialiased one), and mmdetection keeps
     objects whose resized mask has no pixel, which the shared batches leave out."""
@@ -378,7 +250,7 @@ with torch.no_grad():
     assert np.isfinite(result["loss"])
 
 
-def test_two_ranks_average_their_gradients(mmdet: Mmdet) -> None:
+def test_two_ranks_average_their_gradients(mmdet: Peer) -> None:
     code = """
 adapter, data = make(jobs)
 result["losses"] = step(adapter, data[0])
@@ -400,7 +272,7 @@ adapter.close()
 
 
 def test_stand_ins_equal_the_operators_they_stand_for_and_others_say_that_they_are_missing(
-    mmdet: Mmdet,
+    mmdet: Peer,
 ) -> None:
     """Forward and backward through mmcv's own modules, against autograd through torchvision's."""
     code = """
@@ -492,7 +364,7 @@ except ValueError as error:
     assert max(result.values()) < 1e-5, result
 
 
-def test_stand_ins_and_compiled_operators_compute_the_same(mmdet: Mmdet) -> None:
+def test_stand_ins_and_compiled_operators_compute_the_same(mmdet: Peer) -> None:
     code = """
 import mmcv_kernels
 result["kernels"] = mmcv_kernels.install(jobs)
@@ -510,7 +382,7 @@ for name, output in (("pooled", pooled), ("convolved", convolved)):
     gradient = torch.autograd.grad(output.square().sum(), feature)[0]
     arrays.update({name: output.detach().numpy(), f"{name}_gradient": gradient.numpy()})
 """
-    if not any(group in MMDET.environment.groups for group in _groups(mmdet.python)):
+    if not any(group in mmdet.codebase.environment.groups for group in _groups(mmdet.python)):
         pytest.skip("no compiled operators; bench env create mmdet --group compiled-ops")
     compiled, expected = mmdet.run(code, "compiled")
     stand_ins, arrays = mmdet.run(code, "stand-ins")
@@ -549,7 +421,7 @@ VARIANTS = {  # of the reference list
 
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_variant_of_the_reference_list_learns_and_detects(mmdet: Mmdet, variant: str) -> None:
+def test_a_variant_of_the_reference_list_learns_and_detects(mmdet: Peer, variant: str) -> None:
     code = """
 adapter, data = make(jobs)
 result["losses"] = [step(adapter, data[0]) for _ in range(2)]
@@ -581,7 +453,7 @@ result["found"] = len(predict(adapter, data[0])[0].boxes)
 
 
 @pytest.mark.slow
-def test_every_model_that_the_adapter_offers_can_be_built(mmdet: Mmdet) -> None:
+def test_every_model_that_the_adapter_offers_can_be_built(mmdet: Peer) -> None:
     code = """
 module.mmcv_kernels.install()
 from mmdet.utils import register_all_modules
@@ -600,7 +472,7 @@ for name, offer in jobs["offers"].items():
                            if getattr(m, "num_classes", 0) > 0 and "rpn" not in n}),
     }
 """
-    offers = {name: offer.model_dump() for name, offer in MMDET.models.items()}
+    offers = {name: offer.model_dump() for name, offer in mmdet.codebase.models.items()}
     workload = mmdet.job("retinanet_r50_fpn")["workload"]
     result, _ = mmdet.run(code, {"offers": offers, "workload": workload})
     assert set(result) == set(offers)
@@ -611,7 +483,7 @@ for name, offer in jobs["offers"].items():
             assert built["classes"] == [5], name
 
 
-def test_a_config_by_its_own_path_runs_and_a_wrong_one_is_answered_with_those_there_are(mmdet: Mmdet) -> None:
+def test_a_config_by_its_own_path_runs_and_a_wrong_one_is_answered_with_those_there_are(mmdet: Peer) -> None:
     code = """
 good, wrong, folder = jobs
 adapter, data = make(good)

@@ -20,13 +20,14 @@ import torch
 from torch import nn
 
 import detectors
+from bench.codebases import find_codebases
 from bench.transplant import to_codebase
 from bench.worker.batches import load_batches
 from detectors.cascade import CascadeRCNN
 from detectors.htc import HTC, FusedPyramid
 from detectors.rcnn import ProposalDetector
 from detectors.sampling import BalancedSampler
-from tests.peers.test_mmdet_adapter import Mmdet, mmdet, relative  # noqa: F401
+from tests.peers.peer import Peer, relative
 
 pytestmark = pytest.mark.peers
 
@@ -153,7 +154,7 @@ for key, job in jobs["models"].items():
 @pytest.mark.parametrize(
     "cases", [pytest.param(MODELS, id="main"), pytest.param(SLOW_MODELS, id="others", marks=pytest.mark.slow)]
 )
-def test_in_its_conventions_the_r_cnns_are_mmdetections(mmdet: Mmdet, cases: dict[str, Case]) -> None:  # noqa: F811
+def test_in_its_conventions_the_r_cnns_are_mmdetections(mmdet: Peer, cases: dict[str, Case]) -> None:
     models, jobs, batch = {}, {}, None
     for key, case in cases.items():
         job = job_of(mmdet, case)
@@ -183,7 +184,7 @@ def test_in_its_conventions_the_r_cnns_are_mmdetections(mmdet: Mmdet, cases: dic
 # -- both sides --------------------------------------------------------------------------------------------
 
 
-def job_of(mmdet: Mmdet, case: Case) -> dict[str, Any]:  # noqa: F811
+def job_of(mmdet: Peer, case: Case) -> dict[str, Any]:
     everything = {"num": ALL, "pos_fraction": 0.5}
     few = {"nms_pre": 4 * case.proposals, "max_per_img": case.proposals}
     changes = {f"model.train_cfg.rpn.sampler.{name}": value for name, value in everything.items()}
@@ -208,9 +209,7 @@ def job_of(mmdet: Mmdet, case: Case) -> dict[str, Any]:  # noqa: F811
 
 def offered(name: str) -> dict[str, Any]:
     """The changes of a config that the adapter offers a model with, which an arm's own would replace."""
-    from tests.peers.test_mmdet_adapter import MMDET
-
-    offer = MMDET.models.get(name)
+    offer = find_codebases()["mmdet"].models.get(name)
     return offer.options.get("cfg_options", {}) if offer else {}
 
 

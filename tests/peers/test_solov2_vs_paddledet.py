@@ -18,7 +18,7 @@ from bench.transplant import to_codebase
 from bench.worker.batches import load_batches
 from bench.workload import Input
 from detectors.solov2 import SOLOv2
-from tests.peers.test_mmdet_adapter import relative
+from tests.peers.peer import relative
 from tests.peers.test_paddledet_adapter import (  # noqa: F401
     DEADLINE_S,
     PADDLEDET,
@@ -27,7 +27,7 @@ from tests.peers.test_paddledet_adapter import (  # noqa: F401
     worker_path,
     workload,
 )
-from tests.peers.test_solov2_vs_mmdet import displace_points
+from tests.peers.test_solov2_vs_mmdet import assert_gradients, displace_points
 
 pytestmark = pytest.mark.peers
 
@@ -137,17 +137,8 @@ VD_DCN = "solov2_light_r50_vd_fpn_dcn_512"
 NO_DROP_BLOCK = {"SOLOv2Head": {"drop_block": False}}
 
 
-def assert_gradients(
-    model: SOLOv2, name: str, theirs: dict[str, np.ndarray], prefix: str, tolerance: float
-) -> None:
-    gradients = {key: p.grad.numpy() for key, p in model.named_parameters() if p.grad is not None}
-    gradients = to_codebase("paddledet", name, gradients)
-    references = {key.removeprefix(prefix): theirs[key] for key in theirs if key.startswith(prefix)}
-    references = {key: value for key, value in references.items() if not key.endswith("conv_dcn.bias")}
-    assert len(references) > 80
-    for key, reference in references.items():
-        error = np.linalg.norm(gradients[key] - reference) / np.linalg.norm(reference)
-        assert error < tolerance, f"{prefix}{key}: {error:.1e}"
+#: PaddleDetection gives its deformable convolutions one; before a normalisation it does nothing, and we have none.
+THEIRS_ALONE = ("conv_dcn.bias",)
 
 
 @pytest.mark.parametrize(
@@ -194,7 +185,7 @@ def test_with_one_set_of_weights_solov2_is_paddledetections(
         assert losses[term].item() == pytest.approx(float(theirs[f"loss {theirs_term}"]), rel=1e-3)
         assert losses[term].item() > 0
     sum(losses.values()).backward()
-    assert_gradients(model, name, theirs, "gradient of ", 2e-2)
+    assert_gradients(model, "paddledet", name, theirs, "gradient of ", 2e-2, without=THEIRS_ALONE)
 
     model.load_state_dict(start)
     model.eval()
@@ -214,4 +205,4 @@ def test_with_one_set_of_weights_solov2_is_paddledetections(
     model.load_state_dict(start)
     model.zero_grad()
     sum(model.losses(images.double(), sizes, targets).values()).backward()
-    assert_gradients(model, name, theirs, "exact gradient of ", 1e-5)
+    assert_gradients(model, "paddledet", name, theirs, "exact gradient of ", 1e-5, without=THEIRS_ALONE)

@@ -1,0 +1,30 @@
+"""Codebases in environments of their own; without them the tests are skipped and say how to make them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bench.codebases import find_codebases
+from bench.environments import python_of
+from bench.errors import BenchError
+from tests.peers.peer import Peer
+
+
+def peer(name: str, folder: Path) -> Peer:
+    codebase = find_codebases()[name]
+    try:
+        return Peer(codebase, python_of(codebase), folder)
+    except BenchError as error:
+        pytest.skip(f"{error.message}; {error.hint}")
+
+
+@pytest.fixture
+def mmdet(tmp_path: Path) -> Peer:
+    return peer("mmdet", tmp_path)
+
+
+@pytest.fixture
+def detectron2(tmp_path: Path) -> Peer:
+    return peer("detectron2", tmp_path)

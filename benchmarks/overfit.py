@@ -210,11 +210,6 @@ def main() -> None:
     parser.add_argument(
         "--backbone", type=Path, help="its weights (of benchmarks.held_out) rather than random ones"
     )
-    parser.add_argument(
-        "--frozen-bn",
-        action="store_true",
-        help="the backbone's normalisation stays as --backbone has it, as is usual in detectors",
-    )
     parser.add_argument("--side", type=int, default=256, help="short side of the input (pixels)")
     parser.add_argument(
         "--smallest", type=int, default=32, help="side of the smallest object that counts (pixels)"
@@ -241,7 +236,7 @@ def main() -> None:
                 train = val = write_scenes(folder / "seen", "train", 8, smallest=given.smallest)
             classes = len(json.loads(Path(train.annotations).read_text())["categories"])
             torch.manual_seed(0)
-            model = detectors.build(name, num_classes=classes, frozen_stages=0, frozen_bn=given.frozen_bn)
+            model = detectors.build(name, num_classes=classes, frozen_stages=0, frozen_bn=False)
             look_at_fewer_regions(model, given.regions, given.proposals)
             if given.backbone:
                 print(f"# {load_backbone(whole_backbone(model), given.backbone)}", file=sys.stderr)

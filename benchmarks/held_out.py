@@ -44,6 +44,7 @@ from benchmarks.overfit import (
     batches_of,
     config_for,
     fit,
+    halve_grids,
     keep_weights,
     look,
     look_at_fewer_regions,
@@ -129,12 +130,6 @@ def split(folder: Path, name: str, smallest: int, images: slice = slice(None)) -
     annotations = folder / f"{name}_{smallest}_from_{images.start or 0}.json"
     make_crowds(folder / name / "annotations" / f"instances_{name}.json", annotations, smallest, images)
     return Split(str(annotations), str(folder / name / name))
-
-
-def halve_grids(model: SOLOv2) -> None:
-    """The grids of 40 to 12 cells a side are for images of a short side of 450; two thirds of the work is in them."""
-    model.levels = tuple(dataclasses.replace(level, cells=level.cells // 2) for level in model.levels)
-    model.head.grids = tuple(level.cells for level in model.levels)
 
 
 def main() -> None:

@@ -20,7 +20,6 @@ import torch
 from torch import nn
 
 import detectors
-from bench.codebases import find_codebases
 from bench.transplant import to_codebase
 from bench.worker.batches import load_batches
 from detectors.cascade import CascadeRCNN
@@ -203,13 +202,13 @@ def job_of(mmdet: Peer, case: Case) -> dict[str, Any]:
         batch_size=2,
         score_threshold=SCORE_THRESHOLD,
         max_detections=MAX_DETECTIONS,
-        options={"cfg_options": {**offered(case.theirs), **changes}},
+        options={"cfg_options": {**offered(mmdet, case.theirs), **changes}},
     )
 
 
-def offered(name: str) -> dict[str, Any]:
+def offered(mmdet: Peer, name: str) -> dict[str, Any]:
     """The changes of a config that the adapter offers a model with, which an arm's own would replace."""
-    offer = find_codebases()["mmdet"].models.get(name)
+    offer = mmdet.codebase.models.get(name)
     return offer.options.get("cfg_options", {}) if offer else {}
 
 

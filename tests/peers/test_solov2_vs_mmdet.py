@@ -108,12 +108,8 @@ def assert_gradients(
     tolerance: float,
     *,
     without: tuple[str, ...] = (),
-    two_names: bool = False,
 ) -> None:
-    """All gradients that ``theirs`` has behind ``prefix``, but of the parameters whose name ends on ``without``.
-
-    ``two_names``: some of its parameters have two, of which it gives the gradient under one.
-    """
+    """All gradients that ``theirs`` has behind ``prefix``, but of the parameters whose name ends on ``without``."""
     ours = {key: p.grad.numpy() for key, p in model.named_parameters() if p.grad is not None}
     references = {key.removeprefix(prefix): theirs[key] for key in theirs if key.startswith(prefix)}
     ours, references = (
@@ -121,7 +117,7 @@ def assert_gradients(
         for given in (to_codebase(codebase, name, ours), references)
     )
     # Frozen parameters have none, neither there nor here.
-    assert set(references) <= set(ours) if two_names else set(references) == set(ours)
+    assert set(ours) == set(references)
     assert len(references) > 80
     for key, reference in references.items():
         error = np.linalg.norm(ours[key] - reference) / np.linalg.norm(reference)
@@ -129,10 +125,7 @@ def assert_gradients(
 
 
 @pytest.mark.parametrize("name", ["solov2_light_r50_fpn", "solov2_r50_fpn", "solov2_light_r50_dcn_fpn"])
-def test_with_one_set_of_weights_solov2_is_mmdetections(
-    mmdet: Peer,
-    name: str,
-) -> None:
+def test_with_one_set_of_weights_solov2_is_mmdetections(mmdet: Peer, name: str) -> None:
     """Gradients are compared in float64 too, closely, and detections there. In float32 rounding decides on which side
     of a ReLU's corner a value lies, which changes the gradients of all layers before it, or of a mask's threshold."""
     scenes = [random_target(seed, (96, 160)) for seed in range(8)]

@@ -255,7 +255,7 @@ def padded_size(sizes: Sequence[tuple[int, int]], size: Any) -> tuple[int, int]:
 
 
 class EndlessBatches:
-    """Indices of one rank's batches, without end, in the order of the shared batches (``bench.data.batch_plan``)."""
+    """Indices of one rank's batches, without end, in the order of `bench.inputs.batches.batch_plan`."""
 
     def __init__(self, images: int, batch_size: int, rank: int, world_size: int) -> None:
         self.images, self.batch_size, self.rank, self.world_size = images, batch_size, rank, world_size

@@ -12,7 +12,7 @@ from torchvision.models.detection import ssd300_vgg16
 from torchvision.models.detection._utils import SSDMatcher
 
 from adapters.torchvision.adapter import AlreadyPrepared, PreparedImages
-from bench.transplant import to_codebase
+from bench.inputs.weights import to_codebase
 from detectors import Target, build, calibrate
 from detectors.dense import DenseOutput
 from detectors.ssd import assign, best_of_groups, hardest

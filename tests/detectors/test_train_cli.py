@@ -23,9 +23,9 @@ import yaml
 from PIL import Image
 from torch import Tensor, nn
 
-from bench import shapes
 from bench.importers import import_logs
 from bench.importers.formats.detectors import FORMAT
+from bench.inputs import shapes
 from detectors import config as configs
 from detectors import eval as evaluation
 from detectors import runtime, train, training_state, transforms

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bench.errors import BenchError
-from bench.transplant import source_options, supports, to_codebase
+from bench.inputs.weights import source_options, supports, to_codebase
 
 
 def test_background_moves_from_the_last_row_to_the_first() -> None:

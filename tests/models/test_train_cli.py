@@ -361,10 +361,17 @@ def test_a_finished_run_is_not_written_over(
     ("text", "line", "message"),
     [
         pytest.param("batch: 2\nbatsh: 3", 7, "unknown key 'batsh'; did you mean batch?", id="unknown key"),
-        pytest.param("optimizer: {lr: fast}", 6, "optimizer.lr is a number, not 'fast'", id="type"),
-        pytest.param("batch: 0", 6, "batch is at least 1, not 0", id="limit"),
-        pytest.param("batch: true", 6, "batch is a whole number, not True", id="true is no number"),
+        pytest.param("optimizer: {lr: fast}", 6, "optimizer.lr must be a valid number", id="type"),
+        pytest.param("batch: 0", 6, "batch must be greater than or equal to 1, got 0", id="limit"),
+        pytest.param("batch: true", 6, "batch must be a valid integer, got True", id="true is no number"),
         pytest.param("precision: float61", 6, "did you mean float16", id="choice"),
+        pytest.param("optimizer: {lr: true}", 6, "lr must be a valid number, got True", id="true rate"),
+        pytest.param("optimizer: {lr: .inf}", 6, "lr must be a finite number, got inf", id="infinite"),
+        pytest.param("optimizer: {}", 6, "'optimizer.lr' is missing", id="missing"),
+        pytest.param("optimizer: {rate: 1}", 6, "unknown key 'rate'; known: clip_norm, lr", id="nested"),
+        pytest.param("evaluate: {resize: {shrt: 3}}", 6, "did you mean short?", id="deep"),
+        pytest.param("augment: {crop: 1}", 6, "augment.crop must be a valid boolean", id="no truth"),
+        pytest.param("kernels: fast", 6, "kernels must be 'auto' or 'torch', got 'fast'", id="kernels"),
         pytest.param("augment:\n  resize: {short: [600, 1400]}", 7, "longer than the long one", id="sides"),
         pytest.param(
             "schedule: {name: 1x, iterations: 5}", 6, "either name (1x, 2x, …) or iterations", id="both"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from tests.detectors.test_operators import fresh
+from tests.helpers.process import fresh
 
 PROGRAM = """
 import json, sys, torch
-from tests.detectors.test_degenerate import MODELS, SIZE, given, losses_of, small, target
+from tests.helpers.models import MODELS, SIZE, given, losses_of, small, target
 
 OBJECTS = [target((3, 4, 40, 44), (30, 20, 60, 62)), target((5, 30, 50, 60))]
 #: Whose loss draws no random sample of regions.

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from detectors.htc import HTC
 from detectors.ssd import SSD
-from tests.detectors.test_degenerate import SIZE, small, target
+from tests.helpers.models import SIZE, small, target
 
 #: A device tells the host how large these operations' results are, or what a value is.
 WAITING = {

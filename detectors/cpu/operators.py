@@ -32,25 +32,25 @@ def _load() -> None:
 _load()
 
 
-def batched_nms(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> Tensor:
+def nms(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> Tensor:
     """Non-maximum suppression within each group (a class, or a level of a pyramid).
 
     boxes: [N, 4] as x1, y1, x2, y2, not negative. scores: [N]. groups: int64 [N]. Returns the indices of the boxes
     kept, int64, by descending score: those that overlap none kept before them by more than ``threshold`` (IoU). The
     results are those of ``torchvision.ops.batched_nms``. Half precision, which autocast leaves scores in, is taken too.
     """
-    nms = torch.ops.torchvision.nms
+    suppress = torch.ops.torchvision.nms
     full = torch.promote_types(torch.promote_types(boxes.dtype, scores.dtype), torch.float32)
     boxes, scores = boxes.to(full), scores.to(full)
     if not len(boxes):
         return groups.new_empty(0)
     if len(boxes) <= MANY.get(boxes.device.type, MANY["cuda"]):
         # Groups are moved apart, so that boxes of different ones do not meet.
-        return nms(boxes + (groups.to(boxes) * (boxes.max() + 1)).unsqueeze(1), scores, threshold)
+        return suppress(boxes + (groups.to(boxes) * (boxes.max() + 1)).unsqueeze(1), scores, threshold)
     kept = []
     for group in groups.unique():
         members = (groups == group).nonzero().squeeze(1)
-        kept.append(members[nms(boxes[members], scores[members], threshold)])
+        kept.append(members[suppress(boxes[members], scores[members], threshold)])
     index = torch.cat(kept).sort().values  # of equal scores the first box comes first
     return index[scores[index].argsort(descending=True, stable=True)]
 

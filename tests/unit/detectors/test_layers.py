@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from detectors import winograd
+from detectors.cpu import library, winograd
 from detectors.layers import Conv2d
 
 
@@ -17,7 +17,7 @@ def test_gradients_are_those_of_autograd_in_either_memory_format(
     monkeypatch: pytest.MonkeyPatch, filtering: bool, bias: bool, kernel_size: int
 ) -> None:
     if not filtering:  # as on a machine without a compiler
-        monkeypatch.setattr(winograd, "available", lambda: False)
+        monkeypatch.setattr(library, "available", lambda: False)
     torch.manual_seed(0)
     plain = nn.Conv2d(64, 64, kernel_size, padding=kernel_size // 2, bias=bias)
     ours = Conv2d(64, 64, kernel_size, padding=kernel_size // 2, bias=bias).to(

@@ -12,35 +12,25 @@ The gradient of the input is a convolution too, with the kernels turned. That of
 
     G' [sum over tiles of (B' d B) * (A y A')] G,   y: the gradient of a tile's 4×4 outputs.
 
-The loops are C, in `winograd.c`, which the C compiler of the machine builds in a second when first asked for; without a
-compiler all is left to torch. Rounding: 1e-5 of the largest output, where a direct sum has 2e-6; so `detectors.layers`
-takes it for gradients and for inference, not for the forward pass of a training.
+The loops are C, in `winograd.c`, which `library` builds. Rounding: 1e-5 of the largest output, where a direct sum has
+2e-6; so `convolution` takes it for gradients and for inference, not for the forward pass of a training. An output whose
+3×3 inputs are all 0 is the bias exactly, as of a direct sum: what follows may divide by its length.
 """
 
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import logging
 import mmap
-import os
-import shlex
-import subprocess
-import tempfile
 import threading
 from collections.abc import Sequence
-from functools import cache
 from itertools import repeat
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-log = logging.getLogger("detectors")
+from detectors.cpu import library
 
-SOURCE = Path(__file__).with_suffix(".c")
-FLAGS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
 #: Most tiles of a thread between kernels and outputs, where with 256 channels they take 2.7 MB.
 TILES_AT_ONCE = 36
 #: Most tiles, of all threads together, between images and the gradient of a weight.
@@ -67,7 +57,7 @@ def worthwhile(x: Tensor, weight: Tensor, settings: Sequence[Any], what: str = "
         and groups == 1
         and x.is_contiguous(memory_format=torch.channels_last)
         and _promises_to_be_faster(x.shape, len(weight), what)
-        and available()
+        and library.available()
     )
 
 
@@ -130,6 +120,9 @@ def _(gradient: Tensor, weight: Tensor) -> Tensor:
 
 @torch.library.impl(_operators, "winograd_of_weight", "CPU")
 def _(x: Tensor, gradient: Tensor) -> Tensor:
+    _check_gradient(x, gradient)
+    if x.numel() == 0 or gradient.numel() == 0:
+        return _like_images(x, (gradient.shape[1], x.shape[1], 3, 3)).zero_()
     x, gradient = _channels_last(x), _channels_last(gradient)
     (count, channels, height, width), outputs = x.shape, gradient.shape[1]
     some, at_once = _part(outputs, channels), min(TILES_OF_GRADIENT, _tiles(x.shape))
@@ -147,6 +140,9 @@ def _(x: Tensor, gradient: Tensor) -> Tensor:
 
 def _convolved(x: Tensor, weight: Tensor, bias: Tensor | None, *, turned: bool) -> Tensor:
     """``turned``: kernels by 180 degrees."""
+    _check(x, weight, bias)
+    if x.numel() == 0 or not len(weight):
+        return _like_images(x, (len(x), len(weight), *x.shape[2:])).zero_()
     x = _channels_last(x)
     if weight.stride(2) != 3 * weight.stride(3):
         weight = weight.contiguous()
@@ -165,6 +161,43 @@ def _convolved(x: Tensor, weight: Tensor, bias: Tensor | None, *, turned: bool) 
             threads,
         )
     return found
+
+
+def _check(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    """What the C code takes for granted: with anything else it would read or write beyond its arrays."""
+    _check_images(x)
+    torch._check(
+        weight.ndim == 4 and weight.shape[2:] == (3, 3),
+        lambda: f"expected [C', C, 3, 3], got {list(weight.shape)}",
+    )
+    torch._check(
+        x.shape[1] == weight.shape[1],
+        lambda: f"images of {x.shape[1]} channels and a weight for {weight.shape[1]}",
+    )
+    torch._check(
+        bias is None or bias.shape == (len(weight),),
+        lambda: f"a bias of {list(bias.shape) if bias is not None else None} for {len(weight)} outputs",
+    )
+    _check_float32(x, weight, bias)
+
+
+def _check_gradient(x: Tensor, gradient: Tensor) -> None:
+    """As ``_check``, of images and the gradient of what they were convolved to."""
+    _check_images(x)
+    torch._check(
+        gradient.ndim == 4 and (len(gradient), *gradient.shape[2:]) == (len(x), *x.shape[2:]),
+        lambda: f"a gradient of {list(gradient.shape)} for images of {list(x.shape)}",
+    )
+    _check_float32(x, gradient)
+
+
+def _check_images(x: Tensor) -> None:
+    torch._check(x.ndim == 4, lambda: f"expected images [B, C, H, W], got {list(x.shape)}")
+
+
+def _check_float32(*tensors: Tensor | None) -> None:
+    kinds = {one.dtype for one in tensors if one is not None}
+    torch._check(kinds == {torch.float32}, lambda: f"expected float32 only, got {kinds}")
 
 
 def _part(outputs: int, channels: int) -> int:
@@ -216,7 +249,7 @@ FLOPS = {
 }
 
 
-# -- the library in C ------------------------------------------------------------------------------------------------
+# -- memory that is kept ---------------------------------------------------------------------------------------------
 
 
 class _Memory(threading.local):
@@ -240,53 +273,8 @@ def _pointer(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
 
 
-def available() -> bool:
-    """Whether the library is there, for which it is built if it has to be."""
-    return torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512") and built() is not None
-
-
-# What ``torch.compiler.assume_constant_result`` does, but for importing the compiler (160 MiB) into every process.
-available._dynamo_marked_constant = True  # type: ignore[attr-defined]
-
-
 def _library() -> ctypes.CDLL:
-    found = built()
+    found = library.built()
+    torch._check(found is not None, lambda: "the library in C was not built; the log says why")
     assert found is not None
     return found
-
-
-@cache
-def built() -> ctypes.CDLL | None:
-    """Build for this processor, or take what was built before. Without a compiler: None, and a warning."""
-    try:
-        found = ctypes.CDLL(str(_build()))
-    except (OSError, RuntimeError, subprocess.CalledProcessError) as error:  # no compiler, no home, no room
-        said = getattr(error, "stderr", None) or error
-        log.warning("convolutions are slower than they could be: %s was not built: %s", SOURCE.name, said)
-        return None
-    size, pointer, integer = ctypes.c_ssize_t, ctypes.c_void_p, ctypes.c_int
-    found.detectors_convolve_scratch.argtypes = [*[size] * 3, integer]
-    found.detectors_convolve_scratch.restype = size
-    found.detectors_convolve.argtypes = [*[pointer] * 4, *[size] * 9, integer, size, pointer, integer]
-    found.detectors_convolve.restype = None
-    found.detectors_weight_gradient_scratch.argtypes = [size] * 3
-    found.detectors_weight_gradient_scratch.restype = size
-    found.detectors_weight_gradient.argtypes = [*[pointer] * 3, *[size] * 7, pointer, integer]
-    found.detectors_weight_gradient.restype = None
-    return found
-
-
-def _build() -> Path:
-    compiler = shlex.split(os.environ.get("CC", "cc"))
-    processor = Path("/proc/cpuinfo").read_text().partition("flags")[2].partition("\n")[0]
-    key = hashlib.sha256(repr((SOURCE.read_text(), compiler, FLAGS, processor)).encode()).hexdigest()[:16]
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "detectors"
-    place = home / f"winograd-{key}.so"
-    if not place.exists():
-        home.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=home) as folder:  # so that nobody loads half of it
-            part = Path(folder) / "part.so"
-            command = [*compiler, *FLAGS, "-o", str(part), str(SOURCE)]
-            subprocess.run(command, check=True, capture_output=True, text=True)
-            part.replace(place)
-    return place

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from adapters.native.adapter import Adapter
 from adapters.torch_facts import flop_counter, operator_seconds
 from bench.worker.probe import operator_pass
-from detectors import deformable
-from detectors.deformable import DeformConvNorm, deform_conv2d
+from detectors.cpu import deform_conv2d, deformable
+from detectors.deformable import DeformConvNorm
 from detectors.layers import FrozenBatchNorm2d
 
 

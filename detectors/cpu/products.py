@@ -12,9 +12,11 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch import Tensor
+from torch.autograd.function import FunctionCtx
 from torch.nn import functional as F
+
+from detectors.cpu.switch import ours
 
 #: With fewer rows, arranging the operands for oneDNN costs what it saves; so it does with columns that are much longer.
 FEWEST_ROWS = 384
@@ -22,7 +24,8 @@ LONGEST_SUM = 16  #: times the number of rows
 
 
 @cache
-def _products_use_half_of_this_processor() -> bool:
+def split_by_library() -> bool:
+    """Whether torch's products use half of this processor, so that some are made by oneDNN."""
     if torch.backends.cpu.get_cpu_capability() != "AVX512" or not torch.backends.mkl.is_available():
         return False
     try:
@@ -46,39 +49,41 @@ def by_convolution(a: Tensor, b: Tensor) -> Tensor:
     return found.permute(0, 2, 3, 1).reshape(len(a), -1)
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """``F.linear``: x [N, K], weight [M, K], bias [M]: [N, M]. It and its gradients by ``product``."""
-    if torch.is_autocast_enabled(x.device.type) or not worthwhile(x, weight):
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """``F.linear``, it and its gradients by ``product``.
+
+    Args:
+        x: [N, K].
+        weight: [M, K].
+        bias: [M], or None.
+
+    Returns:
+        [N, M].
+    """
+    if not worthwhile(x, weight):
         return F.linear(x, weight, bias)
     found: Tensor = _Linear.apply(x, weight, bias)
     return found
 
 
-class Linear(nn.Linear):
-    """``nn.Linear`` by ``linear``."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return linear(x, self.weight, self.bias)
-
-
 def worthwhile(a: Tensor, b: Tensor) -> bool:
     """Whether ``by_convolution`` is faster for a [N, K] and another matrix."""
     return (
-        a.device.type == "cpu"
+        ours(a, b)
         and a.dtype == b.dtype == torch.float32
         and len(a) >= max(FEWEST_ROWS, a.shape[1] // LONGEST_SUM)
-        and _products_use_half_of_this_processor()
+        and split_by_library()
     )
 
 
 class _Linear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return product(x, weight.T) + bias  # no view, which a ReLU could not change in place
+        found = product(x, weight.T)
+        return found if bias is None else found + bias  # no view, which a ReLU could not change in place
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         of_x, of_weight, of_bias = ctx.needs_input_grad

@@ -179,8 +179,36 @@ static void transform_gradient(const grid *g, size tile, slice gradient, const f
     transform_tile(output_adjoint, 4, 0, g, tile, gradient, zeros, to, where);
 }
 
+static int is_zero(const float *from, size channels)
+{
+    for (size c = 0; c < channels; c += LANES) {
+        vector some = gather(from + c, channels - c, 1);
+        for (int lane = 0; lane < LANES; lane++)
+            if (some[lane] != 0) return 0;
+    }
+    return 1;
+}
+
+/* Bit 4 * y + x: whether the 3x3 pixels that an output of the tile is made of are all 0. */
+static unsigned zero_outputs(const grid *g, size tile, slice images, const float *zeros)
+{
+    const float *from[36];
+    unsigned long long zero = 0;
+    pixels_of(g, tile, 6, 1, images, zeros, from);
+    for (int i = 0; i < 36; i++)
+        zero |= (unsigned long long)(from[i] == zeros || is_zero(from[i], images.channels)) << i;
+    unsigned found = 0;
+    for (int y = 0; y < 4; y++)
+        for (int x = 0; x < 4; x++) {
+            unsigned long long around = 0x71c7ULL << (6 * y + x); /* three bits of three rows of six */
+            found |= (unsigned)((zero & around) == around) << (4 * y + x);
+        }
+    return found;
+}
+
+/* `zero`: as `zero_outputs` gives it. There rounding would leave another value than the bias. */
 static void write_outputs(const grid *g, size tile, const float *products, size position, const float *bias,
-                          float *images, size channels, size pixel)
+                          unsigned zero, float *images, size channels, size pixel)
 {
     corner at = corner_of(g, tile);
     float *to = images + ((at.image * g->height + at.top) * g->width + at.left) * pixel;
@@ -191,8 +219,11 @@ static void write_outputs(const grid *g, size tile, const float *products, size 
         for (int p = 0; p < POSITIONS; p++) given[p] = load(products + p * position + c);
         on_both_axes(output, 6, 4, found, given);
         for (size y = 0; y < height; y++)
-            for (size x = 0; x < width; x++)
-                store_some(to + (y * g->width + x) * pixel + c, found[4 * y + x] + shift, channels - c);
+            for (size x = 0; x < width; x++) {
+                vector value = shift;
+                if (!(zero >> (4 * y + x) & 1)) value += found[4 * y + x];
+                store_some(to + (y * g->width + x) * pixel + c, value, channels - c);
+            }
     }
 }
 
@@ -310,7 +341,9 @@ void detectors_convolve(const float *images, const float *weight, const float *b
                         kernels + (panel * POSITIONS + p) * of.kernels,
                         products + p * of.products + panel * PANEL, of.wide, 0);
         for (size tile = 0; tile < here; tile++)
-            write_outputs(&g, first + tile, products + tile * of.wide, of.products, bias, out, outputs, out_pixel);
+            write_outputs(&g, first + tile, products + tile * of.wide, of.products, bias,
+                          zero_outputs(&g, first + tile, (slice){images, channels, channels}, zeros), out, outputs,
+                          out_pixel);
     }
 }
 

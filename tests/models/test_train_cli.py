@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import logging
 import os
@@ -28,12 +27,11 @@ from bench.importers.formats.detectors import FORMAT
 from bench.inputs import shapes
 from detectors import config as configs
 from detectors import eval as evaluation
-from detectors import runtime, train, training_state, transforms
-from detectors.coco import Batch, Draw, TrainingOrder, augmented
+from detectors import runtime, train, training_state
+from detectors.coco import Batch
 from detectors.config import ConfigError
 from detectors.eval import METRICS
-from detectors.transforms import Sample
-from tests.conftest import ROOT
+from tests.helpers.process import ROOT
 
 #: Small, of one thread, and as little written as can be: frozen stages have no momentum.
 TINY: dict[str, Any] = {
@@ -326,80 +324,6 @@ def test_gradients_are_clipped_and_rules_scale_rate_and_decay(write_config: Call
     assert gradient.norm().item() == pytest.approx(0.01, rel=1e-3)
 
 
-@pytest.mark.parametrize(
-    ("name", "iterations", "steps"),
-    [
-        ("1x", 12, (8, 11)),
-        ("2x", 24, (16, 22)),
-        ("20e", 20, (16, 19)),
-        ("3x", 36, (27, 33)),
-        ("120e", 120, (80, 110)),
-    ],
-)
-def test_a_named_schedule_warms_up_and_steps_where_its_codebase_does(
-    name: str, iterations: int, steps: tuple[int, int]
-) -> None:
-    config = configs.ScheduleConfig(name=name, warmup=4, warmup_factor=0.5)
-    schedule = train.make_schedule(config, lr=0.02, iterations_per_epoch=10)
-    assert schedule.iterations == 10 * iterations
-    assert [schedule.lr_at(n) for n in (0, 2, 4)] == pytest.approx([0.01, 0.015, 0.02])
-    for exponent, step in enumerate(steps):
-        assert schedule.lr_at(10 * step - 1) == pytest.approx(0.02 * 0.1**exponent)
-        assert schedule.lr_at(10 * step) == pytest.approx(0.02 * 0.1 ** (exponent + 1))
-
-
-def test_every_image_is_drawn_once_in_an_epoch_and_ranks_share_what_one_process_would_see() -> None:
-    ids = list(range(100, 123))
-    is_wide = [number % 3 != 0 for number in ids]
-
-    def draws(first: int, rank: int, ranks: int, batches: int) -> list[list[Draw]]:
-        order = TrainingOrder(ids, is_wide, batch=4, seed=7, first=first, rank=rank, ranks=ranks)
-        return list(itertools.islice(iter(order), batches))
-
-    two_epochs = draws(0, 0, 1, 12)
-    for epoch in (two_epochs[:6], two_epochs[6:]):
-        seen = [draw.image_id for batch in epoch for draw in batch]
-        assert set(seen) == set(ids)
-        assert len(seen) == 24  # the last batch is filled up with one image
-        assert sum(len({is_wide[draw.image_id - 100] for draw in batch}) == 2 for batch in epoch) <= 2
-    assert two_epochs[:6] != two_epochs[6:]
-    assert [draw.number for batch in two_epochs for draw in batch] == list(range(48))
-    assert draws(8, 0, 1, 4) == two_epochs[8:]  # as if it had never stopped
-    halves = [draws(5, rank, 2, 7) for rank in (0, 1)]
-    assert [left + right for left, right in zip(*halves, strict=True)] == two_epochs[5:]
-
-
-def test_boxes_and_masks_follow_their_image_through_all_changes() -> None:
-    image = np.zeros((60, 80, 3), np.uint8)
-    image[20:50, 10:40] = 255
-    mask = (image[None, :, :, 0] > 0).astype(np.uint8)
-    sample = Sample(image, np.float32([[10, 20, 40, 50]]), np.array([3]), mask)
-    augment = configs.Augment(expand=2, crop=True, resize=configs.Resize(short=(48, 96), long=200), flip=0.5)
-    shapes_seen = set()
-    for seed in range(40):
-        changed = augmented(sample, augment, (0, 0, 0), np.random.default_rng(seed))
-        shapes_seen.add(changed.size)
-        assert len(changed.boxes) == len(changed.labels) == len(changed.masks) == 1
-        assert changed.masks.shape[1:] == changed.size
-        bright = changed.image[:, :, 0] > 127
-        assert (bright != changed.masks[0]).mean() < 0.05
-        rows, columns = np.flatnonzero(bright.any(1)), np.flatnonzero(bright.any(0))
-        tight = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
-        np.testing.assert_allclose(changed.boxes[0], tight, atol=2.5)
-    assert len(shapes_seen) > 10
-
-
-def test_distorted_colours_stay_colours() -> None:
-    image = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
-    results = [transforms.distort(image, np.random.default_rng(seed)) for seed in range(20)]
-    assert all(one.dtype == np.uint8 and one.shape == image.shape for one in results)
-    assert len({one.tobytes() for one in results}) > 10
-    grey = np.full((4, 4, 3), 100, np.uint8)
-    for seed in range(20):  # neither saturation nor hue can colour what is grey
-        changed = transforms.distort(grey, np.random.default_rng(seed))
-        assert (changed == changed[..., :1]).all()
-
-
 def test_the_log_says_what_bench_reads(tmp_path: Path, write_config: Callable[..., Path]) -> None:
     path = write_config(evaluated=True, model={"name": "retinanet_r50_fpn", "settings": {"frozen_stages": 3}})
     assert train.main([str(path), "--set", "evaluate.every=1"]) == 0
@@ -437,10 +361,17 @@ def test_a_finished_run_is_not_written_over(
     ("text", "line", "message"),
     [
         pytest.param("batch: 2\nbatsh: 3", 7, "unknown key 'batsh'; did you mean batch?", id="unknown key"),
-        pytest.param("optimizer: {lr: fast}", 6, "optimizer.lr is a number, not 'fast'", id="type"),
-        pytest.param("batch: 0", 6, "batch is at least 1, not 0", id="limit"),
-        pytest.param("batch: true", 6, "batch is a whole number, not True", id="true is no number"),
+        pytest.param("optimizer: {lr: fast}", 6, "optimizer.lr must be a valid number", id="type"),
+        pytest.param("batch: 0", 6, "batch must be greater than or equal to 1, got 0", id="limit"),
+        pytest.param("batch: true", 6, "batch must be a valid integer, got True", id="true is no number"),
         pytest.param("precision: float61", 6, "did you mean float16", id="choice"),
+        pytest.param("optimizer: {lr: true}", 6, "lr must be a valid number, got True", id="true rate"),
+        pytest.param("optimizer: {lr: .inf}", 6, "lr must be a finite number, got inf", id="infinite"),
+        pytest.param("optimizer: {}", 6, "'optimizer.lr' is missing", id="missing"),
+        pytest.param("optimizer: {rate: 1}", 6, "unknown key 'rate'; known: clip_norm, lr", id="nested"),
+        pytest.param("evaluate: {resize: {shrt: 3}}", 6, "did you mean short?", id="deep"),
+        pytest.param("augment: {crop: 1}", 6, "augment.crop must be a valid boolean", id="no truth"),
+        pytest.param("kernels: fast", 6, "kernels must be 'auto' or 'torch', got 'fast'", id="kernels"),
         pytest.param("augment:\n  resize: {short: [600, 1400]}", 7, "longer than the long one", id="sides"),
         pytest.param(
             "schedule: {name: 1x, iterations: 5}", 6, "either name (1x, 2x, …) or iterations", id="both"

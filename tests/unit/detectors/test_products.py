@@ -10,12 +10,13 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from detectors import products
+from detectors.cpu import products
+from detectors.layers import Linear
 
 
 @pytest.fixture(params=[True, False], ids=["by convolution", "by torch"])
 def ours(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
-    monkeypatch.setattr(products, "_products_use_half_of_this_processor", lambda: request.param)
+    monkeypatch.setattr(products, "split_by_library", lambda: request.param)
     return bool(request.param)
 
 
@@ -43,7 +44,7 @@ def test_a_product_by_convolution_is_the_product_whatever_the_sizes_and_layouts(
 @pytest.mark.parametrize(("inputs", "outputs"), [(96, 40), (40, 96)])
 def test_a_linear_layer_and_its_gradients_are_torchs(ours: bool, inputs: int, outputs: int) -> None:
     torch.manual_seed(0)
-    layer = products.Linear(inputs, outputs)
+    layer = Linear(inputs, outputs)
     x = torch.randn(500, inputs, requires_grad=True)
     assert products.worthwhile(x, layer.weight) == ours
     exact = [one.detach().double().requires_grad_() for one in (x, layer.weight, layer.bias)]
@@ -61,7 +62,7 @@ def test_a_linear_layer_and_its_gradients_are_torchs(ours: bool, inputs: int, ou
 
 
 def test_a_layer_that_is_frozen_or_first_gets_only_the_gradients_that_are_wanted(ours: bool) -> None:
-    layer, x = products.Linear(64, 32), torch.randn(500, 64)
+    layer, x = Linear(64, 32), torch.randn(500, 64)
     layer(x).sum().backward()
     assert x.grad is None
     assert layer.weight.grad is not None
@@ -73,7 +74,7 @@ def test_a_layer_that_is_frozen_or_first_gets_only_the_gradients_that_are_wanted
 
 
 def test_the_audit_counts_the_same_work_whoever_multiplies(ours: bool) -> None:
-    layer, x = products.Linear(64, 32), torch.randn(500, 64, requires_grad=True)
+    layer, x = Linear(64, 32), torch.randn(500, 64, requires_grad=True)
     with FlopCounterMode(display=False) as counter:
         layer(x).sum().backward()
     assert counter.get_total_flops() == 3 * 2 * 500 * 64 * 32
@@ -81,7 +82,7 @@ def test_the_audit_counts_the_same_work_whoever_multiplies(ours: bool) -> None:
 
 @pytest.mark.usefixtures("ours")
 def test_no_rows_at_all_and_other_kinds_of_numbers_work_too() -> None:
-    layer = products.Linear(64, 32)
+    layer = Linear(64, 32)
     assert layer(torch.randn(0, 64)).shape == (0, 32)
     assert layer.double()(torch.randn(500, 64).double()).dtype == torch.float64
     with torch.autocast("cpu", torch.bfloat16):

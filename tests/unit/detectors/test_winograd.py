@@ -14,8 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from detectors import winograd
-from detectors.layers import conv2d
+from detectors.cpu import conv2d, library, winograd
 
 PLAIN = ((1, 1), (1, 1), (1, 1), 1)
 
@@ -169,7 +168,7 @@ def test_without_a_compiler_convolutions_are_torchs_and_one_warning_says_so(
 ) -> None:
     monkeypatch.setenv("CC", compiler)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    winograd.built.cache_clear()
+    library.built.cache_clear()
     try:
         x = torch.randn(2, 128, 24, 24).contiguous(memory_format=torch.channels_last)
         weight = torch.randn(128, 128, 3, 3)
@@ -179,20 +178,20 @@ def test_without_a_compiler_convolutions_are_torchs_and_one_warning_says_so(
         assert [record.levelname for record in caplog.records] == ["WARNING"]
         assert "winograd.c" in caplog.text
     finally:
-        winograd.built.cache_clear()
+        library.built.cache_clear()
 
 
 def test_a_library_that_is_built_already_is_taken_and_a_half_written_one_is_never_seen(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    winograd.built.cache_clear()
+    library.built.cache_clear()
     try:
-        assert winograd.built() is not None
-        (library,) = (tmp_path / "detectors").iterdir()
-        before = library.stat().st_mtime_ns
-        winograd.built.cache_clear()
-        assert winograd.built() is not None
-        assert library.stat().st_mtime_ns == before
+        assert library.built() is not None
+        (place,) = (tmp_path / "detectors").iterdir()
+        before = place.stat().st_mtime_ns
+        library.built.cache_clear()
+        assert library.built() is not None
+        assert place.stat().st_mtime_ns == before
     finally:
-        winograd.built.cache_clear()
+        library.built.cache_clear()

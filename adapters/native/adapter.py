@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import detectors
+from adapters.common import EndlessBatches, padded_size, resized_size
 from adapters.torch_common import TensorBatch, TorchAdapter
 from bench.worker.api import Description, Job
 from bench.worker.batches import load_batches
@@ -236,34 +237,3 @@ class Adapter(TorchAdapter):
         if self.averaged is not None:
             self.averaged.model.load_state_dict(state["model"])
             self.averaged.updates = state["updates"]
-
-
-# -- the workload's geometry ---------------------------------------------------------------------------------
-
-
-def resized_size(old: tuple[int, int], size: Any) -> tuple[int, int]:
-    if isinstance(size, Mapping):
-        return transforms.short_long(old, size["short"], size["long"])
-    return transforms.fit_within(old, tuple(size))
-
-
-def padded_size(sizes: Sequence[tuple[int, int]], size: Any) -> tuple[int, int]:
-    if not isinstance(size, Mapping):
-        return tuple(size)
-    height, width = (-(-max(side) // 32) * 32 for side in zip(*sizes, strict=True))
-    return height, width
-
-
-class EndlessBatches:
-    """Indices of one rank's batches, without end, in the order of the shared batches (``bench.data.batch_plan``)."""
-
-    def __init__(self, images: int, batch_size: int, rank: int, world_size: int) -> None:
-        self.images, self.batch_size, self.rank, self.world_size = images, batch_size, rank, world_size
-
-    def __iter__(self) -> Iterator[list[int]]:
-        per_round = self.batch_size * self.world_size
-        batches = -(-self.images // per_round) * self.world_size
-        while True:
-            for batch in range(self.rank, batches, self.world_size):
-                first = batch * self.batch_size
-                yield [index % self.images for index in range(first, first + self.batch_size)]

@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from adapters.torch_audit import TorchObserver, permutations_in_order
 from adapters.torch_device import TorchDevice
 from adapters.torch_facts import Formulas, describe, describe_optimizer, operator_seconds
 from adapters.torch_state import (
@@ -285,6 +286,13 @@ class TorchAdapter(TorchDevice):
 
     def describe(self, data: Any) -> Description:
         return describe(self, data)
+
+    def observer(self) -> TorchObserver:
+        return TorchObserver(self)
+
+    def first_candidates(self) -> contextlib.AbstractContextManager[None]:
+        """Inside, samplers take the first candidates."""
+        return permutations_in_order()
 
     def describe_optimizer(self) -> dict[str, Any]:
         return describe_optimizer(self.optimizer)

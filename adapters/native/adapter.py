@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -23,6 +24,7 @@ from detectors.coco import CocoDetection, Example
 from detectors.deformable import GRADIENT_OPERATOR, OPERATOR
 from detectors.dense import DenseDetector
 from detectors.rcnn import ProposalDetector
+from detectors.sampling import BalancedSampler
 from detectors.solov2 import SOLOv2
 
 
@@ -171,6 +173,15 @@ class Adapter(TorchAdapter):
             ],
         )
 
+    @contextlib.contextmanager
+    def first_candidates(self) -> Iterator[None]:
+        drawn = BalancedSampler.keys
+        BalancedSampler.keys = _first_ones  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            BalancedSampler.keys = drawn  # type: ignore[method-assign]
+
     # -- facts and state -------------------------------------------------------------------------------------
 
     def describe(self, data: Any) -> Description:
@@ -237,3 +248,9 @@ class Adapter(TorchAdapter):
         if self.averaged is not None:
             self.averaged.model.load_state_dict(state["model"])
             self.averaged.updates = state["updates"]
+
+
+def _first_ones(_: BalancedSampler, role: Tensor) -> Tensor:
+    """In place of `BalancedSampler.keys`: the first candidates of a role are taken."""
+    keys = torch.arange(role.shape[1], 0, -1, device=role.device, dtype=torch.float32) / (role.shape[1] + 1)
+    return keys.expand(role.shape)

@@ -22,6 +22,7 @@ import ppdet_networks
 import ppdet_state
 from ppdet.core.workspace import create, merge_config
 from ppdet.data.utils import default_collate_fn
+from ppdet_audit import PaddleObserver
 from ppdet_data import (
     Data,
     Found,
@@ -276,6 +277,9 @@ class Adapter(api.Adapter):
         return ppdet_facts.operator_seconds(step, OPERATORS)
 
     # -- facts ---------------------------------------------------------------------------------------------------
+
+    def observer(self) -> PaddleObserver:
+        return PaddleObserver(self)
 
     def describe(self, data: Data) -> Description:
         return ppdet_facts.describe(self, data)

@@ -18,10 +18,11 @@ from adapters.common import EndlessBatches, padded_size, resized_size
 from adapters.torch_common import TensorBatch, TorchAdapter
 from bench.worker.api import Description, Job
 from bench.worker.batches import load_batches
-from detectors import transforms, winograd
+from detectors import cpu, transforms
 from detectors.cascade import CascadeRCNN
 from detectors.coco import CocoDetection, Example
-from detectors.deformable import GRADIENT_OPERATOR, OPERATOR
+from detectors.cpu.deformable import GRADIENT_OPERATOR, OPERATOR
+from detectors.cpu.winograd import FLOPS
 from detectors.dense import DenseDetector
 from detectors.rcnn import ProposalDetector
 from detectors.sampling import BalancedSampler
@@ -41,7 +42,7 @@ class Adapter(TorchAdapter):
         )
     }
 
-    flop_formulas = winograd.FLOPS
+    flop_formulas = FLOPS
 
     averaged: detectors.EMA | None = None
 
@@ -53,6 +54,7 @@ class Adapter(TorchAdapter):
     # -- model -----------------------------------------------------------------------------------------------
 
     def build_model(self) -> nn.Module:
+        cpu.use(self.job.options.get("kernels", "auto"))
         conventions = {name: value for name, value in self.job.options.items() if name == "conventions"}
         if self.job.model["name"] == "solov2_light_r50_vd_fpn_dcn_512":
             conventions = {}  # it has PaddleDetection's, whatever other models of the recipe have
@@ -187,6 +189,7 @@ class Adapter(TorchAdapter):
     def describe(self, data: Any) -> Description:
         description = super().describe(data)
         description.extra["ema"] = self.averaged is not None
+        description.kernels = cpu.describe(self.device)
         return description
 
     def describe_optimizer(self) -> dict[str, Any]:

@@ -486,10 +486,10 @@ def test_the_own_loader_gives_the_same_images_objects_and_order_as_the_shared_ba
     adapter.close()
 
 
-# -- the example of docs/adapters.md ----------------------------------------------------------------------------
+# -- the example of docs/tutorial/wrap-your-codebase.md ---------------------------------------------------------
 
 
-DOCUMENT = codebases.BUILTIN.parent / "docs" / "adapters.md"
+DOCUMENT = codebases.BUILTIN.parent / "docs" / "tutorial" / "wrap-your-codebase.md"
 
 
 def write_example(folder: Path) -> None:

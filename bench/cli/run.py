@@ -171,9 +171,9 @@ def _print_outcome(outcome: Outcome, *, quiet: bool) -> None:
                 f"failed: {arm.id}: {arm.failure.reason}: {arm.failure.message}", markup=False, style="red"
             )
     if outcome.exit_code == ExitCode.INTERRUPTED:
-        say.print(f"interrupted; complete it with: bench run --resume {outcome.run.folder}", markup=False)
+        say.print(f"interrupted; complete it with: bench run --resume {outcome.run.folder}", markup=False, soft_wrap=True)
     else:
-        say.print(f"next: bench report {outcome.run.folder}", markup=False)
+        say.print(f"next: bench report {outcome.run.folder}", markup=False, soft_wrap=True)
 
 
 def past_s_per_step(results: Path) -> dict[str, float]:

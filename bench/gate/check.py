@@ -111,7 +111,13 @@ def doubled(plan: Plan, checkouts: Mapping[str, Mapping[str, Checkout | None]]) 
 
     def side_of(arm: Arm, side: str) -> Arm:
         checkout = checkouts[arm.codebase][side]
-        return replace(arm, id=side_id(arm.id, side), label=f"{arm.label} ({side})", checkout=checkout)
+        return replace(
+            arm,
+            id=side_id(arm.id, side),
+            label=f"{arm.label} ({side})",
+            checkout=checkout,
+            baseline=side_id(arm.id, SIDES[0]),
+        )
 
     cells = [
         tuple(side_of(arm, side) for arm in cell for side in SIDES if arm.codebase in checkouts)

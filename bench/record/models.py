@@ -59,6 +59,8 @@ class ArmRecord(RecordModel):
     """Factor → level of this arm (without the codebase)."""
     cell: str
     """Arms with the same cell are interleaved and compared with each other."""
+    baseline: str | None = None
+    """Id of the arm that this one is compared with; its own id, if it is the baseline."""
     workload: dict[str, Any]
     """The resolved workload (bench.recipe.workload.Workload)."""
     options: dict[str, Any] = Field(default_factory=dict)

@@ -164,16 +164,16 @@ def _print_outcome(outcome: Outcome, *, quiet: bool) -> None:
     print(outcome.run.folder)
     if quiet:
         return
-    say = Console(stderr=True, highlight=False)
+    say = Console(stderr=True, highlight=False, soft_wrap=True)  # a path can be copied
     for arm in outcome.run.arms():
         if arm.failure is not None:
             say.print(
                 f"failed: {arm.id}: {arm.failure.reason}: {arm.failure.message}", markup=False, style="red"
             )
     if outcome.exit_code == ExitCode.INTERRUPTED:
-        say.print(f"interrupted; complete it with: bench run --resume {outcome.run.folder}", markup=False, soft_wrap=True)
+        say.print(f"interrupted; complete it with: bench run --resume {outcome.run.folder}", markup=False)
     else:
-        say.print(f"next: bench report {outcome.run.folder}", markup=False, soft_wrap=True)
+        say.print(f"next: bench report {outcome.run.folder}", markup=False)
 
 
 def past_s_per_step(results: Path) -> dict[str, float]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bench.inputs import batches, coco, dataset
+from bench.inputs import dataset
 from bench.measure import prepare
 from bench.measure.progress import Quiet
 from bench.measure.session import Session, new_run

@@ -55,7 +55,7 @@ def main_options(
 
 @app.command()
 def run(
-    recipe: Annotated[Path | None, typer.Argument(help="A recipe (recipes/*.yaml).")] = None,
+    recipe: Annotated[Path | None, typer.Argument(help="A file, or a name of `bench list recipes`.")] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="key=value over the recipe: --set measure.rounds=3")
     ] = None,
@@ -97,7 +97,7 @@ def run(
 
 @app.command()
 def audit(
-    recipe: Annotated[Path, typer.Argument(help="A recipe (recipes/*.yaml).")],
+    recipe: Annotated[Path, typer.Argument(help="A file, or a name of `bench list recipes`.")],
     settings: Annotated[list[str] | None, typer.Option("--set", help="key=value over the recipe.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
     adapters: Adapters = None,
@@ -194,7 +194,7 @@ def check(
 
 @app.command()
 def calibrate(
-    recipe: Annotated[Path, typer.Argument(help="A recipe (recipes/*.yaml).")],
+    recipe: Annotated[Path, typer.Argument(help="A file, or a name of `bench list recipes`.")],
     launches: Annotated[int, typer.Option(min=3, help="Fresh processes of the A/A run.")] = 12,
     tolerance: Tolerances = None,
     budget_s: Annotated[float, typer.Option(min=1, help="Budget of the checks to come, in seconds.")] = 600.0,
@@ -333,7 +333,10 @@ def list_models(adapters: Adapters = None, as_json: AsJson = False) -> None:
 
 @list_app.command("recipes")
 def list_recipes(
-    folder: Annotated[Path, typer.Argument(help="Where to look.")] = Path("recipes"), as_json: AsJson = False
+    folder: Annotated[
+        Path | None, typer.Argument(help="Where to look; by default recipes/, else those of bench.")
+    ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Recipes and what they say they measure."""
     from bench import listing

@@ -14,6 +14,7 @@ from bench.codebases import Codebase, find_codebases
 from bench.environments import list_environments, python_of, versions
 from bench.errors import BenchError
 from bench.record import Run, find_runs
+from bench.shipped import RECIPES
 from bench.workload import MODELS
 
 Rows = list[dict[str, Any]]
@@ -41,7 +42,7 @@ def environment_state(codebase: Codebase) -> tuple[bool, str]:
         return False, f"{error.message}; {error.hint}" if error.hint else error.message
     missing = [name for name in codebase.packages if name not in installed]
     if missing:
-        hint = "pip install -e '.[native]'" if codebase.environment.kind == "project" else ""
+        hint = "pip install 'detection-bench[native]'" if codebase.environment.kind == "project" else ""
         return False, f"not installed: {', '.join(missing)} {hint}".strip()
     return True, ", ".join(f"{name} {installed[name]}" for name in codebase.packages)
 
@@ -109,9 +110,12 @@ def show_models(rows: Rows, as_json: bool) -> None:
         print(f"{codebase}: {note} ({', '.join(names) if len(names) <= 6 else f'{len(names)} models'})")
 
 
-def recipes(folder: Path) -> Rows:
+def recipes(folder: Path | None) -> Rows:
+    """The recipes of a folder: by default `recipes` where it is called so, else those that are shipped."""
     from bench.recipe import load_recipe
 
+    if folder is None:
+        folder = Path("recipes") if Path("recipes").is_dir() else RECIPES
     rows = []
     for path in sorted(folder.glob("**/*.yaml")):
         try:

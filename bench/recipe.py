@@ -16,6 +16,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
 from bench.errors import BenchError, did_you_mean
+from bench.shipped import find_recipe
 from bench.workload import Strict, Workload
 
 Path_ = tuple[str | int, ...]
@@ -281,6 +282,7 @@ def validate_workload(values: dict[str, Any], where: str) -> Workload:
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
     """Read, merge and validate a recipe. Raises BenchError with the place of the first problem."""
+    path = find_recipe(path)
     content, places = read_yaml(path)
     for override in overrides:
         _apply_override(content, places, override)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from bench.codebases import find_codebases
-from bench.plan import make_plan
-from bench.recipe import load_recipe
+from bench.recipe.codebases import find_codebases
+from bench.recipe.load import load_recipe
+from bench.recipe.plan import make_plan
 from tests.conftest import ROOT, SHARED, Cli
 
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 
 from bench import environments
-from bench.codebases import Codebase, Environment, Step, find_codebases
 from bench.environments import build, installer
 from bench.errors import BenchError
+from bench.recipe.codebases import Codebase, Environment, Step, find_codebases
 
 THIS_PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 

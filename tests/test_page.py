@@ -15,7 +15,7 @@ import pytest
 from playwright.sync_api import Browser, sync_playwright
 from playwright.sync_api import Page as Tab
 
-from bench.record import Failure
+from bench.record.models import Failure
 from bench.report import generate
 from tests.report_runs import arm, samples, write_run
 from tests.test_report import tables_of

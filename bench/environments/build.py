@@ -14,12 +14,12 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from bench.codebases import Codebase, Step
 from bench.environments import installer, store
 from bench.environments.installer import cache_folder
 from bench.environments.store import Progress, folder_of, lock_of, only_one, steps_of, venv_python
 from bench.errors import BenchError, did_you_mean
-from bench.record import write_atomic
+from bench.recipe.codebases import Codebase, Step
+from bench.record.run import write_atomic
 
 #: First words of the lines of uv that are worth showing while it works.
 _NEWS = ("Downloading", "Building", "Built", "Prepared", "Installed", "warning:")

@@ -20,10 +20,10 @@ from filelock import FileLock, Timeout
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from bench.codebases import Codebase, Step
 from bench.environments import installer
 from bench.environments.installer import cache_folder
 from bench.errors import BenchError
+from bench.recipe.codebases import Codebase, Step
 
 Progress = Callable[[str], None]
 

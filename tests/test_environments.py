@@ -273,7 +273,7 @@ def test_codebases_on_torch_are_locked_to_the_same_torch() -> None:
     for name in ("mmdet", "detectron2"):
         locked = pins(find_codebases()[name].folder / "requirements.txt")
         assert {"torch", "torchvision", "numpy"} <= locked.keys()
-        shared = (locked.keys() & own.keys()) - {"setuptools"}
+        shared = locked.keys() & own.keys()
         assert {package: locked[package] for package in shared} == {
             package: own[package] for package in shared
         }

@@ -33,9 +33,8 @@ lint: $(STAMP)
 docs: $(STAMP)  ## the documentation as a site, in site/
 	$(VENV)/bin/mkdocs build --strict --quiet
 
-bench: $(STAMP)  ## the harness's own benchmarks: overhead, idle workers, parsers, evaluators
+bench: $(STAMP)  ## the harness's own benchmarks: overhead, idle workers, evaluators
 	$(VENV)/bin/python -m benchmarks.overhead
-	$(VENV)/bin/python -m benchmarks.importers
 	$(VENV)/bin/python -m benchmarks.evaluators
 
 peers: $(STAMP)  ## build the environments of the other codebases

@@ -509,7 +509,7 @@ def test_the_steps_of_the_example_workflow_work_as_written(cli: Cli, repository:
 
 
 def test_the_gitlab_example_is_valid_and_uses_options_that_exist(cli: Cli) -> None:
-    job = yaml.safe_load((ROOT / "docs" / "gitlab-ci.example.yml").read_text())["bench-check"]
+    job = yaml.safe_load((ROOT / "docs" / "how-to" / "gitlab-ci.example.yml").read_text())["bench-check"]
     command = next(line for line in job["script"] if line.startswith("bench check"))
     offered = cli("check", "--help", env={**os.environ, "COLUMNS": "200"}).out
     options = [word for word in command.split() if word.startswith("--")]

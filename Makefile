@@ -6,6 +6,7 @@ STAMP  := $(VENV)/.installed
 PYTEST := $(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile
 # uv with the indexes and wheels that pip is set up with; torch is stored once for bench and the other codebases.
 UV     := $(VENV)/bin/python bench/environments/installer.py
+TEXTS  := README.md CONTRIBUTING.md CHANGELOG.md docs
 LOCK   := UV_CUSTOM_COMPILE_COMMAND="make locks" $(UV) pip compile --quiet --python-version 3.11 --no-annotate
 
 .PHONY: demo check test nightly lint docs bench peers locks format clean
@@ -29,6 +30,8 @@ lint: $(STAMP)
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/deptry .
+	$(VENV)/bin/codespell $(TEXTS) bench adapters detectors tests benchmarks recipes
+	$(VENV)/bin/rumdl check --quiet $(TEXTS) adapters
 
 docs: $(STAMP)  ## the documentation as a site, in site/
 	$(VENV)/bin/mkdocs build --strict --quiet

@@ -80,9 +80,8 @@ def _build(codebase: Codebase, groups: tuple[str, ...], folder: Path, progress: 
     uv.run("venv", "--no-python-downloads", "--python", base, str(folder / "venv"))
     steps = steps_of(codebase, groups)
     for number, step in enumerate(steps, 1):
-        progress(
-            f"{codebase.name}: step {number}/{len(steps)}: {' '.join([step.requirements, *step.packages])}"
-        )
+        listed = " ".join(filter(None, [step.requirements, *step.packages]))
+        progress(f"{codebase.name}: step {number}/{len(steps)}: {listed}")
         _install(step, codebase, folder, uv)
     progress(f"{codebase.name}: importing {codebase.environment.smoke or 'nothing'}")
     store.smoke(codebase, folder)

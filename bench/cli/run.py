@@ -32,7 +32,7 @@ app = typer.Typer()
 
 @app.command()
 def run(
-    recipe: Annotated[Path | None, typer.Argument(help="A recipe (recipes/*.yaml).")] = None,
+    recipe: Annotated[Path | None, typer.Argument(help="A file, or a name of `bench list recipes`.")] = None,
     settings: Settings = None,
     resume: Annotated[str | None, typer.Option(help="Complete this run (folder, id or `latest`).")] = None,
     retry_failed: Annotated[bool, typer.Option(help="With --resume: try failed arms again.")] = False,

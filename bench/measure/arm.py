@@ -96,7 +96,9 @@ class Site:
         }
         if affinity := self.record.recipe["environment"]["affinity"]:
             variables["BENCH_WORKER_AFFINITY"] = ",".join(map(str, affinity))
-        source, adapters = (arm.checkout.source, arm.checkout.adapters) if arm.checkout else (None, None)
+        source, adapters = codebase.source_folder, None
+        if arm.checkout:
+            source, adapters = arm.checkout.source, arm.checkout.adapters
         return LaunchSpec(
             python, codebase.launcher, arm.workload.ranks, variables, log, source, adapters or ADAPTERS
         )

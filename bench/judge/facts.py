@@ -143,7 +143,8 @@ class _Rank:
 
     def facts(self) -> Iterator[Fact]:
         weights = list(self._weights())
-        alike = all(fact.known and fact.agrees for fact in weights)
+        named = all(fact.known for fact in weights)
+        alike = named and all(fact.agrees for fact in weights)
         if self.random_weights and not alike:  # what follows from them can be neither equal nor unequal
             weights = [_unknown("initial weights", VALUES)]
         yield from weights
@@ -157,9 +158,11 @@ class _Rank:
             if alike:
                 yield from self._values(a, b, at)
             if "losses" in a and "losses" in b:
-                yield from _rules(a, b, number, at)
+                yield from _rules(a["rule"], b["rule"], number, at)
+                if named and number:  # some averages begin with a copy of the first weights
+                    yield from _averages(a["average"], b["average"], at)
         yield _repeated(self.a["steps"], self.b["steps"], self.where)
-        if "changed" in self.a and "changed" in self.b:
+        if named and "changed" in self.a and "changed" in self.b:
             yield from _changed(self.a["changed"], self.b["changed"], self.where)
 
     def _weights(self) -> Iterator[Fact]:
@@ -271,26 +274,25 @@ def _length(norms: Mapping[str, float]) -> float:
     return float(sum(norm * norm for norm in norms.values()) ** 0.5)
 
 
-def _rules(a: Json, b: Json, number: int, at: str) -> Iterator[Fact]:
-    """The optimizer's constants as its tensors show them, and the weight of new values in the average."""
-    for name, title, tolerance in RULES:
-        if name != "momentum" or number:  # in the first step there is none before it
-            explained = frozenset({name, "optimizer", "lr"})
-            yield Fact(f"{title} as the weights show it{at}", a["rule"].get(name), b["rule"].get(name),
-                       tolerance, explained)  # fmt: skip
-    if not number:
-        return  # some averages begin with a copy of the first weights
-    for group in sorted({*a["average"], *b["average"]}):
-        shares = a["average"].get(group, 0.0), b["average"].get(group, 0.0)
-        name = f"weight of new values in the average of {group}{at}"
-        yield Fact(name, *shares, 0.01, VALUES | {"ema", "ema_decay"})
-
-
 RULES = (
     ("lr", "learning rate", 0.01),
     ("momentum", "momentum", 0.01),
     ("weight_decay", "weight decay", 0.05),
 )
+
+
+def _rules(a: Json, b: Json, number: int, at: str) -> Iterator[Fact]:
+    """The optimizer's constants as its tensors show them."""
+    for name, title, tolerance in RULES:
+        if name != "momentum" or number:  # in the first step there is none before it
+            explained = frozenset({name, "optimizer", "lr"})
+            yield Fact(f"{title} as the weights show it{at}", a.get(name), b.get(name), tolerance, explained)
+
+
+def _averages(a: Json, b: Json, at: str) -> Iterator[Fact]:
+    for group in sorted({*a, *b}):
+        name = f"weight of new values in the average of {group}{at}"
+        yield Fact(name, a.get(group, 0.0), b.get(group, 0.0), 0.01, VALUES | {"ema", "ema_decay"})
 
 
 def _repeated(first: Sequence[Json], second: Sequence[Json], where: str) -> Fact:

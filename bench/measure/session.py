@@ -31,6 +31,7 @@ from bench.inputs.batches import prepare_batches, prepare_schedule
 from bench.inputs.dataset import Dataset, open_dataset, open_evaluation
 from bench.judge.accuracy import evaluate_file
 from bench.judge.audit import audit_run
+from bench.judge.observations import summary
 from bench.measure import interrupts
 from bench.measure.process import ADAPTERS, LaunchSpec, WorkerFailure, WorkerGroup
 from bench.recipe.codebases import Codebase
@@ -102,6 +103,7 @@ class Session:
     _deadline: float | None = field(init=False, default=None)
     _environments: dict[str, dict[str, Any]] = field(init=False, default_factory=dict)
     _weights: dict[str, Path] = field(init=False, default_factory=dict)
+    _canonical: dict[str, Path] = field(init=False, default_factory=dict)
     _servers: dict[str, WorkerGroup] = field(init=False, default_factory=dict)
 
     def execute(self, *, retry_failed: bool = False) -> int:
@@ -188,7 +190,22 @@ class Session:
                     seen.setdefault((block["launch"], block["round"]), set()).add(block["arm"])
         return sum(wanted <= arms for arms in seen.values()), last + 1
 
+    def _audit_cell(self, states: list[ArmState]) -> None:
+        """Describe and watch the arms of a cell; nothing is timed."""
+        with contextlib.ExitStack() as stack:
+            for state in states:  # one after the other: they need not all fit into memory
+                with self._failing(state, 0):
+                    self._begin(state, 0, stack)
+                    self._ready(state, 0, stack)
+                if state.group is not None:
+                    state.group.stop()
+                    state.group = None
+        self._write_arms(states, complete=True)
+
     def _run_cell(self, states: list[ArmState]) -> None:
+        if not self.plan.measure.rounds:
+            self._audit_cell(states)
+            return
         if states[0].arm.workload.task == "train_eval":
             self._run_training(states)
             return
@@ -279,7 +296,7 @@ class Session:
         if state.alive and state.group is None and not self._trained(state):
             with self._failing(state, launch):
                 self._begin(state, launch, stack)
-                self._ready(state)
+                self._ready(state, launch, stack)
                 self._continue(state, launch)
 
     def _steps_done(self, arm: Arm) -> int:
@@ -428,7 +445,7 @@ class Session:
         verdicts = audit_run([state.record for state in states if state.alive], self.plan.baseline)
         for state in states:
             verdict = verdicts.get(state.arm.id)
-            if state.alive and verdict is not None and not verdict.equal:
+            if state.alive and verdict is not None and verdict.differences:
                 with self._failing(state, launch):
                     raise WorkerFailure(
                         "audit", "unequal work: " + "; ".join(map(str, verdict.differences)), "audit"
@@ -480,7 +497,7 @@ class Session:
                     self._begin(state, launch, stack)
             if begun is not None and begun.alive:
                 with self._failing(begun, launch):
-                    self._ready(begun)
+                    self._ready(begun, launch, stack)
 
     def _begin(self, state: ArmState, launch: int, stack: contextlib.ExitStack) -> None:
         """Start the workers of an arm and tell them what to prepare."""
@@ -506,7 +523,7 @@ class Session:
         by_rank = [{"job": job} for job in jobs]
         state.group.send("prepare", adapter_file=str(codebase.adapter_file), by_rank=by_rank)
 
-    def _ready(self, state: ArmState) -> None:
+    def _ready(self, state: ArmState, launch: int, stack: contextlib.ExitStack) -> None:
         """Wait until the workers of an arm have prepared, and note what they are."""
         arm, deadline_s = state.arm, self.plan.measure.deadline_s
         assert state.group is not None
@@ -520,6 +537,20 @@ class Session:
             state.record.environment = self._environment(state.group.spec, reply["source"])
             if state.group.server is not None:
                 state.record.environment["preloaded"] = list(state.group.server.spec.preload)
+            self._observe(state, launch, stack)
+
+    def _observe(self, state: ArmState, launch: int, stack: contextlib.ExitStack) -> None:
+        """Have an arm watched in a few steps of its work. Those change its weights, so what is timed starts anew."""
+        deadline_s = self.plan.measure.deadline_s
+        assert state.group is not None
+        self.listener.stage(state.arm, launch, "audit")
+        seen = [reply["audit"] for reply in state.group.request("audit", deadline_s)]
+        names = self._names_of(state.arm)
+        state.record.audit = {"ranks": [summary(facts, names) for facts in seen]}
+        if any(seen) and self.plan.measure.rounds:
+            state.group.stop()
+            self._begin(state, launch, stack)
+            state.group.receive("prepare", deadline_s)
 
     def _server(self, arm: Arm, spec: LaunchSpec) -> WorkerGroup | None:
         """A process to fork this arm from, when the arms it is compared with are of the same codebase.
@@ -699,12 +730,21 @@ class Session:
         if not weights.supports(arm.codebase, workload.model):
             self._no_transplant(record, f"no mapping of {workload.model} to {arm.codebase}")
             return None
+        self._canonical[arm.id] = canonical
         target = self.scratch / f"{canonical.stem}-{workload.model}-{arm.codebase}.npz"
         if not target.exists():
             with np.load(canonical, allow_pickle=False) as state:
                 mapped = weights.to_codebase(arm.codebase, workload.model, dict(state))
             np.savez(target, **mapped)  # type: ignore[arg-type]
         return target
+
+    def _names_of(self, arm: Arm) -> dict[str, str] | None:
+        """The arm's names of parameters → canonical ones; None where they are not known."""
+        canonical = self._canonical.get(arm.id)
+        if canonical is None:
+            return None
+        with np.load(canonical, allow_pickle=False) as state:
+            return weights.canonical_names(arm.codebase, arm.workload.model, dict(state))
 
     def _no_transplant(self, record: ArmRecord, reason: str) -> None:
         warning = f"own random weights, not the transplanted ones: {reason}"

@@ -105,7 +105,9 @@ class Sink:
     def gradient(self, name: str, gradient: np.ndarray) -> None:
         """The gradient of that output: values that are 0 belong to no sample of the loss."""
         facts = self._layer(name)
-        if gradient.ndim == 2 or gradient.shape[3] == 1:  # a product: of rows that saturate, a part may round to 0
+        if (
+            gradient.ndim == 2 or gradient.shape[3] == 1
+        ):  # a product: of rows that saturate, a part may round to 0
             facts["gradients"] += int(np.count_nonzero(gradient.any(axis=1)))
         else:
             facts["gradients"] += int(np.count_nonzero(gradient))

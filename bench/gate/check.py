@@ -338,5 +338,5 @@ def _unequal_work(arms: Sequence[ArmRecord], pairs: Sequence[str]) -> Iterator[s
         base, head = (by_id[side_id(name, side)] for side in SIDES)
         found = audit_run([base, head], {"codebase": base.label})
         for verdict in found.values():
-            if not verdict.equal:
+            if verdict.differences:
                 yield f"{name}: the two revisions do unequal work: {'; '.join(map(str, verdict.differences))}"

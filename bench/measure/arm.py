@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from bench.errors import BenchError
 from bench.inputs.dataset import Dataset
 from bench.judge.accuracy import evaluate_file
+from bench.judge.observations import summary
 from bench.measure.process import ADAPTERS, LaunchSpec, WorkerFailure, WorkerGroup
 from bench.recipe.codebases import Codebase
 from bench.recipe.plan import Arm, Checkout, Plan
@@ -50,6 +51,8 @@ class Prepared:
     """Python and packages of that interpreter."""
     weights: Path | None = None
     """In the codebase's own names. None: its own seeded initialisation."""
+    names: Mapping[str, str] | None = None
+    """The codebase's names of parameters → canonical ones. None: not known."""
 
 
 @dataclass
@@ -201,8 +204,8 @@ class MeasuredArm:
         by_rank = [{"job": site.job(arm, prepared, rank)} for rank in range(arm.workload.ranks)]
         self.group.send("prepare", adapter_file=str(site.codebase(arm).adapter_file), by_rank=by_rank)
 
-    def ready(self) -> None:
-        """Wait until the workers have prepared, and note what they are."""
+    def ready(self, launch: int, stack: contextlib.ExitStack) -> None:
+        """Wait until the workers have prepared. The first ones of an arm say what they are, and are watched."""
         assert self.group is not None
         assert self.prepared is not None
         reply = self.group.receive("prepare", self.site.deadline_s)[0]
@@ -221,6 +224,19 @@ class MeasuredArm:
         }
         if self.group.server is not None:
             self.record.environment["preloaded"] = list(self.group.server.spec.preload)
+        self._observe(launch, stack)
+
+    def _observe(self, launch: int, stack: contextlib.ExitStack) -> None:
+        """Have an arm watched in a few steps of its work. Those change its weights, so what is timed starts anew."""
+        assert self.prepared is not None
+        self.site.listener.stage(self.arm, launch, "audit")
+        seen = [reply["audit"] for reply in self.request("audit")]
+        self.record.audit = {"ranks": [summary(facts, self.prepared.names) for facts in seen]}
+        if any(seen) and self.site.plan.measure.rounds:
+            self.stop()
+            self.begin(launch, stack)
+            assert self.group is not None
+            self.group.receive("prepare", self.site.deadline_s)
 
     def stop(self) -> None:
         if self.group is not None:

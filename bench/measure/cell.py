@@ -17,6 +17,9 @@ from bench.record.samples import samples_frame
 
 def run_cell(site: Site, arms: Sequence[MeasuredArm]) -> None:
     """Measure the rounds that are missing; arms that sleep in the kernel wait while one runs."""
+    if not site.plan.measure.rounds:
+        _audit_cell(site, arms)
+        return
     measure, cell = site.plan.measure, arms[0].arm.cell
     planned = measure.launches * measure.rounds
     done, launch = rounds_done(site, arms)
@@ -35,6 +38,18 @@ def run_cell(site: Site, arms: Sequence[MeasuredArm]) -> None:
             write_arms(site, arms, complete=missing <= 0 or site.out_of_time())
     if missing > 0 and site.out_of_time():
         site.warn(f"{cell}: time budget reached, {missing} of {planned} rounds missing")
+
+
+def _audit_cell(site: Site, arms: Sequence[MeasuredArm]) -> None:
+    """Describe and watch the arms of a cell; nothing is timed."""
+    with contextlib.ExitStack() as stack:
+        for one in arms:  # one after the other: they need not all fit into memory
+            if one.alive:
+                with one.failing(0):
+                    one.begin(0, stack)
+                    one.ready(0, stack)
+            one.stop()
+    write_arms(site, arms, complete=True)
 
 
 def _run_launch(site: Site, arms: Sequence[MeasuredArm], launch: int, rounds: int) -> None:
@@ -71,7 +86,7 @@ def start_all(arms: Sequence[MeasuredArm], launch: int, stack: contextlib.ExitSt
                 one.begin(launch, stack)
         if begun is not None and begun.alive:
             with begun.failing(launch):
-                begun.ready()
+                begun.ready(launch, stack)
 
 
 def turns(site: Site, arms: int, rounds: int, seed: int) -> Iterator[tuple[int, int, int]]:
@@ -92,7 +107,7 @@ def refuse_unequal(site: Site, arms: Sequence[MeasuredArm], launch: int) -> None
     verdicts = audit_run([one.record for one in arms if one.alive], site.plan.baseline)
     for one in arms:
         verdict = verdicts.get(one.arm.id)
-        if one.alive and verdict is not None and not verdict.equal:
+        if one.alive and verdict is not None and verdict.differences:
             with one.failing(launch):
                 differences = "; ".join(map(str, verdict.differences))
                 raise WorkerFailure("audit", f"unequal work: {differences}", "audit")

@@ -109,14 +109,24 @@ class _Made:
         python = _python_of(self.site.codebase(arm))
         if python not in self.environments:
             self.environments[python] = machine.environment_of(python)
-        weights = self._weights_of(one, prepared)
-        return replace(prepared, python=python, environment=self.environments[python], weights=weights)
-
-    def _weights_of(self, one: MeasuredArm, prepared: Prepared) -> Path | None:
-        """The weights an arm starts from, in its codebase's own names; None: its own seeded initialisation."""
-        arm, workload = one.arm, one.arm.workload
+        prepared = replace(prepared, python=python, environment=self.environments[python])
         if arm.weights is not None:
-            return _weights_file(arm.weights, workload)
+            return replace(prepared, weights=_weights_file(arm.weights, arm.workload))
+        canonical = self._canonical_weights_of(one, prepared)
+        if canonical is None:
+            return prepared
+        with np.load(canonical, allow_pickle=False) as file:
+            state = dict(file)
+        model = arm.workload.model
+        target = self.site.scratch / f"{canonical.stem}-{model}-{arm.codebase}.npz"
+        if not target.exists():
+            np.savez(target, **mappings.to_codebase(arm.codebase, model, state))  # type: ignore[arg-type]
+        names = mappings.canonical_names(arm.codebase, model, state)
+        return replace(prepared, weights=target, names=names)
+
+    def _canonical_weights_of(self, one: MeasuredArm, prepared: Prepared) -> Path | None:
+        """The weights an arm starts from, in canonical names; None: its own seeded initialisation."""
+        arm, workload = one.arm, one.arm.workload
         if workload.weights == "random" or "://" in workload.model:
             return None
         if workload.weights == "transplant":
@@ -131,12 +141,7 @@ class _Made:
         if not mappings.supports(arm.codebase, workload.model):
             _own_weights(one, f"no mapping of {workload.model} to {arm.codebase}")
             return None
-        target = self.site.scratch / f"{canonical.stem}-{workload.model}-{arm.codebase}.npz"
-        if not target.exists():
-            with np.load(canonical, allow_pickle=False) as state:
-                mapped = mappings.to_codebase(arm.codebase, workload.model, dict(state))
-            np.savez(target, **mapped)  # type: ignore[arg-type]
-        return target
+        return canonical
 
     def _canonical(self, arm: Arm, source: Codebase, prepared: Prepared, options: dict[str, Any]) -> Path:
         """Seeded weights of the canonical model, made by the source codebase with these options."""

@@ -92,8 +92,8 @@ class Session:
         self.run.write_record(self.record)
         while True:
             for cell in cells:
-                measure = run_training if cell[0].arm.workload.task == "train_eval" else run_cell
-                measure(site, cell)
+                trained = cell[0].arm.workload.task == "train_eval" and site.plan.measure.rounds
+                (run_training if trained else run_cell)(site, cell)
             if not (more := self.more_launches()):
                 return all(one.alive for cell in cells for one in cell)
             launches = site.plan.measure.launches + more

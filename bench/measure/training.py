@@ -50,7 +50,7 @@ def _start(one: MeasuredArm, launch: int, stack: contextlib.ExitStack) -> None:
     if one.alive and one.group is None and not _trained(one):
         with one.failing(launch):
             one.begin(launch, stack)
-            one.ready()
+            one.ready(launch, stack)
             _continue(one, launch)
 
 

@@ -71,6 +71,8 @@ class ArmRecord(RecordModel):
     steps: int = 0
     description: dict[str, Any] = Field(default_factory=dict)
     """What the worker said of the work (bench.worker.api.Description)."""
+    audit: dict[str, Any] = Field(default_factory=dict)
+    """What was observed of a few steps: ``ranks``, one `bench.worker.audit.audit` per rank, in canonical names."""
     environment: dict[str, Any] = Field(default_factory=dict)
     """python, packages {name: version}, git {revision, dirty}, variables {name: value}."""
     phases: dict[str, list[float]] = Field(default_factory=dict)

@@ -83,11 +83,14 @@ def table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 
 def fields(name: str) -> str:
     """The fields of a pydantic model: name, type, default, meaning."""
-    module, _, model = name.partition(":")
-    schema = getattr(importlib.import_module(module), model).model_json_schema()
+    module, _, word = name.partition(":")
+    model = getattr(importlib.import_module(module), word)
+    schema = model.model_json_schema()
     required = set(schema.get("required", ()))
     rows = []
     for field, facts in schema["properties"].items():
+        if model.model_fields[field].exclude:
+            continue
         default = "required" if field in required else f"`{yaml_text(facts.get('default'))}`"
         rows.append((f"`{field}`", type_text(facts), default, " ".join(facts.get("description", "").split())))
     return table(("field", "type", "default", "meaning"), rows)
@@ -139,8 +142,8 @@ def commands() -> str:
 
 def models() -> str:
     """Which codebase offers which model."""
-    from bench.codebases import find_codebases
-    from bench.workload import MODELS
+    from bench.recipe.codebases import find_codebases
+    from bench.recipe.models import MODELS
 
     codebases = find_codebases()
     header = ("model", "title", *codebases)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 import shlex
 import subprocess
@@ -12,16 +13,21 @@ from pathlib import Path
 import pytest
 
 from bench.cli import app
-from bench.codebases import find_codebases
 from bench.errors import BenchError
-from bench.plan import make_plan
-from bench.recipe import load_recipe
+from bench.recipe.codebases import find_codebases
+from bench.recipe.load import load_recipe
+from bench.recipe.plan import make_plan
 from tests.conftest import ROOT, SHARED, Cli
 
-PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "adapters/README.md")]
+PAGES = [
+    ROOT / name
+    for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "adapters/README.md", "detectors/README.md")
+]
 PAGES += sorted(ROOT.glob("adapters/*/README.md")) + sorted((ROOT / "docs").rglob("*.md"))
 #: Pages of the notebook are records: their commands belong to the commits that they name.
-GUIDES = [page for page in PAGES if "notebook" not in page.parts and "adapters" not in page.parts]
+GUIDES = [
+    page for page in PAGES if not {"notebook", "adapters", "detectors"} & set(page.relative_to(ROOT).parts)
+]
 WRAP = ROOT / "docs" / "tutorial" / "wrap-your-codebase.md"
 
 #: Commands in ```sh blocks are not executed here, for the reason of a pattern that fits.
@@ -29,7 +35,7 @@ NOT_EXECUTED = {
     r"\b(RUN|DIR|FILE|CONFIG|FORMAT|RECIPE|recipe\.yaml|my-comparison\.yaml)\b": "has a placeholder",
     r"^bench data sample": "needs a data set of the reader's; tests/test_datasets.py runs it",
     r"^bench check .*--source": "needs a checkout of another codebase; tests/test_check.py checks one",
-    r"^(python|from|for|write)": "trains for minutes; tests/detectors/test_train_cli.py runs the commands on less",
+    r"^(python|from|for|write)": "trains for minutes; tests/models/test_train_cli.py runs the commands on less",
 }
 
 
@@ -163,6 +169,16 @@ def test_functions_named_exist() -> None:
     assert len(named) >= 12
     for page, path, name in named:
         assert name in names_in(ROOT / path), f"{page} names {path}::{name}"
+
+
+def test_fields_of_the_reference_are_explained() -> None:
+    places = {
+        match for page in GUIDES for match in re.findall(r"<!-- fields ([\w.]+):(\w+) -->", page.read_text())
+    }
+    assert len(places) >= 16
+    for module, name in places:
+        for field, facts in getattr(importlib.import_module(module), name).model_fields.items():
+            assert facts.description or facts.exclude, f"{module}:{name}.{field}"
 
 
 def test_walk_takes_at_most_twelve_visits() -> None:

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench import codebases
+from bench.recipe import codebases
+from bench.recipe.workload import Workload
 from bench.worker.api import Batch, Job
-from bench.workload import Workload
 from tests.conftest import Cli
 
 torch = pytest.importorskip("torch")
@@ -445,7 +445,8 @@ def test_frozen_stages_of_an_unknown_backbone_are_refused_rather_than_ignored() 
 @pytest.fixture
 def shapes_input(tmp_path: Path) -> tuple[Any, Any, list[Batch]]:
     """Three generated images as a data set and as the shared batches that bench makes of them."""
-    from bench.data import open_dataset, prepare_batches
+    from bench.inputs.batches import prepare_batches
+    from bench.inputs.dataset import open_dataset
     from bench.worker.batches import load_batches
 
     workload = Workload(model="mask_rcnn_r50_fpn", input={"images": 3, "size": (96, 128), "mode": "pipeline"})
@@ -544,13 +545,6 @@ def test_an_adapter_outside_this_repository_is_found_and_measured(cli: Cli, foun
     done = cli("run", recipe, "--results", cli.results, "--quiet", *arguments, **options)
     assert done.code == 0, done.err
     assert cli.arm("tinyfcos")["status"] == "ok"
-
-
-def test_every_field_of_adapter_yaml_is_explained_in_the_documents() -> None:
-    text = DOCUMENT.read_text()
-    for model in (codebases.Codebase, codebases.Environment, codebases.Offer, codebases.Step):
-        for field in set(model.model_fields) - {"folder"}:
-            assert f"`{field}`" in text, f"{model.__name__}.{field}"
 
 
 def test_listing_an_adapter_reads_no_code_of_it() -> None:

@@ -16,10 +16,11 @@ import detectors
 from adapters.torch_common import TensorBatch, TorchAdapter
 from bench.worker.api import Description, Job
 from bench.worker.batches import load_batches
-from detectors import transforms, winograd
+from detectors import cpu, transforms
 from detectors.cascade import CascadeRCNN
 from detectors.coco import CocoDetection, Example
-from detectors.deformable import GRADIENT_OPERATOR, OPERATOR
+from detectors.cpu.deformable import GRADIENT_OPERATOR, OPERATOR
+from detectors.cpu.winograd import FLOPS
 from detectors.dense import DenseDetector
 from detectors.rcnn import ProposalDetector
 from detectors.solov2 import SOLOv2
@@ -38,7 +39,7 @@ class Adapter(TorchAdapter):
         )
     }
 
-    flop_formulas = winograd.FLOPS
+    flop_formulas = FLOPS
 
     averaged: detectors.EMA | None = None
 
@@ -50,6 +51,7 @@ class Adapter(TorchAdapter):
     # -- model -----------------------------------------------------------------------------------------------
 
     def build_model(self) -> nn.Module:
+        cpu.use(self.job.options.get("kernels", "auto"))
         conventions = {name: value for name, value in self.job.options.items() if name == "conventions"}
         if self.job.model["name"] == "solov2_light_r50_vd_fpn_dcn_512":
             conventions = {}  # it has PaddleDetection's, whatever other models of the recipe have
@@ -175,6 +177,7 @@ class Adapter(TorchAdapter):
     def describe(self, data: Any) -> Description:
         description = super().describe(data)
         description.extra["ema"] = self.averaged is not None
+        description.kernels = cpu.describe(self.device)
         return description
 
     def describe_optimizer(self) -> dict[str, Any]:
@@ -255,7 +258,7 @@ def padded_size(sizes: Sequence[tuple[int, int]], size: Any) -> tuple[int, int]:
 
 
 class EndlessBatches:
-    """Indices of one rank's batches, without end, in the order of the shared batches (``bench.data.batch_plan``)."""
+    """Indices of one rank's batches, without end, in the order of `bench.inputs.batches.batch_plan`."""
 
     def __init__(self, images: int, batch_size: int, rank: int, world_size: int) -> None:
         self.images, self.batch_size, self.rank, self.world_size = images, batch_size, rank, world_size

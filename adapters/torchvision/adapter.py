@@ -289,7 +289,7 @@ def object_mask(outline: Any, size: tuple[int, int]) -> Tensor:
 
 
 def resized_size(old: tuple[int, int], size: Any) -> tuple[int, int]:
-    """(height, width) with the ratio kept, as ``bench.data``: fit into ``size``, or short and long side."""
+    """(height, width) with the ratio kept, as ``bench.inputs.batches``: fit into ``size``, or short and long side."""
     if isinstance(size, Mapping):
         scale = min(size["short"] / min(old), size["long"] / max(old))
         limit = (size["long"], size["long"])
@@ -308,7 +308,7 @@ def padded_size(sizes: Sequence[tuple[int, int]], size: Any) -> tuple[int, int]:
 
 
 class EndlessBatches:
-    """Indices of one rank's batches, without end, ordered as the shared ones (``bench.data.batch_plan``): the
+    """Indices of one rank's batches, without end, ordered as the shared ones (``bench.inputs.batches.batch_plan``): the
     first images fill up the last batches; rank r of n has batches r, r + n, …"""
 
     def __init__(self, images: int, batch_size: int, rank: int, world_size: int) -> None:

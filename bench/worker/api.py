@@ -19,7 +19,7 @@ import numpy as np
 class Job:
     """All an adapter needs to know, as the session resolved it (plain values, so that any Python can read them).
 
-    ``workload``: the resolved workload of the recipe, as nested dictionaries (see ``bench.workload.Workload``).
+    ``workload``: the resolved workload of the recipe, as nested dictionaries (see ``bench.recipe.workload.Workload``).
     ``options``: this arm's own settings from the recipe (``arms: - codebase: native; options: {...}``).
     ``model``: what the codebase's ``adapter.yaml`` says of the model (its own name for it and so on).
     ``classes``: category names in label order. ``category_ids``: their ids in the dataset.

@@ -15,9 +15,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bench.errors import BenchError
-from bench.importers import ImportResult, import_logs, known_formats, render, to_json
+from bench.importers import ImportResult, import_logs
 from bench.importers import stream as stream_module
 from bench.importers.events import BestMetric, Evaluation, Inference
+from bench.importers.formats import known_formats
+from bench.importers.render import render, to_json
 from bench.importers.section import Section
 from tests.importers.logwriters import EPOCH_LENGTH, WRITERS, Line
 

@@ -137,7 +137,13 @@ def commands() -> str:
 
     command = typer.main.get_command(app)
     text = get_docs_for_click(obj=command, ctx=typer.Context(command), name="bench")
-    return text.partition("\n")[2]  # the page has a heading of its own
+    text = text.partition("\n")[2]  # the page has a heading of its own
+    return re.sub(r"^Examples:\n((?:\n\$ .*\n)+)", as_console, text, flags=re.MULTILINE)
+
+
+def as_console(match: re.Match[str]) -> str:
+    """The examples of a command as one block of code."""
+    return "**Examples**:\n\n```console\n" + match[1].strip().replace("\n\n", "\n") + "\n```\n"
 
 
 def models() -> str:

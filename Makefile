@@ -26,9 +26,8 @@ browser:  ## Chromium for the tests of the static page, where apt-get can instal
 	@command -v chromium >/dev/null || (apt-get update -qq && apt-get install -qq --yes --no-install-recommends chromium >/dev/null) \
 	  || echo "no chromium: the tests of the page in a browser will be skipped"
 
-bench: $(STAMP)  ## the harness's own benchmarks: overhead, idle workers, parsers, evaluators
+bench: $(STAMP)  ## the harness's own benchmarks: overhead, idle workers, evaluators
 	$(VENV)/bin/python -m benchmarks.overhead
-	$(VENV)/bin/python -m benchmarks.importers
 	$(VENV)/bin/python -m benchmarks.evaluators
 
 format: $(STAMP)

@@ -25,7 +25,7 @@ from tests.conftest import Cli
 torch = pytest.importorskip("torch")
 pytest.importorskip("torchvision")
 
-from adapters import torch_common, torch_facts  # noqa: E402
+from adapters import torch_common, torch_facts, torch_state  # noqa: E402
 
 TORCHVISION = codebases.load_codebase(codebases.BUILTIN / "torchvision")
 MODELS = sorted(TORCHVISION.models)
@@ -257,7 +257,7 @@ def test_weights_of_another_model_are_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "weights.npz"
     np.savez(path, **{"0.weight": np.zeros((4, 3, 1, 1), np.float32), "1.weight": np.zeros(1)})
     with pytest.raises(ValueError, match=r"missing 1: 0\.bias.*unexpected 1: 1\.weight.*shape 1: 0\.weight"):
-        torch_common.load_weights(model, str(path))
+        torch_state.load_weights(model, str(path))
 
 
 def test_a_training_arm_predicts_with_its_averaged_weights_and_goes_on_training() -> None:

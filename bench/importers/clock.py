@@ -6,11 +6,7 @@ Three spellings occur: `2020-12-04 11:44:20,089`, `2022/11/22 03:28:49` and, wit
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from datetime import date
-
-import numpy as np
-import numpy.typing as npt
 
 #: Year in which a log without years is taken to begin; only differences of its times are ever used.
 ASSUMED_YEAR = 2001
@@ -48,28 +44,6 @@ class Clock:
         except KeyError:
             raise ValueError(f"no such time: {stamp.decode('ascii', 'replace')}") from None
         return whole + int(time[9:12]) if len(time) > 8 else whole
-
-    def read_all(self, stamps: Sequence[bytes]) -> npt.NDArray[np.int64]:
-        """`read` for many stamps at once. Raises ValueError when any of them does not exist, or they are not alike."""
-        width = len(stamps[0])
-        text = np.frombuffer(b"".join(stamps), np.uint8)
-        if set(map(len, stamps)) != {width}:
-            raise ValueError("stamps of several kinds")
-        text = text.reshape(len(stamps), width)
-        at = stamps[0].index(b" ")
-        digits = text[:, at + 1 :].astype(np.int64) - ord("0")
-        hours, minutes, seconds = (digits[:, i] * 10 + digits[:, i + 1] for i in (0, 3, 6))
-        if hours.max() > 23 or minutes.max() > 59 or seconds.max() > 60:
-            raise ValueError("no such time")
-        times: npt.NDArray[np.int64] = ((hours * 60 + minutes) * 60 + seconds) * 1000
-        if width > at + 9:
-            times += digits[:, 9] * 100 + digits[:, 10] * 10 + digits[:, 11]
-        changes = np.flatnonzero((text[1:, :at] != text[:-1, :at]).any(axis=1)) + 1
-        starts = [0, *changes.tolist()]
-        for start, end in zip(starts, [*starts[1:], len(stamps)], strict=True):
-            times[start:end] += self._day(stamps[start][:at]) * DAY_MS
-        self._day_text = b""
-        return times
 
     def _day(self, text: bytes) -> int:
         """Days since 1970."""

@@ -1,59 +1,13 @@
-"""What a training log says, one event at a time: `stream` produces these, `summary` consumes them, nothing is kept.
+"""What the lines of a log say. `stream` produces events, `summary` consumes them one by one.
 
-Times are milliseconds since 1970 as the log's own clock shows them (no time zone is known, none is assumed). Logs that
-print no year start in `clock.ASSUMED_YEAR`, so only differences of their times mean anything.
+Times are milliseconds since 1970 by the log's own clock. No time zone is assumed. Logs that print no year start in
+`clock.ASSUMED_YEAR`: only differences of their times mean anything.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
-
-import numpy as np
-import numpy.typing as npt
-
-if TYPE_CHECKING:
-    from bench.importers.formats import Format
-
-
-class TrainLine(NamedTuple):
-    """One line of training progress. Only its head is parsed; `format.fields(raw)` reads the rest when it is wanted."""
-
-    format: Format
-    time_ms: int | None
-    """None in formats that print no time."""
-    epoch: int | None
-    """As printed."""
-    iteration: int
-    """Counted over the whole run when the format prints the epoch's length; else as printed."""
-    raw: bytes
-    rank: int | None
-    """From a launcher's prefix (`[rank1]:`), when there is one."""
-
-
-@dataclass(frozen=True, eq=False)
-class TrainRun:
-    """Consecutive training lines of one format, in columns: what makes a log of 1 GB readable in seconds."""
-
-    format: Format
-    times_ms: npt.NDArray[np.int64] | None
-    epochs: tuple[bytes, ...]
-    """As printed; b"" where none is."""
-    iterations: npt.NDArray[np.int64]
-    """As `TrainLine.iteration`."""
-    lines: list[bytes]
-
-    def without_first(self) -> TrainRun:
-        times_ms = None if self.times_ms is None else self.times_ms[1:]
-        return TrainRun(self.format, times_ms, self.epochs[1:], self.iterations[1:], self.lines[1:])
-
-    def __iter__(self) -> Iterator[TrainLine]:
-        times = [None] * len(self.lines) if self.times_ms is None else self.times_ms.tolist()
-        for time_ms, epoch, iteration, line in zip(
-            times, self.epochs, self.iterations.tolist(), self.lines, strict=True
-        ):
-            yield TrainLine(self.format, time_ms, int(epoch) if epoch else None, iteration, line, None)
 
 
 @dataclass(frozen=True)
@@ -155,18 +109,3 @@ class Broken:
     line: int
     reason: str
     text: str
-
-
-Event = (
-    TrainLine
-    | TrainRun
-    | Evaluation
-    | Evaluating
-    | Inference
-    | BestMetric
-    | Heading
-    | Setting
-    | Claim
-    | Interruption
-    | Broken
-)

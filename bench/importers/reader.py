@@ -43,31 +43,28 @@ def _chunks(path: Path) -> Iterator[bytes]:
             raise BenchError(f"cannot read: {error}", where=str(path)) from None
 
 
-def blocks(path: Path) -> Iterator[tuple[bytes, bool]]:
-    """Blocks of whole lines, without colours, line ends `\\n` but for the last of the block; and whether that one ended
-    in a newline, too. A carriage return within a line (progress bars) ends a line.
+def lines(path: Path) -> Iterator[tuple[bytes, bool]]:
+    """Lines without colours and line ends, and whether a newline ended each: only the last line may lack one.
+
+    A carriage return within a line (progress bars) ends a line, too.
     """
     rest = b""
     for chunk in _chunks(path):
-        data = rest + chunk
-        cut = data.rfind(b"\n") + 1
-        if not cut:
-            if len(data) > MAX_LINE_BYTES:
-                raise BenchError("not a text log: a line of more than 16 MB", where=str(path))
-            rest = data
-            continue
-        rest = data[cut:]
-        yield _clean(data[: cut - 1]), True
+        *whole, rest = (rest + chunk).split(b"\n")
+        if len(rest) > MAX_LINE_BYTES:
+            raise BenchError("not a text log: a line of more than 16 MB", where=str(path))
+        for line in whole:
+            yield from ((part, True) for part in _clean(line))
     if rest:
-        yield _clean(rest), False
+        *whole, last = _clean(rest)
+        yield from ((part, True) for part in whole)
+        yield last, False
 
 
-def _clean(data: bytes) -> bytes:
-    if b"\x1b" in data:
-        data = _ANSI.sub(b"", data)
-    if b"\r" in data:
-        data = data.replace(b"\r\n", b"\n").rstrip(b"\r").replace(b"\r", b"\n")
-    return data
+def _clean(line: bytes) -> list[bytes]:
+    if b"\x1b" in line:
+        line = _ANSI.sub(b"", line)
+    return line.rstrip(b"\r").split(b"\r")
 
 
 def text(line: bytes) -> str:

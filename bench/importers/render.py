@@ -5,16 +5,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bench.importers.clock import ASSUMED_YEAR
 from bench.importers.evaluation import COCO_METRICS
 from bench.importers.events import BestMetric, Evaluation, Inference
 from bench.importers.section import Section
-from bench.importers.summary import Placed
-
-if TYPE_CHECKING:
-    from bench.importers import ImportResult
+from bench.importers.summary import ImportResult, Placed
 
 _SHOWN = 10
 #: No log without years runs for longer than this; none with years is from so long ago.

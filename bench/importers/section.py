@@ -12,8 +12,8 @@ from math import isfinite
 
 import numpy as np
 
-from bench.importers.events import Claim, Fields, TrainLine, TrainRun
-from bench.importers.formats import BrokenLine
+from bench.importers.events import Claim, Fields
+from bench.importers.format import TrainLine
 
 #: Full values are kept of at most twice so many lines of a section; beyond, of every 2nd, 4th, … line.
 CURVE_POINTS = 1024
@@ -140,22 +140,6 @@ class _Sample:
         self._seen += 1
         return (self._seen - 1) % self.stride == 0
 
-    def plan(self, lines: int) -> list[int]:
-        """Which of the next lines `wants_next` would say yes to, counted from 0."""
-        wanted, held, stride = [], len(self.points), self.stride
-        at = -self._seen % stride
-        while at < lines:
-            wanted.append(at)
-            held += 1
-            if held >= 2 * CURVE_POINTS:
-                held, stride = (held + 1) // 2, stride * 2
-            at += 1
-            at += -(self._seen + at) % stride
-        return wanted
-
-    def skip(self, lines: int) -> None:
-        self._seen += lines
-
     def add(self, point: Point) -> None:
         self.points.append(point)
         if len(self.points) >= 2 * CURVE_POINTS:
@@ -187,8 +171,7 @@ class _Window:
         self._exact_ms = 0
 
     def add(self, iteration: int, time_ms: int | None, reason: str) -> None:
-        """`reason`: why the interval that ends with this line does not count; '' when it does. Lines between two whose
-        intervals all count may be left out."""
+        """`reason`: why the interval that ends with this line does not count; '' when it does."""
         if time_ms is None:
             self.timed = False
             time_ms = 0
@@ -298,51 +281,6 @@ class Track:
         self._usual_steps += steps
         self._usual_ms += took_ms
         return ""
-
-    def add_run(self, run: TrainRun, number: int) -> bool:
-        """`add` for all lines of a run, the last of which has that number; False, and nothing changed, when a line of
-        it needs to be judged by itself."""
-        its, times = run.iterations, run.times_ms
-        if self.disturbed or its[0] <= self.last or (np.diff(its) <= 0).any():
-            return False
-        if (times is None) != (self.last_time_ms is None):
-            return False
-        if times is not None and self.last_time_ms is not None:
-            took_ms = np.diff(times, prepend=self.last_time_ms)
-            if took_ms.min() < 0 or took_ms.max() > PAUSE_MS:
-                return False
-        low = int(np.searchsorted(its, self._low, "left"))
-        high = int(np.searchsorted(its, self._high, "right"))
-        wanted = self._curve.plan(len(its))
-        wanted_inside = [] if self._whole_run else [low + n for n in self._window_sample.plan(high - low)]
-        try:
-            points = {n: self._point(run, n) for n in {*wanted, *wanted_inside}}
-        except BrokenLine:
-            return False
-        for sample, chosen, seen in (
-            (self._curve, wanted, len(its)),
-            (self._window_sample, wanted_inside, 0 if self._whole_run else high - low),
-        ):
-            for n in chosen:
-                sample.add(points[n])
-            sample.skip(seen)
-        for n in (low, high - 1) if high > low else ():
-            self._window.add(int(its[n]), None if times is None else int(times[n]), "")
-        if times is not None and self.last_time_ms is not None:
-            self._usual_steps += int(its[-1]) - self.last
-            self._usual_ms += int(times[-1]) - self.last_time_ms
-            self.last_time_ms = int(times[-1])
-        self.lines += len(its)
-        self.last = int(its[-1])
-        self.last_raw = run.lines[-1]
-        self.last_number = number
-        return True
-
-    @staticmethod
-    def _point(run: TrainRun, n: int) -> Point:
-        time_ms = None if run.times_ms is None else int(run.times_ms[n])
-        epoch = int(run.epochs[n]) if run.epochs[n] else None
-        return Point(int(run.iterations[n]), epoch, time_ms, run.format.fields(run.lines[n]))
 
     def thin(self) -> None:
         """For a section that has ended and is one of many."""

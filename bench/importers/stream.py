@@ -8,8 +8,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
-
 from bench.importers import reader
 from bench.importers.clock import STAMP, Clock
 from bench.importers.evaluation import HINTS, SummaryBlock
@@ -18,19 +16,14 @@ from bench.importers.events import (
     Broken,
     Claim,
     Evaluating,
-    Event,
     Heading,
     Interruption,
     Setting,
-    TrainLine,
-    TrainRun,
 )
-from bench.importers.formats import MAX_DIGITS, BrokenLine, Format, OtherEvent
+from bench.importers.format import BrokenLine, Event, Format, OtherEvent, TrainLine
 
 #: This many blank lines end a part of a hand-made collection: settings above them do not hold below.
 BLANK_LINES_THAT_END_A_PART = 5
-#: Fewer lines than this are read one by one.
-SHORTEST_RUN = 8
 _SHOWN_CHARACTERS = 160
 _NOTE_BYTES = 400
 
@@ -39,7 +32,6 @@ _SETTING = re.compile(r"([A-Za-z_]\w*) ?= ?([\w.+-]+)\s*$", re.ASCII)
 _CLAIM = re.compile(r"(\d{1,12}) ?steps? / (\d{1,9}) ?s = (\d+\.\d+) ?steps?/s", re.ASCII)
 _DEATHS = (b"Traceback (most recent call last)", b"KeyboardInterrupt")
 _HEADING = re.compile(r"\S.*[:：]\s*$")
-_LOOK_AHEAD_LINES = 8
 
 
 @dataclass
@@ -56,96 +48,28 @@ class Stream:
     def __init__(self, formats: Sequence[Format]) -> None:
         self.counts = Counts()
         self._formats = tuple(formats)
-        self._format = self._formats[0]
-        """The format of the last training line: the first guess for the next."""
-        self._format_is_known = False
+        self._format: Format | None = None
+        """The format of the last training line."""
         self._clock = Clock()
         self._block = SummaryBlock()
         self._blank_lines = 1
-        self._following: list[bytes] = []
-        """The lines after the one that is looked at."""
+        self._heading: str | None = None
+        """What may be a heading, if a log or a setting follows it."""
         self._others = [other for format in formats for other in format.others]
         hints = sorted({*HINTS, *(hint for hint, _, _ in self._others)})
         self._hint = re.compile(b"|".join(map(re.escape, hints)))
 
     def read(self, path: Path) -> Iterator[Event]:
         """Raises BenchError when the file cannot be read."""
-        for block, whole in reader.blocks(path):
-            last = b""
-            if not whole:
-                block, _, last = block.rpartition(b"\n")
-            if block or whole:
-                yield from self._block_events(block)
-            if last:
-                yield from self._unfinished(last)
+        for line, whole in reader.lines(path):
+            self.counts.lines += 1
+            if self._heading is not None:
+                yield from self._confirmed_heading(line)
+            yield from self._line(line) if whole else self._unfinished(line)
         if (event := self._block.flush()) is not None:
             yield from self._placed([event], None)
 
-    def _block_events(self, block: bytes) -> Iterator[Event]:
-        """Training lines of the format of the last one, with nothing between them that matters, come as one
-        `TrainRun`: they are read by one regular expression for the whole block. Every other line is looked at by
-        itself."""
-        if not self._format_is_known:
-            self._format = max(self._formats, key=lambda format: block.count(format.marker))
-        format = self._format
-        lines = block.split(b"\n")
-        rows = format.rows.findall(block)
-        others = [n for n, row in enumerate(rows) if not row[2]]
-        once = block.count(format.once) - sum(lines[n].count(format.once) for n in others)
-        if len(rows) != len(lines) or once != len(rows) - len(others):
-            rows, others = [], list(range(len(lines)))
-        first = self.counts.lines
-        run: list[int] = []
-        start = 0
-        for n in others:
-            if n > start:
-                run += range(start, n)
-                self._trained()
-            self.counts.lines = first + n + 1
-            self._following = lines[n + 1 : n + 1 + _LOOK_AHEAD_LINES]
-            if events := list(self._unusual(lines[n])):
-                yield from self._run(format, rows, lines, run, first)
-                yield from events
-                run = []
-            start = n + 1
-        run += range(start, len(lines))
-        yield from self._run(format, rows, lines, run, first)
-        self.counts.lines = first + len(lines)
-
-    def _run(
-        self, format: Format, rows: list[tuple[bytes, ...]], lines: list[bytes], run: list[int], first: int
-    ) -> Iterator[TrainRun | Event]:
-        """The lines of a block that `run` names, as columns; one by one when one of them is not what it seems."""
-        chosen = [rows[n] for n in run]
-        texts = [lines[n] for n in run]
-        columns = self._columns(format, chosen, texts) if len(run) >= SHORTEST_RUN else None
-        if columns is not None:
-            self._trained()
-            self.counts.train_lines[format.name] += len(run)
-            yield columns
-            return
-        for n in run:
-            self.counts.lines = first + n + 1
-            yield from self._unusual(lines[n])
-
-    def _columns(self, format: Format, rows: list[tuple[bytes, ...]], lines: list[bytes]) -> TrainRun | None:
-        if self._format is not format or (format.mixed and any(format.mixed in line for line in lines)):
-            return None
-        stamps, epochs, iterations, lengths = zip(*rows, strict=True)
-        if max(max(map(len, column)) for column in (epochs, iterations, lengths)) > MAX_DIGITS:
-            return None
-        counts = np.fromiter(map(int, iterations), np.int64, len(rows))
-        if epochs[0] and lengths[0]:
-            done = np.fromiter(map(int, epochs), np.int64, len(rows)) - format.first_epoch
-            counts += done * np.fromiter(map(int, lengths), np.int64, len(rows))
-        try:
-            times_ms = self._clock.read_all(stamps) if stamps[0] else None
-        except ValueError:
-            return None
-        return TrainRun(format, times_ms, epochs, counts, lines)
-
-    def _unusual(self, line: bytes) -> Iterator[Event]:
-        """A line that is looked at by itself."""
+    def _line(self, line: bytes) -> Iterator[Event]:
         reason = ""
         for format in self._formats:
             if format.marker not in line:
@@ -159,7 +83,7 @@ class Stream:
                 if parsed is not None:
                     self._format = format
                     self.counts.train_lines[format.name] += 1
-                    self._trained()
+                    self._blank_lines = 0
                     yield TrainLine(format, *parsed, candidate, rank)
                     if format.mixed and format.mixed in line:
                         yield from self._events(line)
@@ -169,18 +93,12 @@ class Stream:
         else:
             yield from self._other(line)
 
-    def _trained(self) -> None:
-        """A training line of `self._format` was seen."""
-        self._format_is_known = True
-        self._blank_lines = 0
-
     def _unfinished(self, line: bytes) -> Iterator[Event]:
         """What follows the last newline: whole or cut, where the format cannot tell, it is not taken for whole."""
-        self.counts.lines += 1
         if any(format.marker in line and not format.closed for format in self._formats):
             yield self._broken(line, "the file ends within it")
         else:
-            yield from self._unusual(line)
+            yield from self._line(line)
 
     def _broken(self, line: bytes, reason: str) -> Broken:
         return Broken(self.counts.lines, reason, reader.text(line[:_NOTE_BYTES])[:_SHOWN_CHARACTERS])
@@ -200,7 +118,7 @@ class Stream:
                 yield event
         if found:
             return
-        if self._format_is_known and self._format.claim.search(line) is not None:
+        if self._format is not None and self._format.claim.search(line) is not None:
             yield self._broken(line, "it is cut")
         elif line.startswith(_DEATHS):
             yield Interruption(self.counts.lines, reader.text(line[:_SHOWN_CHARACTERS]).strip())
@@ -214,14 +132,17 @@ class Stream:
             yield Setting(setting[1], setting[2])
         elif (claim := _CLAIM.search(note)) is not None:
             yield Claim(int(claim[1]), int(claim[2]), float(claim[3]))
-        elif after_blank and _HEADING.match(note) and self._log_follows():
-            yield Heading(note.strip().rstrip(":：").strip())
+        elif after_blank and _HEADING.match(note):
+            self._heading = note.strip().rstrip(":：").strip()
 
-    def _log_follows(self) -> bool:
-        """Whether the next line is of a log or a setting: what ends in a colon above anything else is no heading."""
-        line = next((line for line in self._following if line.strip()), b"")
+    def _confirmed_heading(self, line: bytes) -> Iterator[Heading]:
+        """The heading, if this next line is of a log or a setting: anything else may end in a colon, too."""
+        if not line.strip():
+            return
+        heading, self._heading = self._heading, None
         known = any(format.marker in line for format in self._formats) or self._hint.search(line) is not None
-        return known or _SETTING.match(reader.text(line)) is not None
+        if heading is not None and (known or _SETTING.match(reader.text(line)) is not None):
+            yield Heading(heading)
 
     def _events(self, line: bytes) -> Iterator[Event]:
         found: list[OtherEvent] = []

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
-
-import numpy as np
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 
 from bench.importers.events import (
     BestMetric,
     Broken,
     Claim,
     Evaluation,
-    Event,
     Heading,
     Inference,
     Interruption,
     Setting,
-    TrainLine,
-    TrainRun,
 )
-from bench.importers.formats import BrokenLine
+from bench.importers.format import BrokenLine, Event, TrainLine
 from bench.importers.section import KEPT, Part, Section, Track
 
 #: A rank whose line is older than this many lines is taken to have ended.
@@ -52,6 +48,23 @@ class LogSummary:
     dropped_found: int
 
 
+@dataclass(frozen=True)
+class ImportResult:
+    """What `import_logs` found."""
+
+    files: tuple[Path, ...]
+    """In the order in which they were read."""
+    from_iter: int | None
+    to_iter: int | None
+    lines: int
+    size_bytes: int
+    train_lines: Mapping[str, int]
+    """Per format."""
+    caveats: Mapping[str, tuple[str, ...]]
+    """Per format: what its printed rates leave out."""
+    log: LogSummary
+
+
 class Summarizer:
     """Takes events in their order; `result()` when there are no more."""
 
@@ -73,41 +86,11 @@ class Summarizer:
         self._broken: list[Broken] = []
         self._broken_lines = self._repeated = self._dropped_sections = self._dropped_found = 0
 
-    def add_all(self, events: Iterable[Event]) -> None:
-        for event in events:
-            if isinstance(event, TrainRun):
-                self._run(event)
-            elif isinstance(event, TrainLine):
-                self._train(event)
-            else:
-                self._other(event)
-
-    def _run(self, run: TrainRun) -> None:
-        # What keeps lines from being taken at once is often only the first: it opens a section or ends an evaluation.
-        if not self._take(run):
-            self._train(next(iter(run)))
-            rest = run.without_first()
-            if not self._take(rest):
-                for line in rest:
-                    self._train(line)
-
-    def _take(self, run: TrainRun) -> bool:
-        """All lines at once, if they go on with the only open section."""
-        counted = self._count_run_on(run) if run.format.per_epoch else run
-        if counted is None or len(self._open) != 1 or self._break:
-            return False
-        track, number = self._open[0], self._number + len(run.lines)
-        if track.format is not run.format or track.rank is not None or not track.add_run(counted, number):
-            return False
-        self._number = number
-        return True
-
-    def _count_run_on(self, run: TrainRun) -> TrainRun | None:
-        """`_count_on` for lines that are all of later epochs than the first; None for others."""
-        epochs = np.fromiter(map(int, run.epochs), np.int64, len(run.epochs)) - 1
-        if epochs.min() < 1:
-            return None
-        return replace(run, iterations=epochs * self._epoch_length + run.iterations)
+    def add(self, event: Event) -> None:
+        if isinstance(event, TrainLine):
+            self._train(event)
+        else:
+            self._other(event)
 
     def _train(self, line: TrainLine) -> None:
         self._number += 1

@@ -15,11 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bench.errors import BenchError
-from bench.importers import ImportResult, import_logs
-from bench.importers import stream as stream_module
+from bench.importers import ImportResult, import_logs, known_formats, render, to_json
 from bench.importers.events import BestMetric, Evaluation, Inference
-from bench.importers.formats import known_formats
-from bench.importers.render import render, to_json
 from bench.importers.section import Section
 from tests.importers.logwriters import EPOCH_LENGTH, WRITERS, Line
 
@@ -141,30 +138,6 @@ def test_what_a_tool_wrote_is_read_back_to_the_last_value(name: str, lines: list
 def test_the_named_format_reads_the_same_as_auto(name: str) -> None:
     data = text(name, run(5))
     assert to_json(read(data, name))["log"] == to_json(read(data))["log"]
-
-
-@pytest.mark.parametrize("name", WRITERS)
-@settings(
-    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
-)
-@given(lines=logs(max_lines=60), noise=st.lists(st.integers(0, 59), max_size=5), window=st.booleans())
-def test_reading_many_lines_at_once_gives_what_reading_them_one_by_one_gives(
-    name: str, lines: list[Line], noise: list[int], window: bool
-) -> None:
-    rows = text(name, lines).splitlines()
-    between = ["saved a checkpoint", "", _EVALUATIONS.get(name, COCO_BLOCK), rows[0][:60], rows[-1]]
-    for place in noise:
-        rows.insert(place % len(rows), between[place % len(between)])
-    data = "\n".join(rows) + "\n"
-    inside = {"from_iter": lines[0].iteration + 1, "to_iter": lines[-1].iteration + 2} if window else {}
-    at_once = to_json(read(data, **inside))  # one block: the format is guessed from it
-    shortest = stream_module.SHORTEST_RUN
-    try:
-        stream_module.SHORTEST_RUN = 10**9
-        one_by_one = to_json(read(data, **inside))
-    finally:
-        stream_module.SHORTEST_RUN = shortest
-    assert at_once["log"] == one_by_one["log"]
 
 
 #: One line per spelling: the format, a tab, a training line as some version of its tool writes it.

@@ -19,7 +19,7 @@ import re
 
 from bench.importers.evaluation import pair_metrics
 from bench.importers.events import Evaluating, Inference
-from bench.importers.formats import Format
+from bench.importers.format import Format
 
 NAME = "detectors"
 

@@ -12,7 +12,7 @@ the hooks. The copypaste line is evaluation in percent.
 import re
 
 from bench.importers.events import Evaluating, Inference
-from bench.importers.formats import Format, duration_s
+from bench.importers.format import Format, duration_s
 
 NAME = "detectron2"
 

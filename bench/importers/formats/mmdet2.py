@@ -13,7 +13,7 @@ import re
 
 from bench.importers.evaluation import mm_metrics
 from bench.importers.events import Evaluating, Inference
-from bench.importers.formats import Format
+from bench.importers.format import Format
 
 NAME = "mmdet2"
 

@@ -10,7 +10,7 @@ import re
 
 from bench.importers.evaluation import json_metrics
 from bench.importers.events import Evaluating
-from bench.importers.formats import Format
+from bench.importers.format import Format
 
 FORMAT = Format(
     name="mmengine-json",

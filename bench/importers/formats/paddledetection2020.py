@@ -11,7 +11,7 @@ their mean wall time.
 import re
 
 from bench.importers.events import BestMetric, Evaluating, Inference
-from bench.importers.formats import Format
+from bench.importers.format import Format
 
 NAME = "paddledetection-2020"
 

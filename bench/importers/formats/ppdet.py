@@ -10,7 +10,7 @@ until 2.4 wrote `averge FPS`.
 import re
 
 from bench.importers.events import BestMetric, Evaluating, Inference
-from bench.importers.formats import Format
+from bench.importers.format import Format
 
 NAME = "ppdet"
 

@@ -10,7 +10,7 @@ Iterations count from 1; losses are those of one iteration; no rate is printed.
 import re
 
 from bench.importers.events import Evaluating, Inference
-from bench.importers.formats import Format
+from bench.importers.format import Format
 
 NAME = "solov2-own"
 

@@ -11,7 +11,7 @@ epoch began (not read); time and data are means of the last 20. No time of day.
 import re
 
 from bench.importers.events import Evaluating, Inference
-from bench.importers.formats import Format, duration_s
+from bench.importers.format import Format, duration_s
 
 NAME = "torchvision"
 

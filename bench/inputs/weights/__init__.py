@@ -58,3 +58,27 @@ def to_codebase(codebase: str, model: str, state: Weights) -> dict[str, np.ndarr
         )
     converted: dict[str, np.ndarray] = module.convert(model, state)
     return converted
+
+
+def canonical_names(codebase: str, model: str, state: Weights) -> dict[str, str]:
+    """What each parameter of the codebase is called in the canonical model.
+
+    Every canonical value is replaced by a number of its own, and found again in what the mapping makes of it.
+
+    Args:
+        state: Canonical weights of the model; only their shapes matter.
+
+    Returns:
+        The codebase's name → the canonical one. Values that the mapping adds have none.
+    """
+    names = list(state)
+    marked = {
+        name: np.broadcast_to(np.float32(place + 1), np.shape(state[name]))
+        for place, name in enumerate(names)
+    }
+    found = {}
+    for own, value in to_codebase(codebase, model, marked).items():
+        place = int(np.max(value)) if np.size(value) else 0
+        if place:
+            found[own] = names[place - 1]
+    return found

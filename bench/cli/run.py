@@ -13,7 +13,17 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from bench.cli.options import RESULTS, Adapters, AsJson, Quiet, Recipe, Results, Settings, print_json
+from bench.cli.options import (
+    RESULTS,
+    Adapters,
+    AsJson,
+    Quiet,
+    Recipe,
+    Results,
+    Settings,
+    examples,
+    print_json,
+)
 from bench.environments import cache_folder
 from bench.errors import BenchError, ExitCode
 from bench.judge.audit import Audit, audit_run
@@ -30,18 +40,29 @@ from bench.record.samples import block_times
 app = typer.Typer()
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "bench run recipes/quickstart.yaml",
+        "bench run recipes/quickstart.yaml --dry-run",
+        "bench run recipes/quickstart.yaml --set measure.launches=4",
+        "bench run --resume latest",
+    )
+)
 def run(
     recipe: Annotated[Path | None, typer.Argument(help="A file, or a name of `bench list recipes`.")] = None,
     settings: Settings = None,
-    resume: Annotated[str | None, typer.Option(help="Complete this run (folder, id or `latest`).")] = None,
-    retry_failed: Annotated[bool, typer.Option(help="With --resume: try failed arms again.")] = False,
+    resume: Annotated[
+        str | None, typer.Option(help="Complete this run: its folder, its id, or latest.")
+    ] = None,
+    retry_failed: Annotated[bool, typer.Option(help="With --resume: run failed arms again.")] = False,
     dry_run: Annotated[
-        bool, typer.Option(help="Print the plan and an estimate of its time; measure nothing.")
+        bool, typer.Option(help="Print the plan and its estimated time. Measure nothing.")
     ] = False,
-    aa: Annotated[bool, typer.Option("--aa", help="Measure the baseline against itself.")] = False,
+    aa: Annotated[
+        bool, typer.Option("--aa", help="Measure the baseline against itself, to see the noise.")
+    ] = False,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Do not time an arm that does unequal work.")
+        bool, typer.Option("--strict", help="Refuse to time an arm whose work is unequal.")
     ] = False,
     quiet: Quiet = False,
     results: Results = RESULTS,
@@ -66,7 +87,7 @@ def run(
     raise typer.Exit(outcome.exit_code)
 
 
-@app.command()
+@app.command(epilog=examples("bench audit recipes/quickstart.yaml"))
 def audit(
     recipe: Recipe,
     settings: Settings = None,

@@ -69,7 +69,7 @@ def _unknown(name: str, explained_by: frozenset[str] = frozenset()) -> Fact:
     return Fact(name, None, None, explained_by=explained_by)
 
 
-# -- what the codebase says of itself: a difference counts, silence does not ---------------------------------------------
+# -- what the codebase says of itself: a difference counts, silence does not
 
 
 def _described(*path: str) -> Callable[[ArmRecord], Any]:

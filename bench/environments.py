@@ -41,9 +41,9 @@ from typing import Any
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
-from bench.codebases import Codebase, Step
 from bench.errors import BenchError, did_you_mean
-from bench.record import write_atomic
+from bench.recipe.codebases import Codebase, Step
+from bench.record.run import write_atomic
 
 Progress = Callable[[str], None]
 

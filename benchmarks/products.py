@@ -16,7 +16,7 @@ from rich.table import Table
 from torch import Tensor
 
 from benchmarks.timing import best_ms, repeats_from
-from detectors import products
+from detectors.cpu import products
 
 #: What it is, N, K, M, and which of a and b is a transposed view, as a layer's weight [outputs, inputs] is.
 SHAPES = (

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.timing import best_ms, repeats_from
-from detectors import winograd
+from detectors.cpu import winograd
 
 #: Images, channels, height and width, output channels: pyramid levels and towers, stages of a ResNet, regions.
 SHAPES = (

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detectors.boxes import IGNORED, BoxCoder, clip, match, pairwise_iou
-from detectors.operators import batched_nms
-from detectors.products import Linear, linear
+from detectors.cpu import linear, nms
+from detectors.layers import Linear
 from detectors.pyramid import Pyramid, roi_align
 from detectors.rpn import Proposals
 from detectors.sampling import BalancedSampler
@@ -191,7 +191,7 @@ class BoxHead(nn.Module):
         found = []
         for index in range(len(image_sizes)):
             here = (large & (image == index)).nonzero().squeeze(1)
-            keep = batched_nms(boxes[here], scores[here], label[here], self.nms_threshold)
+            keep = nms(boxes[here], scores[here], label[here], self.nms_threshold)
             keep = here[keep[: self.max_detections]]
             found.append(Detections(boxes[keep], scores[keep], label[keep]))
         return found

@@ -7,7 +7,7 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,9 +17,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from detectors import transforms
-from detectors.config import Augment, Pixels, Resize
 from detectors.structures import Target
 from detectors.transforms import Sample, Size
+
+if TYPE_CHECKING:  # a process that trains from Python needs no configs, nor pydantic's memory
+    from detectors.config import Augment, Pixels, Resize
 
 
 class Example(NamedTuple):

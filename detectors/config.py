@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import difflib
-import math
-import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import yaml
+from pydantic import BeforeValidator, ConfigDict, Field, StrictBool, StrictInt, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
 
 from detectors.transforms import IMAGENET_MEAN, IMAGENET_STD
 
@@ -25,25 +25,33 @@ class ConfigError(Exception):
         super().__init__(f"{where}: {message}" if where else message)
 
 
-class Limit(NamedTuple):
-    """The smallest value that is allowed, or, if ``open``, the largest that is not."""
+def _no_truth(value: Any) -> Any:
+    """``true`` is no number, though pydantic takes it for 1."""
+    if isinstance(value, bool):
+        raise ValueError("must be a valid number")
+    return value
 
-    low: float
-    open: bool = False
-    high: float = math.inf
+
+def _listed(value: Any) -> Any:
+    """One value stands for a list of it."""
+    return value if isinstance(value, list | tuple) else [value]
 
 
-Count = Annotated[int, Limit(0)]
-Positive = Annotated[int, Limit(1)]
-PositiveFloat = Annotated[float, Limit(0, open=True)]
-NonNegative = Annotated[float, Limit(0)]
-Share = Annotated[float, Limit(0, high=1)]
+checked = dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+Item = TypeVar("Item")
+Many = Annotated[tuple[Item, ...], BeforeValidator(_listed)]
+Number = Annotated[float, BeforeValidator(_no_truth), Field(allow_inf_nan=False)]
+Count = Annotated[StrictInt, Field(ge=0)]
+Positive = Annotated[StrictInt, Field(ge=1)]
+PositiveFloat = Annotated[Number, Field(gt=0)]
+NonNegative = Annotated[Number, Field(ge=0)]
+Share = Annotated[Number, Field(ge=0, le=1)]
 
 
 # -- schema ----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@checked
 class Model:
     """A model of ``detectors.list_models()`` and arguments of its building function (``frozen_stages``, …)."""
 
@@ -51,7 +59,7 @@ class Model:
     settings: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@checked
 class Split:
     """A folder in COCO layout: the file of annotations and the folder of images."""
 
@@ -59,39 +67,39 @@ class Split:
     images: str
 
 
-@dataclass(frozen=True)
+@checked
 class Pixels:
     """How images become numbers: (value - mean) / std of each channel, 0..255; ``order``: of the channels."""
 
-    mean: tuple[float, float, float] = IMAGENET_MEAN
+    mean: tuple[Number, Number, Number] = IMAGENET_MEAN
     std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = IMAGENET_STD
     order: Literal["rgb", "bgr"] = "rgb"
 
 
-@dataclass(frozen=True)
+@checked
 class Data:
     """``keep_empty``: whether images without objects are trained on. ``group_by_shape``: wide images are not put
     into a batch with tall ones. ``workers``: processes that load images, of each rank."""
 
     train: Split
     val: Split | None = None
-    keep_empty: bool = False
-    group_by_shape: bool = True
+    keep_empty: StrictBool = False
+    group_by_shape: StrictBool = True
     workers: Count = 2
     pixels: Pixels = Pixels()
 
 
-@dataclass(frozen=True)
+@checked
 class Resize:
     """``short``: the short side, drawn anew for each image if there are several, unless the long side would pass
     ``long``. Or ``size``: (height, width), whatever the image's ratio. In pixels."""
 
-    short: tuple[Positive, ...] = (800,)
+    short: Many[Positive] = (800,)
     long: Positive = 1333
     size: tuple[Positive, Positive] | None = None
 
 
-@dataclass(frozen=True)
+@checked
 class Augment:
     """Changes to training images in the order in which they are made: colours, zoom out, crop, size, mirror.
 
@@ -99,14 +107,14 @@ class Augment:
     ``crop``: a part that keeps some overlap with an object (all three as SSD, Liu et al. 2016, section 2.2).
     """
 
-    distort: bool = False
-    expand: Annotated[float, Limit(1)] = 1.0
-    crop: bool = False
+    distort: StrictBool = False
+    expand: Annotated[Number, Field(ge=1)] = 1.0
+    crop: StrictBool = False
     resize: Resize = Resize()
     flip: Share = 0.5
 
 
-@dataclass(frozen=True)
+@checked
 class ScheduleConfig:
     """``name`` (1x, 2x, 20e, 3x, 120e), or ``iterations`` and ``steps``, after which the rate is divided by ten.
 
@@ -115,12 +123,12 @@ class ScheduleConfig:
 
     name: Literal["1x", "2x", "20e", "3x", "120e"] | None = None
     iterations: Positive | None = None
-    steps: tuple[Positive, ...] = ()
+    steps: Many[Positive] = ()
     warmup: Count = 500
     warmup_factor: Share = 0.001
 
 
-@dataclass(frozen=True)
+@checked
 class ParameterRule:
     """Factors of rate and decay for the parameters whose name the regular expression ``match`` is found in."""
 
@@ -129,7 +137,7 @@ class ParameterRule:
     weight_decay: NonNegative = 1.0
 
 
-@dataclass(frozen=True)
+@checked
 class Optimizer:
     """SGD. ``lr`` is meant for batches of ``lr_for_batch`` images, and for others in proportion; without it, as it is.
 
@@ -142,10 +150,10 @@ class Optimizer:
     momentum: Share = 0.9
     weight_decay: NonNegative = 1e-4
     clip_norm: PositiveFloat | None = None
-    rules: tuple[ParameterRule, ...] = ()
+    rules: Many[ParameterRule] = ()
 
 
-@dataclass(frozen=True)
+@checked
 class Checkpoints:
     """Written every so many iterations and at the end; the last ``keep`` stay."""
 
@@ -153,7 +161,7 @@ class Checkpoints:
     keep: Positive = 3
 
 
-@dataclass(frozen=True)
+@checked
 class Evaluate:
     """Evaluation on ``data.val``: at the end and, unless 0, ``every`` so many iterations; ``batch`` images at once."""
 
@@ -162,11 +170,12 @@ class Evaluate:
     resize: Resize = Resize()
 
 
-@dataclass(frozen=True)
+@checked
 class Config:
     """``batch``: images of a step, all ranks together. ``ema``: decay of the averaged weights, which then are those
     that are evaluated. ``weights``: a checkpoint of ours, or any file of weights for the backbone alone
-    (``checkpoint.load_backbone``). ``output``: folder of log and checkpoints."""
+    (``checkpoint.load_backbone``). ``output``: folder of log and checkpoints. ``kernels``: on a CPU those of
+    ``detectors.cpu`` where they are faster, or torch's own everywhere."""
 
     model: Model
     data: Data
@@ -175,10 +184,11 @@ class Config:
     output: str
     batch: Positive = 16
     augment: Augment = Augment()
-    ema: Annotated[float, Limit(0, open=True, high=1)] | None = None
+    ema: Annotated[Number, Field(gt=0, le=1)] | None = None
     weights: str | None = None
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    kernels: Literal["auto", "torch"] = "auto"
     seed: Count = 0
     log_every: Positive = 20
     checkpoint: Checkpoints = Checkpoints()
@@ -209,7 +219,7 @@ def load(file: str | Path, overrides: Sequence[str] = ()) -> Loaded:
     content, places = _read(Path(file))
     for override in overrides:
         _override(content, places, override)
-    config = _value(content, Config, (), places)
+    config = _checked(content, places)
     for problem, keys in _contradictions(config):
         raise ConfigError(problem, _place(places, keys))
     return Loaded(config, places)
@@ -217,7 +227,7 @@ def load(file: str | Path, overrides: Sequence[str] = ()) -> Loaded:
 
 def from_dict(content: Mapping[str, Any]) -> Config:
     """What ``Config.as_dict`` gave, as a checkpoint keeps it. Raises ConfigError."""
-    return _value(content, Config, (), {})
+    return _checked(content, {})
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -334,80 +344,50 @@ def _place(places: Mapping[Keys, str], keys: Keys) -> str:
     return next((places[keys[:end]] for end in range(len(keys), -1, -1) if keys[:end] in places), "")
 
 
-def _value(value: Any, kind: Any, keys: Keys, places: Mapping[Keys, str]) -> Any:
-    """A value of YAML as a value of the annotated type. Raises ConfigError."""
-
-    def wrong(expected: str) -> ConfigError:
-        name = ".".join(map(str, keys)) or "the config"
-        return ConfigError(f"{name} is {expected}, not {value!r}", _place(places, keys))
-
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin is Annotated:
-        number, limit = _value(value, arguments[0], keys, places), arguments[1]
-        if not limit.low <= number <= limit.high or (limit.open and number == limit.low):
-            raise wrong(_allowed(limit))
-        return number
-    if origin in (types.UnionType, typing.Union):
-        (inner,) = (one for one in arguments if one is not type(None))
-        return None if value is None else _value(value, inner, keys, places)
-    if origin is Literal:
-        if value not in arguments:
-            hint = did_you_mean(value, arguments) if isinstance(value, str) else ""
-            raise wrong(
-                f"one of {', '.join(arguments)} ({hint})" if hint else f"one of {', '.join(arguments)}"
-            )
-        return value
-    if origin is tuple:
-        items = value if isinstance(value, list | tuple) else [value]
-        if arguments[-1] is Ellipsis:
-            arguments = (arguments[0],) * len(items)
-        if len(items) != len(arguments):
-            raise wrong(f"a list of {len(arguments)}")
-        return tuple(
-            _value(item, one, (*keys, index), places)
-            for index, (item, one) in enumerate(zip(items, arguments, strict=True))
-        )
-    if is_dataclass(kind):
-        return _record(value, kind, keys, places)
-    if origin is dict:
-        if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
-            raise wrong("a mapping")
-        return value
-    if kind is float:
-        return _float(value, wrong)
-    if type(value) is not kind:
-        raise wrong({int: "a whole number", bool: "true or false", str: "a text"}[kind])
-    return value
+_CONFIG = TypeAdapter(Config)
 
 
-def _record(value: Any, kind: type, keys: Keys, places: Mapping[Keys, str]) -> Any:
-    known = {one.name: one for one in fields(kind)}
-    if not isinstance(value, dict):
-        name = ".".join(map(str, keys)) or "the config"
-        raise ConfigError(f"{name} is a mapping with {', '.join(known)}", _place(places, keys))
-    for key in value:
-        if key not in known:
-            raise ConfigError(
-                f"unknown key '{key}'; {did_you_mean(str(key), known)}", _place(places, (*keys, str(key)))
-            )
-    for name, one in known.items():
-        if name not in value and one.default is MISSING and one.default_factory is MISSING:
-            raise ConfigError(f"'{'.'.join(map(str, (*keys, name)))}' is missing", _place(places, keys))
-    hints = typing.get_type_hints(kind, include_extras=True)
-    return kind(**{key: _value(item, hints[key], (*keys, key), places) for key, item in value.items()})
-
-
-def _float(value: Any, wrong: Any) -> float:
-    # YAML 1.1 reads 1e-4 as a text.
+def _checked(content: Mapping[str, Any], places: Mapping[Keys, str]) -> Config:
+    """The config that YAML's values are. Raises ConfigError for the first that is wrong."""
     try:
-        number = math.nan if isinstance(value, bool) or value is None else float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not math.isfinite(number):
-        raise wrong("a number")
-    return number
+        return _CONFIG.validate_python(content)
+    except ValidationError as error:
+        # An unknown key first: it is why another one is missing.
+        first = min(error.errors(), key=lambda one: one["type"] != "unexpected_keyword_argument")
+        problem, keys = _told(first["type"], first["msg"], first["loc"], first["input"], first.get("ctx", {}))
+        raise ConfigError(problem, _place(places, keys)) from None
 
 
-def _allowed(limit: Limit) -> str:
-    low = f"more than {limit.low:g}" if limit.open else f"at least {limit.low:g}"
-    return low if limit.high == math.inf else f"{low} and at most {limit.high:g}"
+def _told(kind: str, said: str, keys: Keys, value: Any, context: Mapping[str, Any]) -> tuple[str, Keys]:
+    """What pydantic found, in the words of a config, and where."""
+    *outer, last = keys or ("the config",)
+    name = ".".join(map(str, (*outer, last)))
+    if kind == "unexpected_keyword_argument":
+        return f"unknown key '{last}'; {did_you_mean(str(last), _fields_at(outer))}", keys
+    if kind in ("missing", "missing_argument"):
+        return f"'{name}' is missing", tuple(outer)
+    if kind == "dataclass_type":
+        return f"{name} must be a mapping with {', '.join(_fields_at(keys))}", keys
+    said = said.removeprefix("Value error, ").replace("Input should be", "must be")
+    hint = ""
+    if kind == "literal_error" and isinstance(value, str):
+        words = [word.strip("'") for word in context["expected"].replace(" or ", ", ").split(", ")]
+        hint = f"; {did_you_mean(value, words)}" if difflib.get_close_matches(value, words) else ""
+    return f"{name} {said}, got {value!r}{hint}", keys
+
+
+def _fields_at(keys: Iterable[str | int]) -> list[str]:
+    """The keys that a place of the config has."""
+    kind: Any = Config
+    for key in keys:
+        if isinstance(key, str):
+            annotation = kind.__pydantic_fields__[key].annotation
+            kind = next(one for one in _classes(annotation) if hasattr(one, "__pydantic_fields__"))
+    return list(kind.__pydantic_fields__)
+
+
+def _classes(annotation: Any) -> Iterable[Any]:
+    """The classes that an annotation such as ``Split | None`` is made of."""
+    yield annotation
+    for part in typing.get_args(annotation):
+        yield from _classes(part)

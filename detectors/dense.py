@@ -12,7 +12,7 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional as F
 
 from detectors.boxes import clip
-from detectors.operators import batched_nms
+from detectors.cpu import nms
 from detectors.rcnn import to_original
 from detectors.structures import Detections, GroundTruth, Target
 
@@ -127,7 +127,7 @@ class DenseDetector(nn.Module):
         if not self.keep_empty:
             extended = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
             boxes, scores, labels = boxes[extended], scores[extended], labels[extended]
-        keep = batched_nms(boxes, scores, labels, self.nms_threshold)[: self.max_detections]
+        keep = nms(boxes, scores, labels, self.nms_threshold)[: self.max_detections]
         return Detections(boxes[keep], scores[keep], labels[keep])
 
 

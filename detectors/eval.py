@@ -27,7 +27,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from detectors import config as configs
-from detectors import runtime, training_state
+from detectors import cpu, runtime, training_state
 from detectors.coco import Batch, CocoFolder, Collate, Example, ResizedCoco, resized_size
 from detectors.config import Config, ConfigError, Loaded, Split
 from detectors.runtime import Ranks, log
@@ -256,7 +256,9 @@ def _run(given: argparse.Namespace) -> int:
     output = given.output or Path(config.output) / "eval"
     with runtime.ranks(config.device) as ranks, runtime.logging_to(output / "eval.log", first=ranks.first):
         model.to(ranks.device, memory_format=torch.channels_last)
+        cpu.use(config.kernels)
         log.info("%s of iteration %d, on %s", given.checkpoint, state["iteration"], ranks.device)
+        log.info("kernels: %s", cpu.describe(ranks.device))
         evaluate(model, coco, config, category_ids, ranks, output)
     return 0
 

@@ -30,8 +30,9 @@ from torch.nn import functional as F
 from detectors.anchors import level_anchors, pyramid_anchors
 from detectors.boxes import area
 from detectors.conventions import MMDET, conventions_named
+from detectors.cpu import conv2d
 from detectors.dense import DenseDetector, DenseOutput, by_anchor, focal_loss, init_head
-from detectors.layers import Conv2d, conv2d
+from detectors.layers import Conv2d
 from detectors.necks.p6p7 import P3P7
 from detectors.structures import GroundTruth
 

@@ -2,16 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import operator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx, once_differentiable
-from torch.nn import functional as F
 
-from detectors import winograd
+from detectors.cpu import conv2d, linear
+
+
+class Kept:
+    """Tensors made of others, kept until one of these is another tensor or has been written to.
+
+    A write through ``.data`` is not seen: torch does not count it.
+    """
+
+    def __init__(self) -> None:
+        self.sources: tuple[Tensor, ...] = ()
+        self.versions: list[int] = []
+        self.made: tuple[Tensor, ...] = ()
+
+    def get(self, sources: tuple[Tensor, ...], make: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+        """What ``make`` makes of the sources, without gradient."""
+        if (
+            torch.compiler.is_compiling()
+            or torch._C._are_functorch_transforms_active()
+            or any(one.is_inference() or (one.requires_grad and torch.is_grad_enabled()) for one in sources)
+        ):
+            return make()
+        same = len(self.sources) == len(sources) and all(map(operator.is_, self.sources, sources))
+        if same and self.versions == [one._version for one in sources]:
+            return self.made
+        with torch.inference_mode(False), torch.no_grad():  # what inference mode makes no training could use
+            made = make()
+        if all(type(one) is type(sources[0]) for one in made):  # not a fake one, made of real sources
+            self.sources, self.made = sources, made
+            self.versions = [one._version for one in sources]
+        return made
+
+    def clear(self) -> None:
+        """Give the memory back."""
+        self.sources, self.versions, self.made = (), [], ()
+
+    def __deepcopy__(self, _: dict[int, object]) -> Kept:
+        return Kept()
+
+    def __reduce__(self) -> tuple[type[Kept], tuple[()]]:
+        return Kept, ()
 
 
 class FrozenBatchNorm2d(nn.Module):
@@ -32,9 +70,14 @@ class FrozenBatchNorm2d(nn.Module):
         self.register_buffer("bias", torch.zeros(channels))
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
+        self._kept = Kept()
 
     def scale_and_shift(self) -> tuple[Tensor, Tensor]:
-        """[C], [C]."""
+        """Scale [C] and shift [C], computed anew when a buffer has changed."""
+        values = (self.weight, self.bias, self.running_mean, self.running_var)
+        return self._kept.get(values, self._scale_and_shift)
+
+    def _scale_and_shift(self) -> tuple[Tensor, Tensor]:
         scale = self.weight * (self.running_var + self.eps).rsqrt()
         return scale, self.bias - self.running_mean * scale
 
@@ -59,19 +102,11 @@ class Conv2d(nn.Conv2d):
         return conv2d(x, self.weight, self.bias, *settings)
 
 
-def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, *settings: Any) -> Tensor:
-    """``F.conv2d`` with the faster gradients of ``_convolution_backward``; where no gradient is wanted, by Winograd's
-    filtering if that is faster. settings: stride, padding, dilation as pairs, and groups.
-    """
-    if torch.is_autocast_enabled(x.device.type):
-        return F.conv2d(x, weight, bias, *settings)
-    if torch.is_grad_enabled():
-        # Directly: rounding that is five times larger moves that many more values across the corner of a ReLU, and with
-        # each of them the gradients of all layers before it (1.6e-3 of a layer's where a direct sum is below 1e-3).
-        return _Convolution.apply(x, weight, bias, *settings)
-    if winograd.worthwhile(x, weight, settings):
-        return winograd.convolution(x, weight, bias)
-    return F.conv2d(x, weight, bias, *settings)
+class Linear(nn.Linear):
+    """``nn.Linear`` by ``linear``."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(x, self.weight, self.bias)
 
 
 class ConvNorm(nn.Module):
@@ -100,94 +135,51 @@ class ConvNorm(nn.Module):
         )
         self.norm = norm(out_channels)
         self.calibrating = False
+        self._scaled = Kept()
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] to [B, C', H', W']."""
         conv, norm = self.conv, self.norm
-        if self.calibrating or not isinstance(norm, FrozenBatchNorm2d):
+        if not self.foldable():
             x = conv(x)
             if self.calibrating and isinstance(norm, FrozenBatchNorm2d):
                 norm.set_statistics(x)
             return norm(x)
         scale, shift = norm.scale_and_shift()
         settings = (conv.stride, conv.padding, conv.dilation, conv.groups)
-        scale = scale.view(-1, 1, 1, 1)
-        if torch.is_grad_enabled() and not torch.is_autocast_enabled(x.device.type):
-            return _FoldedConvolution.apply(x, conv.weight, scale, shift, *settings)
-        return conv2d(x, conv.weight * scale, shift, *settings)
+        if x.is_cuda and not (torch.is_grad_enabled() and conv.weight.requires_grad):
+            return conv2d(x, self.scaled_weight(scale), shift, *settings)
+        return conv2d(x, conv.weight, shift, *settings, scale=scale)
 
-
-def _convolution_backward(
-    gradient: Tensor, x: Tensor, weight: Tensor, settings: Sequence[Any], wanted: Sequence[bool]
-) -> list[Tensor | None]:
-    """Gradients of x, weight and bias, of which those ``wanted`` are made. ``settings``: stride, padding, dilation,
-    groups.
-    """
-
-    def of_torch(sides: Sequence[Tensor], which: Sequence[bool]) -> Sequence[Tensor | None]:
-        *pairs, groups = settings
-        bias_sizes = [weight.shape[0]] if which[2] else None
-        backward = torch.ops.aten.convolution_backward
-        gradients: Sequence[Tensor | None] = backward(
-            *sides, bias_sizes, *pairs, False, (0, 0), groups, which
+    def foldable(self) -> bool:
+        """Whether both layers may be computed as one, though neither is called then."""
+        return (
+            isinstance(self.norm, FrozenBatchNorm2d)
+            and isinstance(self.conv, Conv2d)
+            and not self.calibrating
+            and not hooked(self.conv, self.norm)
         )
-        return gradients
 
-    found: list[Tensor | None] = [None, None, None]
-    if wanted[0] and winograd.worthwhile(x, weight, settings, "input"):
-        found[0] = winograd.gradient_of_input(gradient, weight)
-    if wanted[1] and winograd.worthwhile(x, weight, settings, "weight"):
-        found[1:] = winograd.gradient_of_weight(x, gradient), gradient.sum((0, 2, 3)) if wanted[2] else None
-    left = [asked and done is None for asked, done in zip(wanted, found, strict=True)]
-    if any(left):
-        rest = of_torch((gradient, x, weight), left)
-        found = [new if asked else done for asked, new, done in zip(left, rest, found, strict=True)]
-    return found
+    def scaled_weight(self, scale: Tensor) -> Tensor:
+        """The weight times scale [C'], kept while neither changes: on a GPU each product is a launch of a kernel."""
+        weight = self.conv.weight
+        return self._scaled.get((weight, scale), lambda: (weight * scale.view(-1, 1, 1, 1),))[0]
+
+    def train(self, mode: bool = True) -> ConvNorm:
+        """As ``nn.Module.train``; the weights that inference kept are given back."""
+        self._scaled.clear()
+        return super().train(mode)
 
 
-class _Convolution(torch.autograd.Function):
-    """conv2d(x, weight, bias)."""
-
-    @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor | None, *settings: Any) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        ctx.settings = settings
-        return F.conv2d(x, weight, bias, *settings)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
-        found = _convolution_backward(gradient, x, weight, ctx.settings, ctx.needs_input_grad[:3])
-        return *found, *[None] * len(ctx.settings)
-
-
-class _FoldedConvolution(torch.autograd.Function):
-    """conv2d(x, weight * scale, shift) that does not keep the scaled weight for the backward pass.
-
-    Autograd would hold a second copy of all weights of the backbone from forward to backward.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: FunctionCtx,
-        x: Tensor,
-        weight: Tensor,
-        scale: Tensor,
-        shift: Tensor,
-        *settings: Any,
-    ) -> Tensor:
-        ctx.save_for_backward(x, weight, scale)
-        ctx.settings = settings
-        return F.conv2d(x, weight * scale, shift, *settings)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, scale = ctx.saved_tensors
-        wanted = (*ctx.needs_input_grad[:2], False)
-        of_x, of_weight, _ = _convolution_backward(gradient, x, weight * scale, ctx.settings, wanted)
-        return of_x, None if of_weight is None else of_weight.mul_(scale), *[None] * (len(ctx.settings) + 2)
+def hooked(*modules: nn.Module) -> bool:
+    """Whether a hook waits for one of the modules to be called, so that its layer has to be called as a whole."""
+    return any(
+        module._forward_pre_hooks
+        or module._forward_hooks
+        or module._backward_pre_hooks
+        or module._backward_hooks
+        for module in modules
+    )
 
 
 @contextmanager

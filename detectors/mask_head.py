@@ -9,9 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detectors.box_head import RoISample
+from detectors.cpu import crop_and_resize, linear
 from detectors.layers import Conv2d
-from detectors.operators import crop_and_resize
-from detectors.products import linear
 from detectors.pyramid import Pyramid, roi_align
 from detectors.structures import Detections, Target
 

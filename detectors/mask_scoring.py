@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detectors.box_head import RoISample
+from detectors.layers import Linear
 from detectors.mask_head import MaskHead, mask_targets, regions_of
-from detectors.products import Linear
 from detectors.pyramid import Pyramid
 from detectors.structures import Detections, Target
 

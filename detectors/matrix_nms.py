@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from detectors.products import product
+from detectors.cpu import linear
 
 
 def keep_local_peaks(scores: Tensor) -> Tensor:
@@ -32,7 +32,7 @@ def matrix_nms(
         raise ValueError(f"unknown kernel {kernel!r}; there are gaussian and linear")
     if len(scores) == 0:
         return scores
-    intersection = product(masks, masks.T)
+    intersection = linear(masks, masks, None)
     area = intersection.diagonal()
     union = (area[:, None] + area - intersection).clamp(min=1)
     # Row i, column j: only pairs of one class in which i is the better one.

@@ -11,9 +11,8 @@ from torch.nn import functional as F
 
 from detectors.anchors import pyramid_anchors
 from detectors.boxes import IGNORED, BoxCoder, clip, match, pairwise_iou
+from detectors.cpu import linear, nms
 from detectors.layers import Conv2d
-from detectors.operators import batched_nms
-from detectors.products import linear
 from detectors.pyramid import Pyramid
 from detectors.sampling import BalancedSampler
 from detectors.structures import GroundTruth
@@ -148,7 +147,7 @@ class RPN(nn.Module):
     def _suppress(self, boxes: Tensor, scores: Tensor, levels: Tensor, limit: int) -> tuple[Tensor, Tensor]:
         large = ((boxes[:, 2:] - boxes[:, :2]) > self.min_size).all(dim=1).nonzero().squeeze(1)
         boxes, scores = boxes[large], scores[large]
-        keep = batched_nms(boxes, scores, levels[large], self.nms_threshold)[:limit]
+        keep = nms(boxes, scores, levels[large], self.nms_threshold)[:limit]
         return boxes[keep], scores[keep]
 
     def losses(

@@ -14,9 +14,10 @@ The first is the default. SSD512 is mmdetection's ssd512_coco; torchvision has n
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -191,25 +192,52 @@ def ssd_anchors(
     limit: tuple[int, int] | None,
     device: torch.device,
 ) -> Tensor:
-    """Anchors of all levels, [N, 4]; within a level in order (row, column, shape), each around the middle of its cell.
+    """Anchors of all levels, within a level in order (row, column, shape), each around the middle of its cell.
 
-    Shapes are the square, the larger square, and, wide and tall, each ratio. ``limit``: their largest height and width.
-    The result is kept, as that of ``pyramid_anchors`` is.
+    Shapes are the square, the larger square, and, wide and tall, each ratio. The result is kept, as that of
+    ``pyramid_anchors`` is.
+
+    Args:
+        layout: sizes, strides and ratios of the levels.
+        grids: height and width of each level's map.
+        limit: largest height and width of an anchor, or None. With a limit the order of operations is torchvision's
+            (torchvision/models/detection/anchor_utils.py, ``DefaultBoxGenerator``), down to the last bit.
+        device: where the anchors are wanted.
+
+    Returns:
+        float32 [N, 4], (x1, y1, x2, y2) in pixels.
     """
-    levels = []
-    for index, grid in enumerate(grids):
-        size, next_size = layout.sizes[index : index + 2]
-        shapes = [(size, size), ((size * next_size) ** 0.5,) * 2]
-        for ratio in layout.ratios[index]:
-            long, short = size * ratio**0.5, size / ratio**0.5
-            shapes += [(long, short), (short, long)]
-        sides = torch.tensor(shapes, dtype=torch.float32)
-        if limit is not None:
-            sides = torch.minimum(sides, torch.tensor(limit).flip(0))
-        stride = layout.strides[index]
-        cells = torch.cat([stride / 2 - sides / 2, stride / 2 + sides / 2], dim=1)
-        levels.append(level_anchors(cells, grid, (stride, stride)))
-    return torch.cat(levels).to(device)
+    of_level = _anchors_of_level if limit is None else partial(_default_boxes, limit=limit)
+    return torch.cat([of_level(layout, level, grid) for level, grid in enumerate(grids)]).to(device)
+
+
+def _shapes(layout: Layout, level: int, unit: float = 1.0) -> Tensor:
+    """Width and height of a level's anchors, [A, 2], in ``unit`` pixels."""
+    size, next_size = (side / unit for side in layout.sizes[level : level + 2])
+    shapes = [(size, size), (math.sqrt(size * next_size),) * 2]
+    for ratio in layout.ratios[level]:
+        root = math.sqrt(ratio)
+        shapes += [(size * root, size / root), (size / root, size * root)]
+    return torch.tensor(shapes, dtype=torch.float32)
+
+
+def _anchors_of_level(layout: Layout, level: int, grid: tuple[int, int]) -> Tensor:
+    sides, stride = _shapes(layout, level), layout.strides[level]
+    cells = torch.cat([stride / 2 - sides / 2, stride / 2 + sides / 2], dim=1)
+    return level_anchors(cells, grid, (stride, stride))
+
+
+def _default_boxes(layout: Layout, level: int, grid: tuple[int, int], *, limit: tuple[int, int]) -> Tensor:
+    """As torchvision: centres and sides as shares of the image, sides at most 1, and pixels last."""
+    sides = _shapes(layout, level, layout.image_size).clamp(min=0, max=1)
+    y, x = (
+        (torch.arange(cells) + 0.5) / (pixels / layout.strides[level])
+        for cells, pixels in zip(grid, limit, strict=True)
+    )
+    shift_y, shift_x = torch.meshgrid(y, x, indexing="ij")
+    centres = torch.stack([shift_x, shift_y], dim=-1).view(-1, 1, 2)
+    pixels = torch.tensor([limit[1], limit[0]])
+    return torch.cat([(centres - 0.5 * sides) * pixels, (centres + 0.5 * sides) * pixels], dim=-1).view(-1, 4)
 
 
 class SSD(DenseDetector):

@@ -24,7 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from detectors import config as configs
-from detectors import runtime, training_state
+from detectors import cpu, runtime, training_state
 from detectors.coco import AugmentedCoco, Batch, CocoFolder, Collate, TrainingOrder
 from detectors.config import Config, ConfigError, Loaded, Optimizer
 from detectors.ema import EMA
@@ -258,6 +258,8 @@ def train(loaded: Loaded, *, resume: bool = False) -> int:
             raise ConfigError(
                 f"{config.batch} images cannot be shared by {ranks.count} ranks", loaded.place("batch")
             )
+        cpu.use(config.kernels)
+        log.info("kernels: %s", cpu.describe(ranks.device))
         coco, image_ids, trainer = _prepare(loaded, ranks, resumed=state is not None)
         val = None
         if config.data.val is not None:

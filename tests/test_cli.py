@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from bench.record import Run, block_times
-from bench.stats import pair, ratio
+from bench.judge.ratio import pair, ratio
+from bench.record.run import Run
+from bench.record.samples import block_times
 from tests.conftest import FAKE, ROOT, Cli
 
 HEAVY = ("numpy", "pandas", "scipy", "matplotlib", "pydantic", "torch", "plotly", "pyarrow", "psutil", "yaml")

@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from bench import data
 from bench.errors import BenchError, StorageError
+from bench.inputs import batches, coco, dataset
+from bench.recipe.workload import IMAGENET_MEAN, IMAGENET_STD, Input, ShortLong, Workload
 from bench.worker.api import Batch
 from bench.worker.batches import CorruptBatch, load_batches, read_manifest
-from bench.workload import IMAGENET_MEAN, IMAGENET_STD, Input, ShortLong, Workload
 
 COCO_TINY = Path(__file__).resolve().parents[2] / "shared" / "data" / "coco_tiny"
 needs_coco = pytest.mark.skipif(not COCO_TINY.exists(), reason=f"{COCO_TINY} is not there")
@@ -64,11 +64,11 @@ def prepare(
     size: Any = (64, 64),
     model: str = "mask_rcnn_r50_fpn",
     **other: Any,
-) -> tuple[data.Dataset, Path]:
+) -> tuple[dataset.Dataset, Path]:
     """Open and prepare; returns the data set and the folder of batches."""
     input = Input(dataset=str(root), images=images, size=size)
-    dataset = data.open_dataset(input, "train", cache)
-    return dataset, data.prepare_batches(dataset, Workload(model=model, input=input, **other), cache)
+    opened = dataset.open_dataset(input, "train", cache)
+    return opened, batches.prepare_batches(opened, Workload(model=model, input=input, **other), cache)
 
 
 # -- opening ---------------------------------------------------------------------------------------------
@@ -85,12 +85,12 @@ def test_images_are_the_first_ones_by_id_that_have_objects(tmp_path: Path) -> No
             {"image_id": 29},
         ],
     )
-    dataset = data.open_dataset(Input(dataset=str(root), images=2), "train", tmp_path)
-    assert dataset.image_ids == (27, 29)
-    assert (dataset.name, dataset.split, dataset.images) == ("d", "train2017", root / "train2017")
-    assert dataset.category_ids == (7, 9)
-    assert dataset.classes == ("dog", "cat")
-    subset = json.loads(dataset.annotations.read_text())
+    opened = dataset.open_dataset(Input(dataset=str(root), images=2), "train", tmp_path)
+    assert opened.image_ids == (27, 29)
+    assert (opened.name, opened.split, opened.images) == ("d", "train2017", root / "train2017")
+    assert opened.category_ids == (7, 9)
+    assert opened.classes == ("dog", "cat")
+    subset = json.loads(opened.annotations.read_text())
     assert [image["id"] for image in subset["images"]] == [27, 29]
     assert {annotation["image_id"] for annotation in subset["annotations"]} == {27, 29}
 
@@ -99,14 +99,14 @@ def test_the_default_split_of_inference_is_the_validation_split(tmp_path: Path) 
     root = make_coco(tmp_path / "d")
     shutil.move(root / "train2017", root / "val2017")
     shutil.move(root / "annotations/instances_train2017.json", root / "annotations/instances_val2017.json")
-    assert data.open_dataset(Input(dataset=str(root), images=1), "infer", tmp_path).split == "val2017"
+    assert dataset.open_dataset(Input(dataset=str(root), images=1), "infer", tmp_path).split == "val2017"
 
 
 def test_the_checksum_changes_with_an_annotation_and_with_a_pixel_but_not_with_an_unused_image(
     tmp_path: Path,
 ) -> None:
     def checksum() -> str:
-        return data.open_dataset(Input(dataset=str(root), images=2), "train", tmp_path / "cache").checksum
+        return dataset.open_dataset(Input(dataset=str(root), images=2), "train", tmp_path / "cache").checksum
 
     root = make_coco(tmp_path / "d")  # of images 26..30, 26 and 27 are used, files 4.png and 3.png
     first = checksum()
@@ -190,19 +190,19 @@ def test_damaged_data_is_one_clear_error_that_names_the_place(
 
 def test_asking_for_more_images_than_there_are_says_how_many_there_are(tmp_path: Path) -> None:
     with pytest.raises(BenchError, match="6 images were asked for, 5 of 5 have objects"):
-        data.open_dataset(Input(dataset=str(make_coco(tmp_path / "d")), images=6), "train", tmp_path)
+        dataset.open_dataset(Input(dataset=str(make_coco(tmp_path / "d")), images=6), "train", tmp_path)
 
 
 def test_shapes_needs_no_data_and_its_splits_are_named_in_the_error(tmp_path: Path) -> None:
-    train = data.open_dataset(Input(images=3), "train", tmp_path)
-    val = data.open_dataset(Input(images=3), "infer", tmp_path)
+    train = dataset.open_dataset(Input(images=3), "train", tmp_path)
+    val = dataset.open_dataset(Input(images=3), "infer", tmp_path)
     assert train.image_ids == val.image_ids == (1, 2, 3)
     assert len(train.classes) >= 6
     assert train.masks
     assert train.checksum != val.checksum
-    assert data.open_dataset(Input(images=3), "train", tmp_path) == train
+    assert dataset.open_dataset(Input(images=3), "train", tmp_path) == train
     with pytest.raises(BenchError, match="did you mean train"):
-        data.open_dataset(Input(images=3, split="trian"), "train", tmp_path)
+        dataset.open_dataset(Input(images=3, split="trian"), "train", tmp_path)
 
 
 # -- one image -------------------------------------------------------------------------------------------
@@ -213,7 +213,7 @@ def test_a_resized_image_fits_and_keeps_its_ratio_to_within_half_a_pixel(
     h: int, w: int, a: int, b: int
 ) -> None:
     for size in ((a, b), ShortLong(short=min(a, b), long=max(a, b))):
-        height, width = data.resized_size(h, w, size)
+        height, width = batches.resized_size(h, w, size)
         if isinstance(size, ShortLong):
             scale = min(Fraction(size.short, min(h, w)), Fraction(size.long, max(h, w)))
             assert max(height, width) <= size.long
@@ -235,7 +235,7 @@ def test_masks_are_resized_as_pillows_nearest_does(
 ) -> None:
     mask = np.random.default_rng(seed).integers(0, 2, (h, w), dtype=np.uint8)
     expected = np.asarray(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
-    ours = data.resize_mask(mask, height, width)
+    ours = batches.resize_mask(mask, height, width)
     # Pillow accumulates its coordinate in floats; a sample on the edge of two pixels may fall to either.
     on_edge = [(2 * np.arange(n) + 1) * o % (2 * n) == 0 for n, o in ((height, h), (width, w))]
     clear = ~(on_edge[0][:, None] | on_edge[1][None, :])
@@ -260,7 +260,7 @@ def bilinear(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
 @pytest.mark.parametrize(("height", "width"), [(40, 50), (120, 150), (33, 77)])
 def test_images_are_resized_by_the_documented_filter(height: int, width: int) -> None:
     pixels = np.random.default_rng(1).integers(0, 256, (80, 100, 3), dtype=np.uint8)
-    assert np.abs(data.resize_image(pixels, height, width) - bilinear(pixels, height, width)).max() < 1.01
+    assert np.abs(batches.resize_image(pixels, height, width) - bilinear(pixels, height, width)).max() < 1.01
 
 
 @pytest.mark.parametrize("form", ["polygon", "compressed", "uncompressed", "box only"])
@@ -278,13 +278,13 @@ def test_every_form_of_a_coco_mask_gives_the_same_pixels(form: str) -> None:
         "box only": None,
     }[form]
     annotation = {"bbox": [10, 10, 50, 40], "segmentation": outline}
-    assert np.array_equal(data.object_mask(annotation, image), expected)
+    assert np.array_equal(coco.object_mask(annotation, image), expected)
 
 
 # -- batches ---------------------------------------------------------------------------------------------
 
 
-def check_against_files(dataset: data.Dataset, batches: list[Batch]) -> int:
+def check_against_files(dataset: dataset.Dataset, batches: list[Batch]) -> int:
     """Compare every array with a computation from the source files; returns the number of objects."""
     coco = json.loads(dataset.annotations.read_text())
     images = {image["id"]: image for image in coco["images"]}

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench import datasets, shapes
-from bench.data import object_mask, open_dataset
 from bench.errors import BenchError
-from bench.workload import Input
+from bench.inputs import folders, shapes
+from bench.inputs.coco import object_mask
+from bench.inputs.dataset import open_dataset
+from bench.recipe.workload import Input
 from tests.conftest import Cli
 
 
@@ -62,7 +63,7 @@ def voc(tmp_path: Path) -> Path:
 
 
 def test_voc_boxes_count_pixels_from_one_and_difficult_objects_are_ignored(voc: Path, tmp_path: Path) -> None:
-    written = datasets.convert("voc", voc, tmp_path / "coco")
+    written = folders.convert("voc", voc, tmp_path / "coco")
     assert written == {
         "trainval": {"images": 2, "objects": 4, "masks": 0},
         "val_masks": {"images": 1, "objects": 2, "masks": 2},
@@ -75,7 +76,7 @@ def test_voc_boxes_count_pixels_from_one_and_difficult_objects_are_ignored(voc: 
 
 
 def test_voc_masks_get_the_class_of_the_box_they_fit(voc: Path, tmp_path: Path) -> None:
-    datasets.convert("voc", voc, tmp_path / "coco")
+    folders.convert("voc", voc, tmp_path / "coco")
     coco = coco_of(tmp_path / "coco", "val_masks")
     names = {one["id"]: one["name"] for one in coco["categories"]}
     (image,) = coco["images"]
@@ -87,7 +88,7 @@ def test_voc_masks_get_the_class_of_the_box_they_fit(voc: Path, tmp_path: Path) 
 
 
 def test_several_years_of_voc_are_several_splits(voc: Path, tmp_path: Path) -> None:
-    written = datasets.convert("voc", voc.parent, tmp_path / "coco")
+    written = folders.convert("voc", voc.parent, tmp_path / "coco")
     assert set(written) == {"trainval_voc2007", "val_masks_voc2007"}
 
 
@@ -105,7 +106,7 @@ def test_cityscapes_instances_get_masks_and_groups_are_crowds(tmp_path: Path) ->
     path = source / "gtFine/train/ulm" / f"{stem}_gtFine_instanceIds.png"
     path.parent.mkdir(parents=True)
     Image.fromarray(values).save(path)
-    assert datasets.convert("cityscapes", source, tmp_path / "coco")["train"] == {
+    assert folders.convert("cityscapes", source, tmp_path / "coco")["train"] == {
         "images": 1,
         "objects": 3,
         "masks": 3,
@@ -121,7 +122,7 @@ def test_cityscapes_instances_get_masks_and_groups_are_crowds(tmp_path: Path) ->
         ("car", [20, 12, 10, 8], 80, 0),
     ]
     assert coco["images"][0]["file_name"] == f"ulm/{stem}_leftImg8bit.png"
-    assert datasets.check(tmp_path / "coco").sound  # though six of the eight classes are empty
+    assert folders.check(tmp_path / "coco").sound  # though six of the eight classes are empty
 
 
 def test_wider_face_lists_invalid_and_missing_faces(tmp_path: Path) -> None:
@@ -133,7 +134,7 @@ def test_wider_face_lists_invalid_and_missing_faces(tmp_path: Path) -> None:
         "0--Parade/a.jpg\n3\n5 6 10 12 0 0 0 0 0 0 \n20 6 10 12 0 0 0 1 0 0 \n1 1 0 0 0 0 0 0 0 0\n"
         "0--Parade/b.jpg\n0\n0 0 0 0 0 0 0 0 0 0\n"
     )
-    written = datasets.convert("widerface", source, tmp_path / "coco")
+    written = folders.convert("widerface", source, tmp_path / "coco")
     assert written == {"val": {"images": 2, "objects": 2, "masks": 0}}
     rows = coco_of(tmp_path / "coco", "val")["annotations"]
     assert [(row["bbox"], row["iscrowd"]) for row in rows] == [([5, 6, 10, 12], 0), ([20, 6, 10, 12], 1)]
@@ -141,16 +142,16 @@ def test_wider_face_lists_invalid_and_missing_faces(tmp_path: Path) -> None:
 
 def test_a_source_of_another_layout_and_a_target_that_is_there_are_refused(voc: Path, tmp_path: Path) -> None:
     with pytest.raises(BenchError, match="layout of cityscapes"):
-        datasets.convert("cityscapes", voc, tmp_path / "coco")
+        folders.convert("cityscapes", voc, tmp_path / "coco")
     assert not (tmp_path / "coco").exists()
     with pytest.raises(BenchError, match="unknown layout 'vok'"):
-        datasets.convert("vok", voc, tmp_path / "coco")
+        folders.convert("vok", voc, tmp_path / "coco")
     with pytest.raises(BenchError, match="is there already"):
-        datasets.convert("voc", voc, voc)
+        folders.convert("voc", voc, voc)
 
 
 def test_a_converted_set_can_be_opened_for_a_run(voc: Path, tmp_path: Path) -> None:
-    datasets.convert("voc", voc, tmp_path / "coco")
+    folders.convert("voc", voc, tmp_path / "coco")
     opened = open_dataset(
         Input(dataset=str(tmp_path / "coco"), split="trainval", images=2), "train", tmp_path / "cache"
     )
@@ -168,7 +169,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_sound_folder_has_no_problem(folder: Path) -> None:
-    found = datasets.check(folder)
+    found = folders.check(folder)
     assert found.sound
     kinds = {problem.kind for problem in found.problems}
     assert kinds <= {"empty class"}
@@ -192,7 +193,7 @@ def test_every_fault_is_found_and_named(folder: Path) -> None:
     coco["categories"].append({"id": 99, "name": "ghost"})
     coco["categories"].append({"id": 100, "name": "ghost"})
     (folder / "annotations" / "instances_val.json").write_text(json.dumps(coco))
-    found = {(problem.kind, problem.where.split(" ")[0]) for problem in datasets.check(folder).problems}
+    found = {(problem.kind, problem.where.split(" ")[0]) for problem in folders.check(folder).problems}
     expected = {
         ("missing image", "000001.png"), ("broken image", "000002.png"), ("wrong size", "000003.png"),
         ("file twice", "000004.png"), ("name outside", "../000006.png"), ("box outside", "annotation"),
@@ -204,7 +205,7 @@ def test_every_fault_is_found_and_named(folder: Path) -> None:
 
 def test_a_sample_depends_on_its_seed_alone_and_holds_smaller_ones(folder: Path, tmp_path: Path) -> None:
     def ids(name: str, images: int, seed: int) -> set[int]:
-        datasets.sample(folder, tmp_path / name, images, seed)
+        folders.sample(folder, tmp_path / name, images, seed)
         return {image["id"] for image in coco_of(tmp_path / name, "val")["images"]}
 
     four = ids("four", 4, 1)
@@ -228,7 +229,7 @@ def test_a_name_that_leads_out_of_the_folder_is_not_copied(folder: Path, tmp_pat
     (folder / "annotations" / "instances_val.json").write_text(json.dumps(coco))
     picture(folder / "escaped.png")
     with pytest.raises(BenchError, match="leads out"):
-        datasets.sample(folder, tmp_path / "deep" / "target", 6, 0)
+        folders.sample(folder, tmp_path / "deep" / "target", 6, 0)
     assert not (tmp_path / "escaped.png").exists()
 
 

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from bench import environments
-from bench.codebases import Codebase, Environment, Step
 from bench.errors import BenchError
+from bench.recipe.codebases import Codebase, Environment, Step
 
 THIS_PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 

@@ -18,7 +18,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from bench.errors import BenchError
-from bench.evaluation import (
+from bench.judge.accuracy import (
     METRICS,
     Difference,
     Evaluation,

@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from bench.record import Run
+from bench.record.run import Run
 from tests.conftest import FAKE, Cli, alive, pids
 
 SLOW: dict[str, Any] = {"codebase": "fake", "label": "slow", "options": {"step_s": 0.02}}

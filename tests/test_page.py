@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.record import Failure
+from bench.record.models import Failure
 from bench.report import generate
 from tests.report_runs import arm, samples, write_run
 from tests.test_report import tables_of

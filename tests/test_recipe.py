@@ -9,10 +9,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.codebases import find_codebases
 from bench.errors import BenchError
-from bench.plan import make_plan, round_orders
-from bench.recipe import load_recipe
+from bench.recipe.codebases import find_codebases
+from bench.recipe.load import load_recipe
+from bench.recipe.plan import make_plan, round_orders
 from tests.conftest import FAKE, ROOT, Cli
 
 MINIMAL = "name: t\nworkload: {model: faster_rcnn_r50_fpn}\narms: [fake]\n"

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from bench import shapes
+from bench.inputs import shapes
 
 PINNED = {  # (split, index) → SHA-256 of pixels and masks; changes only together with shapes.VERSION
     ("train", 0): "b1804c39ce8ebe08e9f291a0af1546074dd4f1b0abeacfb254c957201206b63a",

@@ -17,15 +17,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench import codebases
+from bench.recipe import codebases
+from bench.recipe.workload import Workload
 from bench.worker.api import Batch, Job
-from bench.workload import Workload
 from tests.conftest import Cli
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("torchvision")
 
-from adapters import torch_common, torch_facts  # noqa: E402
+from adapters import torch_common, torch_facts, torch_state  # noqa: E402
 
 TORCHVISION = codebases.load_codebase(codebases.BUILTIN / "torchvision")
 MODELS = sorted(TORCHVISION.models)
@@ -257,7 +257,7 @@ def test_weights_of_another_model_are_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "weights.npz"
     np.savez(path, **{"0.weight": np.zeros((4, 3, 1, 1), np.float32), "1.weight": np.zeros(1)})
     with pytest.raises(ValueError, match=r"missing 1: 0\.bias.*unexpected 1: 1\.weight.*shape 1: 0\.weight"):
-        torch_common.load_weights(model, str(path))
+        torch_state.load_weights(model, str(path))
 
 
 def test_a_training_arm_predicts_with_its_averaged_weights_and_goes_on_training() -> None:
@@ -445,7 +445,8 @@ def test_frozen_stages_of_an_unknown_backbone_are_refused_rather_than_ignored() 
 @pytest.fixture
 def shapes_input(tmp_path: Path) -> tuple[Any, Any, list[Batch]]:
     """Three generated images as a data set and as the shared batches that bench makes of them."""
-    from bench.data import open_dataset, prepare_batches
+    from bench.inputs.batches import prepare_batches
+    from bench.inputs.dataset import open_dataset
     from bench.worker.batches import load_batches
 
     workload = Workload(model="mask_rcnn_r50_fpn", input={"images": 3, "size": (96, 128), "mode": "pipeline"})
@@ -485,10 +486,10 @@ def test_the_own_loader_gives_the_same_images_objects_and_order_as_the_shared_ba
     adapter.close()
 
 
-# -- the example of docs/adapters.md ----------------------------------------------------------------------------
+# -- the example of docs/tutorial/wrap-your-codebase.md ---------------------------------------------------------
 
 
-DOCUMENT = codebases.BUILTIN.parent / "docs" / "adapters.md"
+DOCUMENT = codebases.BUILTIN.parent / "docs" / "tutorial" / "wrap-your-codebase.md"
 
 
 def write_example(folder: Path) -> None:

@@ -11,14 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.data import epoch_orders
-from bench.launchers.process import WorkerFailure
-from bench.record import ArmRecord, Run, RunRecord
-from bench.session import _weights_file
+from bench.inputs.batches import epoch_orders
+from bench.measure.process import WorkerFailure
+from bench.measure.session import _weights_file
+from bench.recipe.workload import Workload
+from bench.record.models import ArmRecord, RunRecord
+from bench.record.run import Run
 from bench.worker.api import Batch
 from bench.worker.batches import CorruptBatch
 from bench.worker.training import compose, images_of, learning_rate_factor, load_schedule, mirrored
-from bench.workload import Workload
 from tests.conftest import FAKE, Cli, Finished
 from tests.test_faults import wait_for_blocks
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 import detectors
-from bench.transplant import to_codebase
+from bench.inputs.weights import to_codebase
 from bench.worker.batches import load_batches
 from detectors.deformable import DeformConvNorm
 from detectors.solov2 import SOLOv2
 from detectors.solov2_targets import assign, quarter_masks
-from tests.detectors.test_solov2 import random_target
+from tests.helpers.models import random_target
 from tests.peers.peer import Peer, relative
 
 pytestmark = pytest.mark.peers

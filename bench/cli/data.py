@@ -1,0 +1,64 @@
+"""`bench data`: check and sample data sets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bench.cli.options import AsJson, print_json
+from bench.inputs import folders
+
+app = typer.Typer(name="data", no_args_is_help=True, help="Convert, check and sample data sets.")
+
+
+@app.command("convert")
+def data_convert(
+    layout: Annotated[str, typer.Argument(help="voc, cityscapes or widerface.")],
+    source: Annotated[Path, typer.Argument(help="Folder in that layout.")],
+    target: Annotated[Path, typer.Argument(help="New folder, in COCO layout.")],
+    as_json: AsJson = False,
+) -> None:
+    """Write a data set in COCO layout, with instance masks where it has them."""
+    _print_splits(folders.convert(layout, source, target), as_json=as_json)
+
+
+@app.command("check")
+def data_check(
+    folder: Annotated[Path, typer.Argument(help="Folder in COCO layout.")], as_json: AsJson = False
+) -> None:
+    """Find broken images, wrong sizes, boxes outside, empty classes; exit code 1 for all but empty classes."""
+    found = folders.check(folder)
+    print_json(found.as_json()) if as_json else _print_checked(found)
+    raise typer.Exit(0 if found.sound else 1)
+
+
+@app.command("sample")
+def data_sample(
+    source: Annotated[Path, typer.Argument(help="Folder in COCO layout.")],
+    target: Annotated[Path, typer.Argument(help="New folder.")],
+    images: Annotated[int, typer.Option(min=1, help="Images of each split.")],
+    seed: Annotated[int, typer.Option(help="The same seed draws the same images.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Write a reproducible part of a data set."""
+    _print_splits(folders.sample(source, target, images, seed), as_json=as_json)
+
+
+def _print_splits(splits: dict[str, dict[str, Any]], *, as_json: bool) -> None:
+    """What was written, a line per split."""
+    if as_json:
+        print_json(splits)
+        return
+    for split, counts in splits.items():
+        print(f"{split}: {', '.join(f'{number} {name}' for name, number in counts.items())}")
+
+
+def _print_checked(found: folders.Checked) -> None:
+    for split, counts in found.splits.items():
+        numbers = ", ".join(f"{value} {name}" for name, value in counts.items() if name != "classes")
+        print(f"{split}: {numbers.replace('_', ' ')}, {len(counts['classes'])} classes")
+    for problem in found.problems:
+        print(f"{problem.split}: {problem.kind}: {problem.where}: {problem.text}")
+    print("no problem found" if not found.problems else f"{len(found.problems)} problems")

@@ -1,0 +1,278 @@
+"""`bench run`, `bench audit` and the dry run."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from bench.cli.options import RESULTS, Adapters, AsJson, Quiet, Recipe, Results, Settings, print_json
+from bench.environments import cache_folder
+from bench.errors import BenchError, ExitCode
+from bench.judge.audit import Audit, audit_run
+from bench.measure.progress import listener
+from bench.measure.session import Session, new_run, resumed
+from bench.recipe.codebases import find_codebases
+from bench.recipe.load import LoadedRecipe, load_recipe
+from bench.recipe.plan import Plan, estimate_s_per_step, make_plan, steps_of, work_key
+from bench.recipe.schema import level_text
+from bench.record.models import RunRecord
+from bench.record.run import Run, find_runs, resolve_run
+from bench.record.samples import block_times
+
+app = typer.Typer()
+
+
+@app.command()
+def run(
+    recipe: Annotated[Path | None, typer.Argument(help="A recipe (recipes/*.yaml).")] = None,
+    settings: Settings = None,
+    resume: Annotated[str | None, typer.Option(help="Complete this run (folder, id or `latest`).")] = None,
+    retry_failed: Annotated[bool, typer.Option(help="With --resume: try failed arms again.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option(help="Print the plan and an estimate of its time; measure nothing.")
+    ] = False,
+    aa: Annotated[bool, typer.Option("--aa", help="Measure the baseline against itself.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Do not time an arm that does unequal work.")
+    ] = False,
+    quiet: Quiet = False,
+    results: Results = RESULTS,
+    adapters: Adapters = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure every arm of a recipe."""
+    if (recipe is None) == (resume is None):
+        raise BenchError("give a recipe or --resume RUN", hint="bench list recipes; bench list runs")
+    if recipe is not None:
+        loaded, plan = plan_of(recipe, settings or [], adapters or [], aa=aa)
+        if dry_run:
+            document = _dry_run(plan, results)
+            print_json(document) if as_json else _print_dry_run(plan, document)
+            return
+        outcome = _measure(loaded, plan, results, adapters or [], quiet=quiet or as_json, strict=strict)
+    else:
+        outcome = _resume(
+            str(resume), results, adapters or [], retry_failed=retry_failed, quiet=quiet or as_json
+        )
+    print_json(outcome.as_json()) if as_json else _print_outcome(outcome, quiet=quiet)
+    raise typer.Exit(outcome.exit_code)
+
+
+@app.command()
+def audit(
+    recipe: Recipe,
+    settings: Settings = None,
+    quiet: Quiet = False,
+    adapters: Adapters = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check that the arms of a recipe do equal work, without timing them."""
+    audits = _audit(recipe, settings or [], adapters or [], quiet=quiet or as_json)
+    print_json([one.as_json() for one in audits]) if as_json else _print_audits(audits)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a measuring command leaves."""
+
+    run: Run
+    exit_code: int
+
+    def as_json(self) -> dict[str, Any]:
+        record, arms = self.run.record(), self.run.arms()
+        return {
+            "run": record.id,
+            "folder": str(self.run.folder),
+            "status": record.status,
+            "exit_code": self.exit_code,
+            "warnings": record.warnings,
+            "audit": [one.as_json() for one in audit_run(arms, record.baseline).values()],
+            "arms": [
+                {
+                    "id": arm.id,
+                    "codebase": arm.codebase,
+                    "levels": arm.levels,
+                    "status": arm.status,
+                    "failure": arm.failure.model_dump() if arm.failure else None,
+                    "blocks": arm.blocks,
+                    "s_per_iter": _median_s(self.run, arm.id),
+                }
+                for arm in arms
+            ],
+        }
+
+
+def _median_s(run: Run, arm: str) -> float | None:
+    blocks = block_times(run.samples(arm))
+    return float(blocks["s_per_step"].median()) if len(blocks) else None
+
+
+def plan_of(
+    recipe: Path, settings: Sequence[str], adapters: Sequence[Path], *, aa: bool = False
+) -> tuple[LoadedRecipe, Plan]:
+    loaded = load_recipe(recipe, settings)
+    return loaded, make_plan(loaded, find_codebases(adapters), aa=aa)
+
+
+def _measure(
+    loaded: LoadedRecipe,
+    plan: Plan,
+    results: Path,
+    adapters: Sequence[Path],
+    *,
+    quiet: bool,
+    strict: bool = False,
+) -> Outcome:
+    run, record = new_run(loaded, plan, results, ["bench", *sys.argv[1:]])
+    return _execute(run, record, plan, adapters, quiet=quiet, strict=strict)
+
+
+def _resume(
+    name: str, results: Path, adapters: Sequence[Path], *, retry_failed: bool, quiet: bool
+) -> Outcome:
+    run = Run(resolve_run(name, results))
+    plan, record = resumed(run, find_codebases(adapters))
+    return _execute(run, record, plan, adapters, quiet=quiet, retry_failed=retry_failed)
+
+
+def _execute(
+    run: Run,
+    record: RunRecord,
+    plan: Plan,
+    adapters: Sequence[Path],
+    *,
+    quiet: bool,
+    retry_failed: bool = False,
+    strict: bool = False,
+) -> Outcome:
+    with listener(plan, quiet=quiet, done=len(run.journal())) as shown:
+        session = Session(plan, run, record, find_codebases(adapters), cache_folder(), shown, strict)
+        code = session.execute(retry_failed=retry_failed)
+    return Outcome(run, code)
+
+
+def _print_outcome(outcome: Outcome, *, quiet: bool) -> None:
+    """Where the run is, and what to do next."""
+    print(outcome.run.folder)
+    if quiet:
+        return
+    say = Console(stderr=True, highlight=False)
+    for arm in outcome.run.arms():
+        if arm.failure is not None:
+            say.print(
+                f"failed: {arm.id}: {arm.failure.reason}: {arm.failure.message}", markup=False, style="red"
+            )
+    if outcome.exit_code == ExitCode.INTERRUPTED:
+        say.print(f"interrupted; complete it with: bench run --resume {outcome.run.folder}", markup=False)
+    else:
+        say.print(f"next: bench report {outcome.run.folder}", markup=False)
+
+
+def past_s_per_step(results: Path) -> dict[str, float]:
+    """Median seconds per step of the work that past runs of this results folder measured; later runs win."""
+    past: dict[str, float] = {}
+    for folder in find_runs(results)[-20:]:
+        run = Run(folder)
+        for arm in run.arms():
+            seconds = _median_s(run, arm.id)
+            if seconds is not None:
+                past[work_key(arm.codebase, arm.workload, arm.options)] = seconds
+    return past
+
+
+def _dry_run(plan: Plan, results: Path) -> dict[str, Any]:
+    """The plan as data, with an estimate of its time."""
+    past = past_s_per_step(results)
+    arms, total_s, measured = [], 0.0, True
+    for arm in plan.arms:
+        seconds, known = estimate_s_per_step(arm, past)
+        steps = steps_of(arm, plan.measure)
+        launches = 1 if arm.workload.task == "train_eval" else plan.measure.launches
+        arm_s = seconds * steps + launches * 10.0  # starting a worker takes some seconds
+        total_s, measured = total_s + arm_s, measured and known
+        arms.append(
+            {
+                "id": arm.id,
+                "codebase": arm.codebase,
+                "cell": arm.cell,
+                "levels": dict(arm.levels),
+                "model": arm.workload.model,
+                "task": arm.workload.task,
+                "ranks": arm.workload.ranks,
+                "steps": steps,
+                "estimate_s": round(arm_s, 1),
+                "estimate_from": "a past run" if known else "a rough count of operations",
+            }
+        )
+    return {
+        "recipe": plan.name,
+        "cells": len(plan.cells),
+        "arms": arms,
+        "measure": plan.measure.model_dump(),
+        "baseline": dict(plan.baseline),
+        "estimate_s": round(total_s, 1),
+        "estimate_from": "past runs" if measured else "rough counts of operations where no past run tells",
+    }
+
+
+def _print_dry_run(plan: Plan, document: dict[str, Any]) -> None:
+    table = Table(
+        "arm", "model", "task", "levels", "steps", "about", title=f"{plan.name}: {len(plan.arms)} arms"
+    )
+    for arm in document["arms"]:
+        levels = ", ".join(f"{key}={level_text(value)}" for key, value in arm["levels"].items())
+        table.add_row(
+            arm["id"], arm["model"], arm["task"], levels, str(arm["steps"]), f"{arm['estimate_s']:.0f} s"
+        )
+    console = Console()
+    console.print(table)
+    measure = plan.measure
+    design = f"{measure.launches} launches × {measure.rounds} rounds × {measure.steps} steps"
+    if all(arm.workload.task == "train_eval" for arm in plan.arms):
+        design = "training to the last step (evaluations counted as steps)"
+    console.print(
+        f"{design} in {document['cells']} cells"
+        f"{' (interleaved)' if measure.interleave else ''}; about {document['estimate_s'] / 60:.0f} min,"
+        f" from {document['estimate_from']}",
+        markup=False,
+    )
+
+
+def _audit(recipe: Path, settings: Sequence[str], adapters: Sequence[Path], *, quiet: bool) -> list[Audit]:
+    """Start every arm once, let it describe its work and take one step, and compare; nothing is timed or kept."""
+    loaded, plan = plan_of(recipe, settings, adapters)
+    once = {"warmup": 1, "rounds": 0, "phase_steps": 0, "memory_steps": 0, "predict": False}
+    plan = replace(plan, measure=plan.measure.model_copy(update=once))
+    with tempfile.TemporaryDirectory(prefix="bench-audit-") as folder:
+        outcome = _measure(loaded, plan, Path(folder), adapters, quiet=quiet)
+        arms = outcome.run.arms()
+        failed = [arm for arm in arms if arm.failure is not None]
+        for arm in failed:
+            assert arm.failure is not None
+            say = f"{arm.id} cannot be audited: {arm.failure.reason}: {arm.failure.message}"
+            print("\n".join([say, *arm.failure.log_tail]), file=sys.stderr)
+        if outcome.exit_code:
+            raise SystemExit(outcome.exit_code)
+        return list(audit_run(arms, plan.baseline).values())
+
+
+def _print_audits(audits: Sequence[Audit]) -> None:
+    console = Console(highlight=False)
+    for one in audits:
+        console.print(
+            f"{one.arm} against {one.baseline}: {'equal' if one.equal else 'unequal work'}", markup=False
+        )
+        for difference in one.differences:
+            console.print(f"  {difference}", markup=False, style="red", soft_wrap=True)
+        if one.unknown:
+            console.print(f"  not known of both: {', '.join(one.unknown)}", markup=False, style="dim")
+    if not audits:
+        console.print("nothing to compare: the recipe names no baseline, or it has one arm", markup=False)

@@ -1,0 +1,110 @@
+"""Models that are small, and what they are trained on in tests."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+
+from detectors import Target, build, list_models
+from detectors.backbones.resnet import ResNet
+from detectors.htc import HTC
+from detectors.necks.fpn import FPN
+from detectors.rcnn import RCNN, RegionDetector
+from detectors.sampling import BalancedSampler
+from detectors.solov2 import LIGHT_SIZES, GridHead, Level, MaskFeatures, SOLOv2
+
+SIZE = 64
+
+
+CLASSES = 3
+
+
+#: Every method, on one backbone: what is odd here does not reach it. SSD, of one size of image, is in test_ssd.py; the
+#: other SOLOv2s have more layers of the same kind.
+MODELS = [
+    name for name in list_models() if name.endswith(("_r50_fpn", "_r50_c4")) and name != "solov2_r50_fpn"
+]
+
+
+def target(*boxes: tuple[float, float, float, float], size: tuple[int, int] = (SIZE, SIZE)) -> Target:
+    """Objects of classes 0, 1, 2, 0, … with masks that fill their boxes as far as these are in the image."""
+    masks = torch.zeros(len(boxes), *size, dtype=torch.uint8)
+    for mask, (x1, y1, x2, y2) in zip(masks, boxes, strict=True):
+        mask[int(y1) : int(y2), int(x1) : int(x2)] = 1
+    labels = torch.arange(len(boxes)) % CLASSES
+    return Target(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4), labels, masks)
+
+
+def small(name: str, num_classes: int = CLASSES) -> nn.Module:
+    """A model that looks at few proposals, so that its steps are quick."""
+    torch.manual_seed(0)
+    model = small_solov2(num_classes) if name.startswith("solov2") else build(name, num_classes=num_classes)
+    if isinstance(model, RegionDetector) and model.rpn is not None:
+        model.rpn.pre_nms = model.rpn.post_nms = (32, 32)
+    for module in model.modules():
+        if hasattr(module, "sampler") and hasattr(module, "classes"):
+            module.sampler = BalancedSampler(8, 0.25)
+    return model
+
+
+def small_solov2(num_classes: int) -> SOLOv2:
+    """SOLOv2-light with grids of fewer cells, for objects of small images."""
+    body = ResNet(50)
+    neck = FPN(body.out_channels)
+    grids = (8, 6, 5, 4, 3)
+    levels = [Level(cells, sizes, 2) for cells, sizes in zip(grids, LIGHT_SIZES, strict=True)]
+    return SOLOv2(
+        body,
+        neck,
+        MaskFeatures(256, 128, 128),
+        GridHead(256, 256, num_classes, 128, convs=2, grids=grids),
+        levels,
+    )
+
+
+def given(model: nn.Module, images: int) -> dict[str, list[torch.Tensor]]:
+    """Proposals for a model that makes none."""
+    if isinstance(model, RCNN) and model.rpn is None:
+        return {"proposals": [torch.tensor([[5.0, 5, 40, 40], [0, 0, SIZE, SIZE], [3, 3, 3, 3]])] * images}
+    return {}
+
+
+def losses_of(model: nn.Module, images: torch.Tensor, targets: list[Target]) -> dict[str, torch.Tensor]:
+    """Of targets that know nothing of the images' padding, in training mode."""
+    sizes = torch.tensor([images.shape[2:]] * len(targets))
+    targets = [with_padding(one, tuple(images.shape[2:])) for one in targets]
+    if isinstance(model, HTC):
+        targets = [one._replace(semantic=torch.full(images.shape[2:], 255)) for one in targets]
+    return model.train().losses(images, sizes, targets, **given(model, len(targets)))
+
+
+def with_padding(one: Target, size: tuple[int, int]) -> Target:
+    masks = torch.zeros(len(one.masks), *size, dtype=torch.uint8)
+    height, width = (min(pair) for pair in zip(one.masks.shape[1:], size, strict=True))
+    masks[:, :height, :width] = one.masks[:, :height, :width]
+    return one._replace(masks=masks)
+
+
+def random_target(seed: int, size: tuple[int, int], objects: int = 12) -> Target:
+    """Ellipses and parts of them of all extents, overlapping and at the border; one of them without a pixel."""
+    random = np.random.default_rng(seed)
+    height, width = size
+    y, x = np.mgrid[:height, :width]
+    boxes, masks = [], []
+    for number in range(objects):
+        w, h = (
+            random.uniform(2, width) ** random.uniform(0.4, 1),
+            random.uniform(2, height) ** random.uniform(0.4, 1),
+        )
+        x1, y1 = random.uniform(-0.2, 1) * width, random.uniform(-0.2, 1) * height
+        inside = ((x - x1 - w / 2) / w) ** 2 + ((y - y1 - h / 2) / h) ** 2 < 0.25
+        inside &= random.random() < 0.5 or (x + y) % 7 > 2  # some have holes
+        box = np.clip([x1, y1, x1 + w, y1 + h], 0, [width, height] * 2)
+        boxes.append(box)
+        masks.append(inside & (number != objects // 2))
+    return Target(
+        torch.tensor(np.array(boxes).reshape(-1, 4), dtype=torch.float32),
+        torch.from_numpy(random.integers(0, CLASSES, objects)),
+        torch.from_numpy(np.array(masks, dtype=np.uint8).reshape(-1, height, width)),
+    )

@@ -1,0 +1,129 @@
+"""The native adapter: its own loader gives what the shared batches hold, and its weights survive a round trip."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from bench.inputs.batches import prepare_batches
+from bench.inputs.dataset import open_dataset
+from bench.recipe import codebases
+from bench.recipe.workload import Workload
+from bench.worker.api import Job
+from bench.worker.batches import load_batches
+
+NATIVE = codebases.load_codebase(codebases.BUILTIN / "native")
+SIZE = (96, 128)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+def make_adapter(
+    cache: Path,
+    task: str,
+    weights: str | None = None,
+    model: str = "mask_rcnn_r50_fpn",
+    options: dict[str, Any] | None = None,
+    **settings: Any,
+) -> Any:
+    workload = Workload(model=model, task=task, input={"size": SIZE, "images": 3}, batch_size=2, **settings)
+    dataset = open_dataset(workload.input, "train", cache)
+    job = Job(
+        workload=workload.model_dump(mode="json"),
+        options=options or {},
+        model={"name": workload.model},
+        classes=dataset.classes,
+        category_ids=dataset.category_ids,
+        dataset={
+            "images": str(dataset.images),
+            "annotations": str(dataset.annotations),
+            "image_ids": dataset.image_ids,
+        },
+        weights=weights,
+        batches=str(prepare_batches(dataset, workload, cache)),
+        threads=1,
+        rank=0,
+        world_size=1,
+        scratch=str(cache),
+    )
+    spec = importlib.util.spec_from_file_location("native_adapter", NATIVE.adapter_file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.Adapter(job)
+
+
+def test_the_own_loader_gives_what_the_shared_batches_hold(cache: Path) -> None:
+    adapter = make_adapter(cache, "train")
+    adapter.uses_masks = True
+    loader = adapter.pipeline()
+    batches = load_batches(adapter.job.batches, 0, 1)
+    for batch in [*batches, batches[0]]:  # and again from the start
+        expected, found = adapter.convert(batch), next(loader)
+        torch.testing.assert_close(found.images, expected.images, rtol=0, atol=1e-5)
+        assert found.images.is_contiguous(memory_format=torch.channels_last)
+        assert found.image_ids == expected.image_ids
+        assert found.image_sizes == expected.image_sizes
+        assert found.original_sizes == expected.original_sizes
+        for name in ("boxes", "labels", "masks"):
+            for one, other in zip(getattr(found, name), getattr(expected, name), strict=True):
+                torch.testing.assert_close(one, other)
+
+
+def test_a_step_moves_the_weights_and_saved_weights_predict_the_same(cache: Path, tmp_path: Path) -> None:
+    adapter = make_adapter(cache, "train", ema=True, optimizer={"lr": 1e-5})
+    adapter.prepare()
+    before = adapter.model.box_head.fc2.weight.clone()
+    data = adapter.load(adapter.convert(load_batches(adapter.job.batches, 0, 1)[0]))
+    losses = adapter.forward(data)
+    adapter.backward(losses)
+    adapter.optimizer_step()
+    adapter.ema_update()
+    assert all(np.isfinite(value) for value in adapter.loss_values(losses).values())
+    assert not torch.equal(adapter.model.box_head.fc2.weight, before)
+
+    path = str(tmp_path / "weights.npz")
+    adapter.save_weights(path)
+    loaded = make_adapter(cache, "infer", weights=path)
+    loaded.prepare()
+    averaged = adapter.averaged.model.state_dict()
+    assert all(torch.equal(value, averaged[name]) for name, value in loaded.model.state_dict().items())
+    found = loaded.detections(loaded.postprocess(loaded.network(data), data), data)
+    assert [detections.image_id for detections in found] == data.image_ids
+    for detections, size in zip(found, data.original_sizes, strict=True):
+        assert len(detections.boxes) > 0
+        assert detections.masks is not None
+        assert detections.masks.shape == (len(detections.boxes), *size)
+
+
+def test_the_same_seed_gives_the_same_weights_for_training_and_inference(cache: Path) -> None:
+    states = []
+    for task in ("train", "infer"):
+        adapter = make_adapter(cache, task)
+        adapter.prepare()
+        states.append(adapter.model.state_dict())
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "as_paddledetection"),
+    [
+        ("solov2_r50_fpn", {}, False),
+        ("solov2_r50_fpn", {"conventions": "paddledet"}, True),
+        ("solov2_light_r50_vd_fpn_dcn_512", {"conventions": "mmdet"}, True),  # there is no other
+    ],
+)
+def test_solov2_has_the_mask_loss_of_the_conventions_that_the_recipe_names(
+    cache: Path, model: str, options: dict[str, Any], as_paddledetection: bool
+) -> None:
+    built = make_adapter(cache, "train", model=model, options=options).build_model()
+    assert built.drawn_only is as_paddledetection

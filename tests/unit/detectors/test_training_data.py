@@ -1,0 +1,87 @@
+"""The order of training images, and what is done to them."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from detectors import config as configs
+from detectors import train, transforms
+from detectors.coco import Draw, TrainingOrder, augmented
+from detectors.transforms import Sample
+
+
+@pytest.mark.parametrize(
+    ("name", "iterations", "steps"),
+    [
+        ("1x", 12, (8, 11)),
+        ("2x", 24, (16, 22)),
+        ("20e", 20, (16, 19)),
+        ("3x", 36, (27, 33)),
+        ("120e", 120, (80, 110)),
+    ],
+)
+def test_a_named_schedule_warms_up_and_steps_where_its_codebase_does(
+    name: str, iterations: int, steps: tuple[int, int]
+) -> None:
+    config = configs.ScheduleConfig(name=name, warmup=4, warmup_factor=0.5)
+    schedule = train.make_schedule(config, lr=0.02, iterations_per_epoch=10)
+    assert schedule.iterations == 10 * iterations
+    assert [schedule.lr_at(n) for n in (0, 2, 4)] == pytest.approx([0.01, 0.015, 0.02])
+    for exponent, step in enumerate(steps):
+        assert schedule.lr_at(10 * step - 1) == pytest.approx(0.02 * 0.1**exponent)
+        assert schedule.lr_at(10 * step) == pytest.approx(0.02 * 0.1 ** (exponent + 1))
+
+
+def test_every_image_is_drawn_once_in_an_epoch_and_ranks_share_what_one_process_would_see() -> None:
+    ids = list(range(100, 123))
+    is_wide = [number % 3 != 0 for number in ids]
+
+    def draws(first: int, rank: int, ranks: int, batches: int) -> list[list[Draw]]:
+        order = TrainingOrder(ids, is_wide, batch=4, seed=7, first=first, rank=rank, ranks=ranks)
+        return list(itertools.islice(iter(order), batches))
+
+    two_epochs = draws(0, 0, 1, 12)
+    for epoch in (two_epochs[:6], two_epochs[6:]):
+        seen = [draw.image_id for batch in epoch for draw in batch]
+        assert set(seen) == set(ids)
+        assert len(seen) == 24  # the last batch is filled up with one image
+        assert sum(len({is_wide[draw.image_id - 100] for draw in batch}) == 2 for batch in epoch) <= 2
+    assert two_epochs[:6] != two_epochs[6:]
+    assert [draw.number for batch in two_epochs for draw in batch] == list(range(48))
+    assert draws(8, 0, 1, 4) == two_epochs[8:]  # as if it had never stopped
+    halves = [draws(5, rank, 2, 7) for rank in (0, 1)]
+    assert [left + right for left, right in zip(*halves, strict=True)] == two_epochs[5:]
+
+
+def test_boxes_and_masks_follow_their_image_through_all_changes() -> None:
+    image = np.zeros((60, 80, 3), np.uint8)
+    image[20:50, 10:40] = 255
+    mask = (image[None, :, :, 0] > 0).astype(np.uint8)
+    sample = Sample(image, np.float32([[10, 20, 40, 50]]), np.array([3]), mask)
+    augment = configs.Augment(expand=2, crop=True, resize=configs.Resize(short=(48, 96), long=200), flip=0.5)
+    shapes_seen = set()
+    for seed in range(40):
+        changed = augmented(sample, augment, (0, 0, 0), np.random.default_rng(seed))
+        shapes_seen.add(changed.size)
+        assert len(changed.boxes) == len(changed.labels) == len(changed.masks) == 1
+        assert changed.masks.shape[1:] == changed.size
+        bright = changed.image[:, :, 0] > 127
+        assert (bright != changed.masks[0]).mean() < 0.05
+        rows, columns = np.flatnonzero(bright.any(1)), np.flatnonzero(bright.any(0))
+        tight = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
+        np.testing.assert_allclose(changed.boxes[0], tight, atol=2.5)
+    assert len(shapes_seen) > 10
+
+
+def test_distorted_colours_stay_colours() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+    results = [transforms.distort(image, np.random.default_rng(seed)) for seed in range(20)]
+    assert all(one.dtype == np.uint8 and one.shape == image.shape for one in results)
+    assert len({one.tobytes() for one in results}) > 10
+    grey = np.full((4, 4, 3), 100, np.uint8)
+    for seed in range(20):  # neither saturation nor hue can colour what is grey
+        changed = transforms.distort(grey, np.random.default_rng(seed))
+        assert (changed == changed[..., :1]).all()

@@ -41,7 +41,7 @@ def fail(path: Path, *settings: str) -> str:
         (MINIMAL.replace("faster_", "fster_"), 2, ["unknown model", "mean faster_rcnn_r50_fpn"]),
         (MINIMAL + "factors:\n  emma: [on]\n", 5, ["unknown factor 'emma'", "ema?"]),
         (MINIMAL + "factors:\n  precision: [float32, flaot16]\n", 5, ["precision", "flaot16"]),
-        (MINIMAL + "factors: {ema: [on, off]}\nexclude:\n  - {ema: maybe}\n", 6, ["no level of ema"]),
+        (MINIMAL + "factors: {ema: [on, off]}\nexclude:\n  - {ema: maybe}\n", 6, ["not a level of ema"]),
         (MINIMAL + "factors: {ema: [on, off]}\nexclude:\n  - {em: on}\n", 6, ["'em' is not a factor", "ema?"]),
         (MINIMAL + "baseline: torchvison\n", 4, ["unknown arm 'torchvison'"]),
         (MINIMAL.replace("arms: [fake]\n", ""), None, ["'arms' is missing"]),

@@ -309,3 +309,13 @@ def test_a_lock_that_is_not_readable_is_no_environment(wheels: Path) -> None:
     for content in ("", json.dumps([1])):
         (folder / "lock.json").write_text(content)
         assert environments.list_environments() == []
+
+
+def test_a_lock_of_an_earlier_bench_is_listed(wheels: Path) -> None:
+    """It had more fields. Its environment can be listed and removed."""
+    codebase = codebase_with(wheels, "tinydet==1.0")
+    folder = environments.create(codebase, progress=silent)
+    lock = environments.read_lock(folder)
+    (folder / "lock.json").write_text(json.dumps({**lock, "shared": [], "not_pinned": []}))
+    assert [one.folder for one in environments.list_environments()] == [folder]
+    assert environments.remove(codebase) == [folder]

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from bench.cli.options import RESULTS, Adapters, AsJson, Results
+from bench.cli.options import RESULTS, Adapters, AsJson, Results, examples
 from bench.environments import list_environments, python_of, versions
 from bench.errors import BenchError
 from bench.recipe.codebases import Codebase, find_codebases
@@ -147,30 +147,30 @@ def runs(results: Path) -> Rows:
 app = typer.Typer(name="list", no_args_is_help=True, help="List codebases, models, recipes or runs.")
 
 
-@app.command("codebases")
+@app.command("codebases", epilog=examples("bench list codebases"))
 def list_codebases(adapters: Adapters = None, as_json: AsJson = False) -> None:
-    """Codebases that have an adapter, and whether their environment is there."""
+    """List codebases with an adapter, and the state of their environments."""
     show(codebases(adapters or []), as_json)
 
 
-@app.command("models")
+@app.command("models", epilog=examples("bench list models"))
 def list_models(adapters: Adapters = None, as_json: AsJson = False) -> None:
-    """The matrix of canonical models and codebases: what is missing, and why."""
+    """List which codebase offers which model, and why not."""
     show_models(models(adapters or []), as_json)
 
 
-@app.command("recipes")
+@app.command("recipes", epilog=examples("bench list recipes"))
 def list_recipes(
     folder: Annotated[
         Path | None, typer.Argument(help="Where to look; by default recipes/, else those of bench.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Recipes and what they say they measure."""
+    """List recipes with their descriptions."""
     show(recipes(folder), as_json)
 
 
-@app.command("runs")
+@app.command("runs", epilog=examples("bench list runs"))
 def list_runs(results: Results = RESULTS, as_json: AsJson = False) -> None:
-    """Runs, oldest first."""
+    """List runs, oldest first."""
     show(runs(results), as_json)

@@ -45,8 +45,11 @@ class Environment(Strict):
     """The locked virtual environment of a codebase. `project` means the one that bench itself is installed in."""
 
     kind: Literal["project", "own"] = "project"
+    """project: bench's own environment; own: one that `bench env create` builds."""
     python: str = "3.11"
+    """Version of Python."""
     steps: list[Step] = []
+    """Install steps, in order."""
     groups: dict[str, list[Step]] = {}
     """Optional install steps by name (`compiled-ops`)."""
     smoke: str = ""
@@ -59,20 +62,28 @@ class Offer(Strict):
     name: str
     """The codebase's own name of it."""
     tasks: list[Literal["train", "infer"]] = ["train", "infer"]
+    """Tasks that it can do."""
     options: dict[str, Any] = {}
+    """Handed to the adapter as `job.options`; an arm's own options win."""
     note: str = ""
+    """Shown in lists."""
 
 
 class Codebase(Strict):
     """`adapter.yaml`."""
 
     name: str
+    """How recipes name the codebase."""
     title: str
+    """How reports name it."""
     url: str = ""
+    """Where it is from."""
     summary: str = ""
+    """One sentence for lists."""
     packages: list[str]
     """Distributions whose versions identify the codebase in a table, the first one above all."""
     environment: Environment = Environment()
+    """Where it runs."""
     models: dict[str, Offer]
     """Canonical model → what this codebase calls it."""
     options: dict[str, str] | None = None
@@ -82,11 +93,17 @@ class Codebase(Strict):
     schemes: list[str] = []
     """Prefixes of own model names it also takes: `mmdet` allows `model: mmdet://solov2/…`."""
     inputs: list[Literal["shared", "pipeline"]] = ["shared", "pipeline"]
+    """Input modes that it can do."""
     precisions: list[Literal["float32", "bfloat16", "float16"]] = ["float32"]
+    """Precisions that it can do."""
     devices: list[Literal["cpu", "cuda"]] = ["cpu", "cuda"]
+    """Devices that it can run on."""
     ema: bool = True
+    """Whether it can keep an average of the weights."""
     max_ranks: int = 1
+    """Most processes that it can train with."""
     launcher: Literal["local", "torchrun", "paddle"] = "local"
+    """Who starts its processes: local starts one."""
     variables: dict[str, str] = {}
     """Environment variables with which this codebase is known to run best; recorded."""
     source: str | None = None

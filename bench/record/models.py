@@ -247,6 +247,8 @@ class ArmRecord(RecordModel):
     """Factor → level of this arm (without the codebase)."""
     cell: FileName
     """Arms with the same cell are interleaved and compared with each other."""
+    baseline: str | None = None
+    """Id of the arm that this one is compared with; its own id, if it is the baseline."""
     workload: Workload
     """The work of the arm, as resolved."""
     options: Facts = Field(default_factory=dict)

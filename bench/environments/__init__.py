@@ -15,6 +15,7 @@ one). torch is stored once for all codebases, and for bench itself where `make` 
 """
 
 from bench.environments.build import create
+from bench.environments.installer import cache_folder
 from bench.environments.store import (
     Drift,
     Installed,
@@ -25,7 +26,6 @@ from bench.environments.store import (
     remove,
     versions,
 )
-from bench.record.places import cache_folder
 
 __all__ = [
     "Drift",

@@ -15,10 +15,10 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from bench.environments import installer, store
+from bench.environments.installer import cache_folder
 from bench.environments.store import Progress, folder_of, lock_of, only_one, steps_of, venv_python
 from bench.errors import BenchError, did_you_mean
 from bench.recipe.codebases import Codebase, Step
-from bench.record.places import cache_folder
 from bench.record.run import write_atomic
 
 #: First words of the lines of uv that are worth showing while it works.

@@ -14,6 +14,7 @@ import ast
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 #: Option of pip → (variable of uv, what separates several values there).
 _OPTIONS = {
@@ -27,6 +28,13 @@ _OPTIONS = {
 }
 #: Of a later one of these places of pip's configuration the value is taken.
 _SECTIONS = ("global", "install", ":env:")
+
+
+def cache_folder() -> Path:
+    """The folder of everything that bench keeps: `$BENCH_CACHE`, else `bench` in the user's cache folder."""
+    if chosen := os.environ.get("BENCH_CACHE"):
+        return Path(chosen).expanduser().resolve()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bench"
 
 
 def pip_settings() -> dict[str, str]:

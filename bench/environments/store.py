@@ -21,9 +21,9 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from bench.environments import installer
+from bench.environments.installer import cache_folder
 from bench.errors import BenchError
 from bench.recipe.codebases import Codebase, Step
-from bench.record.places import cache_folder
 
 Progress = Callable[[str], None]
 

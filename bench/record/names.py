@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+import unicodedata
+from collections.abc import Iterable
 from pathlib import PurePosixPath
 from typing import Annotated
 
@@ -12,6 +15,7 @@ _NAME = re.compile(r"\w[\w.-]*")
 
 #: Bytes of a name; file systems allow 255 with an ending of our own.
 MAX_NAME_BYTES = 200
+_READABLE_BYTES = 120
 
 
 def file_name(text: str) -> str:
@@ -37,6 +41,24 @@ def inner_path(text: str) -> str:
     ):
         raise ValueError(f"not a path within the run folder: {text[:80]!r}")
     return text
+
+
+def file_names(texts: Iterable[str]) -> dict[str, str]:
+    """A name of a file for each text: readable, and another one for each text that differs.
+
+    Letters of every script stay. A text that loses more than separators, or is cut, gets a few digits of its hash.
+    """
+    names: dict[str, str] = {}
+    for text in dict.fromkeys(texts):
+        words = re.findall(r"[^\W_]+", unicodedata.normalize("NFKC", text).lower())
+        name = "-".join(words).encode()[:_READABLE_BYTES].decode(errors="ignore")
+        lost = len(name) < len("-".join(words)) or any(
+            ord(char) > 127 and not char.isalnum() for char in text
+        )
+        if lost or not name or name in names.values():
+            name = f"{name or 'arm'}-{hashlib.sha256(text.encode(errors='replace')).hexdigest()[:8]}"
+        names[text] = name
+    return names
 
 
 FileName = Annotated[str, AfterValidator(file_name)]

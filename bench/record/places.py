@@ -34,19 +34,13 @@ _ELSEWHERE = "{elsewhere}/"
 _PATH_ENDS = r"(?=$|[^\w.-]|\.(?:\W|$))"
 
 
-def cache_folder() -> Path:
-    """`$BENCH_CACHE`, else `bench` in the user's cache folder."""
-    if chosen := os.environ.get("BENCH_CACHE"):
-        return Path(chosen).expanduser().resolve()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bench"
-
-
 @dataclass(frozen=True)
 class Places:
     """The folders of this machine that records speak of."""
 
     run: Path
-    cache: Path
+    cache: Path | None = None
+    """Of the session that measures the run; None for a reader."""
 
     @cached_property
     def _folders(self) -> dict[str, str]:
@@ -58,8 +52,8 @@ class Places:
             "{home}": Path.home(),
             "{temporary}": Path(tempfile.gettempdir()),
         }
-        found = {}
-        for name, folder in named.items():
+        found: dict[str, str] = {}
+        for name, folder in ((name, folder) for name, folder in named.items() if folder is not None):
             for path in (os.path.abspath(folder), str(folder.resolve())):
                 if path.count("/") and path != "/":
                     found.setdefault(path, name)
@@ -111,7 +105,7 @@ class Places:
             return self.text(text)
 
         portable = _mapped(recipe, place)
-        if elsewhere and not elsewhere.items() <= (known := self._elsewhere()).items():
+        if elsewhere and self.cache and not elsewhere.items() <= (known := self._elsewhere()).items():
             self._elsewhere_file.parent.mkdir(parents=True, exist_ok=True)
             self._elsewhere_file.write_text(json.dumps({**known, **elsewhere}))
         return portable
@@ -151,9 +145,12 @@ class Places:
 
     @property
     def _elsewhere_file(self) -> Path:
+        assert self.cache is not None
         return self.cache / "elsewhere" / f"{self.run.name}.json"
 
     def _elsewhere(self) -> dict[str, str]:
+        if self.cache is None:
+            return {}
         try:
             return dict(json.loads(self._elsewhere_file.read_text()))
         except (OSError, ValueError):

@@ -29,10 +29,11 @@ import pandas as pd
 from pydantic import BaseModel, ValidationError
 
 from bench.errors import BenchError, StorageError
-from bench.record.models import ArmRecord, Block, RunRecord
+from bench.record.models import ArmRecord, Block, Revision, RunRecord
 from bench.record.names import file_name
-from bench.record.places import Places, cache_folder
+from bench.record.places import Places
 from bench.record.samples import problem_of, read_samples, samples_frame
+from bench.record.software import git_diff, git_revision
 
 JOURNAL = "blocks.jsonl"
 
@@ -91,7 +92,7 @@ class Run:
 
     def __init__(self, folder: Path, cache: Path | None = None) -> None:
         self.folder = folder
-        self.places = Places(folder.absolute(), cache or cache_folder())
+        self.places = Places(folder.absolute(), cache)
 
     # -- reading -------------------------------------------------------------------------------------------------
 
@@ -166,7 +167,7 @@ class Run:
         for name in ("recipe", "recipe_path"):
             values[name] = self.places.recipe(values[name])
         values["command"] = [self.places.argument(one) for one in record.command]
-        write_atomic(self.folder / "run.json", json.dumps(self.places.portable(values), indent=1))
+        write_atomic(self.folder / "run.json", json.dumps(self.places.portable(values), indent=1, ensure_ascii=False))
 
     def write_arm(self, record: ArmRecord, samples: pd.DataFrame) -> None:
         """Samples first: an arm's record never speaks of samples that are not there."""
@@ -179,8 +180,16 @@ class Run:
         values = record.model_dump(mode="json")
         values["workload"] = self.places.recipe(values["workload"])
         write_atomic(
-            self.folder / "arms" / f"{record.id}.json", json.dumps(self.places.portable(values), indent=1)
+            self.folder / "arms" / f"{record.id}.json", json.dumps(self.places.portable(values), indent=1, ensure_ascii=False)
         )
+
+    def note_revision(self, folder: Path, name: str) -> Revision:
+        """The revision of a source folder; changes that are not committed are stored as `diffs/<name>.diff`."""
+        revision = Revision.model_validate(git_revision(folder))
+        if revision.dirty and (diff := git_diff(folder)):
+            revision.diff = f"diffs/{name}.diff"
+            write_atomic(self.folder / revision.diff, self.places.text(diff))
+        return revision
 
     def append_block(self, block: Block) -> None:
         """One line, handed to the system before this returns, so that a later kill cannot lose it.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import random
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from bench.recipe.load import LoadedRecipe, validate_workload
 from bench.recipe.models import MODELS
 from bench.recipe.schema import ArmSpec, Measure, factor_target, level_text
 from bench.recipe.workload import Workload
+from bench.record.names import file_names
 
 #: What two idle cores and what a V100 reach on convolutions, for estimates only; past runs replace these guesses.
 ROUGH_FLOPS_PER_S = {"cpu": 100e9, "cuda": 5e12}
@@ -70,10 +70,6 @@ class Plan:
     @property
     def arms(self) -> tuple[Arm, ...]:
         return tuple(itertools.chain.from_iterable(self.cells))
-
-
-def _slug(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9]+", "-", text).strip("-").lower()
 
 
 def _matches(pattern: Mapping[str, Any], spec: ArmSpec, levels: Mapping[str, Any]) -> bool:
@@ -234,8 +230,10 @@ def make_plan(loaded: LoadedRecipe, codebases: Mapping[str, Codebase], *, aa: bo
     ]
     if not arms:
         raise BenchError("exclude leaves nothing to measure", where=loaded.place("exclude"))
-    ids = [arm.id for arm in arms]
-    if twice := next((name for name in ids if ids.count(name) > 1), None):
+    ids, cell_ids = file_names(arm.id for arm in arms), file_names(arm.cell for arm in arms)
+    arms = [replace(arm, id=ids[arm.id], cell=cell_ids[arm.cell]) for arm in arms]
+    final = [arm.id for arm in arms]
+    if twice := next((name for name in final if final.count(name) > 1), None):
         raise BenchError(f"two arms would be called '{twice}'", where=loaded.place("factors"))
     try:
         chosen = baseline_ids(arms, baseline)
@@ -279,11 +277,11 @@ def _make_arm(
         )
     shown = {key: level for key, level in levels.items() if len(loaded.recipe.factors[key]) > 1}
     return Arm(
-        id=_slug("_".join([label, *(f"{key}-{level_text(level)}" for key, level in shown.items())])),
+        id="_".join([label, *(f"{key}-{level_text(level)}" for key, level in shown.items())]),
         codebase=spec.codebase,
         label=label,
         levels=levels,
-        cell=_slug("_".join(f"{k}-{level_text(v)}" for k, v in levels.items() if k not in baseline)) or "all",
+        cell="_".join(f"{k}-{level_text(v)}" for k, v in levels.items() if k not in baseline) or "all",
         workload=workload,
         options=options,
         variables={**loaded.recipe.environment.variables, **spec.variables},
@@ -308,7 +306,7 @@ def round_orders(arms: int, rounds: int, seed: int) -> list[list[int]]:
 
 def estimate_s_per_step(arm: Arm, past: Mapping[str, float]) -> tuple[float, bool]:
     """Seconds of one step, and whether they come from a past run of the same work (else a rough count of FLOPs)."""
-    key = work_key(arm.codebase, arm.workload.model_dump(), arm.options)
+    key = work_key(arm.codebase, arm.workload, arm.options)
     if key in past:
         return past[key], True
     size = arm.workload.input.size
@@ -320,11 +318,16 @@ def estimate_s_per_step(arm: Arm, past: Mapping[str, float]) -> tuple[float, boo
     return flops * passes * sharing / ROUGH_FLOPS_PER_S[arm.workload.device], False
 
 
-def work_key(codebase: str, workload: Mapping[str, Any], options: Mapping[str, Any]) -> str:
-    """Arms with the same key do the same work and should take about the same time on one machine."""
-    return repr(
-        (codebase, sorted(Workload.model_validate(workload).model_dump().items()), sorted(options.items()))
+def work_key(codebase: str, workload: Workload, options: Mapping[str, Any]) -> str:
+    """Arms with the same key do the same work and should take about the same time on one machine. Where a data set
+    or a file of weights lies has no part in it."""
+    named = workload.model_copy(
+        update={
+            "input": workload.input.model_copy(update={"dataset": Path(workload.input.dataset).name}),
+            "weights": Path(workload.weights).name,
+        }
     )
+    return repr((codebase, sorted(named.model_dump().items()), sorted(options.items())))
 
 
 def steps_of(arm: Arm, measure: Measure) -> int:

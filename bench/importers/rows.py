@@ -6,7 +6,6 @@ and tables (`results.csv`), whose rows become JSON lines.
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 from collections import deque
@@ -110,9 +109,9 @@ class Rows:
 
     def _of_table(self, text: bytes) -> bytes:
         """A row of a table of epochs as JSON."""
-        cells = text.decode("utf-8", "replace").split(",")
-        if cells[0].strip().strip('"') == "epoch" and len(cells) > 2:
-            self._columns = [cell.strip() for cell in next(csv.reader([",".join(cells)]))]
+        cells = [cell.strip(' "\t') for cell in text.decode("utf-8", "replace").split(",")]
+        if cells[0] == "epoch" and len(cells) > 2:
+            self._columns = cells
             return b""
         if len(cells) != len(self._columns):
             return text
@@ -126,10 +125,13 @@ class Rows:
 
     def _joined(self, row: Row) -> Row:
         """A row and those that go on with it, where a terminal wrapped a long line."""
-        format = next((one for one in self._formats if one.start.match(row.text)), None)
+        width, text = len(row.line), row.line[row.line.index(row.text) :]
+        format = self._begun(row.text)
+        if format is None and width <= _WIDEST and STAMP.match(row.text):
+            following = next(self._following(width), None)
+            format = None if following is None else self._begun(text + following.line)
         if format is None:
             return self._filled(row)
-        width, text = len(row.line), row.line[row.line.index(row.text) :]
         joined, best = row.text, 0
         for taken, following in enumerate(self._following(width), start=1):
             text += following.line
@@ -139,6 +141,9 @@ class Rows:
             self._width = width
         return self._take(row, joined, best)
 
+    def _begun(self, text: bytes) -> Format | None:
+        return next((format for format in self._formats if format.start.match(text)), None)
+
     def _following(self, width: int) -> Iterator[Row]:
         """Rows that may go on with one of that width; the first that is shorter is the last."""
         for taken in range(_MOST_WRAPPED):
@@ -147,7 +152,7 @@ class Rows:
             row = self._ahead[taken]
             if not row.text or not len(row.line) <= width <= _WIDEST or STAMP.match(row.text):
                 return
-            if any(format.start.match(row.text) for format in self._formats):
+            if self._begun(row.text) is not None:
                 return
             yield row
             if len(row.line) < width - _LOST_BLANKS:

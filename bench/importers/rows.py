@@ -17,7 +17,7 @@ from bench.importers.format import MAX_LINE_BYTES, BrokenLine, Format, pairs
 
 _LABEL = re.compile(
     rb"[ \t]{0,200}(?:"
-    rb"\[(?:rank|default)?(?P<rank>\d{1,6})\]:? ?"  # torchrun
+    rb"\[(?:(?:rank|default)?(?P<rank>\d{1,6})\]:?|[a-z_]{1,20}(?P<role>\d{1,6})\]:) ?"  # torchrun
     rb"|(?P<task>\d{1,5}): (?! *Average )"  # srun --label
     rb"|\[\d{1,5},(?P<mpi>\d{1,5})\](?:<std(?:out|err)>)?: ?"  # mpirun --tag-output
     rb"|\((?:\w{1,40} )?pid=\d{1,9}(?:, ip=[\d.]{7,15})?\) ?"  # Ray
@@ -31,6 +31,7 @@ _LABEL = re.compile(
     rb")"
 )
 _MOST_LABELS = 5
+_SUMMARY_END = re.compile(rb"= (?:-?\d\.\d{3}|nan)$")
 _NO_BREAK_SPACE = b"\xc2\xa0"
 
 #: A terminal narrower than this wraps more than can be put together again.
@@ -62,7 +63,7 @@ def strip_labels(line: bytes) -> tuple[bytes, int | None]:
         match = _LABEL.match(line)
         if match is None:
             break
-        named = match["rank"] or match["task"] or match["mpi"]
+        named = match["rank"] or match["role"] or match["task"] or match["mpi"]
         rank = rank if named is None else int(named)
         line = line[match.end() :]
     return line, rank
@@ -171,10 +172,14 @@ class Rows:
         return Row(row.number, text, row.rank, whole, row.line)
 
     def _filled(self, row: Row) -> Row:
-        """A row of another kind that fills the terminal is joined with what follows, once the width is known."""
-        if not self._width or abs(len(row.line) - self._width) > _LOST_BLANKS or not STAMP.match(row.text):
-            return row
-        following = [one.line for one in self._following(self._width)]
+        """A row of another kind that fills the terminal is joined with what follows, once the width is known; the
+        rows of pycocotools' summary say themselves when they are cut."""
+        width = len(row.line)
+        if b" @[ IoU=" not in row.text or _SUMMARY_END.search(row.text):
+            width = self._width
+            if not width or abs(len(row.line) - width) > _LOST_BLANKS or not STAMP.match(row.text):
+                return row
+        following = [one.line for one in self._following(width)]
         text = row.line[row.line.index(row.text) :] + b"".join(following)
         return self._take(row, text.strip(), len(following))
 

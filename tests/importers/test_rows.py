@@ -14,7 +14,7 @@ from bench.errors import BenchError
 from bench.importers import import_logs, known_formats, render
 from bench.importers.events import Evaluation, Inference
 from tests.importers.logwriters import WRITERS, Line
-from tests.importers.test_logs import START, TEXT, only, read, run, text
+from tests.importers.test_logs import COCO_BLOCK, START, TEXT, only, read, run, text
 
 COLLAPSED = ["mmengine", "detectron2", "torchvision", "detectors", "maskrcnn-benchmark"]
 
@@ -26,6 +26,7 @@ COLLAPSED = ["mmengine", "detectron2", "torchvision", "detectors", "maskrcnn-ben
         (" 3: ", 3),
         ("[rank2]: ", 2),
         ("[default1]:", 1),
+        ("[trainer3]:", 3),
         ("[1,5]<stdout>:", 5),
         ("trainer_1  | ", None),
         ("[pod/train-0/pytorch] ", None),
@@ -85,6 +86,17 @@ def test_lines_wrapped_by_a_terminal_are_put_together(width: int) -> None:
         for line, point in zip(lines, only(result).curve, strict=True):
             for value in WRITERS[name].values:
                 assert getattr(point.fields, value) == pytest.approx(getattr(line, value)), value
+
+
+@pytest.mark.parametrize("width", [60, 77, 78, 79])
+def test_a_wrapped_summary_is_put_together(width: int) -> None:
+    rows = COCO_BLOCK.splitlines()
+    wrapped = [row[at : at + width] for row in rows for at in range(0, len(row), width)]
+    (placed,) = read("\n".join(["Evaluating bbox...", *wrapped]) + "\n").log.found
+    assert isinstance(placed.event, Evaluation)
+    assert list(placed.event.metrics.values()) == [
+        0.275, 0.468, 0.283, 0.077, 0.287, None, 0.257, 0.387, 0.408, 0.152, 0.460, 0.657
+    ]  # fmt: skip
 
 
 def test_a_line_after_a_whole_one_is_not_joined() -> None:

@@ -146,7 +146,7 @@ def test_a_source_of_another_layout_and_a_target_that_is_there_are_refused(voc: 
     assert not (tmp_path / "coco").exists()
     with pytest.raises(BenchError, match="unknown layout 'vok'"):
         folders.convert("vok", voc, tmp_path / "coco")
-    with pytest.raises(BenchError, match="is there already"):
+    with pytest.raises(BenchError, match="already exists"):
         folders.convert("voc", voc, voc)
 
 

@@ -13,7 +13,7 @@ from bench.inputs import folders
 app = typer.Typer(name="data", no_args_is_help=True, help="Check and sample data sets in COCO layout.")
 
 
-@app.command("convert")
+@app.command("convert", epilog=examples("bench data convert voc VOCdevkit/VOC2012 voc2012-coco"))
 def data_convert(
     layout: Annotated[str, typer.Argument(help="voc, cityscapes or widerface.")],
     source: Annotated[Path, typer.Argument(help="Folder in that layout.")],

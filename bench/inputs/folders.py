@@ -72,7 +72,7 @@ def convert(layout: str, source: Path, target: Path) -> dict[str, Json]:
     if layout not in LAYOUTS:
         raise BenchError(f"unknown layout '{layout}'", hint=did_you_mean(layout, LAYOUTS))
     if not source.is_dir():
-        raise BenchError("no such folder", where=str(source))
+        raise BenchError("folder not found", where=str(source))
     splits, classes = LAYOUTS[layout]
     _new_folder(target)
     written = {}
@@ -88,7 +88,7 @@ def _new_folder(target: Path) -> None:
     try:
         target.mkdir(parents=True)
     except FileExistsError:
-        raise BenchError("is there already", where=str(target), hint="name a new folder") from None
+        raise BenchError("already exists", where=str(target), hint="name a new folder") from None
     except OSError as error:
         raise StorageError(f"cannot write {target}: {error.strerror or error}") from error
 

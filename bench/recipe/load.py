@@ -88,7 +88,7 @@ def read_yaml(file: Path, chain: tuple[Path, ...] = ()) -> tuple[dict[str, Any],
         content = loader.construct_document(node) if node is not None else None
     except FileNotFoundError:
         raise BenchError(
-            "no such recipe", where=str(file), hint="bench list recipes shows what is there"
+            "recipe not found", where=str(file), hint="bench list recipes shows what is there"
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise BenchError(f"cannot read: {error}", where=str(file)) from None
@@ -109,7 +109,7 @@ def read_yaml(file: Path, chain: tuple[Path, ...] = ()) -> tuple[dict[str, Any],
         raise BenchError("extends is the path of one recipe", where=places[("extends",)])
     parent_file = file.parent / parent
     if not parent_file.exists():
-        raise BenchError(f"extends {parent}, which does not exist", where=places[("extends",)])
+        raise BenchError(f"extends {parent}, and that file does not exist", where=places[("extends",)])
     below, below_places = read_yaml(parent_file, (*chain, file.resolve()))
     return _merge(below, content), {**below_places, **places}
 
@@ -212,16 +212,16 @@ def _check_pattern(
         where = loaded.place(*place, key)
         if key == "codebase":
             if value not in labels:
-                raise BenchError(f"no arm '{value}'", where=where, hint=did_you_mean(str(value), labels))
+                raise BenchError(f"unknown arm '{value}'", where=where, hint=did_you_mean(str(value), labels))
         elif key not in factors:
             raise BenchError(
-                f"'{key}' is no factor of this recipe",
+                f"'{key}' is not a factor of this recipe",
                 where=where,
                 hint=did_you_mean(key, [*factors, "codebase"]),
             )
         elif value not in factors[key]:
             raise BenchError(
-                f"'{level_text(value)}' is no level of {key}",
+                f"'{level_text(value)}' is not a level of {key}",
                 where=where,
                 hint=did_you_mean(level_text(value), map(level_text, factors[key])),
             )

@@ -67,7 +67,7 @@ def _read_model(path: Path, model: type[ModelT]) -> ModelT:
         return model.model_validate(json.loads(path.read_text()))
     except FileNotFoundError:
         raise BenchError(
-            "no such record", where=str(path), hint="bench list runs shows what is there"
+            "record not found", where=str(path), hint="bench list runs shows what is there"
         ) from None
     except (ValueError, ValidationError) as error:
         raise BenchError(f"not a valid record: {error}", where=str(path)) from None
@@ -158,5 +158,5 @@ def resolve_run(name: str, root: Path) -> Path:
     matches = [run for run in runs if run.name.startswith(name) or run.name.endswith(f"-{name}")]
     if len(matches) == 1:
         return matches[0]
-    problem = "several runs match" if matches else "no such run"
+    problem = "several runs match" if matches else "run not found"
     raise BenchError(f"{problem}: {name}", hint=f"bench list runs shows the runs in {root}")

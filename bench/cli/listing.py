@@ -18,6 +18,7 @@ from bench.recipe.codebases import Codebase, find_codebases
 from bench.recipe.load import load_recipe
 from bench.recipe.models import MODELS
 from bench.record.run import Run, find_runs
+from bench.shipped import RECIPES
 
 Rows = list[dict[str, Any]]
 
@@ -44,7 +45,7 @@ def environment_state(codebase: Codebase) -> tuple[bool, str]:
         return False, f"{error.message}; {error.hint}" if error.hint else error.message
     missing = [name for name in codebase.packages if name not in installed]
     if missing:
-        hint = "pip install -e '.[native]'" if codebase.environment.kind == "project" else ""
+        hint = "pip install 'detection-bench[native]'" if codebase.environment.kind == "project" else ""
         return False, f"not installed: {', '.join(missing)} {hint}".strip()
     return True, ", ".join(f"{name} {installed[name]}" for name in codebase.packages)
 
@@ -112,7 +113,10 @@ def show_models(rows: Rows, as_json: bool) -> None:
         print(f"{codebase}: {note} ({', '.join(names) if len(names) <= 6 else f'{len(names)} models'})")
 
 
-def recipes(folder: Path) -> Rows:
+def recipes(folder: Path | None) -> Rows:
+    """The recipes of a folder: by default `recipes` where it is called so, else those that are shipped."""
+    if folder is None:
+        folder = Path("recipes") if Path("recipes").is_dir() else RECIPES
     rows = []
     for path in sorted(folder.glob("**/*.yaml")):
         try:
@@ -157,7 +161,9 @@ def list_models(adapters: Adapters = None, as_json: AsJson = False) -> None:
 
 @app.command("recipes", epilog=examples("bench list recipes"))
 def list_recipes(
-    folder: Annotated[Path, typer.Argument(help="Folder of the recipes.")] = Path("recipes"),
+    folder: Annotated[
+        Path | None, typer.Argument(help="Where to look; by default recipes/, else those of bench.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """List recipes with their descriptions."""

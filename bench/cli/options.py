@@ -11,7 +11,7 @@ import typer
 
 RESULTS = Path("results")
 
-Recipe = Annotated[Path, typer.Argument(help="A recipe: a YAML file such as recipes/quickstart.yaml.")]
+Recipe = Annotated[Path, typer.Argument(help="A file, or a name of `bench list recipes`.")]
 Results = Annotated[Path, typer.Option("--results", help="Folder of the runs.")]
 Adapters = Annotated[
     list[Path] | None,

@@ -54,8 +54,11 @@ def _verdicts(runs: Sequence[Run]) -> dict[tuple[str, str], Verdict]:
     for run in runs:
         record = run.record()
         for arm, audit in audit_run(run.arms(), record.baseline).items():
-            text = "equal" if audit.equal else "unequal work"
-            found[record.id, arm] = Verdict(text, audit.equal, tuple(map(str, audit.differences)))
+            reasons = [
+                *map(str, audit.differences),
+                *(f"not observed in both: {one}" for one in audit.unknown),
+            ]
+            found[record.id, arm] = Verdict(audit.verdict, audit.equal, tuple(reasons))
     return found
 
 

@@ -111,7 +111,13 @@ def doubled(plan: Plan, checkouts: Mapping[str, Mapping[str, Checkout | None]]) 
 
     def side_of(arm: Arm, side: str) -> Arm:
         checkout = checkouts[arm.codebase][side]
-        return replace(arm, id=side_id(arm.id, side), label=f"{arm.label} ({side})", checkout=checkout)
+        return replace(
+            arm,
+            id=side_id(arm.id, side),
+            label=f"{arm.label} ({side})",
+            checkout=checkout,
+            baseline=side_id(arm.id, SIDES[0]),
+        )
 
     cells = [
         tuple(side_of(arm, side) for arm in cell for side in SIDES if arm.codebase in checkouts)
@@ -332,5 +338,5 @@ def _unequal_work(arms: Sequence[ArmRecord], pairs: Sequence[str]) -> Iterator[s
         base, head = (by_id[side_id(name, side)] for side in SIDES)
         found = audit_run([base, head], {"codebase": base.label})
         for verdict in found.values():
-            if not verdict.equal:
+            if verdict.differences:
                 yield f"{name}: the two revisions do unequal work: {'; '.join(map(str, verdict.differences))}"

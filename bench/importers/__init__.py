@@ -58,7 +58,6 @@ def import_logs(
     if not log.sections and not log.found:
         raise _nothing_found(format, paths, formats, log.broken_lines)
     train_lines = {name: count for name, count in stream.counts.train_lines.items() if count}
-    seen = {*train_lines, *(placed.format for placed in log.found)}
     return ImportResult(
         files=tuple(paths),
         from_iter=from_iter,
@@ -66,7 +65,7 @@ def import_logs(
         lines=stream.counts.lines,
         size_bytes=sum(path.stat().st_size for path in paths),
         train_lines=train_lines,
-        caveats={name: formats[name].caveats for name in formats if name in seen},
+        caveats={name: formats[name].caveats for name in formats if name in train_lines},
         log=log,
     )
 

@@ -15,25 +15,28 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, ValidationError
 
+from bench import shipped
 from bench.errors import BenchError, did_you_mean
 from bench.recipe.workload import Strict
 
-BUILTIN = Path(__file__).resolve().parents[2] / "adapters"
+BUILTIN = shipped.ROOT / "adapters"
 ENTRY_POINT_GROUP = "bench.adapters"
 
 
 class Step(Strict):
-    """One install step of an environment, in order: `pip install` of these arguments.
+    """One install step of an environment, in order: `uv pip install --no-deps` of what it lists.
 
-    In arguments and variables `{adapter}` stands for the adapter's folder, `{site}` for the site-packages.
+    In variables `{adapter}` stands for the adapter's folder.
     """
 
-    pip: list[str]
-    """Arguments of `pip install`."""
-    no_deps: bool = False
-    """Install without the requirements of the packages."""
+    requirements: str = ""
+    """A locked requirements file beside `adapter.yaml`."""
+    packages: list[str] = []
+    """Pinned packages whose own requirements are not to be believed."""
+    options: list[str] = []
+    """Options of `uv pip install`."""
     build_against: list[str] = []
-    """Build a wheel from source against these distributions of the environment, and keep it."""
+    """Build `packages` from source against these distributions of the environment; uv's cache keeps the wheel."""
     variables: dict[str, str] = {}
     """Environment variables of this step (compiler, build switches)."""
 
@@ -49,8 +52,6 @@ class Environment(Strict):
     """Install steps, in order."""
     groups: dict[str, list[Step]] = {}
     """Optional install steps by name (`compiled-ops`)."""
-    overlay: list[str] = []
-    """Packages taken from bench's own environment rather than stored again (torch)."""
     smoke: str = ""
     """Modules to import to see that the environment works, separated by spaces."""
 
@@ -105,6 +106,8 @@ class Codebase(Strict):
     """Who starts its processes: local starts one."""
     variables: dict[str, str] = {}
     """Environment variables with which this codebase is known to run best; recorded."""
+    source: str | None = None
+    """Folder to import the codebase from, seen from the adapter's: the codebase is not installed."""
     preload: list[str] = []
     """Modules that `bench check` may import once and fork both revisions from: what the codebase is built on, never a
     part of itself, and nothing that starts threads when it is imported."""
@@ -113,6 +116,11 @@ class Codebase(Strict):
     @property
     def adapter_file(self) -> Path:
         return self.folder / "adapter.py"
+
+    @property
+    def source_folder(self) -> Path | None:
+        """Where `source` leads."""
+        return None if self.source is None else (self.folder / self.source).resolve()
 
     def why_missing(self, model: str) -> str:
         """Why the codebase does not offer a canonical model."""

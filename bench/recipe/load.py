@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from bench.errors import BenchError, did_you_mean
 from bench.recipe.schema import Path_, Recipe, _named, level_text, models_in
 from bench.recipe.workload import Workload
+from bench.shipped import find_recipe
 
 
 @dataclass(frozen=True)
@@ -193,6 +194,7 @@ def validate_workload(values: dict[str, Any], where: str) -> Workload:
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
     """Read, merge and validate a recipe. Raises BenchError with the place of the first problem."""
+    path = find_recipe(path)
     content, places = read_yaml(path)
     for override in overrides:
         _apply_override(content, places, override)

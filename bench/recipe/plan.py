@@ -6,9 +6,9 @@ import itertools
 import random
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from bench.errors import BenchError, did_you_mean
 from bench.recipe.codebases import Codebase
@@ -53,6 +53,8 @@ class Arm:
     checkout: Checkout | None = None
     weights: str | None = None
     """An ``.npz`` in the codebase's own names that goes before the workload's weights."""
+    baseline: str | None = None
+    """Id of the arm that this one is compared with; its own id, if it is the baseline."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,45 @@ def _matches(pattern: Mapping[str, Any], codebase: str, label: str, levels: Mapp
         elif levels[key] != wanted:
             return False
     return True
+
+
+class Placed(Protocol):
+    """What decides which arm is a baseline: of a plan's arms and of stored ones."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def codebase(self) -> str: ...
+    @property
+    def label(self) -> str: ...
+    @property
+    def levels(self) -> Mapping[str, Any]: ...
+    @property
+    def cell(self) -> str: ...
+
+
+def baseline_ids(arms: Sequence[Placed], pattern: Mapping[str, Any]) -> dict[str, str]:
+    """The baseline of each arm, by id.
+
+    The baseline of a cell has all levels of the pattern. A label goes before the name of a codebase, which may have
+    several arms. Raises BenchError when several arms of a cell fit.
+    """
+    found: dict[str, str] = {}
+    if not pattern:
+        return found
+    for cell in dict.fromkeys(arm.cell for arm in arms):
+        members = [arm for arm in arms if arm.cell == cell]
+        levels = {name: level for name, level in pattern.items() if name != "codebase"}
+        fitting = [arm for arm in members if all(arm.levels.get(k) == level for k, level in levels.items())]
+        if (wanted := pattern.get("codebase")) is not None:
+            labelled = [arm for arm in fitting if arm.label == wanted]
+            fitting = labelled or [arm for arm in fitting if arm.codebase == wanted]
+        if len(fitting) > 1:
+            names = ", ".join(dict.fromkeys(arm.label for arm in fitting))
+            raise BenchError(f"several arms fit the baseline: {names}", hint="name one by its label")
+        if fitting:
+            found |= {arm.id: fitting[0].id for arm in members}
+    return found
 
 
 def _apply_levels(
@@ -214,6 +255,11 @@ def make_plan(loaded: LoadedRecipe, codebases: Mapping[str, Codebase], *, aa: bo
     if len(set(ids)) != len(ids):
         twice = next(name for name in ids if ids.count(name) > 1)
         raise BenchError(f"two arms would be called '{twice}'", where=loaded.place("factors"))
+    try:
+        chosen = baseline_ids(arms, baseline)
+    except BenchError as error:
+        raise BenchError(error.message, where=loaded.place("baseline"), hint=error.hint) from None
+    arms = [replace(arm, baseline=chosen.get(arm.id)) for arm in arms]
     cells = {arm.cell: tuple(other for other in arms if other.cell == arm.cell) for arm in arms}
     if any(len({arm.workload.task == "train_eval" for arm in cell}) > 1 for cell in cells.values()):
         raise BenchError(

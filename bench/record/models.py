@@ -70,6 +70,8 @@ class ArmRecord(RecordModel):
     """Factor → level of this arm (without the codebase)."""
     cell: str
     """Arms with the same cell are interleaved and compared with each other."""
+    baseline: str | None = None
+    """Id of the arm that this one is compared with; its own id, if it is the baseline."""
     workload: dict[str, Any]
     """The resolved workload (bench.recipe.workload.Workload)."""
     options: dict[str, Any] = Field(default_factory=dict)
@@ -86,6 +88,8 @@ class ArmRecord(RecordModel):
     """Steps that were measured."""
     description: dict[str, Any] = Field(default_factory=dict)
     """What the worker said of the work (bench.worker.api.Description)."""
+    audit: dict[str, Any] = Field(default_factory=dict)
+    """What was observed of a few steps: ``ranks``, one `bench.worker.audit.audit` per rank, in canonical names."""
     environment: dict[str, Any] = Field(default_factory=dict)
     """python, packages {name: version}, git {revision, dirty}, variables {name: value}."""
     phases: dict[str, list[float]] = Field(default_factory=dict)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bench.judge.accuracy import Difference, IouType, match, paired_difference
+from bench.judge.pairs import counterpart_of
 from bench.record.models import ArmRecord
 from bench.record.run import Run
 
@@ -110,7 +111,7 @@ def _cell(
     last = [one.ap for one in made]
     target = min((ap for ap in last if ap is not None), default=None)
     target = target if target and None not in last else None
-    references = [_reference(arm, arms, baseline) for arm in arms]
+    references = [counterpart_of(arm, arms, baseline) for arm in arms]
     final = []
     for arm, one, reference in zip(arms, made, references, strict=True):
         differences = _differences(run, arm, reference) if reference and reference is not arm else {}
@@ -164,15 +165,6 @@ def _reached_s(arm: ArmAccuracy, target: float | None) -> float | None:
         return None
     reached = (one.train_s for one in arm.evaluations if (one.ap[arm.headline] or 0) >= target)
     return next(reached, None)
-
-
-def _reference(arm: ArmRecord, arms: Sequence[ArmRecord], baseline: Mapping[str, Any]) -> ArmRecord | None:
-    """The arm of the baseline's codebase at the same levels: with EMA where the arm has it, without where not."""
-    wanted = baseline.get("codebase")
-    fitting = [other for other in arms if other.levels == arm.levels]
-    return next(
-        (one for key in ("label", "codebase") for one in fitting if getattr(one, key) == wanted), None
-    )
 
 
 def _differences(run: Run, arm: ArmRecord, reference: ArmRecord) -> dict[IouType, Difference]:

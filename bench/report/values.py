@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from bench.judge import noise
+from bench.judge.pairs import baseline_of
 from bench.judge.ratio import Cost, Ratio, Summary, pair, step_seconds, summarize
 from bench.judge.ratio import cost as cost_of
 from bench.judge.ratio import ratio as ratio_of
@@ -454,21 +455,6 @@ def _row(
     )
 
 
-def _baseline_of(arms: Sequence[ArmRecord], baseline: Mapping[str, Any]) -> ArmRecord | None:
-    """The arm that matches; an arm labelled so goes before one whose codebase is called so."""
-    if not baseline:
-        return None
-    levels = {name: level for name, level in baseline.items() if name != "codebase"}
-    fitting = [arm for arm in arms if all(arm.levels.get(name) == level for name, level in levels.items())]
-    if "codebase" not in baseline:
-        return fitting[0] if len(fitting) == 1 else None
-    wanted = baseline["codebase"]
-    return next(
-        (arm for name in ("label", "codebase") for arm in fitting if getattr(arm, name) == wanted),
-        None,
-    )
-
-
 def _key(value: Any) -> str:
     """Levels may be lists or mappings: a hashable form."""
     return repr(value)
@@ -477,13 +463,14 @@ def _key(value: Any) -> str:
 def _groups(
     run: Run, record: RunRecord, arms: Sequence[ArmRecord], rows: Mapping[str, Row]
 ) -> Iterator[Group]:
-    grouped: dict[tuple[str, str], list[ArmRecord]] = {}
+    baselines = {arm.id: baseline_of(arm, arms, record.baseline) for arm in arms}
+    grouped: dict[tuple[str, str | None], list[ArmRecord]] = {}
     for arm in arms:
-        fixed = {name: level for name, level in arm.levels.items() if name not in record.baseline}
-        grouped.setdefault((arm.cell, _key(sorted(fixed.items()))), []).append(arm)
+        reference = baselines[arm.id]
+        grouped.setdefault((arm.cell, reference.id if reference else None), []).append(arm)
     for (cell, _), members in grouped.items():
         levels, factors = _shared_levels(members, record.baseline)
-        chosen = _baseline_of(members, record.baseline)
+        chosen = baselines[members[0].id]
         base_samples = run.samples(chosen.id) if chosen and rows[chosen.id].step_s else None
         final = []
         for arm in members:

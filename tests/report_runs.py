@@ -67,7 +67,7 @@ def samples(
                 )
                 for rank in range(ranks):
                     duration = int(base * (1 + 0.1 * rank) * 1e9)
-                    rows.append((launch, round_, 0, rank, step, clock, duration))
+                    rows.append((launch, round_, 0, rank, step, clock, duration, -1, 0))
                 clock += duration
     return pd.DataFrame(rows, columns=list(SAMPLE_COLUMNS)).astype(SAMPLE_COLUMNS)
 

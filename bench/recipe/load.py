@@ -89,7 +89,7 @@ def read_yaml(file: Path, chain: tuple[Path, ...] = ()) -> tuple[dict[str, Any],
         content = loader.construct_document(node) if node is not None else None
     except FileNotFoundError:
         raise BenchError(
-            "no such recipe", where=str(file), hint="bench list recipes shows what is there"
+            "recipe not found", where=str(file), hint="bench list recipes shows what is there"
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise BenchError(f"cannot read: {error}", where=str(file)) from None
@@ -110,7 +110,7 @@ def read_yaml(file: Path, chain: tuple[Path, ...] = ()) -> tuple[dict[str, Any],
         raise BenchError("extends is the path of one recipe", where=places[("extends",)])
     parent_file = file.parent / parent
     if not parent_file.exists():
-        raise BenchError(f"extends {parent}, which does not exist", where=places[("extends",)])
+        raise BenchError(f"extends {parent}, and that file does not exist", where=places[("extends",)])
     below, below_places = read_yaml(parent_file, (*chain, file.resolve()))
     return _merge(below, content), {**below_places, **places}
 

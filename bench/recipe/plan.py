@@ -134,7 +134,7 @@ def _apply_levels(
         elif root == "environment":
             if not isinstance(level, int) or isinstance(level, bool) or level < 1:
                 raise BenchError(
-                    f"threads: a positive number is needed, not {level!r}",
+                    f"threads must be a positive number, got {level!r}",
                     where=loaded.place("factors", factor),
                 )
             threads = level
@@ -242,7 +242,9 @@ def make_plan(loaded: LoadedRecipe, codebases: Mapping[str, Codebase], *, aa: bo
     arms = [replace(arm, baseline=chosen.get(arm.id)) for arm in arms]
     cells = {arm.cell: tuple(other for other in arms if other.cell == arm.cell) for arm in arms}
     if any(len({arm.workload.task == "train_eval" for arm in cell}) > 1 for cell in cells.values()):
-        raise BenchError("train_eval is compared with itself only", where=loaded.place("baseline"))
+        raise BenchError(
+            "a train_eval arm can be compared only with train_eval arms", where=loaded.place("baseline")
+        )
     return Plan(recipe.name, tuple(cells.values()), recipe.measure, baseline, aa)
 
 

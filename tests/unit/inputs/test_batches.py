@@ -137,7 +137,7 @@ def _edit(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (lambda root: shutil.rmtree(root), ["no such data set folder"]),
+        (lambda root: shutil.rmtree(root), ["data set folder not found"]),
         (lambda root: shutil.rmtree(root / "train2017"), ["no folder with the images", "train2017"]),
         (
             lambda root: (root / "annotations/instances_train2017.json").rename(

@@ -309,3 +309,10 @@ def test_a_lock_that_is_not_readable_is_no_environment(wheels: Path) -> None:
     for content in ("", json.dumps([1])):
         (folder / "lock.json").write_text(content)
         assert environments.list_environments() == []
+
+
+def test_a_lock_of_another_bench_is_no_environment(wheels: Path) -> None:
+    folder = environments.create(codebase_with(wheels, "tinydet==1.0"), progress=silent)
+    lock = json.loads((folder / "lock.json").read_text())
+    (folder / "lock.json").write_text(json.dumps({**lock, "platform": "linux"}))
+    assert environments.list_environments() == []

@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -174,12 +174,16 @@ def read_lock(folder: Path) -> dict[str, Any]:
 
 
 def lock_of(folder: Path) -> dict[str, Any] | None:
-    """The lock of a complete environment, else None. Without its base interpreter a venv is not complete."""
+    """The lock of a complete environment, else None. Without its base interpreter a venv is not complete.
+
+    The lock of another version of bench may have other fields: its environment is not one of ours.
+    """
+    ours = {field.name for field in fields(Installed)} - {"folder"}
     try:
         lock = json.loads((folder / "lock.json").read_text())
     except (FileNotFoundError, ValueError):
         return None
-    return lock if isinstance(lock, dict) and venv_python(folder).exists() else None
+    return lock if isinstance(lock, dict) and lock.keys() == ours and venv_python(folder).exists() else None
 
 
 def venv_python(folder: Path) -> Path:

@@ -7,6 +7,8 @@ is made here. READMEs that stand beside the code become pages, with their links 
 from __future__ import annotations
 
 import importlib
+import inspect
+import pkgutil
 import posixpath
 import re
 from collections.abc import Mapping
@@ -165,9 +167,15 @@ def models() -> str:
 
 
 def formats() -> str:
-    """The log formats that `bench import` reads."""
-    from bench.importers.formats import known_formats
+    """The log formats that `bench import` reads, each with what its module says of it."""
+    from bench.importers import formats as package
 
-    return table(
-        ("format", "written by"), [(f"`{name}`", one.title) for name, one in known_formats().items()]
-    )
+    names = list(package.known_formats())
+    modules = [
+        importlib.import_module(one.name)
+        for one in pkgutil.iter_modules(package.__path__, f"{package.__name__}.")
+    ]
+    modules.sort(key=lambda module: names.index(module.FORMAT.name))
+    rows = [(f"[`{module.FORMAT.name}`](#{module.FORMAT.name})", module.FORMAT.title) for module in modules]
+    parts = [f"### {module.FORMAT.name}\n\n{inspect.getdoc(module)}" for module in modules]
+    return "\n\n".join([table(("format", "written by"), rows), *parts])

@@ -167,7 +167,7 @@ def models() -> str:
 
 
 def formats() -> str:
-    """The log formats that `bench import` reads, each with what its module says of it."""
+    """What the module of each log format says of it."""
     from bench.importers import formats as package
 
     names = list(package.known_formats())
@@ -176,6 +176,5 @@ def formats() -> str:
         for one in pkgutil.iter_modules(package.__path__, f"{package.__name__}.")
     ]
     modules.sort(key=lambda module: names.index(module.FORMAT.name))
-    rows = [(f"[`{module.FORMAT.name}`](#{module.FORMAT.name})", module.FORMAT.title) for module in modules]
     parts = [f"### {module.FORMAT.name}\n\n{inspect.getdoc(module)}" for module in modules]
-    return "\n\n".join([table(("format", "written by"), rows), *parts])
+    return "\n\n".join(parts)

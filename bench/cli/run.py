@@ -168,7 +168,7 @@ def _measure(
 def _resume(
     name: str, results: Path, adapters: Sequence[Path], *, retry_failed: bool, quiet: bool
 ) -> Outcome:
-    run = Run(resolve_run(name, results))
+    run = Run(resolve_run(name, results), cache_folder())
     plan, record = resumed(run, find_codebases(adapters))
     return _execute(run, record, plan, adapters, quiet=quiet, retry_failed=retry_failed)
 

@@ -150,8 +150,8 @@ def list_environments() -> list[Installed]:
     found = []
     for folder in _all_folders():
         if lock := lock_of(folder):
-            lock["groups"] = tuple(lock["groups"])
-            found.append(Installed(folder=folder, **lock))
+            known = {field.name: lock[field.name] for field in fields(Installed) if field.name != "folder"}
+            found.append(Installed(folder=folder, **{**known, "groups": tuple(lock["groups"])}))
     return found
 
 
@@ -174,16 +174,12 @@ def read_lock(folder: Path) -> dict[str, Any]:
 
 
 def lock_of(folder: Path) -> dict[str, Any] | None:
-    """The lock of a complete environment, else None. Without its base interpreter a venv is not complete.
-
-    The lock of another version of bench may have other fields: its environment is not one of ours.
-    """
-    ours = {field.name for field in fields(Installed)} - {"folder"}
+    """The lock of a complete environment, else None. Without its base interpreter a venv is not complete."""
     try:
         lock = json.loads((folder / "lock.json").read_text())
     except (FileNotFoundError, ValueError):
         return None
-    return lock if isinstance(lock, dict) and lock.keys() == ours and venv_python(folder).exists() else None
+    return lock if isinstance(lock, dict) and venv_python(folder).exists() else None
 
 
 def venv_python(folder: Path) -> Path:

@@ -31,9 +31,9 @@ from bench.measure.session import Session, new_run
 from bench.recipe.codebases import Codebase
 from bench.recipe.load import LoadedRecipe
 from bench.recipe.plan import Arm, Checkout, Plan
-from bench.record import machine
 from bench.record.models import ArmRecord
 from bench.record.run import Run
+from bench.record.software import git_revision
 
 FIRST_LAUNCHES = 3
 """Measured before the plan of looks is fixed, which needs to know how many launches fit the budget."""
@@ -327,7 +327,7 @@ def _revision_notes(sources: Sequence[Source], commits: Mapping[tuple[str, str],
         name = source.codebase.name
         if commits[name, "base"] == commits[name, "head"]:
             yield f"{name}: base and head are the same commit, so this shows the noise"
-        if machine.git_revision(source.repository / source.folder).get("dirty"):
+        if git_revision(source.repository / source.folder).get("dirty"):
             yield f"{name}: uncommitted changes in {source.repository} are not part of the check"
 
 

@@ -41,7 +41,7 @@ def check_stored(
     earlier = {_identity(arm): arm for arm in base.arms() if arm.status == "ok"}
     arms = [arm for arm in head.arms() if arm.status == "ok" and _identity(arm) in earlier]
     by_id = {arm.id: arm for arm in arms}
-    settings.refuse_unused(arm.workload["task"] for arm in arms)
+    settings.refuse_unused(arm.workload.task for arm in arms)
     asked = records["head"].baseline
     through = baseline_ids(arms, {**asked, "codebase": reference}) if reference else {}
     found: dict[tuple[str, str], tuple[Metric, ratio.Floats, ratio.Floats]] = {}

@@ -4,24 +4,40 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from pydantic import ValidationError
+
 from bench.errors import BenchError
 from bench.inputs.dataset import Dataset
-from bench.judge.accuracy import evaluate_file
+from bench.judge import accuracy
 from bench.judge.observations import summary
 from bench.measure.process import ADAPTERS, LaunchSpec, WorkerFailure, WorkerGroup
 from bench.recipe.codebases import Codebase
 from bench.recipe.plan import Arm, Checkout, Plan
 from bench.record import machine
-from bench.record.models import ArmRecord, Failure, Memory, RunRecord
-from bench.record.run import Run
+from bench.record.models import (
+    Accuracy,
+    ArmRecord,
+    Block,
+    Environment,
+    Evaluation,
+    Failure,
+    Losses,
+    Memory,
+    Prediction,
+    RankTimes,
+    Revision,
+    RunRecord,
+    Truth,
+)
+from bench.record.run import Run, write_atomic
 from bench.record.samples import block_times, samples_frame
+from bench.record.software import speed_variables
 
 LOG_TAIL_LINES = 30
 THREAD_COUNTS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -171,7 +187,8 @@ class MeasuredArm:
     def failing(self, launch: int) -> Iterator[None]:
         """A failure inside makes a failed arm with its reason and log tail; the other arms go on."""
         try:
-            yield
+            with _refusing_nonsense():
+                yield
         except WorkerFailure as failure:
             log = self.site.log(self.arm, launch)
             if self.group is not None:
@@ -217,13 +234,12 @@ class MeasuredArm:
         described = self.request("describe")[0]["description"]
         self.record.description = {**described, "codebase_version": reply["codebase_version"]}
         spec, source = self.group.spec, reply["source"]
-        self.record.environment = {
+        self.record.environment = Environment(
             **self.prepared.environment,
-            "git": machine.git_revision(Path(source)) if source else {},
-            "variables": {**machine.speed_variables({**os.environ, **spec.variables}), **spec.variables},
-        }
-        if self.group.server is not None:
-            self.record.environment["preloaded"] = list(self.group.server.spec.preload)
+            git=self.site.run.note_revision(Path(source), self.arm.id) if source else Revision(),
+            variables={**speed_variables({**os.environ, **spec.variables}), **spec.variables},
+            preloaded=list(self.group.server.spec.preload) if self.group.server else [],
+        )
         self._observe(launch, stack)
 
     def _observe(self, launch: int, stack: contextlib.ExitStack) -> None:
@@ -246,17 +262,23 @@ class MeasuredArm:
     def block(self, launch: int, round_: int, position: int, steps: int) -> None:
         """Time consecutive steps; the block is in the journal when this returns."""
         replies = self.request("run_block", steps=steps, settle=self.site.plan.measure.settle)
-        self.site.run.append_block(
-            {
-                "arm": self.arm.id,
-                "launch": launch,
-                "round": round_,
-                "position": position,
-                "ranks": [{"start_ns": reply["start_ns"], "end_ns": reply["end_ns"]} for reply in replies],
-            }
-        )
-        self.record.losses.append({"launch": launch, "round": round_, "losses": replies[0]["losses"]})
+        self.keep_block(launch, round_, position, replies, {})
+        self.record.losses.append(Losses(launch=launch, round=round_, losses=replies[0]["losses"]))
         self.show_block(launch, round_, replies, steps)
+
+    def keep_block(
+        self,
+        launch: int,
+        round_: int,
+        position: int,
+        replies: list[dict[str, Any]],
+        losses: dict[str, list[float | None]],
+    ) -> None:
+        """Add a block to the journal; ``replies``: one of each rank."""
+        ranks = [RankTimes(start_ns=reply["start_ns"], end_ns=reply["end_ns"]) for reply in replies]
+        self.site.run.append_block(
+            Block(arm=self.arm.id, launch=launch, round=round_, position=position, ranks=ranks, losses=losses)
+        )
 
     def show_block(self, launch: int, round_: int, replies: list[dict[str, Any]], steps: int) -> None:
         slowest_ns = max(reply["end_ns"] - reply["start_ns"][0] for reply in replies)
@@ -280,7 +302,9 @@ class MeasuredArm:
         if workload.task == "eval" and not record.evaluations:
             self.evaluate(launch, None)
         elif measure.predict and workload.task == "infer" and record.predictions is None:
+            assert self.prepared is not None
             record.predictions = self._predict(launch, self.arm.id)
+            record.evaluated = self._truth(self.prepared.dataset)  # so that the folder can be judged anywhere
 
     def _phases(self, steps: int) -> None:
         for name, seconds in self.request("phase_pass", steps=steps)[0]["phases"].items():
@@ -292,14 +316,14 @@ class MeasuredArm:
             peaks = {name: sum(rank[name] for rank in by_rank) for name in by_rank[0]}
             self.record.description["peak_flops_per_s"] = peaks
 
-    def _predict(self, launch: int, name: str) -> dict[str, Any]:
+    def _predict(self, launch: int, name: str) -> Prediction:
         """Have the first rank write its detections."""
         folder = self.site.run.folder
         path = folder / "predictions" / f"{name}.json"
         path.parent.mkdir(exist_ok=True)
         self.site.listener.stage(self.arm, launch, "predict")
         reply = self.request("predict", path=str(path.resolve()))[0]
-        return {**reply["predictions"], "path": str(path.relative_to(folder))}
+        return Prediction(**reply["predictions"], path=str(path.relative_to(folder)))
 
     def evaluate(self, launch: int, step: int | None) -> None:
         """Predictions of the arm as it is now, and their AP by our own evaluator; ``step``: None of task eval."""
@@ -307,38 +331,45 @@ class MeasuredArm:
         dataset = self.prepared.evaluated
         assert dataset is not None
         predictions = self._predict(launch, self.arm.id if step is None else f"{self.arm.id}-{step}")
-        if predictions["images"] != len(dataset.image_ids):
-            problem = f"predicted {predictions['images']} of {len(dataset.image_ids)} images"
+        if predictions.images != len(dataset.image_ids):
+            problem = f"predicted {predictions.images} of {len(dataset.image_ids)} images"
             raise WorkerFailure("protocol", problem, "predict")
-        folder = self.site.run.folder
-        truth = folder / "ground_truth" / f"{dataset.split}-{dataset.checksum[:12]}.json"
-        if not truth.exists():
-            truth.parent.mkdir(exist_ok=True)
-            shutil.copyfile(dataset.annotations, truth)
+        folder, truth = self.site.run.folder, self._truth(dataset)
         masks = self.arm.workload.has_masks and dataset.masks
         try:
-            found = evaluate_file(truth, folder / predictions["path"], masks=masks)
+            found = accuracy.evaluate_file(
+                folder / truth.ground_truth, folder / predictions.path, masks=masks
+            )
         except BenchError as error:
             raise WorkerFailure("exception", str(error), "evaluate") from None
         self.record.predictions = predictions
-        self.record.evaluated = {
-            "split": dataset.split,
-            "checksum": dataset.checksum,
-            "ground_truth": str(truth.relative_to(folder)),
-            "image_ids": list(dataset.image_ids),
-        }
-        entry: dict[str, Any] = {"step": step, "train_s": None if step is None else self._trained_s()}
-        entry |= {"predictions": predictions} | {str(kind): one.as_json() for kind, one in found.items()}
-        self.record.evaluations.append(entry)
+        self.record.evaluated = truth
+        kinds = {str(kind): _accuracy(one) for kind, one in found.items()}
+        train_s = None if step is None else self._trained_s()
+        self.record.evaluations.append(
+            Evaluation(step=step, train_s=train_s, predictions=predictions, **kinds)
+        )
         for kind, one in found.items():
-            del entry[kind]["image_ids"]  # they are in `evaluated`
             value = "undefined" if one.metrics["AP"] is None else f"{100 * one.metrics['AP']:.2f}"
             where = "" if step is None else f" after step {step}"
             self.site.listener.note(f"{self.arm.id}{where}: {kind} AP {value}")
 
+    def _truth(self, dataset: Dataset) -> Truth:
+        """What the detections of a data set are evaluated against, with its annotations in the run folder."""
+        folder = self.site.run.folder
+        path = folder / "ground_truth" / f"{dataset.split}-{dataset.checksum[:12]}.json"
+        if not path.exists():
+            write_atomic(path, dataset.annotations.read_bytes())
+        return Truth(
+            split=dataset.split,
+            checksum=dataset.checksum,
+            ground_truth=str(path.relative_to(folder)),
+            image_ids=list(dataset.image_ids),
+        )
+
     def _trained_s(self) -> float:
         """Seconds of all steps so far."""
-        blocks = [block for block in self.site.run.journal() if block["arm"] == self.arm.id]
+        blocks = [block for block in self.site.run.journal() if block.arm == self.arm.id]
         times = block_times(samples_frame(blocks))
         return float((times["s_per_step"] * times["steps"]).sum())
 
@@ -346,6 +377,24 @@ class MeasuredArm:
 def threads_of(arm: Arm) -> int:
     """Threads of one worker: as the recipe says, else the usable processors shared among the ranks."""
     return arm.threads or max(1, len(machine.affinity()) // arm.workload.ranks)
+
+
+def _accuracy(found: accuracy.Evaluation) -> Accuracy:
+    """An evaluation as the record holds it; the image ids are in its `Truth`."""
+    values = found.as_json()
+    del values["image_ids"]
+    return Accuracy.model_validate(values)
+
+
+@contextlib.contextmanager
+def _refusing_nonsense() -> Iterator[None]:
+    """What a worker says and no record can hold is a failure of its arm."""
+    try:
+        yield
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(map(str, (error.title, *first["loc"])))
+        raise WorkerFailure("protocol", f"{field}: {first['msg']}", "record") from None
 
 
 def _refuse_other_source(checkout: Checkout, imported: str | None) -> None:

@@ -120,10 +120,10 @@ def rounds_done(site: Site, arms: Sequence[MeasuredArm]) -> tuple[int, int]:
     seen: dict[tuple[int, int], set[str]] = {}
     last = -1
     for block in site.run.journal():
-        if block["arm"] in ids:
-            last = max(last, block["launch"])
-            if block["round"] >= 0:
-                seen.setdefault((block["launch"], block["round"]), set()).add(block["arm"])
+        if block.arm in ids:
+            last = max(last, block.launch)
+            if block.round >= 0:
+                seen.setdefault((block.launch, block.round), set()).add(block.arm)
     return sum(wanted <= found for found in seen.values()), last + 1
 
 
@@ -131,12 +131,12 @@ def write_arms(site: Site, arms: Sequence[MeasuredArm], *, complete: bool) -> No
     """Store the records of arms with the samples that the journal has of them."""
     journal = site.run.journal()
     for one in arms:
-        blocks = [block for block in journal if block["arm"] == one.arm.id]
-        measured = [block for block in blocks if block["round"] >= 0]
+        blocks = [block for block in journal if block.arm == one.arm.id]
+        measured = [block for block in blocks if block.round >= 0]
         record = one.record
-        record.launches = len({block["launch"] for block in measured})
+        record.launches = len({block.launch for block in measured})
         record.blocks = len(measured)
-        record.steps = sum(len(block["ranks"][0]["start_ns"]) for block in measured)
+        record.steps = sum(block.steps for block in measured)
         if not one.alive:
             record.status = "failed"
         else:

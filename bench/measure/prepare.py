@@ -20,8 +20,9 @@ from bench.measure.process import WorkerFailure, WorkerGroup
 from bench.recipe.codebases import Codebase
 from bench.recipe.plan import Arm
 from bench.recipe.workload import Workload
-from bench.record import machine
+from bench.record.models import DatasetRecord
 from bench.record.run import Run
+from bench.record.software import environment_of
 
 #: The codebase whose seeded initialisation is transplanted into all others; canonical names are its names.
 WEIGHTS_SOURCE = "native"
@@ -90,10 +91,12 @@ class _Made:
         if key not in self.opened:
             dataset: Dataset = opening()
             self.opened[key] = dataset
-            self.site.record.dataset[f"{dataset.name}/{dataset.split}"] = {
-                "images": len(dataset.image_ids),
-                "checksum": dataset.checksum,
-            }
+            self.site.record.dataset[f"{dataset.name}/{dataset.split}"] = DatasetRecord(
+                name=dataset.name,
+                split=dataset.split,
+                images=len(dataset.image_ids),
+                checksum=dataset.checksum,
+            )
         return self.opened[key]
 
     def complete(self, one: MeasuredArm) -> Prepared:
@@ -108,7 +111,7 @@ class _Made:
             one.record.input = shared if workload.input.mode == "shared" else own
         python = _python_of(self.site.codebase(arm))
         if python not in self.environments:
-            self.environments[python] = machine.environment_of(python)
+            self.environments[python] = environment_of(python)
         prepared = replace(prepared, python=python, environment=self.environments[python])
         if arm.weights is not None:
             return replace(prepared, weights=_weights_file(arm.weights, arm.workload))
@@ -196,6 +199,6 @@ def _weights_file(path: str, workload: Workload) -> Path:
 
 def _kept(run: Run, model: str) -> Path | None:
     """The checkpoint of the source codebase's arm of a model."""
-    arms = (arm.id for arm in run.arms() if arm.codebase == WEIGHTS_SOURCE and arm.workload["model"] == model)
+    arms = (arm.id for arm in run.arms() if arm.codebase == WEIGHTS_SOURCE and arm.workload.model == model)
     paths = (run.folder / "checkpoints" / f"{arm}.npz" for arm in arms)
     return next((path for path in paths if path.is_file()), None)

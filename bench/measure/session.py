@@ -17,6 +17,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from bench import __version__
+from bench.environments import cache_folder
 from bench.errors import BenchError, ExitCode, StorageError
 from bench.measure import interrupts
 from bench.measure.arm import Listener, MeasuredArm, Site
@@ -24,7 +25,7 @@ from bench.measure.cell import run_cell
 from bench.measure.prepare import prepare_all
 from bench.measure.training import run_training
 from bench.recipe.codebases import Codebase
-from bench.recipe.load import LoadedRecipe
+from bench.recipe.load import LoadedRecipe, check_names
 from bench.recipe.plan import Arm, Plan, make_plan
 from bench.recipe.schema import Recipe
 from bench.record import machine
@@ -115,7 +116,7 @@ class Session:
             levels=dict(arm.levels),
             cell=arm.cell,
             baseline=arm.baseline,
-            workload=arm.workload.model_dump(),
+            workload=arm.workload,
             options=dict(arm.options),
             status="partial",
         )
@@ -135,6 +136,7 @@ def new_run(loaded: LoadedRecipe, plan: Plan, results: Path, command: list[str])
     """A folder and record for a run that starts now."""
     started = machine.utc_now()
     identity = f"{started.replace('-', '').replace(':', '')[:15]}Z-{secrets.token_hex(3)}"
+    run = Run(results / plan.name / identity, cache_folder())
     record = RunRecord(
         id=identity,
         recipe=loaded.recipe.model_dump(mode="json"),
@@ -142,19 +144,20 @@ def new_run(loaded: LoadedRecipe, plan: Plan, results: Path, command: list[str])
         command=command,
         started_utc=started,
         bench_version=__version__,
-        git=machine.git_revision(Path(__file__).parent),
+        git=run.note_revision(Path(__file__).parent, "bench"),
         machine=machine.describe_machine(),
         arms=[arm.id for arm in plan.arms],
         baseline=dict(plan.baseline),
         aa=plan.aa,
     )
-    return Run(results / plan.name / identity), record
+    return run, record
 
 
 def resumed(run: Run, codebases: Mapping[str, Codebase]) -> tuple[Plan, RunRecord]:
     """The plan and record of a run that was interrupted, as they were resolved when it started."""
     record = run.record()
-    loaded = LoadedRecipe(Recipe.model_validate(record.recipe), run.folder / "run.json", {})
+    loaded = LoadedRecipe(Recipe.model_validate(run.places.local(record.recipe)), run.folder / "run.json", {})
+    check_names(loaded)
     plan = make_plan(loaded, codebases, aa=record.aa)
     if [arm.id for arm in plan.arms] != record.arms:
         raise BenchError("this version of bench plans other arms for this recipe", where=str(run.folder))

@@ -13,6 +13,7 @@ from bench.measure.arm import MeasuredArm, Site
 from bench.measure.cell import refuse_unequal, rounds_done, turns, write_arms
 from bench.measure.process import WorkerFailure
 from bench.recipe.plan import Arm
+from bench.record.models import Losses
 
 
 def run_training(site: Site, arms: Sequence[MeasuredArm]) -> None:
@@ -56,14 +57,14 @@ def _start(one: MeasuredArm, launch: int, stack: contextlib.ExitStack) -> None:
 
 def _steps_done(one: MeasuredArm) -> int:
     """Steps of an arm that are in the journal."""
-    blocks = (block for block in one.site.run.journal() if block["arm"] == one.arm.id)
-    return sum(len(block["ranks"][0]["start_ns"]) for block in blocks)
+    blocks = (block for block in one.site.run.journal() if block.arm == one.arm.id)
+    return sum(block.steps for block in blocks)
 
 
 def _trained(one: MeasuredArm) -> bool:
     """Nothing is left to do: the last step is evaluated, and its weights are kept where they are to be."""
     kept = not one.site.plan.measure.keep_checkpoints or _checkpoint(one).exists()
-    return kept and any(found["step"] == one.arm.workload.steps for found in one.record.evaluations)
+    return kept and any(found.step == one.arm.workload.steps for found in one.record.evaluations)
 
 
 def _checkpoint(one: MeasuredArm) -> Path:
@@ -99,23 +100,15 @@ def _turn(one: MeasuredArm, launch: int, round_: int, position: int) -> None:
     by_rank = [{"state": str(path)} for path in _states(site, arm, end)]
     replies = one.request("train", by_rank=by_rank, steps=end - begin)
     losses = replies[0]["losses"]
-    site.run.append_block(
-        {
-            "arm": arm.id,
-            "launch": launch,
-            "round": round_,
-            "position": position,
-            "ranks": [{"start_ns": reply["start_ns"], "end_ns": reply["end_ns"]} for reply in replies],
-            "losses": losses,
-        }
-    )
+    one.keep_block(launch, round_, position, replies, losses)
     if begin:
         for path in _states(site, arm, begin):
             path.unlink(missing_ok=True)
     # The first step's as well: it is that of the same weights and images, whatever training makes of them.
     for step in dict.fromkeys((end - begin - 1,) if begin else (0, end - 1)):
         at_step = {name: values[step] for name, values in losses.items()}
-        one.record.losses.append({"launch": launch, "round": round_, "step": begin + step, "losses": at_step})
+        entry = Losses(launch=launch, round=round_, step=begin + step, losses=at_step)
+        one.record.losses.append(entry)
     one.note_memory(launch, replies)
     one.show_block(launch, round_, replies, end - begin)
     if arm.workload.evaluated_after(end):
@@ -124,7 +117,7 @@ def _turn(one: MeasuredArm, launch: int, round_: int, position: int) -> None:
 
 def _evaluate(one: MeasuredArm, launch: int, step: int) -> None:
     """Evaluate what a kill has not left evaluated; after the last step keep the weights, and no more."""
-    if not any(found["step"] == step for found in one.record.evaluations):
+    if not any(found.step == step for found in one.record.evaluations):
         one.evaluate(launch, step)
         write_arms(one.site, [one], complete=False)
     if step < one.arm.workload.steps:

@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from bench.errors import BenchError, did_you_mean
-from bench.recipe.schema import Path_, Recipe, _named, level_text, models_in
+from bench.recipe.schema import Path_, Recipe, _named, factor_target, level_text, models_in
 from bench.recipe.workload import Workload
 from bench.shipped import find_recipe
 
@@ -202,7 +202,31 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
         recipe = Recipe.model_validate(content)
     except ValidationError as error:
         raise _explain(error, places, path) from None
-    return LoadedRecipe(recipe, path, places)
+    loaded = LoadedRecipe(recipe, path, places)
+    check_names(loaded)
+    return loaded
+
+
+def check_names(loaded: LoadedRecipe) -> None:
+    """Arms, factors and the patterns of `baseline` and `exclude` name only what the recipe has. Raises BenchError."""
+    recipe = loaded.recipe
+    for factor in recipe.factors:
+        try:
+            factor_target(factor)
+        except BenchError as error:
+            raise BenchError(error.message, where=loaded.place("factors", factor), hint=error.hint) from None
+    labels = [spec.name for spec in recipe.arms]
+    for index, label in enumerate(labels):
+        if label in labels[:index]:
+            raise BenchError(
+                f"two arms are called '{label}'",
+                where=loaded.place("arms", index),
+                hint="give one a label of its own",
+            )
+    names = {*labels, *(spec.codebase for spec in recipe.arms)}
+    _check_pattern(loaded, recipe.baseline, ("baseline",), names)
+    for index, pattern in enumerate(recipe.exclude):
+        _check_pattern(loaded, pattern, ("exclude", index), names)
 
 
 def _check_pattern(

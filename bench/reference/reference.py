@@ -85,7 +85,7 @@ def read_solov2_log(path: Path) -> Solov2Log:
                 and one.settings.get("use_ema") == str(ema)
                 and one.wall_clock is not None
             ):
-                return one, one.wall_clock
+                return one, one.wall_clock.cut_to_seconds()
         raise _missing(path, f"a run of {format} with use_ema = {ema}")
 
     def pair(ema: bool) -> Pair:

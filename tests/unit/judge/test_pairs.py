@@ -13,9 +13,11 @@ from bench.judge.pairs import baseline_of, counterpart_of
 from bench.recipe.codebases import find_codebases
 from bench.recipe.load import load_recipe
 from bench.recipe.plan import Plan, make_plan
+from bench.recipe.workload import Workload
 from bench.record.models import ArmRecord
 
 FAKE = Path(__file__).parents[2] / "fake"
+WORK = Workload(task="train", model="faster_rcnn_r50_fpn")
 TWO = [{"codebase": "fake", "label": "tuned"}, {"codebase": "fake"}]
 
 
@@ -36,7 +38,7 @@ def baselines(planned: Plan) -> dict[str, str | None]:
 
 def record(id: str, label: str, levels: dict[str, Any], **known: Any) -> ArmRecord:
     return ArmRecord(
-        id=id, codebase="fake", label=label, levels=levels, cell="all", workload={}, status="ok", **known
+        id=id, codebase="fake", label=label, levels=levels, cell="all", workload=WORK, status="ok", **known
     )
 
 

@@ -27,8 +27,9 @@ from bench.judge.accuracy import (
     match,
     paired_difference,
 )
+from tests.conftest import SHARED
 
-OFFICIAL = Path(__file__).resolve().parents[2] / "shared" / "data" / "cocoapi_official100"
+OFFICIAL = SHARED / "data" / "cocoapi_official100"
 BACKENDS = ("hotcoco", "pycocotools")
 PERFECT = dict.fromkeys(METRICS, 1.0)
 

@@ -13,7 +13,7 @@ from bench.errors import BenchError
 from bench.recipe.codebases import find_codebases
 from bench.recipe.load import load_recipe
 from bench.recipe.plan import make_plan, round_orders
-from tests.conftest import FAKE, ROOT, Cli
+from tests.conftest import FAKE, ROOT
 
 MINIMAL = "name: t\nworkload: {model: faster_rcnn_r50_fpn}\narms: [fake]\n"
 NATIVE = MINIMAL.replace("fake", "native")
@@ -156,15 +156,6 @@ def test_every_round_visits_every_arm_and_a_linear_drift_over_two_rounds_falls_o
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("**/*.yaml")), ids=lambda path: path.stem)
 def test_every_recipe_of_the_project_can_be_planned(path: Path) -> None:
     assert make_plan(load_recipe(path), find_codebases()).arms
-
-
-def test_a_dry_run_measures_nothing_and_estimates_the_time(cli: Cli) -> None:
-    done = cli.run(cli.recipe(), "--dry-run", "--json")
-    assert done.code == 0, done.err
-    plan = done.json()
-    assert [arm["id"] for arm in plan["arms"]] == ["slow", "fast"]
-    assert plan["estimate_s"] > 0
-    assert not cli.results.exists()
 
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.text()

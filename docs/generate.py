@@ -111,7 +111,8 @@ def type_text(facts: Mapping[str, Any]) -> str:
     """A type of JSON schema in words."""
     if "$ref" in facts:
         name = facts["$ref"].rpartition("/")[2]
-        return f"[{name}](#{name.lower()})"
+        page = "recipe.md" if name == "Workload" else ""  # records speak of it, too
+        return f"[{name}]({page}#{name.lower()})"
     if "anyOf" in facts:
         return " or ".join(type_text(one) for one in facts["anyOf"])
     if "enum" in facts:

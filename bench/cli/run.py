@@ -42,9 +42,9 @@ app = typer.Typer()
 
 @app.command(
     epilog=examples(
-        "bench run recipes/quickstart.yaml",
-        "bench run recipes/quickstart.yaml --dry-run",
-        "bench run recipes/quickstart.yaml --set measure.launches=4",
+        "bench run quickstart",
+        "bench run quickstart --dry-run",
+        "bench run quickstart --set measure.launches=4",
         "bench run --resume latest",
     )
 )
@@ -87,7 +87,7 @@ def run(
     raise typer.Exit(outcome.exit_code)
 
 
-@app.command(epilog=examples("bench audit recipes/quickstart.yaml"))
+@app.command(epilog=examples("bench audit quickstart"))
 def audit(
     recipe: Recipe,
     settings: Settings = None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import sys
 from typing import Annotated, Any, NoReturn
 
@@ -12,6 +13,7 @@ from typer.core import TyperGroup
 from bench import __version__
 from bench.errors import BenchError, ExitCode
 from bench.measure import interrupts
+from bench.text_safety import for_terminal
 
 #: Each command, in the order of the help, and the module that holds it.
 COMMANDS = {
@@ -75,11 +77,14 @@ def main_options(
 
 def main() -> NoReturn:
     """The console script: errors meant for the user become one message and an exit code."""
+    for stream in (sys.stdout, sys.stderr):  # a terminal of Latin-1 gets escapes, not a traceback
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         with interrupts.handled():
             app()
     except BenchError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(for_terminal(f"error: {error}"), file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(ExitCode.INTERRUPTED)

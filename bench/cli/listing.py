@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from bench.cli.options import RESULTS, Adapters, AsJson, Results, examples
+from bench.cli.options import RESULTS, Adapters, AsJson, Results, examples, plain, print_json, say
 from bench.environments import list_environments, python_of, versions
 from bench.errors import BenchError
 from bench.recipe.codebases import Codebase, find_codebases
@@ -25,14 +24,14 @@ Rows = list[dict[str, Any]]
 
 def show(rows: Rows, as_json: bool) -> None:
     if as_json:
-        print(json.dumps(rows, indent=1, ensure_ascii=False))
+        print_json(rows)
         return
     columns = list(dict.fromkeys(key for row in rows for key in row))
     table = Table()
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(plain(column), overflow="fold")
     for row in rows:
-        table.add_row(*("" if row.get(key) is None else str(row[key]) for key in columns))
+        table.add_row(*(plain("" if row.get(key) is None else row[key]) for key in columns))
     Console().print(table if rows else "nothing here")
 
 
@@ -110,7 +109,7 @@ def show_models(rows: Rows, as_json: bool) -> None:
         for codebase, note in row["notes"].items():
             models_by_note.setdefault((codebase, note), []).append(row["model"])
     for (codebase, note), names in models_by_note.items():
-        print(f"{codebase}: {note} ({', '.join(names) if len(names) <= 6 else f'{len(names)} models'})")
+        say(f"{codebase}: {note} ({', '.join(names) if len(names) <= 6 else f'{len(names)} models'})")
 
 
 def recipes(folder: Path | None) -> Rows:
@@ -131,14 +130,20 @@ def recipes(folder: Path | None) -> Rows:
 def runs(results: Path) -> Rows:
     rows = []
     for folder in find_runs(results):
-        record = Run(folder).record()
+        run = Run(folder)
+        try:
+            record, status = run.record(), run.status()
+        except BenchError as error:  # one broken record does not hide the others
+            rows.append({"run": str(folder), "status": f"cannot be read: {error.message}"})
+            continue
+        cpu = record.machine.get("cpu")
         rows.append(
             {
                 "run": str(folder),
                 "started": record.started_utc,
-                "status": record.status,
+                "status": status,
                 "arms": len(record.arms),
-                "machine": record.machine.get("cpu", {}).get("model", ""),
+                "machine": cpu.get("model", "") if isinstance(cpu, dict) else "",
             }
         )
     return rows

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from bench.cli.options import RESULTS, AsJson, Results, examples, print_json
+from bench.cli.options import RESULTS, AsJson, Results, examples, print_json, say
 from bench.errors import BenchError, did_you_mean
 from bench.judge import accuracy
 from bench.judge.audit import audit_run
@@ -45,7 +45,7 @@ def report(
         first = named[0].record()
         target = output or Path("reports") / str(first.recipe["name"]) / first.id
         path = generate(named, target, codebases=find_codebases(), verdicts=_verdicts(named))
-    print_json({"report": str(path)}) if as_json else typer.echo(path)
+    print_json({"report": str(path)}) if as_json else say(path)
 
 
 def _verdicts(runs: Sequence[Run]) -> dict[tuple[str, str], Verdict]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import stat
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -13,6 +16,8 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from bench.errors import BenchError
+from bench.inputs.masks import mask_problem
+from bench.text_safety import for_terminal
 
 Json = dict[str, Any]
 
@@ -20,13 +25,52 @@ Json = dict[str, Any]
 def read_coco(path: Path) -> Json:
     """A COCO instances file, checked by `check_coco`. Raises BenchError that names the file."""
     try:
-        content = json.loads(path.read_text())
-    except OSError as error:
-        raise BenchError(f"cannot be read: {error.strerror or error}", where=str(path)) from None
+        content = json.loads(read_file(path))
     except ValueError as error:
         raise BenchError(f"not valid JSON: {error}", where=str(path)) from None
+    except RecursionError:
+        raise BenchError("not valid JSON: nested too deeply", where=str(path)) from None
     return check_coco(content, str(path))
 
+
+def read_file(path: Path) -> bytes:
+    """The content of a regular file: a device or a pipe, also behind a link, may have no end.
+
+    Raises:
+        BenchError: It is none, or cannot be read.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # opening a pipe must not wait for a writer
+        with open(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise BenchError("not a regular file", where=str(path))
+            return file.read()
+    except FileNotFoundError:
+        raise BenchError("file is missing", where=str(path)) from None
+    except OSError as error:
+        raise BenchError(f"cannot be read: {error.strerror or error}", where=str(path)) from None
+
+
+def image_path(folder: Path, image: Json) -> Path:
+    """The file of an image of a COCO table. Raises BenchError when its name leads out of the folder."""
+    name = image["file_name"]
+    if (
+        not isinstance(name, str)
+        or not name
+        or for_terminal(name) != name
+        or "\n" in name
+        or len(name) > 1000
+    ):
+        raise BenchError(f"image {image['id']}: file_name is no name of a file: {str(name)[:80]!r}")
+    if PurePath(name).is_absolute() or ".." in PurePath(name).parts:
+        raise BenchError(f"the name of an image leads out of its folder: {name}", where=str(folder))
+    return folder / name
+
+
+#: Pixels of the largest image: twice what Pillow takes for a decompression bomb.
+MAX_PIXELS = 2**28
+#: A box may lie outside of its image, by so many times its longer side.
+MAX_BOX_SIDES = 100
 
 _COCO_TABLES = {
     "images": {"id", "file_name", "height", "width"},
@@ -50,27 +94,38 @@ def check_coco(content: Any, where: str) -> Json:
                 absent = ", ".join(sorted(keys - row.keys()))
                 raise BenchError(f"{table} entry {row.get('id', '?')} has no {absent}", where=where)
             key = row["id"]
-            if not isinstance(key, int):
-                raise BenchError(f"{table} entry {key}: an id is a whole number", where=where)
+            if type(key) is not int or abs(key) >= 2**63:
+                raise BenchError(f"{table} entry {str(key)[:40]}: an id is a whole number", where=where)
             if key in seen:
                 raise BenchError(f"{table} id {key} occurs twice", where=where)
             seen.add(key)
+    sides = {}
     for image in content["images"]:
-        if not all(isinstance(image[side], int) and image[side] > 0 for side in ("height", "width")):
+        height, width = image["height"], image["width"]
+        if not all(type(side) is int and 0 < side < 2**31 for side in (height, width)):
             raise BenchError(
-                f"image {image['id']} has no size: {image['width']}x{image['height']}", where=where
+                f"image {image['id']} has no size: {str(width)[:40]}x{str(height)[:40]}", where=where
             )
-    images = {image["id"] for image in content["images"]}
+        if height * width > MAX_PIXELS:
+            raise BenchError(f"image {image['id']} is too large: {width}x{height}", where=where)
+        sides[image["id"]] = max(height, width)
+    if any(not isinstance(category["name"], str) for category in content["categories"]):
+        raise BenchError("the name of a category is no text", where=where)
     categories = {category["id"] for category in content["categories"]}
     for row in content["annotations"]:
-        if row["image_id"] not in images:
-            raise BenchError(f"annotation {row['id']} is of unknown image {row['image_id']}", where=where)
-        if row["category_id"] not in categories:
+        image_id, category_id = row["image_id"], row["category_id"]
+        if type(image_id) is not int or image_id not in sides:
+            raise BenchError(f"annotation {row['id']} is of unknown image {str(image_id)[:40]}", where=where)
+        if type(category_id) is not int or category_id not in categories:
             raise BenchError(
-                f"annotation {row['id']} is of unknown category {row['category_id']}", where=where
+                f"annotation {row['id']} is of unknown category {str(category_id)[:40]}", where=where
             )
         if not is_box(row["bbox"]):
-            raise BenchError(f"annotation {row['id']} has no box [x, y, w, h]: {row['bbox']}", where=where)
+            raise BenchError(
+                f"annotation {row['id']} has no box [x, y, w, h]: {str(row['bbox'])[:80]}", where=where
+            )
+        if any(abs(value) > MAX_BOX_SIDES * sides[image_id] for value in row["bbox"]):
+            raise BenchError(f"annotation {row['id']}: a box far outside of its image", where=where)
     return dict(content)
 
 
@@ -89,12 +144,11 @@ def is_box(value: Any) -> bool:
 
 def decode(path: Path) -> NDArray[np.uint8]:
     """The pixels of an image file, uint8 [H, W, 3], RGB. Raises BenchError that names the file."""
+    content = read_file(path)
     try:
-        with Image.open(path) as image:
+        with Image.open(io.BytesIO(content)) as image:
             return np.asarray(image.convert("RGB"))
-    except FileNotFoundError:
-        raise BenchError("image is missing", where=str(path)) from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, SyntaxError, MemoryError, Image.DecompressionBombError) as error:
         raise BenchError(f"image cannot be decoded: {error}", where=str(path)) from None
 
 
@@ -107,12 +161,13 @@ def object_mask(annotation: Json, image: Json) -> NDArray[np.uint8]:
     outline = annotation.get("segmentation")
     if not outline:
         x, y, w, h = annotation["bbox"]
+        x, y, w, h = max(x, -width), max(y, -height), min(w, width * 2), min(h, height * 2)
         outline = [[x, y, x + w, y, x + w, y + h, x, y + h]]
+    if problem := mask_problem(outline, height, width):
+        raise ValueError(problem)
     if isinstance(outline, list):
         rle = coco_mask.merge(coco_mask.frPyObjects(outline, height, width))
     else:
-        if list(outline["size"]) != [height, width]:
-            raise ValueError(f"mask has size {outline['size']}, its image [{height}, {width}]")
         compressed = isinstance(outline["counts"], str | bytes)
         rle = outline if compressed else coco_mask.frPyObjects(outline, height, width)
     return np.asarray(coco_mask.decode(rle))

@@ -13,6 +13,7 @@ from bench.judge.pairs import baseline_of, counterpart_of
 from bench.recipe.codebases import find_codebases
 from bench.recipe.load import load_recipe
 from bench.recipe.plan import Plan, make_plan
+from bench.recipe.workload import Workload
 from bench.record.models import ArmRecord
 
 FAKE = Path(__file__).parents[2] / "fake"
@@ -35,8 +36,9 @@ def baselines(planned: Plan) -> dict[str, str | None]:
 
 
 def record(id: str, label: str, levels: dict[str, Any], **known: Any) -> ArmRecord:
+    work = Workload(model="faster_rcnn_r50_fpn")
     return ArmRecord(
-        id=id, codebase="fake", label=label, levels=levels, cell="all", workload={}, status="ok", **known
+        id=id, codebase="fake", label=label, levels=levels, cell="all", workload=work, status="ok", **known
     )
 
 

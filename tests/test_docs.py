@@ -37,7 +37,7 @@ WRAP = ROOT / "docs" / "tutorial" / "wrap-your-codebase.md"
 NOT_EXECUTED = {
     r"\b(RUN|DIR|FILE|CONFIG|FORMAT|RECIPE|recipe\.yaml|my-comparison\.yaml)\b": "has a placeholder",
     r"path/to|^bench eval instances.json": "has a placeholder",
-    r"^bench data sample": "needs a data set of the reader's; tests/test_datasets.py runs it",
+    r"^bench data (sample|convert)": "needs a data set of the reader's; tests/test_datasets.py runs it",
     r"^bench check .*--source": "needs a checkout of another codebase; tests/test_check.py checks one",
     r"^(python|from|for|write)": "trains for minutes; tests/models/test_train_cli.py runs the commands on less",
 }

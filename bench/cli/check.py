@@ -86,11 +86,11 @@ def check(
     """Fail if HEAD is slower than BASE. Exit codes: 0 pass, 1 regression, 3 inconclusive."""
     asked = read_settings(tolerance or [], weight or [], budget_s, inconclusive_is)
     if (base is None) == (baseline is None):
-        raise BenchError("give --base REVISION or --baseline RUN")
+        raise BenchError("name what to compare with: --base REVISION or --baseline RUN")
     if baseline and (source or head != "HEAD"):
-        raise BenchError("--source and --head are for --base: a stored run is compared with what is here now")
+        raise BenchError("--source and --head need --base: --baseline compares with what is here now")
     if base and reference:
-        raise BenchError("--reference is for --baseline: two revisions are measured side by side")
+        raise BenchError("--reference needs --baseline: --base measures both revisions together")
     cache, quiet = cache_folder(), quiet or as_json
     earlier = Run(resolve_run(baseline, results)) if baseline else None
     if earlier and not Path(subject).is_file():

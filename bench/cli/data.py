@@ -13,17 +13,6 @@ from bench.inputs import folders
 app = typer.Typer(name="data", no_args_is_help=True, help="Check and sample data sets in COCO layout.")
 
 
-@app.command("convert")
-def data_convert(
-    layout: Annotated[str, typer.Argument(help="voc, cityscapes or widerface.")],
-    source: Annotated[Path, typer.Argument(help="Folder in that layout.")],
-    target: Annotated[Path, typer.Argument(help="New folder, in COCO layout.")],
-    as_json: AsJson = False,
-) -> None:
-    """Write a data set in COCO layout, with instance masks where it has them."""
-    _print_splits(folders.convert(layout, source, target), as_json=as_json)
-
-
 @app.command("check", epilog=examples("bench data check path/to/coco"))
 def data_check(
     folder: Annotated[Path, typer.Argument(help="Folder in COCO layout.")], as_json: AsJson = False

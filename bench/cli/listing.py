@@ -134,7 +134,9 @@ def runs(results: Path) -> Rows:
         try:
             record, status = Run(folder).record(), Run(folder).status()
         except BenchError as error:  # one broken record must not hide the other runs
-            rows.append({"run": str(folder), "started": "", "status": str(error.message), "arms": 0, "machine": ""})
+            rows.append(
+                {"run": str(folder), "started": "", "status": str(error.message), "arms": 0, "machine": ""}
+            )
             continue
         rows.append(
             {

@@ -29,7 +29,7 @@ def import_(
     """Read a training log of another tool: rates, losses and evaluations."""
     if log_format == "model-zoo":
         if len(files) != 1:
-            raise BenchError("model-zoo takes one document")
+            raise BenchError("model-zoo reads one document")
         written = [str(path) for path in transcribe(files[0], PUBLISHED / ZOO)]
         print_json(written) if as_json else typer.echo("\n".join(written))
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -71,7 +72,7 @@ def run(
 ) -> None:
     """Measure every arm of a recipe."""
     if (recipe is None) == (resume is None):
-        raise BenchError("give a recipe or --resume RUN", hint="bench list recipes; bench list runs")
+        raise BenchError("name a recipe, or a run with --resume", hint="bench list recipes; bench list runs")
     if recipe is not None:
         loaded, plan = plan_of(recipe, settings or [], adapters or [], aa=aa)
         if dry_run:

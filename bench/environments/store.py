@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -150,8 +150,8 @@ def list_environments() -> list[Installed]:
     found = []
     for folder in _all_folders():
         if lock := lock_of(folder):
-            lock["groups"] = tuple(lock["groups"])
-            found.append(Installed(folder=folder, **lock))
+            known = {field.name: lock[field.name] for field in fields(Installed) if field.name != "folder"}
+            found.append(Installed(folder=folder, **{**known, "groups": tuple(lock["groups"])}))
     return found
 
 

@@ -78,7 +78,7 @@ def calibrate(
     ``launches``: of the A/A run. ``settings.budget_s``: the budget of the checks to come.
     """
     if launches < FIRST_LAUNCHES:
-        raise BenchError(f"{launches} launches are too few to know their spread", hint="take 12 or more")
+        raise BenchError(f"{launches} launches are too few to estimate their spread", hint="take 12 or more")
     nowhere: Mapping[str, Checkout | None] = dict.fromkeys(SIDES)
     chosen, pairs = doubled(
         lean(plan, settings, launches=1), dict.fromkeys((a.codebase for a in plan.arms), nowhere)

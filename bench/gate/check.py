@@ -105,7 +105,7 @@ def doubled(plan: Plan, checkouts: Mapping[str, Mapping[str, Checkout | None]]) 
     checked = [arm for arm in plan.arms if arm.codebase in checkouts]
     if not checked:
         raise BenchError(
-            f"no arm of this recipe is of {', '.join(checkouts)}",
+            f"no arm of this recipe measures {', '.join(checkouts)}",
             hint=f"it has {', '.join(dict.fromkeys(arm.codebase for arm in plan.arms))}: --source CODEBASE=PATH",
         )
 

@@ -39,7 +39,7 @@ class Source:
             return _git(self.repository, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}")
         except BenchError:
             raise BenchError(
-                f"no revision '{revision}' in {self.repository}",
+                f"unknown revision '{revision}' in {self.repository}",
                 hint="CI fetches only the newest commit: actions/checkout with fetch-depth: 0",
             ) from None
 

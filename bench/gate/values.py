@@ -55,13 +55,17 @@ def memory_bytes(arm: ArmRecord, passes: Sequence[Memory]) -> dict[int, int]:
         if value is not None:
             peaks[one.launch] = max(peaks.get(one.launch, 0), value)
     if not peaks:
-        raise BenchError(f"{arm.id} has no max memory", hint="measure it: --set measure.memory_steps=2")
+        raise BenchError(
+            f"max memory of {arm.id} was not measured", hint="measure it: --set measure.memory_steps=2"
+        )
     return peaks
 
 
 def _average_precision(run: Run, arm: ArmRecord, cache: Path) -> float:
     if arm.predictions is None:
-        raise BenchError(f"{arm.id} has no predictions to take AP of", hint="measure.predict must be true")
+        raise BenchError(
+            f"AP of {arm.id} needs predictions, and it has none", hint="set measure.predict=true"
+        )
     detections = run.folder / arm.predictions.path
     if arm.evaluated:
         truth, image_ids = run.folder / arm.evaluated.ground_truth, tuple(arm.evaluated.image_ids)

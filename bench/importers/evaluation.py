@@ -21,7 +21,7 @@ _KNOWN = re.compile(r"A[PR](?:\d\d|[smlrcf]|@\d{1,5})?")
 _SUMMARY = re.compile(
     rb"Average (Precision|Recall) {1,9}\((?:AP|AR)\) {0,9}@\[ {0,9}IoU=(0\.\d\d)(:0\.\d\d)? {0,20}\| {0,9}"
     rb"area= {0,9}(\w{1,20}) {0,9}\| {0,9}maxDets= {0,9}(\d{1,6})(?: catIds= {0,9}(\w{1,9}))? {0,9}\] {0,9}= {0,9}"
-    rb"(-?\d\.\d{1,20}|nan)"
+    rb"(-?\d\.\d{3}|nan)(?!\d)"
 )
 _TASK = re.compile(
     rb"Evaluate annotation type \*(\w{1,40})\*|Evaluating (bbox|segm|proposal|keypoints)\b|IoU metric: (\w{1,40})"

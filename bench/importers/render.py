@@ -28,6 +28,7 @@ def render(result: ImportResult) -> str:
     ]
     for section in result.log.sections:
         lines += ["", *_section(section)]
+    lines += _totals(result.log.sections)
     for placed in result.log.found:
         lines += ["", *_placed(placed)]
     lines += ["", *_problems(result)]
@@ -59,6 +60,24 @@ def _section(section: Section) -> list[str]:
         lines.append(f"  excluded: {len(section.excluded) - _SHOWN} more")
     lines += [*_segments(section), *_printed(section), *_curve(section)]
     lines += [f"  note: {note}" for note in section.notes]
+    return lines
+
+
+def _totals(sections: tuple[Section, ...]) -> list[str]:
+    """The printed rates of all ranks that wrote into one log, where each prints its own."""
+    lines = []
+    for group in sorted({section.group for section in sections}):
+        rates = {
+            section.rank: section.printed["images_per_s"].mean
+            for section in sections
+            if section.group == group
+            and section.parallel
+            and section.per_card
+            and section.rank is not None
+            and "images_per_s" in section.printed
+        }
+        if len(rates) > 1:
+            lines += ["", f"printed by all: {sum(rates.values()):.6g} images/s over {len(rates)} ranks"]
     return lines
 
 
@@ -172,7 +191,7 @@ def inference_text(event: Inference) -> str:
         (event.total_s, "{:g} s"),
         (event.s_per_image, "{:g} s/image"),
         (event.s_per_batch, "{:g} s/batch"),
-        (event.batches_per_s, "{:g} batch/s"),
+        (event.batches_per_s, "{:.3f} batch/s"),
         (event.fps, "{:g} FPS"),
     )
     return ", ".join(text.format(value) for value, text in parts if value is not None)

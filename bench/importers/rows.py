@@ -6,7 +6,6 @@ and tables (`results.csv`), whose rows become JSON lines.
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 from collections import deque
@@ -18,7 +17,7 @@ from bench.importers.format import MAX_LINE_BYTES, BrokenLine, Format, pairs
 
 _LABEL = re.compile(
     rb"[ \t]{0,200}(?:"
-    rb"\[(?:rank|default)?(?P<rank>\d{1,6})\]:? ?"  # torchrun
+    rb"\[(?:(?:rank|default)?(?P<rank>\d{1,6})\]:?|[a-z_]{1,20}(?P<role>\d{1,6})\]:) ?"  # torchrun
     rb"|(?P<task>\d{1,5}): (?! *Average )"  # srun --label
     rb"|\[\d{1,5},(?P<mpi>\d{1,5})\](?:<std(?:out|err)>)?: ?"  # mpirun --tag-output
     rb"|\((?:\w{1,40} )?pid=\d{1,9}(?:, ip=[\d.]{7,15})?\) ?"  # Ray
@@ -32,6 +31,7 @@ _LABEL = re.compile(
     rb")"
 )
 _MOST_LABELS = 5
+_SUMMARY_END = re.compile(rb"= (?:-?\d\.\d{3}|nan)$")
 _NO_BREAK_SPACE = b"\xc2\xa0"
 
 #: A terminal narrower than this wraps more than can be put together again.
@@ -63,7 +63,7 @@ def strip_labels(line: bytes) -> tuple[bytes, int | None]:
         match = _LABEL.match(line)
         if match is None:
             break
-        named = match["rank"] or match["task"] or match["mpi"]
+        named = match["rank"] or match["role"] or match["task"] or match["mpi"]
         rank = rank if named is None else int(named)
         line = line[match.end() :]
     return line, rank
@@ -110,9 +110,9 @@ class Rows:
 
     def _of_table(self, text: bytes) -> bytes:
         """A row of a table of epochs as JSON."""
-        cells = text.decode("utf-8", "replace").split(",")
-        if cells[0].strip().strip('"') == "epoch" and len(cells) > 2:
-            self._columns = [cell.strip() for cell in next(csv.reader([",".join(cells)]))]
+        cells = [cell.strip(' "\t') for cell in text.decode("utf-8", "replace").split(",")]
+        if cells[0] == "epoch" and len(cells) > 2:
+            self._columns = cells
             return b""
         if len(cells) != len(self._columns):
             return text
@@ -126,10 +126,13 @@ class Rows:
 
     def _joined(self, row: Row) -> Row:
         """A row and those that go on with it, where a terminal wrapped a long line."""
-        format = next((one for one in self._formats if one.start.match(row.text)), None)
+        width, text = len(row.line), row.line[row.line.index(row.text) :]
+        format = self._begun(row.text)
+        if format is None and width <= _WIDEST and STAMP.match(row.text):
+            following = next(self._following(width), None)
+            format = None if following is None else self._begun(text + following.line)
         if format is None:
             return self._filled(row)
-        width, text = len(row.line), row.line[row.line.index(row.text) :]
         joined, best = row.text, 0
         for taken, following in enumerate(self._following(width), start=1):
             text += following.line
@@ -139,6 +142,9 @@ class Rows:
             self._width = width
         return self._take(row, joined, best)
 
+    def _begun(self, text: bytes) -> Format | None:
+        return next((format for format in self._formats if format.start.match(text)), None)
+
     def _following(self, width: int) -> Iterator[Row]:
         """Rows that may go on with one of that width; the first that is shorter is the last."""
         for taken in range(_MOST_WRAPPED):
@@ -147,7 +153,7 @@ class Rows:
             row = self._ahead[taken]
             if not row.text or not len(row.line) <= width <= _WIDEST or STAMP.match(row.text):
                 return
-            if any(format.start.match(row.text) for format in self._formats):
+            if self._begun(row.text) is not None:
                 return
             yield row
             if len(row.line) < width - _LOST_BLANKS:
@@ -166,10 +172,14 @@ class Rows:
         return Row(row.number, text, row.rank, whole, row.line)
 
     def _filled(self, row: Row) -> Row:
-        """A row of another kind that fills the terminal is joined with what follows, once the width is known."""
-        if not self._width or abs(len(row.line) - self._width) > _LOST_BLANKS or not STAMP.match(row.text):
-            return row
-        following = [one.line for one in self._following(self._width)]
+        """A row of another kind that fills the terminal is joined with what follows, once the width is known; the
+        rows of pycocotools' summary say themselves when they are cut."""
+        width = len(row.line)
+        if b" @[ IoU=" not in row.text or _SUMMARY_END.search(row.text):
+            width = self._width
+            if not width or abs(len(row.line) - width) > _LOST_BLANKS or not STAMP.match(row.text):
+                return row
+        following = [one.line for one in self._following(width)]
         text = row.line[row.line.index(row.text) :] + b"".join(following)
         return self._take(row, text.strip(), len(following))
 

@@ -96,6 +96,8 @@ class Section:
     """See the module."""
 
     index: int
+    group: int
+    """Sections of one tool that follow on one another, or lie side by side."""
     format: str
     heading: str
     settings: Mapping[str, str]

@@ -153,10 +153,10 @@ class Summarizer:
             self._break = False
         self._end([track for track in self._open if self._number - track.last_number > OPEN_LINES])
         place = place_of(line)
-        if any(track.place == place and track.last_line.raw == line.raw for track in self._open):
+        peers = [track for track in self._open if track.rank == line.rank]
+        if any(track.place == place and track.last_line.raw == line.raw for track in peers):
             self._repeated += 1
             return
-        peers = [track for track in self._open if track.rank == line.rank]
         fits = [track for track in peers if track.place < place]
         if fits:
             # Of ranks that are equally far, the one that has waited longest goes on.

@@ -154,6 +154,7 @@ class Track:
         timed = bool(self._times_ms)
         return Section(
             index=index,
+            group=self.group,
             format=self.format.name,
             heading=self.heading,
             settings=self.settings,

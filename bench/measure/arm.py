@@ -337,7 +337,9 @@ class MeasuredArm:
         folder, truth = self.site.run.folder, self._truth(dataset)
         masks = self.arm.workload.has_masks and dataset.masks
         try:
-            found = accuracy.evaluate_file(folder / truth.ground_truth, folder / predictions.path, masks=masks)
+            found = accuracy.evaluate_file(
+                folder / truth.ground_truth, folder / predictions.path, masks=masks
+            )
         except BenchError as error:
             raise WorkerFailure("exception", str(error), "evaluate") from None
         self.record.predictions = predictions

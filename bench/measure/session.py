@@ -25,7 +25,7 @@ from bench.measure.cell import run_cell
 from bench.measure.prepare import prepare_all
 from bench.measure.training import run_training
 from bench.recipe.codebases import Codebase
-from bench.recipe.load import LoadedRecipe
+from bench.recipe.load import LoadedRecipe, check_names
 from bench.recipe.plan import Arm, Plan, make_plan
 from bench.recipe.schema import Recipe
 from bench.record import machine
@@ -157,6 +157,7 @@ def resumed(run: Run, codebases: Mapping[str, Codebase]) -> tuple[Plan, RunRecor
     """The plan and record of a run that was interrupted, as they were resolved when it started."""
     record = run.record()
     loaded = LoadedRecipe(Recipe.model_validate(run.places.local(record.recipe)), run.folder / "run.json", {})
+    check_names(loaded)
     plan = make_plan(loaded, codebases, aa=record.aa)
     if [arm.id for arm in plan.arms] != record.arms:
         raise BenchError("this version of bench plans other arms for this recipe", where=str(run.folder))

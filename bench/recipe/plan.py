@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from bench.errors import BenchError, did_you_mean
 from bench.recipe.codebases import Codebase
-from bench.recipe.load import LoadedRecipe, _check_pattern, validate_workload
+from bench.recipe.load import LoadedRecipe, validate_workload
 from bench.recipe.models import MODELS
 from bench.recipe.schema import ArmSpec, Measure, factor_target, level_text
 from bench.recipe.workload import Workload
@@ -72,14 +72,12 @@ class Plan:
         return tuple(itertools.chain.from_iterable(self.cells))
 
 
-def _matches(pattern: Mapping[str, Any], codebase: str, label: str, levels: Mapping[str, Any]) -> bool:
-    for key, wanted in pattern.items():
-        if key == "codebase":
-            if wanted not in (codebase, label):
-                return False
-        elif levels[key] != wanted:
-            return False
-    return True
+def _matches(pattern: Mapping[str, Any], spec: ArmSpec, levels: Mapping[str, Any]) -> bool:
+    """Whether a pattern of `exclude` fits an arm: by label or codebase, and by levels."""
+    return all(
+        wanted in (spec.codebase, spec.name) if key == "codebase" else levels[key] == wanted
+        for key, wanted in pattern.items()
+    )
 
 
 class Placed(Protocol):
@@ -136,7 +134,7 @@ def _apply_levels(
         elif root == "environment":
             if not isinstance(level, int) or isinstance(level, bool) or level < 1:
                 raise BenchError(
-                    f"threads: a positive number is needed, not {level!r}",
+                    f"threads must be a positive number, got {level!r}",
                     where=loaded.place("factors", factor),
                 )
             threads = level
@@ -201,7 +199,16 @@ def _check_options(
 
 
 def make_plan(loaded: LoadedRecipe, codebases: Mapping[str, Codebase], *, aa: bool = False) -> Plan:
-    """Resolve a recipe into arms. Every problem is a BenchError with file and line."""
+    """Resolve a recipe into arms: every combination of levels and arms, less what it excludes.
+
+    Args:
+        loaded: A recipe that was checked for itself.
+        codebases: The known ones, by name.
+        aa: Measure the baseline's arm against itself: the difference is known to be nothing.
+
+    Raises:
+        BenchError: With the file and the line.
+    """
     recipe = loaded.recipe
     for index, spec in enumerate(recipe.arms):
         if spec.codebase not in codebases:
@@ -210,46 +217,24 @@ def make_plan(loaded: LoadedRecipe, codebases: Mapping[str, Codebase], *, aa: bo
                 where=loaded.place("arms", index),
                 hint=did_you_mean(spec.codebase, codebases),
             )
-    for factor in recipe.factors:
-        try:
-            factor_target(factor)
-        except BenchError as error:
-            raise BenchError(error.message, where=loaded.place("factors", factor), hint=error.hint) from None
-
-    specs = list(recipe.arms)
-    baseline = dict(recipe.baseline)
-    if aa:  # one arm against itself: the difference is known to be nothing
-        spec = next((s for s in specs if s.codebase == baseline.get("codebase")), specs[0])
-        name = spec.label or spec.codebase
-        specs = [spec.model_copy(update={"label": f"{name} ({side})"}) for side in "AB"]
-        baseline["codebase"] = specs[0].label
-    labels = [spec.label or spec.codebase for spec in specs]
-    for index, label in enumerate(labels):
-        if label in labels[:index]:
-            raise BenchError(
-                f"two arms are called '{label}'",
-                where=loaded.place("arms", index),
-                hint="give one a label of its own",
-            )
-    names = {*labels, *(spec.codebase for spec in specs)}
-    if baseline:
-        _check_pattern(loaded, baseline, ("baseline",), names)
-    for index, pattern in enumerate(recipe.exclude):
-        _check_pattern(loaded, pattern, ("exclude", index), names | {s.codebase for s in recipe.arms})
-
-    arms: list[Arm] = []
-    for combination in itertools.product(*recipe.factors.values()):
-        levels = dict(zip(recipe.factors, combination, strict=True))
-        for index, (spec, label) in enumerate(zip(specs, labels, strict=True)):
-            if any(_matches(pattern, spec.codebase, label, levels) for pattern in recipe.exclude):
-                continue
-            place = loaded.place("arms", index if not aa else 0)
-            arms.append(_make_arm(loaded, codebases, spec, label, levels, baseline, place))
+    specs, baseline = list(enumerate(recipe.arms)), dict(recipe.baseline)
+    if aa:
+        index, spec = next((one for one in specs if one[1].codebase == baseline.get("codebase")), specs[0])
+        specs = [(index, spec.model_copy(update={"label": f"{spec.name} ({side})"})) for side in "AB"]
+        baseline["codebase"] = f"{spec.name} (A)"
+    arms = [
+        _make_arm(loaded, codebases, spec, levels, baseline, loaded.place("arms", index))
+        for levels in _combinations(recipe.factors)
+        for index, spec in specs
+        if not any(_matches(pattern, spec, levels) for pattern in recipe.exclude)
+    ]
     if not arms:
         raise BenchError("exclude leaves nothing to measure", where=loaded.place("exclude"))
     ids, cell_ids = file_names(arm.id for arm in arms), file_names(arm.cell for arm in arms)
     arms = [replace(arm, id=ids[arm.id], cell=cell_ids[arm.cell]) for arm in arms]
-    _refuse_twins(loaded, [arm.id for arm in arms])
+    final = [arm.id for arm in arms]
+    if twice := next((name for name in final if final.count(name) > 1), None):
+        raise BenchError(f"two arms would be called '{twice}'", where=loaded.place("factors"))
     try:
         chosen = baseline_ids(arms, baseline)
     except BenchError as error:
@@ -257,25 +242,27 @@ def make_plan(loaded: LoadedRecipe, codebases: Mapping[str, Codebase], *, aa: bo
     arms = [replace(arm, baseline=chosen.get(arm.id)) for arm in arms]
     cells = {arm.cell: tuple(other for other in arms if other.cell == arm.cell) for arm in arms}
     if any(len({arm.workload.task == "train_eval" for arm in cell}) > 1 for cell in cells.values()):
-        raise BenchError("train_eval is compared with itself only", where=loaded.place("baseline"))
+        raise BenchError(
+            "a train_eval arm can be compared only with train_eval arms", where=loaded.place("baseline")
+        )
     return Plan(recipe.name, tuple(cells.values()), recipe.measure, baseline, aa)
 
 
-def _refuse_twins(loaded: LoadedRecipe, ids: Sequence[str]) -> None:
-    """Levels that read alike would make two arms of one name."""
-    if twins := [name for name in ids if ids.count(name) > 1]:
-        raise BenchError(f"two arms would be called '{twins[0]}'", where=loaded.place("factors"))
+def _combinations(factors: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
+    """Every choice of one level of each factor."""
+    for levels in itertools.product(*factors.values()):
+        yield dict(zip(factors, levels, strict=True))
 
 
 def _make_arm(
     loaded: LoadedRecipe,
     codebases: Mapping[str, Codebase],
     spec: ArmSpec,
-    label: str,
     levels: dict[str, Any],
     baseline: Mapping[str, Any],
     place: str,
 ) -> Arm:
+    label = spec.name
     workload, options, threads = _apply_levels(loaded, levels)
     options.update(spec.options)
     _check_options(loaded, codebases[spec.codebase], spec, options, place)

@@ -32,6 +32,11 @@ class ArmSpec(Strict):
     weights: str | None = None
     """Start from this `.npz` in the codebase's own names, such as a checkpoint of an earlier train_eval run."""
 
+    @property
+    def name(self) -> str:
+        """The name in reports."""
+        return self.label or self.codebase
+
 
 class Measure(Strict):
     """How much is measured, and in what order."""

@@ -81,7 +81,7 @@ def resolve_side(text: str, root: Path) -> Side:
     run = Run(resolve_run(name, root))
     known = [record.id for record in run.arms()]
     if arm not in known:
-        raise BenchError(f"no arm '{arm}' in run {run.folder.name}", hint=did_you_mean(arm, known))
+        raise BenchError(f"unknown arm '{arm}' in run {run.folder.name}", hint=did_you_mean(arm, known))
     return Side(run, arm)
 
 

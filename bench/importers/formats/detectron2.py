@@ -21,7 +21,7 @@ FORMAT = Format(
     title="detectron2, text",
     marker=b".utils.events",
     start=re.compile(
-        rb"\[(\d\d/\d\d \d\d:\d\d:\d\d)(?: (?:d2|detectron2)\.utils\.events\]|\] (?:d2|detectron2)\.utils\.events INFO)"
+        rb"\[(\d\d/\d\d \d\d:\d\d:\d\d)(?: [\w.]{1,40}\.utils\.events\]|\] [\w.]{1,40}\.utils\.events INFO)"
         rb": {0,9}(?:eta: (?:-?\d{1,9} days?, )?\d{1,9}:\d\d:\d\d {1,9})?iter: ()(\d+)() {1,9}"
     ),
     claim=re.compile(rb"\.utils\.events[ \]].{0,80} iter: "),

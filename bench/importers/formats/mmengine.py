@@ -2,6 +2,7 @@
 
     11/22 03:28:49 - mmengine - INFO - Epoch(train) [1][1/2]  lr: 1.0000e-07  eta: 0:00:20  time: 20.3237  data_time: 0.0336  loss: 2.8950  loss_rpn_cls: 0.6944
     2022/11/22 03:28:49 - mmengine - INFO - Iter(train) [   50/90000]  base_lr: 2.0000e-02 lr: 1.9e-03  eta: …  memory: 3803  …
+    11/22 03:40:49 - mmengine - INFO - Epoch(test) [5000/5000]    coco/bbox_mAP: 0.3740  …
     11/22 03:40:49 - mmengine - INFO - Epoch(val) [1][5000/5000]    coco/bbox_mAP: 0.3740  …  data_time: 0.0021  time: 0.0402
 
 Epochs and iterations count from 1. The log file prints the year, the console does not. Values are means over
@@ -40,10 +41,10 @@ FORMAT = Format(
     first_epoch=1,
     others=(
         (
-            b"(val)",
+            b" - INFO - ",
             re.compile(
                 rb"/\d\d \d\d:\d\d:\d\d - \S{1,100} - INFO - "
-                rb"(?:Epoch|Iter)\(val\) {0,9}\[[\d\]\[/ ]{1,60}\] {1,9}(?=\S)(.*)"
+                rb"(?:Epoch|Iter)\((?:val|test)\) {0,9}\[[\d\]\[/ ]{1,60}\] {1,9}(?=\S)(.*)"
             ),
             lambda m: mm_metrics(m[1]) or (Evaluating(),),
         ),

@@ -17,6 +17,7 @@ from bench.recipe.workload import Workload
 from bench.record.models import ArmRecord
 
 FAKE = Path(__file__).parents[2] / "fake"
+WORK = Workload(task="train", model="faster_rcnn_r50_fpn")
 TWO = [{"codebase": "fake", "label": "tuned"}, {"codebase": "fake"}]
 
 
@@ -36,9 +37,8 @@ def baselines(planned: Plan) -> dict[str, str | None]:
 
 
 def record(id: str, label: str, levels: dict[str, Any], **known: Any) -> ArmRecord:
-    work = Workload(model="faster_rcnn_r50_fpn")
     return ArmRecord(
-        id=id, codebase="fake", label=label, levels=levels, cell="all", workload=work, status="ok", **known
+        id=id, codebase="fake", label=label, levels=levels, cell="all", workload=WORK, status="ok", **known
     )
 
 

@@ -20,6 +20,7 @@ from bench import environments
 from bench.environments import build, installer
 from bench.errors import BenchError
 from bench.recipe.codebases import Codebase, Environment, Step, find_codebases
+from tests.conftest import ROOT
 
 THIS_PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
@@ -269,7 +270,7 @@ def test_codebases_on_torch_are_locked_to_the_same_torch() -> None:
         lines = (line.partition(" ")[0].lower().split("==") for line in path.read_text().splitlines())
         return {pin[0]: pin[1] for pin in lines if len(pin) == 2}
 
-    own = pins(Path(__file__).parents[1] / "requirements.lock")
+    own = pins(ROOT / "requirements.lock")
     for name in ("mmdet", "detectron2"):
         locked = pins(find_codebases()[name].folder / "requirements.txt")
         assert {"torch", "torchvision", "numpy"} <= locked.keys()
@@ -309,3 +310,13 @@ def test_a_lock_that_is_not_readable_is_no_environment(wheels: Path) -> None:
     for content in ("", json.dumps([1])):
         (folder / "lock.json").write_text(content)
         assert environments.list_environments() == []
+
+
+def test_a_lock_of_an_earlier_bench_is_listed(wheels: Path) -> None:
+    """It had more fields. Its environment can be listed and removed."""
+    codebase = codebase_with(wheels, "tinydet==1.0")
+    folder = environments.create(codebase, progress=silent)
+    lock = environments.read_lock(folder)
+    (folder / "lock.json").write_text(json.dumps({**lock, "shared": [], "not_pinned": []}))
+    assert [one.folder for one in environments.list_environments()] == [folder]
+    assert environments.remove(codebase) == [folder]

@@ -74,7 +74,7 @@ def _read_model(path: Path, model: type[ModelT]) -> ModelT:
         return model.model_validate_json(path.read_bytes())
     except FileNotFoundError:
         raise BenchError(
-            "no such record", where=str(path), hint="bench list runs shows what is there"
+            "record not found", where=str(path), hint="bench list runs shows what is there"
         ) from None
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
@@ -232,5 +232,5 @@ def resolve_run(name: str, root: Path) -> Path:
     matches = [run for run in runs if run.name.startswith(name) or run.name.endswith(f"-{name}")]
     if len(matches) == 1:
         return matches[0]
-    problem = "several runs match" if matches else "no such run"
+    problem = "several runs match" if matches else "run not found"
     raise BenchError(f"{problem}: {name}", hint=f"bench list runs shows the runs in {root}")

@@ -7,8 +7,6 @@ any other method where its codebase has a way of its own (optimizer groups, anot
 from __future__ import annotations
 
 import contextlib
-import os
-import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,19 +17,19 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from adapters.torch_facts import (
-    Formulas,
-    by_module,
-    forward_facts,
-    library,
-    operator_seconds,
-    peak_flops_per_s,
-    training_flops,
-    unchanged,
+from adapters.torch_audit import TorchObserver, permutations_in_order
+from adapters.torch_device import TorchDevice
+from adapters.torch_facts import Formulas, describe, describe_optimizer, operator_seconds
+from adapters.torch_state import (
+    ema_average,
+    freeze,
+    load_weights,
+    random_state,
+    save_weights,
+    seed_everything,
+    set_random_state,
 )
-from bench.worker.api import Adapter, Batch, Description, Detections, Job
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+from bench.worker.api import Batch, Description, Detections, Job
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,7 @@ class LossModule(nn.Module):
         return self._compute_losses(data)
 
 
-class TorchAdapter(Adapter):
+class TorchAdapter(TorchDevice):
     """One arm of a torch codebase. ``self.model`` is the plain model, whatever wraps it while training."""
 
     #: What the codebase adds to the canonical label 0..K-1 (1 where label 0 is the background).
@@ -94,11 +92,8 @@ class TorchAdapter(Adapter):
 
     def __init__(self, job: Job) -> None:
         super().__init__(job)
-        self.workload = job.workload
-        self.dtype = DTYPES[self.workload["precision"]]
         channels_last = bool(job.options.get("channels_last", False))
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        self.device = torch.device("cpu")
 
     # -- what a codebase gives -------------------------------------------------------------------------------
 
@@ -147,7 +142,7 @@ class TorchAdapter(Adapter):
 
     def prepare(self) -> None:
         torch.set_num_threads(self.job.threads)
-        self.device = self._device()
+        self.device = self.chosen_device()
         if self.job.world_size > 1:
             dist.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
         seed_everything(self.workload["seed"])
@@ -168,15 +163,6 @@ class TorchAdapter(Adapter):
                 module.compile()
         # Sampling in the heads starts from the same numbers however many the initialisation drew.
         seed_everything(self.workload["seed"] + self.job.rank)
-
-    def _device(self) -> torch.device:
-        if self.workload["device"] == "cpu":
-            return torch.device("cpu")
-        if not torch.cuda.is_available():
-            raise RuntimeError("the workload asks for device: cuda, but torch sees no CUDA device")
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", self.job.rank)))
-        torch.cuda.set_device(device)
-        return device
 
     def _prepare_training(self) -> None:
         settings = self.workload["optimizer"]
@@ -296,100 +282,20 @@ class TorchAdapter(Adapter):
             for image_id, found in zip(data.image_ids, processed, strict=True)
         ]
 
-    # -- facts -----------------------------------------------------------------------------------------------
+    # -- facts and state -------------------------------------------------------------------------------------
 
     def describe(self, data: Any) -> Description:
-        images = self.images(data)
-        parameters = [(name, p.numel(), p.requires_grad) for name, p in self.model.named_parameters()]
-        channels_last = images.is_contiguous(memory_format=torch.channels_last) and not images.is_contiguous()
-        # Hooks do not see into compiled code; the work is the same without it.
-        with unchanged(self.model), torch.compiler.set_stance("force_eager"):
-            loss_terms: list[str] = []
-            flops = None
-            if self.job.training:
-                with self.autocast():
-                    flops, loss_terms = training_flops(
-                        self.model, lambda: self.compute_losses(data), self.flop_formulas
-                    )
-            with torch.no_grad(), self.autocast():
-                facts = forward_facts(self.model, lambda: self.predict_raw(data), self.flop_formulas)
-        return Description(
-            parameters=sum(size for _, size, _ in parameters),
-            trainable_parameters=sum(size for _, size, trainable in parameters if trainable),
-            parameters_by_module=by_module((name, size) for name, size, _ in parameters),
-            trainable_by_module=by_module((name, size) for name, size, trainable in parameters if trainable),
-            forward_flops=facts.flops,
-            training_flops=flops,
-            input_shape=list(images.shape),
-            input_dtype=str(images.dtype).removeprefix("torch."),
-            input_layout="NHWC" if channels_last else "NCHW",
-            input_mean=facts.input_mean,
-            input_std=facts.input_std,
-            objects=self.objects(data),
-            precision=self.workload["precision"],
-            optimizer=self.describe_optimizer() if self.job.training else None,
-            postprocess=self.postprocess_settings(),
-            loss_terms=loss_terms,
-            threads=torch.get_num_threads(),
-            library=library(self.packages),
-            extra={
-                # Affine values that a frozen normalisation holds as buffers; another codebase counts them as
-                # parameters without gradient.
-                "frozen_affine_values": sum(
-                    b.numel() for n, b in self.model.named_buffers() if n.endswith((".weight", ".bias"))
-                ),
-                "ema": self.ema is not None,
-                "compiled": bool(self.job.options.get("compile", False)),
-            },
-        )
+        return describe(self, data)
+
+    def observer(self) -> TorchObserver:
+        return TorchObserver(self)
+
+    def first_candidates(self) -> contextlib.AbstractContextManager[None]:
+        """Inside, samplers take the first candidates."""
+        return permutations_in_order()
 
     def describe_optimizer(self) -> dict[str, Any]:
-        """``state_values``: numbers kept per step for SGD's momentum, which exist from the first step on."""
-        groups = self.optimizer.param_groups
-        return {
-            "name": type(self.optimizer).__name__,
-            "lr": groups[0]["lr"],
-            "momentum": groups[0].get("momentum", 0),
-            "weight_decay": groups[0]["weight_decay"],
-            "groups": len(groups),
-            "tensors": sum(len(group["params"]) for group in groups),
-            "state_values": sum(
-                p.numel() for group in groups if group.get("momentum") for p in group["params"]
-            ),
-        }
-
-    # -- device and state ------------------------------------------------------------------------------------
-
-    def mark(self) -> Any:
-        if self.device.type != "cuda":
-            return super().mark()
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        return event
-
-    def marks_ns(self, marks: Sequence[Any]) -> list[int]:
-        if self.device.type != "cuda":
-            return super().marks_ns(marks)
-        return [round(marks[0].elapsed_time(mark) * 1e6) for mark in marks]
-
-    def synchronize(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-
-    def reset_device_memory_peak(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
-
-    def device_memory(self) -> dict[str, int]:
-        if self.device.type != "cuda":
-            return {}
-        return {
-            "allocated": torch.cuda.max_memory_allocated(self.device),
-            "reserved": torch.cuda.max_memory_reserved(self.device),
-        }
-
-    def peak_flops_per_s(self) -> dict[str, float]:
-        return peak_flops_per_s(self.device, self.dtype, self.synchronize)
+        return describe_optimizer(self.optimizer)
 
     def operator_seconds(self, step: Callable[[], None]) -> dict[str, float]:
         if not any("deform" in type(module).__name__.lower() for module in self.model.modules()):
@@ -429,83 +335,3 @@ class TorchAdapter(Adapter):
     def close(self) -> None:
         if dist.is_available() and dist.is_initialized():
             dist.destroy_process_group()
-
-
-def seed_everything(seed: int) -> None:
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
-
-
-def random_state(device: torch.device) -> dict[str, Any]:
-    """The states of all generators, in types that are loaded without unpickling objects."""
-    kind, keys, *place = np.random.get_state()
-    return {
-        "python": random.getstate(),
-        "numpy": (kind, torch.from_numpy(keys.astype(np.int64)), *place),
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
-    }
-
-
-def set_random_state(state: dict[str, Any], device: torch.device) -> None:
-    random.setstate(state["python"])
-    kind, keys, *place = state["numpy"]
-    np.random.set_state((kind, keys.numpy().astype(np.uint32), *place))
-    torch.set_rng_state(state["torch"])
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(state["cuda"], device)
-
-
-def freeze(modules: Iterable[nn.Module]) -> None:
-    """No gradient, fixed normalisation statistics: how mmdetection and detectron2 treat frozen stages."""
-    for module in modules:
-        module.requires_grad_(False)
-        module.eval()
-
-
-def ema_average(decay: float) -> Any:
-    """``multi_avg_fn`` of AveragedModel: ``e += (1 - d)(w - e)`` with the warm-up of PaddleDetection and
-    TensorFlow, ``d = min(decay, (1 + t) / (10 + t))``. ``t`` counts the updates before this one, the first of
-    which copies the weights."""
-
-    @torch.no_grad()
-    def average(averaged: list[Tensor], current: list[Tensor], updates: Tensor) -> None:
-        if averaged[0].is_floating_point():
-            t = int(updates)  # lives on the CPU: no synchronisation
-            torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + t) / (10 + t)))
-        else:  # counters, such as num_batches_tracked
-            torch._foreach_copy_(averaged, current)
-
-    return average
-
-
-def save_weights(model: nn.Module, path: str) -> None:
-    np.savez(path, **{name: value.detach().cpu().numpy() for name, value in model.state_dict().items()})
-
-
-def load_weights(model: nn.Module, path: str) -> None:
-    """Load an ``.npz`` strictly: every name and shape has to agree; ValueError names those that do not.
-    ``num_batches_tracked`` counts steps and is no weight; a model with frozen statistics has none."""
-    counter = ".num_batches_tracked"
-    state = model.state_dict()
-    with np.load(path, allow_pickle=False) as file:
-        given = {name: torch.from_numpy(file[name]) for name in file.files}
-    wanted = {name for name in state if not name.endswith(counter)}
-    found = {name for name in given if not name.endswith(counter)}
-    shapes = {name for name in wanted & found if state[name].shape != given[name].shape}
-    problems = [
-        f"{kind} {len(names)}: {', '.join(sorted(names)[:8])}{', …' if len(names) > 8 else ''}"
-        for kind, names in (
-            ("missing", wanted - found),
-            ("unexpected", found - wanted),
-            ("of another shape", shapes),
-        )
-        if names
-    ]
-    if problems:
-        raise ValueError(f"{path} does not fit {type(model).__name__}: " + "; ".join(problems))
-    with torch.no_grad():
-        for name, value in state.items():
-            if name in given:
-                value.copy_(given[name])

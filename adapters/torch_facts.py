@@ -7,7 +7,7 @@ import importlib.metadata
 import math
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from adapters.common import by_module
+from bench.worker.api import Description
 
 if TYPE_CHECKING:
     from torch.utils.flop_counter import FlopCounterMode
@@ -183,15 +186,6 @@ def peak_flops_per_s(
     }
 
 
-def by_module(sizes: Iterable[tuple[str, int]], depth: int = 2) -> dict[str, int]:
-    """Sums by the first ``depth`` parts of the parameter's name."""
-    sums: dict[str, int] = {}
-    for name, size in sizes:
-        key = ".".join(name.split(".")[:-1][:depth]) or name
-        sums[key] = sums.get(key, 0) + size
-    return sums
-
-
 def library(packages: Sequence[str]) -> dict[str, Any]:
     """Versions and settings that decide which kernels run."""
     versions: dict[str, Any] = {"torch": torch.__version__}
@@ -210,4 +204,64 @@ def library(packages: Sequence[str]) -> dict[str, Any]:
         "cudnn_benchmark": torch.backends.cudnn.benchmark,
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "config": torch.__config__.show(),
+    }
+
+
+def describe(adapter: Any, data: Any) -> Description:
+    images = adapter.images(data)
+    parameters = [(name, p.numel(), p.requires_grad) for name, p in adapter.model.named_parameters()]
+    channels_last = images.is_contiguous(memory_format=torch.channels_last) and not images.is_contiguous()
+    # Hooks do not see into compiled code; the work is the same without it.
+    with unchanged(adapter.model), torch.compiler.set_stance("force_eager"):
+        loss_terms: list[str] = []
+        flops = None
+        if adapter.job.training:
+            with adapter.autocast():
+                flops, loss_terms = training_flops(
+                    adapter.model, lambda: adapter.compute_losses(data), adapter.flop_formulas
+                )
+        with torch.no_grad(), adapter.autocast():
+            facts = forward_facts(adapter.model, lambda: adapter.predict_raw(data), adapter.flop_formulas)
+    return Description(
+        parameters=sum(size for _, size, _ in parameters),
+        trainable_parameters=sum(size for _, size, trainable in parameters if trainable),
+        parameters_by_module=by_module((name, size) for name, size, _ in parameters),
+        trainable_by_module=by_module((name, size) for name, size, trainable in parameters if trainable),
+        forward_flops=facts.flops,
+        training_flops=flops,
+        input_shape=list(images.shape),
+        input_dtype=str(images.dtype).removeprefix("torch."),
+        input_layout="NHWC" if channels_last else "NCHW",
+        input_mean=facts.input_mean,
+        input_std=facts.input_std,
+        objects=adapter.objects(data),
+        precision=adapter.workload["precision"],
+        optimizer=adapter.describe_optimizer() if adapter.job.training else None,
+        postprocess=adapter.postprocess_settings(),
+        loss_terms=loss_terms,
+        threads=torch.get_num_threads(),
+        library=library(adapter.packages),
+        extra={
+            # Affine values that a frozen normalisation holds as buffers; another codebase counts them as
+            # parameters without gradient.
+            "frozen_affine_values": sum(
+                b.numel() for n, b in adapter.model.named_buffers() if n.endswith((".weight", ".bias"))
+            ),
+            "ema": adapter.ema is not None,
+            "compiled": bool(adapter.job.options.get("compile", False)),
+        },
+    )
+
+
+def describe_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """``state_values``: numbers kept per step for SGD's momentum, which exist from the first step on."""
+    groups = optimizer.param_groups
+    return {
+        "name": type(optimizer).__name__,
+        "lr": groups[0]["lr"],
+        "momentum": groups[0].get("momentum", 0),
+        "weight_decay": groups[0]["weight_decay"],
+        "groups": len(groups),
+        "tensors": sum(len(group["params"]) for group in groups),
+        "state_values": sum(p.numel() for group in groups if group.get("momentum") for p in group["params"]),
     }

@@ -1,7 +1,7 @@
 """Speed and memory of COCO evaluators on one large set: 1,000 images, 36,000 objects, 80 classes, 100,000 detections.
 
 Every evaluator runs in a fresh process on the same content, already parsed. Timed is all from there to the 12
-numbers: indexing, loading the results, matching, accumulating. `bench` is `bench.evaluation.evaluate`, its checks of
+numbers: indexing, loading the results, matching, accumulating. `bench` is `judge.accuracy.evaluate`, its checks of
 every entry included; the others are the libraries alone. An evaluator whose numbers are not those of pycocotools is
 said so. Memory is the peak of the resident set above what it was when the content had been parsed.
 
@@ -103,7 +103,7 @@ def _encode(outline: np.ndarray) -> Json:
 
 
 def _with_bench(truth: Json, results: list[Json], iou_type: Any) -> list[float]:
-    from bench.evaluation import evaluate
+    from bench.judge.accuracy import evaluate
 
     return [-1.0 if value is None else value for value in evaluate(truth, results, iou_type).metrics.values()]
 

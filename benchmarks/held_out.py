@@ -39,7 +39,7 @@ from torch.nn import functional as F
 from torchvision.ops import roi_align
 
 import detectors
-from bench import shapes
+from bench.inputs import shapes
 from benchmarks.overfit import (
     batches_of,
     config_for,

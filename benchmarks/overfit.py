@@ -31,9 +31,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 import detectors
-from bench import shapes
-from bench.data import open_dataset
-from bench.workload import Input
+from bench.inputs import shapes
+from bench.inputs.dataset import open_dataset
+from bench.recipe.workload import Input
 from detectors import runtime
 from detectors.box_head import BoxHead
 from detectors.c4 import whole_backbone

@@ -17,14 +17,15 @@ import numpy as np
 import psutil
 from rich.console import Console
 
-from bench.codebases import BUILTIN, load_codebase
-from bench.data import open_dataset, prepare_batches
 from bench.environments import cache_folder, python_of
-from bench.launchers.process import LaunchSpec, WorkerGroup
-from bench.stats import ratio
+from bench.inputs.batches import prepare_batches
+from bench.inputs.dataset import open_dataset
+from bench.judge.ratio import ratio
+from bench.measure.process import LaunchSpec, WorkerGroup
+from bench.recipe.codebases import BUILTIN, load_codebase
+from bench.recipe.workload import Workload
 from bench.worker import probe
 from bench.worker.api import Adapter
-from bench.workload import Workload
 
 STEP_S = 0.010
 STEPS, PAIRS = 20, 60

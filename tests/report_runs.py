@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench.record import SAMPLE_COLUMNS, ArmRecord, Failure, Memory, Run, RunRecord
-from bench.workload import Workload
+from bench.recipe.workload import Workload
+from bench.record.models import ArmRecord, Failure, Memory, RunRecord
+from bench.record.run import Run
+from bench.record.samples import SAMPLE_COLUMNS
 
 MACHINE = {
     "host": "box",

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from bench.audit import audit, audit_run
-from bench.record import ArmRecord
+from bench.judge.audit import audit, audit_run
+from bench.record.models import ArmRecord
 from tests.conftest import Cli
 
 DESCRIPTION: dict[str, Any] = {

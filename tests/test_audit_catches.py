@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.audit import audit
-from bench.record import ArmRecord
+from bench.judge.audit import audit
+from bench.record.models import ArmRecord
 from bench.worker.api import Batch
 
 pytest.importorskip("torchvision")

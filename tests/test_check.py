@@ -19,9 +19,12 @@ from typing import Any
 import pytest
 import yaml
 
-from bench import check, checkouts, gate, gate_output, series
 from bench.errors import BenchError
-from bench.record import ArmRecord, Run, RunRecord, samples_frame
+from bench.gate import check, checkouts, decide, history, metrics, output
+from bench.gate.stored import check_stored
+from bench.record.models import ArmRecord, RunRecord
+from bench.record.run import Run
+from bench.record.samples import samples_frame
 from benchmarks.gate.checks import plant
 from tests.conftest import FAKE, ROOT, Cli, Finished
 
@@ -201,7 +204,7 @@ def test_an_installed_package_in_place_of_the_revision_is_an_error(cli: Cli, rep
 def test_an_unknown_revision_says_how_ci_gets_it(cli: Cli, repository: Repository) -> None:
     done = checked(cli, repository, tiny(cli), "--base", "v9")
     assert done.code == 2
-    assert "no revision 'v9'" in done.err
+    assert "unknown revision 'v9'" in done.err
     assert "fetch-depth: 0" in done.err
 
 
@@ -212,7 +215,7 @@ def test_a_source_that_the_recipe_does_not_measure_is_an_error(cli: Cli, reposit
 
 
 def test_the_adapter_of_a_revision_comes_from_that_revision(repository: Repository, tmp_path: Path) -> None:
-    from bench.codebases import load_codebase
+    from bench.recipe.codebases import load_codebase
 
     codebase = load_codebase(repository.folder / "adapter")
     source = checkouts.Source.of(codebase, repository.folder / "src")
@@ -267,7 +270,7 @@ def scaled(factor: float) -> list[float]:
 
 
 def judged(head: Run, base: Run, cache: Path, reference: str | None = None) -> check.Result:
-    return check.check_stored(head, base, check.Settings({}, 60), cache, reference)
+    return check_stored(head, base, metrics.Settings({}, 60), cache, reference)
 
 
 def test_a_slower_stored_run_of_the_same_machine_fails(tmp_path: Path, cache: Path) -> None:
@@ -292,7 +295,7 @@ def test_a_reference_arm_takes_the_speed_of_the_machine_out_and_the_output_says_
     slower = stored(tmp_path, "c", {"fixed": scaled(1.0), "tiny": scaled(0.6)}, cpu="B")
     result = judged(same, base, cache)
     assert result.exit_code == 0
-    assert "reference arm fixed" in gate_output.summary(result)
+    assert "reference arm fixed" in output.summary(result)
     (found,) = judged(slower, base, cache).comparisons
     assert found.decision.state == "fail"
     assert found.decision.worsening == pytest.approx(0.2)
@@ -321,8 +324,8 @@ def test_a_recipe_is_measured_and_judged_against_a_stored_run(cli: Cli) -> None:
 
 
 def outcome(state: str, exit_code: int, **changes: Any) -> check.Result:
-    decision = gate.Decision(state, 0.1, 0.05, float("inf"), 0.001, 6, 3, 0, "because")  # type: ignore[arg-type]
-    one = check.Comparison("tiny", gate.metric("s/iter"), decision)
+    decision = decide.Decision(state, 0.1, 0.05, float("inf"), 0.001, 6, 3, 0, "because")  # type: ignore[arg-type]
+    one = check.Comparison("tiny", metrics.metric("s/iter"), decision)
     result = check.Result("tiny", "one", "two", "interleaved", state, exit_code, (one,))  # type: ignore[arg-type]
     return replace(result, **changes)
 
@@ -330,16 +333,16 @@ def outcome(state: str, exit_code: int, **changes: Any) -> check.Result:
 def test_hostile_names_leave_the_xml_markdown_and_annotations_intact() -> None:
     hostile = "a<b>&\"'\x00\x1b]]>\n::error::| `x` \ud800"
     result = outcome("fail", 1, recipe=hostile, notes=(hostile,), errors=(hostile,))
-    root = ET.fromstring(gate_output.junit(result))
+    root = ET.fromstring(output.junit(result))
     assert root.find(".//failure") is not None
-    assert all(line.startswith("::") and "\n" not in line for line in gate_output.workflow_commands(result))
-    assert "<b>" not in gate_output.summary(result)
-    assert "-->" not in gate_output.comment(result).partition("\n")[0][4:-4]
+    assert all(line.startswith("::") and "\n" not in line for line in output.workflow_commands(result))
+    assert "<b>" not in output.summary(result)
+    assert "-->" not in output.comment(result).partition("\n")[0][4:-4]
 
 
 @pytest.mark.parametrize(("exit_code", "kind"), [(0, "skipped"), (1, "failure"), (3, "error")])
 def test_junit_shows_an_inconclusive_check_as_its_exit_code_does(exit_code: int, kind: str) -> None:
-    root = ET.fromstring(gate_output.junit(outcome("inconclusive", exit_code)))
+    root = ET.fromstring(output.junit(outcome("inconclusive", exit_code)))
     assert root.find(f".//testcase/{kind}") is not None
 
 
@@ -351,19 +354,19 @@ def test_the_json_of_an_open_interval_is_valid_json() -> None:
 @pytest.mark.parametrize("text", ["s/iter", "=3%", "s/iter=fast", "speed=3%"])
 def test_a_mistyped_tolerance_is_an_error(text: str) -> None:
     with pytest.raises(BenchError):
-        check.read_settings([text], [], 60)
+        metrics.read_settings([text], [], 60)
 
 
 def test_a_tolerance_for_a_metric_that_no_arm_has_is_an_error() -> None:
-    settings = check.read_settings(["AP=0.001"], [], 60)
-    with pytest.raises(BenchError, match="no arm of this recipe has AP"):
+    settings = metrics.read_settings(["AP=0.001"], [], 60)
+    with pytest.raises(BenchError, match="no arm of this recipe measures AP"):
         settings.refuse_unused(["train"])
     settings.refuse_unused(["train", "infer"])
 
 
 @pytest.mark.parametrize(("choice", "code"), [("inconclusive", 3), ("pass", 0), ("fail", 1)])
 def test_an_inconclusive_check_ends_as_the_user_chose(choice: str, code: int) -> None:
-    settings = check.read_settings([], [], 60, choice)
+    settings = metrics.read_settings([], [], 60, choice)
     assert settings.exit_code("inconclusive") == code
     assert (settings.exit_code("pass"), settings.exit_code("fail")) == (0, 1)
 
@@ -414,13 +417,14 @@ def test_a_calibration_is_stored_and_warns_of_a_check_that_cannot_succeed(
     assert found["noise"]["round_sd"] > 0.05
     assert found["false_alarms"]["checks"] == 300
     assert list(cache.glob(f"calibration/{found['machine']}/*.json"))
-    assert not series.collect(cli.results)[0], "a run against itself is no history"
-    from bench import calibration, commands
+    assert not history.collect(cli.results)[0], "a run against itself is no history"
+    from bench.cli import run
+    from bench.gate import calibrate
 
-    _, plan = commands.plan_of(recipe, [], [FAKE])
-    (warning,) = calibration.impossible(plan, check.read_settings(["s/iter=0.5%"], [], 30), cache)
+    _, plan = run.plan_of(recipe, [], [FAKE])
+    (warning,) = calibrate.impossible(plan, metrics.read_settings(["s/iter=0.5%"], [], 30), cache)
     assert "would pass equal revisions in only" in warning
-    (warning,) = calibration.impossible(plan, check.read_settings([], [], 1), cache)
+    (warning,) = calibrate.impossible(plan, metrics.read_settings([], [], 1), cache)
     assert "6 to be confirmed" in warning
 
 
@@ -449,7 +453,7 @@ def test_history_keeps_machines_apart_and_survives_a_damaged_run(cli: Cli) -> No
         stored(cli.results, name, {"tiny": scaled(1 + index % 2)}, cpu="AB"[index % 2])
     damaged = stored(cli.results, "20261101T000099Z", {"tiny": scaled(1.0)})
     (damaged.folder / "arms" / "tiny.json").write_text("{")
-    found, notes = series.collect(cli.results)
+    found, notes = history.collect(cli.results)
     assert [len(one.points) for one in found] == [4, 4]
     assert not any(one.changes for one in found)
     assert len(notes) == 1
@@ -505,7 +509,7 @@ def test_the_steps_of_the_example_workflow_work_as_written(cli: Cli, repository:
 
 
 def test_the_gitlab_example_is_valid_and_uses_options_that_exist(cli: Cli) -> None:
-    job = yaml.safe_load((ROOT / "docs" / "gitlab-ci.example.yml").read_text())["bench-check"]
+    job = yaml.safe_load((ROOT / "docs" / "how-to" / "gitlab-ci.example.yml").read_text())["bench-check"]
     command = next(line for line in job["script"] if line.startswith("bench check"))
     offered = cli("check", "--help", env={**os.environ, "COLUMNS": "200"}).out
     options = [word for word in command.split() if word.startswith("--")]

@@ -13,14 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import trim_mean
 
-from bench import gate, stats
 from bench.errors import BenchError
-from bench.record import Run, RunRecord
+from bench.gate import decide, metrics, simulate
+from bench.judge import ratio
+from bench.record.models import RunRecord
+from bench.record.run import Run
 from benchmarks.gate import replay, rules
 
 ROUNDS = 10
-SECONDS = gate.metric("s/iter", tolerance=0.02)
-PLAN = gate.Plan()
+SECONDS = metrics.metric("s/iter", tolerance=0.02)
+PLAN = decide.Plan()
 MOST = PLAN.launches
 
 Draw = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
@@ -48,14 +50,14 @@ NOISES: dict[str, Draw] = {
 
 
 def outcomes(
-    noise: str, slowdown: float, checks: int, seed: int = 0, plan: gate.Plan = PLAN
+    noise: str, slowdown: float, checks: int, seed: int = 0, plan: decide.Plan = PLAN
 ) -> list[tuple[str, int]]:
     """Play checks on launches of `ROUNDS` rounds, 0.5 % between launches: state and launches used of each."""
     rng = np.random.default_rng(seed)
     shape = (checks, plan.launches, ROUNDS)
     rounds = math.log1p(slowdown) + rng.normal(0, 0.005, (*shape[:2], 1)) + NOISES[noise](rng, shape)
-    launches = trim_mean(rounds, gate.TRIMMED, axis=2)
-    return [gate.run_check(list(means), SECONDS, plan) for means in launches]
+    launches = trim_mean(rounds, metrics.TRIMMED, axis=2)
+    return [simulate.run_check(list(means), SECONDS, plan) for means in launches]
 
 
 def share(found: list[tuple[str, int]], state: str) -> float:
@@ -71,7 +73,7 @@ def test_equal_revisions_are_failed_in_at_most_one_check_of_a_hundred(noise: str
 
 @pytest.mark.parametrize("noise", NOISES)
 def test_a_change_exactly_at_the_tolerance_is_failed_no_more_often_than_promised(noise: str) -> None:
-    strict = gate.Plan(false_alarm=0.04)
+    strict = decide.Plan(false_alarm=0.04)
     found = outcomes(noise, slowdown=0.02, checks=1500, plan=strict)
     assert share(found, "fail") <= 0.04
     assert share(found, "pass") <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 1500)
@@ -99,9 +101,9 @@ def test_looking_after_every_launch_without_paying_for_it_would_raise_alarms_tha
     launches = SECONDS.limit + rng.normal(0, 0.01, (600, MOST))
     naive = paid = 0
     for values in launches:
-        looks = [gate._p_values(values[:n], SECONDS.limit)[0] for n in range(3, MOST + 1)]
+        looks = [decide._p_values(values[:n], SECONDS.limit)[0] for n in range(3, MOST + 1)]
         naive += min(looks) <= 0.05
-        paid += gate._sequence(values, SECONDS.limit, PLAN.looks)[-1].p_worse <= 0.05
+        paid += decide._sequence(values, SECONDS.limit, PLAN.looks)[-1].p_worse <= 0.05
     assert naive / 600 > 0.12
     assert paid / 600 <= 0.05
 
@@ -109,10 +111,10 @@ def test_looking_after_every_launch_without_paying_for_it_would_raise_alarms_tha
 # -- several comparisons -----------------------------------------------------------------------------------
 
 
-def play(launches: dict[str, np.ndarray], plan: gate.Plan = PLAN) -> gate.Verdict:
+def play(launches: dict[str, np.ndarray], plan: decide.Plan = PLAN) -> decide.Verdict:
     used = 0
     while True:
-        verdict = gate.decide({name: (SECONDS, values[:used]) for name, values in launches.items()}, plan)
+        verdict = decide.decide({name: (SECONDS, values[:used]) for name, values in launches.items()}, plan)
         if not verdict.more_launches:
             return verdict
         used += verdict.more_launches
@@ -120,7 +122,7 @@ def play(launches: dict[str, np.ndarray], plan: gate.Plan = PLAN) -> gate.Verdic
 
 def test_checking_many_arms_at_once_does_not_multiply_false_alarms() -> None:
     rng = np.random.default_rng(8)
-    lenient = gate.Plan(false_alarm=0.05)
+    lenient = decide.Plan(false_alarm=0.05)
     at_limit = SECONDS.limit + rng.normal(0, 0.01, (150, 6, MOST))
     checks = [play({str(arm): values for arm, values in enumerate(check)}, lenient) for check in at_limit]
     assert sum(check.state == "fail" for check in checks) / 150 <= 0.05
@@ -138,13 +140,13 @@ def test_one_slow_arm_among_many_is_named_and_fails_the_check() -> None:
 def test_holm_rejects_as_in_the_textbook_and_weights_move_the_budget() -> None:
     p_values = {"a": 0.01, "b": 0.04, "c": 0.03, "d": 0.005}
     even = dict.fromkeys(p_values, 1.0)
-    assert gate.holm(p_values, even, 0.05) == {"a", "d"}
-    assert gate.holm(p_values, {**even, "c": 10.0}, 0.05) == {"c", "d", "a", "b"}
+    assert decide.holm(p_values, even, 0.05) == {"a", "d"}
+    assert decide.holm(p_values, {**even, "c": 10.0}, 0.05) == {"c", "d", "a", "b"}
 
 
 @given(st.dictionaries(st.text("abcdef", min_size=1), st.floats(0, 1), min_size=1), st.floats(0.001, 0.2))
 def test_holm_lies_between_no_correction_and_bonferroni(p_values: dict[str, float], level: float) -> None:
-    rejected = gate.holm(p_values, dict.fromkeys(p_values, 1.0), level)
+    rejected = decide.holm(p_values, dict.fromkeys(p_values, 1.0), level)
     assert {name for name, p in p_values.items() if p <= level / len(p_values) * 0.999} <= rejected
     assert rejected <= {name for name, p in p_values.items() if p <= level}
 
@@ -152,8 +154,8 @@ def test_holm_lies_between_no_correction_and_bonferroni(p_values: dict[str, floa
 # -- the protocol ------------------------------------------------------------------------------------------
 
 
-def judge(values: list[float], metric: gate.Metric = SECONDS, **options: bool) -> gate.Decision:
-    return gate.decide({"arm": (metric, values)}, PLAN, **options).decisions["arm"]
+def judge(values: list[float], metric: metrics.Metric = SECONDS, **options: bool) -> decide.Decision:
+    return decide.decide({"arm": (metric, values)}, PLAN, **options).decisions["arm"]
 
 
 def test_an_alarm_alone_does_not_fail_a_check_before_fresh_launches_confirm_it() -> None:
@@ -182,21 +184,21 @@ def test_a_check_that_runs_out_of_time_says_so() -> None:
 
 
 def test_memory_that_never_varies_is_judged_without_a_crash() -> None:
-    memory = gate.metric("max memory", 0.05)
+    memory = metrics.metric("max memory", 0.05)
     worse = memory.worsening([100.0] * 6, [110.0] * 6)
     assert judge(list(worse), memory).state == "fail"
     assert judge(list(worse[:3] * 0), memory).state == "pass"
 
 
 def test_an_exact_metric_needs_one_value_and_its_tolerance_is_in_its_own_unit() -> None:
-    ap = gate.metric("AP", 0.002)
+    ap = metrics.metric("AP", 0.002)
     assert judge([], ap).more_launches == 1
     assert judge(list(ap.worsening([0.400], [0.399])), ap).state == "pass"
     assert judge(list(ap.worsening([0.400], [0.390])), ap).state == "fail"
 
 
 def test_fewer_images_per_second_is_worse_by_the_share_that_is_missing() -> None:
-    rate = gate.metric("images/s", 0.05)
+    rate = metrics.metric("images/s", 0.05)
     worsening = float(rate.worsening(100.0, 90.0))
     assert worsening > 0
     assert rate.share(worsening) == pytest.approx(0.10)
@@ -206,13 +208,13 @@ def test_fewer_images_per_second_is_worse_by_the_share_that_is_missing() -> None
 
 def test_the_paired_log_ratios_of_a_slower_head_are_a_worsening() -> None:
     launch, log_ratio = [0, 0, 1, 1], np.log([0.9, 0.9, 0.8, 0.8])  # throughput of head over base
-    assert gate.launch_means(launch, -np.asarray(log_ratio)) == pytest.approx(-np.log([0.9, 0.8]))
+    assert decide.launch_means(launch, -np.asarray(log_ratio)) == pytest.approx(-np.log([0.9, 0.8]))
 
 
 def test_a_burst_in_a_few_rounds_neither_hides_nor_makes_a_slowdown() -> None:
     calm = np.log([1.05, 1.05, 1.05, 1.05, 1.05, 1.05, 1.05, 1.05])
     burst = np.log([1.05, 1.05, 4.0, 1.05, 1.05, 1.05, 0.2, 3.0])
-    assert gate.launch_means([0] * 8, burst) == pytest.approx(gate.launch_means([0] * 8, calm))
+    assert decide.launch_means([0] * 8, burst) == pytest.approx(decide.launch_means([0] * 8, calm))
 
 
 @settings(deadline=None, max_examples=60)
@@ -228,11 +230,11 @@ def test_any_launches_get_an_answer_or_a_number_of_launches_to_add(values: list[
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: gate.metric("s/itr"), "no such metric"),
-        (lambda: gate.metric("images/s", 1.5), "no sense"),
-        (lambda: gate.Plan(looks=(3, 3)), "increasing"),
-        (lambda: gate.Plan.within(4), "too few"),
-        (lambda: gate.decide({}, PLAN), "nothing to compare"),
+        (lambda: metrics.metric("s/itr"), "unknown metric"),
+        (lambda: metrics.metric("images/s", 1.5), "between 0 and 1"),
+        (lambda: decide.Plan(looks=(3, 3)), "increasing"),
+        (lambda: decide.Plan.within(4), "too few"),
+        (lambda: decide.decide({}, PLAN), "nothing to compare"),
         (lambda: judge([math.nan]), "finite"),
     ],
 )
@@ -243,7 +245,7 @@ def test_impossible_settings_are_refused_with_a_reason(call: Callable[[], object
 
 def test_a_plan_never_takes_more_launches_than_its_budget() -> None:
     for budget in range(6, 80):
-        assert gate.Plan.within(budget).launches <= budget
+        assert decide.Plan.within(budget).launches <= budget
 
 
 # -- calibration -------------------------------------------------------------------------------------------
@@ -252,58 +254,64 @@ def test_a_plan_never_takes_more_launches_than_its_budget() -> None:
 def test_calibration_recovers_the_noise_of_the_machine() -> None:
     rng = np.random.default_rng(5)
     rounds = rng.normal(0, 0.01, (60, 1)) + rng.normal(0, 0.03, (60, 20))
-    seen = gate.noise(np.repeat(np.arange(60), 20), rounds.ravel())
+    seen = simulate.noise(np.repeat(np.arange(60), 20), rounds.ravel())
     assert seen.launch_sd == pytest.approx(0.01, rel=0.35)
     assert seen.round_sd == pytest.approx(0.03, rel=0.1)
 
 
 def test_the_slowdown_promised_by_calibration_is_the_one_that_checks_find() -> None:
-    seen = gate.Noise(launch_sd=0.005, round_sd=0.025, launches=10, rounds=100)
-    promised = gate.smallest_slowdown(seen, SECONDS, PLAN, ROUNDS, checks=200)
+    seen = simulate.Noise(launch_sd=0.005, round_sd=0.025, launches=10, rounds=100)
+    promised = simulate.smallest_slowdown(seen, SECONDS, PLAN, ROUNDS, checks=200)
     assert 0.02 < promised < 0.05
     assert share(outcomes("normal", promised, checks=200, seed=9), "fail") >= 0.88
-    assert gate.smallest_slowdown(gate.Noise(3.0, 3.0, 10, 100), SECONDS, PLAN, ROUNDS, checks=50) == math.inf
+    assert (
+        simulate.smallest_slowdown(simulate.Noise(3.0, 3.0, 10, 100), SECONDS, PLAN, ROUNDS, checks=50)
+        == math.inf
+    )
 
 
 def test_the_tolerance_suggested_by_calibration_is_one_that_equal_revisions_pass() -> None:
-    seen = gate.Noise(launch_sd=0.005, round_sd=0.025, launches=10, rounds=100)
-    tolerance = gate.smallest_tolerance(seen, SECONDS, PLAN, ROUNDS, checks=200)
+    seen = simulate.Noise(launch_sd=0.005, round_sd=0.025, launches=10, rounds=100)
+    tolerance = simulate.smallest_tolerance(seen, SECONDS, PLAN, ROUNDS, checks=200)
     assert tolerance in (0.015, 0.02)
-    assert gate.smallest_tolerance(gate.Noise(3.0, 3.0, 10, 100), SECONDS, PLAN, ROUNDS, checks=50) is None
+    assert (
+        simulate.smallest_tolerance(simulate.Noise(3.0, 3.0, 10, 100), SECONDS, PLAN, ROUNDS, checks=50)
+        is None
+    )
 
 
 def test_the_false_alarm_rate_of_an_aa_run_comes_with_its_interval() -> None:
     launches = np.random.default_rng(6).normal(0, 0.01, 40)
-    found = gate.false_alarms(launches, SECONDS, PLAN, checks=300)
+    found = simulate.false_alarms(launches, SECONDS, PLAN, checks=300)
     assert found.share <= 0.01
     assert found.low == 0.0
     assert 0.01 < found.high < 0.03  # 300 clean checks prove no more than that
 
 
 def test_a_suggestion_fits_its_budget_and_takes_more_rounds_where_launches_are_dear() -> None:
-    seen = gate.Noise(launch_sd=0.005, round_sd=0.025, launches=10, rounds=100)
-    cheap = gate.suggest(seen, launch_s=1.0, round_s=0.5, budget_s=180.0, target=SECONDS, checks=100)
-    dear = gate.suggest(seen, launch_s=10.0, round_s=0.5, budget_s=180.0, target=SECONDS, checks=100)
+    seen = simulate.Noise(launch_sd=0.005, round_sd=0.025, launches=10, rounds=100)
+    cheap = simulate.suggest(seen, launch_s=1.0, round_s=0.5, budget_s=180.0, target=SECONDS, checks=100)
+    dear = simulate.suggest(seen, launch_s=10.0, round_s=0.5, budget_s=180.0, target=SECONDS, checks=100)
     assert cheap.rounds < dear.rounds
     assert cheap.launches * (1.0 + cheap.rounds * 0.5) <= 180.0
     assert dear.launches * (10.0 + dear.rounds * 0.5) <= 180.0
     assert cheap.tolerance is not None
     assert cheap.tolerance < cheap.smallest_slowdown < 0.05
     with pytest.raises(BenchError, match="too short"):
-        gate.suggest(seen, launch_s=40.0, round_s=0.5, budget_s=180.0, target=SECONDS)
+        simulate.suggest(seen, launch_s=40.0, round_s=0.5, budget_s=180.0, target=SECONDS)
 
 
 def test_who_asks_for_the_impossible_is_told_what_is_possible() -> None:
-    noisy = gate.Noise(launch_sd=0.02, round_sd=0.06, launches=10, rounds=100)
-    warning = gate.warn_impossible(noisy, SECONDS, PLAN, ROUNDS, checks=100)
+    noisy = simulate.Noise(launch_sd=0.02, round_sd=0.06, launches=10, rounds=100)
+    warning = simulate.warn_impossible(noisy, SECONDS, PLAN, ROUNDS, checks=100)
     assert warning is not None
     assert "tolerance of 2 %" in warning
-    quiet = gate.Noise(launch_sd=0.002, round_sd=0.01, launches=10, rounds=100)
-    assert gate.warn_impossible(quiet, SECONDS, PLAN, ROUNDS, checks=100) is None
+    quiet = simulate.Noise(launch_sd=0.002, round_sd=0.01, launches=10, rounds=100)
+    assert simulate.warn_impossible(quiet, SECONDS, PLAN, ROUNDS, checks=100) is None
 
 
-def stored(base: np.ndarray, head: np.ndarray, metric: gate.Metric = SECONDS) -> gate.Decision:
-    return gate.decide_stored({"arm": (metric, base, head)}, PLAN).decisions["arm"]
+def stored(base: np.ndarray, head: np.ndarray, metric: metrics.Metric = SECONDS) -> decide.Decision:
+    return decide.decide_stored({"arm": (metric, base, head)}, PLAN).decisions["arm"]
 
 
 def test_stored_runs_fail_and_pass_without_measuring_and_keep_their_error_rates() -> None:
@@ -319,7 +327,7 @@ def test_stored_runs_fail_and_pass_without_measuring_and_keep_their_error_rates(
 
 
 def test_a_stored_ap_that_fell_is_a_failure_and_one_launch_of_times_is_refused() -> None:
-    ap = gate.metric("AP", 0.002)
+    ap = metrics.metric("AP", 0.002)
     assert stored(ap.badness([0.40]), ap.badness([0.39]), ap).state == "fail"
     assert stored(ap.badness([0.40]), ap.badness([0.41]), ap).state == "pass"
     with pytest.raises(BenchError, match="two launches"):
@@ -336,9 +344,9 @@ def test_blocks_of_a_run_lead_to_a_verdict_end_to_end() -> None:
             {"launch": launch, "round": round_, "position": 0, "steps": 1, "s_per_step": times}
         )
 
-    pairs = stats.pair(blocks(0.106), blocks(0.100))
-    worsening = gate.launch_means(pairs.launch, -pairs.log_ratio)
-    assert gate.run_check(list(worsening), SECONDS, PLAN)[0] == "fail"
+    pairs = ratio.pair(blocks(0.106), blocks(0.100))
+    worsening = decide.launch_means(pairs.launch, -pairs.log_ratio)
+    assert simulate.run_check(list(worsening), SECONDS, PLAN)[0] == "fail"
 
 
 # -- what users do today -----------------------------------------------------------------------------------

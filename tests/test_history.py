@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.errors import BenchError
-from bench.history import change_points
+from bench.gate.changes import change_points
 
 
 def series(*levels: tuple[float, int], seed: int = 0, sd: float = 0.01) -> np.ndarray:

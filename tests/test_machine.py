@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from bench import machine
+from bench.record import machine
 
 
 @pytest.fixture

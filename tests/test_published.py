@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.errors import BenchError
-from bench.importers.model_zoo import LAYOUTS, read_tables, to_csv
-from bench.importers.published import PUBLISHED, load
-from bench.importers.reference import Solov2Log, read_solov2_log
-from bench.report.published import generate_published, throughput_table
-from bench.report.published_figures import pareto_front
-from bench.report.solov2 import percent
+from bench.reference.model_zoo import LAYOUTS, read_tables, to_csv
+from bench.reference.page import generate_published, throughput_table
+from bench.reference.published import PUBLISHED, load
+from bench.reference.reference import Solov2Log, read_solov2_log
+from bench.reference.solov2 import percent
+from bench.report.figures import pareto_front
 from tests.report_runs import arm, samples, write_run
 
 ROOT = Path(__file__).resolve().parent.parent

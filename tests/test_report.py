@@ -15,26 +15,29 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from rich.console import Console
 
-from bench import stats
-from bench.codebases import Codebase
 from bench.errors import BenchError
-from bench.record import Failure, Memory, Run, block_times
+from bench.gate.history import collect
+from bench.judge import noise, ratio
+from bench.recipe.codebases import Codebase
+from bench.record.models import Failure, Memory
+from bench.record.run import Run
+from bench.record.samples import block_times
 from bench.report import (
     Side,
     Verdict,
     comparison_blocks,
     comparison_table,
     generate,
-    layout,
-    markdown,
     resolve_side,
     run_report,
+    sections,
     show,
+    text,
     to_json,
 )
 from bench.report.document import Bullets, Cell, Code, Column, Heading, Table, Text
-from bench.report.tables import Report
-from bench.series import collect
+from bench.report.render import markdown
+from bench.report.values import Report
 from tests.report_runs import CRASH, arm, quickstart, samples, write_run
 
 MARKDOWN = MarkdownIt("commonmark").enable("table").enable("strikethrough")
@@ -85,7 +88,7 @@ def small(folder: Path, **more: object) -> Run:
 
 def markdown_of(run: Run, **more: Any) -> str:
     """The markdown of one run, without drawing its figures."""
-    return markdown.render(layout.report_blocks(Report((run_report(run, **more),)), [{}]))
+    return markdown.render(sections.report_blocks(Report((run_report(run, **more),)), [{}]))
 
 
 # -- Numbers -----------------------------------------------------------------------------------------------------
@@ -96,7 +99,7 @@ def test_the_ratio_in_the_table_is_the_one_statistics_computed(reported: tuple[R
     arms = {record.id: record for record in run.arms()}
     native = next(a for a in arms.values() if a.codebase == "native" and a.workload["task"] == "infer")
     base = next(a for a in arms.values() if a.codebase == "torchvision" and a.cell == native.cell)
-    expected = stats.compare(block_times(run.samples(native.id)), block_times(run.samples(base.id)))
+    expected = ratio.compare(block_times(run.samples(native.id)), block_times(run.samples(base.id)))
     row = rows_of(text, "Faster R-CNN R-50-FPN, inference")[1]
     value, low, high = map(float, re.findall(r"[\d.]+", row[RATIO]))
     assert row["codebase"] == "native"
@@ -154,7 +157,7 @@ def test_the_cost_of_ema_is_its_share_of_a_step(reported: tuple[Run, Path, str])
         next(a for a in run.arms() if a.codebase == "native" and a.levels["ema"] is level)
         for level in (True, False)
     )
-    cost = stats.cost(stats.compare(block_times(run.samples(on.id)), block_times(run.samples(off.id))))
+    cost = ratio.cost(ratio.compare(block_times(run.samples(on.id)), block_times(run.samples(off.id))))
     row = rows_of(text, "Effects of factors within a codebase")[0]
     assert (row["factor"], row["level"], row["against"], row["interleaved"]) == ("EMA", "on", "off", "yes")
     shown = list(map(float, re.findall(r"-?[\d.]+", row["cost (% of a step) [95 % interval]"])))
@@ -183,7 +186,7 @@ def test_an_effect_between_arms_that_were_not_interleaved_says_so(tmp_path: Path
     row = rows_of(text, "Effects of factors within a codebase")[0]
     assert (row["level"], row["against"], row["interleaved"]) == ("bfloat16", "float32", "no")
     assert row["cost (% of a step) [95 % interval]"].startswith("-25"), "it saves time"
-    assert layout.NOT_INTERLEAVED in text
+    assert sections.NOT_INTERLEAVED in text
 
 
 def test_gpu_memory_is_what_the_framework_allocated_max_over_ranks_and_launches(tmp_path: Path) -> None:
@@ -242,8 +245,7 @@ def test_one_round_gives_a_ratio_without_an_interval_rather_than_a_false_one(tmp
 @given(st.floats(1e-4, 1e4, allow_nan=False), st.floats(1.0001, 50), st.floats(1.0001, 50))
 def test_an_interval_as_text_is_ordered_and_close_to_its_values(value: float, down: float, up: float) -> None:
     low, high = value / down, value * up
-    text = layout.interval_text(value, low, high)
-    shown = [float(part) for part in re.findall(r"\d+(?:\.\d+)?", text)]
+    shown = [float(part) for part in re.findall(r"\d+(?:\.\d+)?", text.interval_text(value, low, high))]
     assert len(shown) == 3
     assert shown[1] <= shown[0] <= shown[2]
     assert shown[1] > 0, "a positive bound is never rounded to 0"
@@ -253,9 +255,9 @@ def test_an_interval_as_text_is_ordered_and_close_to_its_values(value: float, do
 @settings(deadline=None)  # the machine may be busy
 @given(st.floats(1e-6, 1e6), st.integers(2, 5))
 def test_significant_digits_are_plain_numbers_near_the_value(value: float, digits: int) -> None:
-    text = layout.significant(value, digits)
-    assert "e" not in text
-    assert float(text) == pytest.approx(value, rel=0.51 * 10.0 ** (1 - digits))
+    shown = text.significant(value, digits)
+    assert "e" not in shown
+    assert float(shown) == pytest.approx(value, rel=0.51 * 10.0 ** (1 - digits))
 
 
 # -- Status ------------------------------------------------------------------------------------------------------
@@ -381,15 +383,15 @@ def test_warnings_of_the_run_the_arms_and_the_statistics_are_all_shown(tmp_path:
     assert "load was 7 before the start" in warnings
     assert "native: own random weights" in warnings
     assert "uncommitted changes" in warnings
-    noise = stats.check(block_times(run.samples("native")))
-    assert noise
-    assert all(markdown.escape(warning) in warnings for warning in noise)
+    noisy = noise.check(block_times(run.samples("native")))
+    assert noisy
+    assert all(markdown.escape(warning) in warnings for warning in noisy)
 
 
 def test_a_warning_that_all_arms_share_is_said_once(tmp_path: Path) -> None:
     arms = [(arm(name), samples(1.0, launches=1, seed=i)) for i, name in enumerate(("torchvision", "native"))]
     run = write_run(tmp_path / "run", arms)
-    (shared,) = stats.check(block_times(run.samples("native")))
+    (shared,) = noise.check(block_times(run.samples("native")))
     text = markdown_of(run)
     assert text.count(markdown.escape(shared)) == 1
     assert "All arms: " in text
@@ -637,7 +639,7 @@ def test_compare_of_two_arms_of_a_run_gives_the_interleaved_ratio(reported: tupl
     result = comparison_table(Side(run, off), Side(run, on))
     (pair,) = result.rows
     assert pair.interleaved
-    assert pair.ratio == stats.compare(block_times(run.samples(on)), block_times(run.samples(off)))
+    assert pair.ratio == ratio.compare(block_times(run.samples(on)), block_times(run.samples(off)))
     assert pair.ratio.value < 1, "EMA costs time"
     assert pair.differences == ("ema: False → True",)
 
@@ -659,7 +661,7 @@ def test_compare_of_two_runs_matches_arms_and_warns_of_what_differs(tmp_path: Pa
     text = markdown.render(comparison_blocks(result))
     assert "cpu.model: Test CPU @ 2.0 GHz → Another CPU" in text
     assert "native, packages.native: 1.2.3 → 1.3.0" in text
-    assert layout.NOT_INTERLEAVED in text
+    assert sections.NOT_INTERLEAVED in text
     assert not result.same_kind
     assert not any(text.startswith(("host", "load")) for text in result.machine)
     assert json.loads(json.dumps(to_json(result)))["rows"][0]["ratio"]["value"] == pair.ratio.value
@@ -699,6 +701,6 @@ def test_the_terminal_shows_labels_as_text_and_not_as_markup_or_escape_codes(tmp
     run = write_run(tmp_path / "run", arms)
     output = io.StringIO()
     group = run_report(run).groups[0]
-    show([layout.group_table(group)], Console(file=output, width=200))
+    show([sections.group_table(group)], Console(file=output, width=200))
     assert "[red]x[/]" in output.getvalue()
     assert "\x1b" not in output.getvalue()

@@ -14,8 +14,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import Sampler
 
+from adapters.common import EndlessBatches
 from adapters.torch_common import TensorBatch
-from adapters.torchvision.adapter import EndlessBatches
 from bench.worker.api import Job
 
 

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision.ops import masks_to_boxes
 
+from adapters.common import EndlessBatches
 from adapters.torch_common import TensorBatch, TorchAdapter
-from adapters.torchvision.adapter import EndlessBatches
 from bench.worker.api import Batch, Description, Detections, Job
 
 CONFIGS = Path(mmdet.__file__).parent / ".mim" / "configs"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import detectors
+from adapters.common import EndlessBatches, padded_size, resized_size
 from adapters.torch_common import TensorBatch, TorchAdapter
 from bench.worker.api import Description, Job
 from bench.worker.batches import load_batches
@@ -23,6 +25,7 @@ from detectors.cpu.deformable import GRADIENT_OPERATOR, OPERATOR
 from detectors.cpu.winograd import FLOPS
 from detectors.dense import DenseDetector
 from detectors.rcnn import ProposalDetector
+from detectors.sampling import BalancedSampler
 from detectors.solov2 import SOLOv2
 
 
@@ -172,6 +175,15 @@ class Adapter(TorchAdapter):
             ],
         )
 
+    @contextlib.contextmanager
+    def first_candidates(self) -> Iterator[None]:
+        drawn = BalancedSampler.keys
+        BalancedSampler.keys = _first_ones  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            BalancedSampler.keys = drawn  # type: ignore[method-assign]
+
     # -- facts and state -------------------------------------------------------------------------------------
 
     def describe(self, data: Any) -> Description:
@@ -241,32 +253,7 @@ class Adapter(TorchAdapter):
             self.averaged.updates = state["updates"]
 
 
-# -- the workload's geometry ---------------------------------------------------------------------------------
-
-
-def resized_size(old: tuple[int, int], size: Any) -> tuple[int, int]:
-    if isinstance(size, Mapping):
-        return transforms.short_long(old, size["short"], size["long"])
-    return transforms.fit_within(old, tuple(size))
-
-
-def padded_size(sizes: Sequence[tuple[int, int]], size: Any) -> tuple[int, int]:
-    if not isinstance(size, Mapping):
-        return tuple(size)
-    height, width = (-(-max(side) // 32) * 32 for side in zip(*sizes, strict=True))
-    return height, width
-
-
-class EndlessBatches:
-    """Indices of one rank's batches, without end, in the order of the shared batches (``bench.data.batch_plan``)."""
-
-    def __init__(self, images: int, batch_size: int, rank: int, world_size: int) -> None:
-        self.images, self.batch_size, self.rank, self.world_size = images, batch_size, rank, world_size
-
-    def __iter__(self) -> Iterator[list[int]]:
-        per_round = self.batch_size * self.world_size
-        batches = -(-self.images // per_round) * self.world_size
-        while True:
-            for batch in range(self.rank, batches, self.world_size):
-                first = batch * self.batch_size
-                yield [index % self.images for index in range(first, first + self.batch_size)]
+def _first_ones(_: BalancedSampler, role: Tensor) -> Tensor:
+    """In place of `BalancedSampler.keys`: the first candidates of a role are taken."""
+    keys = torch.arange(role.shape[1], 0, -1, device=role.device, dtype=torch.float32) / (role.shape[1] + 1)
+    return keys.expand(role.shape)

@@ -24,6 +24,7 @@ from torchvision.models.resnet import Bottleneck
 from torchvision.ops.misc import FrozenBatchNorm2d
 from torchvision.transforms.v2 import functional as F
 
+from adapters.common import EndlessBatches, padded_size, resized_size
 from adapters.torch_common import TensorBatch, TorchAdapter
 
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # of bench.workload, RGB, 0..255
@@ -286,37 +287,3 @@ def object_mask(outline: Any, size: tuple[int, int]) -> Tensor:
     elif isinstance(outline["counts"], list):
         outline = coco_mask.frPyObjects(outline, *size)
     return torch.from_numpy(coco_mask.decode(outline))[None]
-
-
-def resized_size(old: tuple[int, int], size: Any) -> tuple[int, int]:
-    """(height, width) with the ratio kept, as ``bench.data``: fit into ``size``, or short and long side."""
-    if isinstance(size, Mapping):
-        scale = min(size["short"] / min(old), size["long"] / max(old))
-        limit = (size["long"], size["long"])
-    else:
-        scale = min(size[0] / old[0], size[1] / old[1])
-        limit = tuple(size)
-    height, width = (max(1, min(most, int(side * scale + 0.5))) for side, most in zip(old, limit))
-    return height, width
-
-
-def padded_size(sizes: Sequence[tuple[int, int]], size: Any) -> tuple[int, int]:
-    if not isinstance(size, Mapping):
-        return tuple(size)
-    height, width = (-(-max(side) // 32) * 32 for side in zip(*sizes, strict=True))
-    return height, width
-
-
-class EndlessBatches:
-    """Indices of one rank's batches, without end, ordered as the shared ones (``bench.data.batch_plan``): the
-    first images fill up the last batches; rank r of n has batches r, r + n, …"""
-
-    def __init__(self, images: int, batch_size: int, rank: int, world_size: int) -> None:
-        self.images, self.batch_size, self.rank, self.world_size = images, batch_size, rank, world_size
-
-    def __iter__(self) -> Iterator[list[int]]:
-        batches = -(-self.images // (self.batch_size * self.world_size)) * self.world_size
-        while True:
-            for batch in range(self.rank, batches, self.world_size):
-                first = batch * self.batch_size
-                yield [index % self.images for index in range(first, first + self.batch_size)]

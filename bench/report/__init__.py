@@ -6,12 +6,13 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bench.codebases import Codebase
-from bench.record import Run, write_atomic
-from bench.report import curves, figures, layout, markdown, page
+from bench.recipe.codebases import Codebase
+from bench.record.run import Run, write_atomic
+from bench.report import accuracy_figures, accuracy_sections, figures, sections
 from bench.report.comparison import Comparison, Side, comparison_blocks, comparison_table, resolve_side
-from bench.report.tables import Report, Verdict, run_report, to_json
-from bench.report.terminal import show
+from bench.report.render import markdown, page
+from bench.report.render.terminal import show
+from bench.report.values import Report, Verdict, run_report, to_json
 
 __all__ = [
     "Comparison",
@@ -36,7 +37,7 @@ def generate(
 ) -> Path:
     """Write `report.md`, `index.html`, `report.json` and `figures/` into `output`; the path of `report.md`.
 
-    ``codebases``: from `bench.codebases.find_codebases`, for titles and versions. ``verdicts``: the
+    ``codebases``: from `bench.recipe.codebases.find_codebases`, for titles and versions. ``verdicts``: the
     equal-work audit by (run id, arm id). Raises BenchError when a record cannot be read, StorageError when
     `output` cannot be written.
     """
@@ -46,10 +47,10 @@ def generate(
     prefixes = [f"{number}-" if several else "" for number in range(1, len(report.runs) + 1)]
     drawn = [figures.draw(run, folder, prefix) for run, prefix in zip(report.runs, prefixes, strict=True)]
     accuracies = [
-        curves.accuracy_blocks(run, curves.draw(run, folder, prefix), shift=int(several))
+        accuracy_sections.accuracy_blocks(run, accuracy_figures.draw(run, folder, prefix), shift=int(several))
         for run, prefix in zip(report.runs, prefixes, strict=True)
     ]
-    blocks = layout.report_blocks(report, drawn, accuracies)
+    blocks = sections.report_blocks(report, drawn, accuracies)
     path = output / "report.md"
     write_atomic(output / "report.json", json.dumps(to_json(report), indent=1, ensure_ascii=False) + "\n")
     write_atomic(output / "index.html", page.render(blocks, folder))

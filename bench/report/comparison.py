@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.codebases import Codebase
 from bench.errors import BenchError, did_you_mean
-from bench.machine import fingerprint
-from bench.record import ArmRecord, Run, resolve_run
-from bench.report import layout
+from bench.judge.ratio import Ratio
+from bench.recipe.codebases import Codebase
+from bench.record.machine import fingerprint
+from bench.record.models import ArmRecord
+from bench.record.run import Run, resolve_run
+from bench.report import sections, text
 from bench.report.document import MISSING, Block, Bullets, Cell, Column, Table, Text
-from bench.report.tables import Group, Row, images_per_step, run_report, throughput_ratio
-from bench.stats import Ratio
+from bench.report.values import Group, Row, images_per_step, run_report, throughput_ratio
 
 #: Facts of a machine that change from minute to minute, and its name: they make no other machine.
 PASSING = (
@@ -65,7 +66,7 @@ class Comparison:
     only_a: tuple[str, ...]
     only_b: tuple[str, ...]
     same_kind: bool
-    """Whether the two machines are of one kind (`bench.machine.fingerprint`)."""
+    """Whether the two machines are of one kind (`bench.record.machine.fingerprint`)."""
     machine: tuple[str, ...]
     """What differs between the two machines."""
     software: tuple[str, ...]
@@ -73,14 +74,14 @@ class Comparison:
 
 
 def resolve_side(text: str, root: Path) -> Side:
-    """`RUN` or `RUN:ARM`, the run by folder, id or `latest` (`bench.record.resolve_run`)."""
+    """`RUN` or `RUN:ARM`, the run by folder, id or `latest` (`bench.record.run.resolve_run`)."""
     name, colon, arm = text.rpartition(":")
     if not colon or (Path(text) / "run.json").exists():
         return Side(Run(resolve_run(text, root)))
     run = Run(resolve_run(name, root))
     known = [record.id for record in run.arms()]
     if arm not in known:
-        raise BenchError(f"no arm '{arm}' in run {run.folder.name}", hint=did_you_mean(arm, known))
+        raise BenchError(f"unknown arm '{arm}' in run {run.folder.name}", hint=did_you_mean(arm, known))
     return Side(run, arm)
 
 
@@ -123,7 +124,7 @@ def comparison_table(
                 if measured
                 else None,
                 interleaved=same_run and arm_a.cell == arm_b.cell,
-                differences=tuple(_differences(arm_a.workload, arm_b.workload)),
+                differences=tuple(_differences(arm_a.workload.model_dump(), arm_b.workload.model_dump())),
             )
         )
     machine_a, machine_b = a.run.record().machine, b.run.record().machine
@@ -152,7 +153,7 @@ def _rows(run: Run, codebases: Mapping[str, Codebase] | None) -> dict[str, tuple
 
 
 def _identity(arm: ArmRecord) -> str:
-    work = {name: arm.workload.get(name) for name in ("task", "model")}
+    work = arm.workload.task, arm.workload.model
     return repr((arm.codebase, arm.label, work, sorted(arm.levels.items()), sorted(arm.options.items())))
 
 
@@ -173,15 +174,14 @@ def _differences(a: Any, b: Any) -> Iterator[str]:
 
 
 def _machine_differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[str]:
-    for text in _differences(a, b):
-        if not any(word in text.partition(":")[0].lower() for word in PASSING):
-            yield text
+    for difference in _differences(a, b):
+        if not any(word in difference.partition(":")[0].lower() for word in PASSING):
+            yield difference
 
 
 def _software(a: ArmRecord, b: ArmRecord) -> Iterator[str]:
     one, two = (
-        {part: arm.environment.get(part) for part in ("python", "packages", "git", "variables")}
-        for arm in (a, b)
+        arm.environment.model_dump(include={"python", "packages", "git", "variables"}) for arm in (a, b)
     )
     yield from (f"{a.codebase}, {text}" for text in _differences(one, two))
 
@@ -214,14 +214,14 @@ COLUMNS = (
 
 def _cells(pair: Compared) -> tuple[Cell, ...]:
     return (
-        layout.cell(pair.name),
-        layout.seconds_cell(pair.a.step_s),
-        layout.seconds_cell(pair.b.step_s),
-        layout.ratio_cell(pair.ratio),
-        layout.detectable_cell(pair.ratio),
-        layout.cell(layout.design_text(pair.ratio.launches, pair.ratio.rounds) if pair.ratio else None),
-        layout.cell("yes" if pair.interleaved else "no"),
-        layout.cell(_status(pair)),
+        text.cell(pair.name),
+        text.seconds_cell(pair.a.step_s),
+        text.seconds_cell(pair.b.step_s),
+        text.ratio_cell(pair.ratio),
+        text.detectable_cell(pair.ratio),
+        text.cell(text.design_text(pair.ratio.launches, pair.ratio.rounds) if pair.ratio else None),
+        text.cell("yes" if pair.interleaved else "no"),
+        text.cell(_status(pair)),
     )
 
 
@@ -236,7 +236,7 @@ def _status(pair: Compared) -> str:
 
 def _notes(comparison: Comparison) -> Iterator[str]:
     if not all(pair.interleaved for pair in comparison.rows):
-        yield layout.NOT_INTERLEAVED
+        yield sections.NOT_INTERLEAVED
     if not comparison.same_kind:
         yield "The machines are of different kinds: the ratios do not speak of the codebases alone."
     if comparison.machine:

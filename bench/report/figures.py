@@ -11,9 +11,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import matplotlib
-
-matplotlib.use("Agg")  # before pyplot: no display is needed, and none is asked for
-
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
@@ -22,8 +19,24 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 
 from bench.report.document import Figure
-from bench.report.layout import PHASE_TITLES, TASKS, ratio_text, seconds_text
-from bench.report.tables import Group, Row, RunReport
+from bench.report.sections import PHASE_TITLES, TASKS
+from bench.report.text import ratio_text, seconds_text
+from bench.report.values import Group, Row, RunReport
+
+
+def pareto_front(
+    points: Iterable[tuple[float, float]], *, higher_x_is_better: bool
+) -> list[tuple[float, float]]:
+    """Points (x, y) that no other one beats in both, from the lowest y to the highest; a higher y is better."""
+    sign = 1 if higher_x_is_better else -1
+    front: list[tuple[float, float]] = []
+    for x, y in sorted(set(points), key=lambda point: (-sign * point[0], -point[1])):
+        if not front or y > front[-1][1]:
+            front.append((x, y))
+    return front
+
+
+matplotlib.use("Agg")  # before pyplot: no display is needed, and none is asked for
 
 T = TypeVar("T")
 

@@ -77,6 +77,12 @@ class Worker:
         data = self.adapter.load(self.adapter.convert(self.batches[0]))
         return {"description": dataclasses.asdict(self.adapter.describe(data))}
 
+    def audit(self) -> Dict[str, Any]:
+        """Take the audited steps. What is timed after them would not start from the weights that were given."""
+        from bench.worker.audit import audit
+
+        return {"audit": audit(self.adapter, self.batches)}
+
     def run_block(self, steps: int, settle: int) -> Dict[str, Any]:
         from bench.worker import probe
 
@@ -138,6 +144,7 @@ MESSAGES: Dict[str, Callable[..., Dict[str, Any]]] = {
     for name in (
         "prepare",
         "describe",
+        "audit",
         "run_block",
         "phase_pass",
         "operator_pass",

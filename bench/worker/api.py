@@ -10,7 +10,7 @@ import abc
 import contextlib
 import time
 from dataclasses import dataclass, field
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, ContextManager, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -19,7 +19,7 @@ import numpy as np
 class Job:
     """All an adapter needs to know, as the session resolved it (plain values, so that any Python can read them).
 
-    ``workload``: the resolved workload of the recipe, as nested dictionaries (see ``bench.workload.Workload``).
+    ``workload``: the resolved workload of the recipe, as nested dictionaries (see ``bench.recipe.workload.Workload``).
     ``options``: this arm's own settings from the recipe (``arms: - codebase: native; options: {...}``).
     ``model``: what the codebase's ``adapter.yaml`` says of the model (its own name for it and so on).
     ``classes``: category names in label order. ``category_ids``: their ids in the dataset.
@@ -117,6 +117,34 @@ class Description:
     extra: Dict[str, Any] = field(default_factory=dict)
 
 
+class Observer(abc.ABC):
+    """The harness's hooks into one framework, for the audit: it hands over what it sees, and judges nothing."""
+
+    #: What `reproducible` changed, in words that a report can show; the same words for the same thing everywhere.
+    randomness: Sequence[str] = ()
+
+    @abc.abstractmethod
+    def reproducible(self) -> ContextManager[None]:
+        """Inside, samplers take the first candidates instead of random ones, and layers that drop values drop none."""
+
+    @abc.abstractmethod
+    def watching(self, phase: str, sink: Any) -> ContextManager[None]:
+        """Inside, tell ``sink`` (`bench.worker.audit.Sink`) of every operation of a phase of the step."""
+
+    @abc.abstractmethod
+    def tensors(self, kind: str) -> Dict[str, np.ndarray]:
+        """Copies as float32, by the codebase's names of the parameters.
+
+        Args:
+            kind: ``weights`` (buffers of normalisation included), ``gradients`` (those that exist, unscaled),
+                ``momentum``, or ``average`` (of the weights; empty without an EMA).
+        """
+
+    def settings(self) -> Dict[str, Any]:
+        """Settings of the framework now: ``threads``, and what else decides how it computes."""
+        return {}
+
+
 class Adapter(abc.ABC):
     """Drives one codebase. Methods marked *timed* run inside the measured step and must not synchronise."""
 
@@ -135,6 +163,10 @@ class Adapter(abc.ABC):
     @abc.abstractmethod
     def describe(self, data: Any) -> Description:
         """Facts about the work, for the audit. ``data`` is one converted batch."""
+
+    def observer(self) -> Optional[Observer]:
+        """What the audit sees this codebase by. None: nothing can be shown of it, and it is never called equal."""
+        return None
 
     # -- input ---------------------------------------------------------------------------------------------------
 

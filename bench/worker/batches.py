@@ -1,4 +1,4 @@
-"""Reading the shared batches that `bench.data.prepare_batches` wrote, in any codebase's interpreter.
+"""Reading the shared batches that `bench.inputs.batches.prepare_batches` wrote, in any codebase's interpreter.
 
 A folder holds ``manifest.json`` and one ``.npz`` per batch. Nothing is unpickled, and every file is checked
 against the checksum in the manifest before it is used: all codebases work on the same bytes, or none does.

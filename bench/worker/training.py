@@ -1,7 +1,7 @@
 """Training to a number of steps: the same augmented batches in the same order for every codebase, a schedule, a resume.
 
 Which images make the batch of a step, and which of them are mirrored, was decided by the harness
-(`bench.data.prepare_schedule`); here the batches are put together from the prepared images, which takes no more
+(`prepare_schedule`); here the batches are put together from the prepared images, which takes no more
 disk however many steps there are.
 """
 

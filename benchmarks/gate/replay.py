@@ -26,8 +26,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import binomtest, trim_mean
 
-from bench import gate
-from bench.record import Run, block_times
+from bench.gate import decide, metrics, simulate
+from bench.record.run import Run
+from bench.record.samples import block_times
 from benchmarks.gate import rules
 
 Floats = npt.NDArray[np.float64]
@@ -75,7 +76,7 @@ class Check:
     sequential: tuple[Floats, Floats]
 
 
-def replay(recording: Recording, slowdown: float, plan: gate.Plan, rng: np.random.Generator) -> Check:
+def replay(recording: Recording, slowdown: float, plan: decide.Plan, rng: np.random.Generator) -> Check:
     """Draw one check. Sequential data keep the order of time: base is a stretch of launches, head the next one."""
     count = len(recording.seconds)
     drawn = recording.seconds[rng.integers(0, count, plan.launches)].copy()
@@ -87,13 +88,13 @@ def replay(recording: Recording, slowdown: float, plan: gate.Plan, rng: np.rando
     return Check((drawn[:, 0], drawn[:, 1] * (1 + slowdown)), (before, after * (1 + slowdown)))
 
 
-def ours(base: Floats, head: Floats, plan: gate.Plan, tolerance: float) -> bool:
+def ours(base: Floats, head: Floats, plan: decide.Plan, tolerance: float) -> bool:
     """Whether our gate fails the change. Launches beyond those recorded are out of budget."""
-    worsening = trim_mean(np.log(head) - np.log(base), gate.TRIMMED, axis=1)
-    return gate.run_check(list(worsening), gate.metric("s/iter", tolerance), plan)[0] == "fail"
+    worsening = trim_mean(np.log(head) - np.log(base), metrics.TRIMMED, axis=1)
+    return simulate.run_check(list(worsening), metrics.metric("s/iter", tolerance), plan)[0] == "fail"
 
 
-def judges(plan: gate.Plan, tolerance: float) -> dict[str, Callable[[Floats, Floats], bool]]:
+def judges(plan: decide.Plan, tolerance: float) -> dict[str, Callable[[Floats, Floats], bool]]:
     """Name → function of base and head [launches, rounds]. Other tools see blocks without their structure.
 
     A launch of ours is a run of theirs: pytest-benchmark and github-action-benchmark compare a run with a run, asv
@@ -116,7 +117,7 @@ def judges(plan: gate.Plan, tolerance: float) -> dict[str, Callable[[Floats, Flo
 
 
 def alarms(
-    recording: Recording, plan: gate.Plan, tolerance: float, checks: int = CHECKS, seed: int = 0
+    recording: Recording, plan: decide.Plan, tolerance: float, checks: int = CHECKS, seed: int = 0
 ) -> dict[tuple[str, str], list[int]]:
     """(rule, kind of data) → number of failed checks for each of `SLOWDOWNS`."""
     rng = np.random.default_rng(seed)
@@ -155,7 +156,7 @@ def main(arguments: list[str] | None = None) -> None:
     launches, _, rounds = recording.seconds.shape
     source = chosen.run or "a made-up machine, no measurement"
     print(f"{chosen.checks} checks replayed from {launches} launches of {rounds} rounds ({source})\n")
-    plan = gate.Plan()
+    plan = decide.Plan()
     print(table(alarms(recording, plan, chosen.tolerance, chosen.checks), chosen.checks))
 
 

@@ -17,8 +17,8 @@ import torchvision
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from bench.transplant import to_codebase
-from bench.workload import BACKBONES
+from bench.inputs.weights import to_codebase
+from bench.recipe.models import BACKBONES
 from detectors import build
 from detectors.backbones.hrnet import HRNet
 from detectors.backbones.resnet import ResNet

@@ -15,7 +15,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from adapters.torchvision.adapter import AlreadyPrepared, PreparedImages
-from bench.transplant import to_codebase
+from bench.inputs.weights import to_codebase
 from detectors import Target, build, calibrate
 from detectors.structures import GroundTruth
 

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from bench import codebases
-from bench.data import open_dataset, prepare_batches
+from bench.inputs.batches import prepare_batches
+from bench.inputs.dataset import open_dataset
+from bench.recipe import codebases
+from bench.recipe.workload import Workload
 from bench.worker.api import Job
 from bench.worker.batches import load_batches
-from bench.workload import Workload
 
 NATIVE = codebases.load_codebase(codebases.BUILTIN / "native")
 SIZE = (96, 128)

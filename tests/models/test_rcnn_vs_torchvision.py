@@ -13,7 +13,7 @@ from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign
 
-from bench.transplant import to_codebase
+from bench.inputs.weights import to_codebase
 from detectors import Target, build, calibrate
 from detectors.pyramid import Pyramid, roi_align
 from detectors.sampling import BalancedSampler

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchvision.models.detection import ssd300_vgg16
 
 from adapters.torchvision.adapter import AlreadyPrepared, PreparedImages
-from bench.transplant import to_codebase
+from bench.inputs.weights import to_codebase
 from detectors import Target, build, calibrate
 from detectors.dense import DenseOutput
 from detectors.structures import GroundTruth

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from bench.codebases import find_codebases
 from bench.environments import python_of
 from bench.errors import BenchError
+from bench.recipe.codebases import find_codebases
 from tests.peers.peer import Peer
 
 

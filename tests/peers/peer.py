@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from bench.codebases import Codebase
-from bench.data import open_dataset, prepare_batches
-from bench.workload import Input, Workload
+from bench.inputs.batches import prepare_batches
+from bench.inputs.dataset import open_dataset
+from bench.recipe.codebases import Codebase
+from bench.recipe.workload import Input, Workload
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from bench.transplant.mmdet import rename
+from bench.inputs.weights.mmdet import rename
 from detectors.backbones.hrnet import HRNet
 from detectors.backbones.resnet import ResNet
 from detectors.layers import calibrating

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import detectors
-from bench.transplant import to_codebase
+from bench.inputs.weights import to_codebase
 from bench.worker.batches import load_batches
 from detectors.structures import GroundTruth
 from tests.peers.peer import Peer, relative

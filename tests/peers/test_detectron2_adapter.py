@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.transplant import to_codebase
+from bench.inputs.weights import to_codebase
 from tests.peers.peer import Peer, relative
 
 pytestmark = pytest.mark.peers

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bench.environments import list_environments
-from bench.transplant import to_codebase
+from bench.inputs.weights import to_codebase
 from tests.peers.peer import Peer, relative
 
 pytestmark = pytest.mark.peers

@@ -14,14 +14,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench import transplant
-from bench.codebases import BUILTIN, load_codebase
-from bench.data import open_dataset, prepare_batches
 from bench.environments import python_of
 from bench.errors import BenchError
-from bench.launchers.process import LaunchSpec, WorkerGroup, worker_path
+from bench.inputs import weights
+from bench.inputs.batches import prepare_batches
+from bench.inputs.dataset import open_dataset
+from bench.measure.process import LaunchSpec, WorkerGroup, worker_path
+from bench.recipe.codebases import BUILTIN, load_codebase
+from bench.recipe.workload import Input, Workload
 from bench.worker.api import Job
-from bench.workload import Input, Workload
 
 PADDLEDET = load_codebase(BUILTIN / "paddledet")
 TORCHVISION = load_codebase(BUILTIN / "torchvision")
@@ -80,7 +81,7 @@ def test_transplanted_weights_lose_no_value_on_the_way() -> None:
     state = {
         k: v.numpy() for k, v in detectors.build("mask_rcnn_r50_fpn", num_classes=2).state_dict().items()
     }
-    given = transplant.to_codebase("paddledet", "mask_rcnn_r50_fpn", state)
+    given = weights.to_codebase("paddledet", "mask_rcnn_r50_fpn", state)
     assert len(given) == len(state)
     fc1 = given["bbox_head.head.fc6.weight"]
     assert fc1.shape == (256 * 7 * 7, 1024)
@@ -181,7 +182,7 @@ def canonical_weights(folder: Path, model: str, classes: int, codebase: str) -> 
         network.box_head.deltas.weight.mul_(10)  # so that the boxes of classes differ
     state = {name: value.numpy() for name, value in network.state_dict().items()}
     target = folder / f"{codebase}.npz"
-    np.savez(target, **transplant.to_codebase(codebase, model, state))
+    np.savez(target, **weights.to_codebase(codebase, model, state))
     return str(target)
 
 

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 import detectors
-from bench.transplant import to_codebase
+from bench.inputs.weights import to_codebase
 from bench.worker.batches import load_batches
 from detectors.cascade import CascadeRCNN
 from detectors.htc import HTC, FusedPyramid

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import detectors
-from bench.transplant import to_codebase
+from bench.inputs.weights import to_codebase
 from bench.worker.batches import load_batches
 from detectors.deformable import DeformConvNorm
 from detectors.solov2 import SOLOv2

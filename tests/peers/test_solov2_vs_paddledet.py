@@ -14,9 +14,9 @@ import torch
 
 import detectors
 from bench.environments import python_of
-from bench.transplant import to_codebase
+from bench.inputs.weights import to_codebase
+from bench.recipe.workload import Input
 from bench.worker.batches import load_batches
-from bench.workload import Input
 from detectors.solov2 import SOLOv2
 from tests.peers.peer import relative
 from tests.peers.test_paddledet_adapter import (  # noqa: F401

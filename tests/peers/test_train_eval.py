@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from bench.codebases import find_codebases
 from bench.environments import python_of
 from bench.errors import BenchError
+from bench.recipe.codebases import find_codebases
 from tests.conftest import Cli
 from tests.test_train_eval import killed_and_resumed_alike
 

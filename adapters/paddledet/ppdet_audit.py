@@ -1,0 +1,170 @@
+"""What the equal-work audit sees of PaddleDetection: Paddle's operators as they are called, and tensors of model and
+optimizer."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import paddle
+import threadpoolctl
+from paddle import _C_ops
+
+from bench.worker.api import Observer
+from bench.worker.audit import Sink
+
+Tensor = paddle.Tensor
+
+
+def _convolution(x: Tensor, weight: Tensor, out: Tensor) -> int:  # noqa: ARG001
+    return 2 * out.size * int(np.prod(weight.shape[1:]))
+
+
+def _transposed(x: Tensor, weight: Tensor, out: Tensor) -> int:  # noqa: ARG001
+    return 2 * x.size * int(np.prod(weight.shape[1:]))
+
+
+def _product(x: Tensor, weight: Tensor, out: Tensor) -> int:
+    """Of matrices whose last sides are N × K and K × M, either of them possibly turned."""
+    pairs = int(np.prod(weight.shape[:-2])) if weight.ndim > 2 else 1
+    return 2 * round((x.size * weight.size * out.size / max(1, pairs)) ** 0.5)
+
+
+#: Operator of `paddle._C_ops` → place of its weight, and its multiplications and additions. A convolution counts as the
+#: sum it is defined by, also a deformable one: the rule of ``adapters/torch_facts.py``.
+PRODUCTS: dict[str, tuple[int, Callable[..., int]]] = {
+    "conv2d": (1, _convolution),
+    "depthwise_conv2d": (1, _convolution),
+    "conv2d_transpose": (1, _transposed),
+    "deformable_conv": (2, _convolution),
+    "linear": (1, _product),
+    "linear_v2": (1, _product),
+    "matmul": (1, _product),
+    "bmm": (1, _product),
+}
+#: Operator → places of the arguments by which it takes its own statistics, and which values mean that it does not.
+BATCH_NORMS = {"batch_norm": (5, 9), "sync_batch_norm_": (5, 9)}
+OTHER_NORMS = ("group_norm", "layer_norm", "instance_norm")
+
+
+def array(value: Tensor) -> np.ndarray:
+    return np.array(value.detach().astype("float32").numpy())
+
+
+class PaddleObserver(Observer):
+    """Of one adapter (`adapters/paddledet/adapter.py`) that is prepared."""
+
+    def __init__(self, adapter: Any) -> None:
+        self.adapter = adapter
+        self.randomness: list[str] = []
+        self._first: list[int] | None = None
+        self._names: dict[str, str] = {}
+
+    def _dropping(self) -> list[Any]:
+        return [layer for layer in self.adapter.model.sublayers() if "drop" in type(layer).__name__.lower()]
+
+    @contextlib.contextmanager
+    def reproducible(self) -> Iterator[None]:
+        def ordered(count: Any, dtype: str = "int64", name: Any = None) -> Tensor:  # noqa: ARG001
+            return paddle.arange(int(count), dtype=dtype)
+
+        for layer in self._dropping():
+            if layer.training and getattr(layer, "keep_prob", 0) != 1 and getattr(layer, "p", 1):
+                self.randomness = ["layers that drop values are switched off"]
+            layer.eval()
+            layer.train = lambda: None  # the adapter calls `train` of the whole model in every step
+        shuffled, paddle.randperm = paddle.randperm, ordered
+        try:
+            yield
+        finally:
+            paddle.randperm = shuffled
+            for layer in self._dropping():
+                del layer.train
+
+    @contextlib.contextmanager
+    def watching(self, phase: str, sink: Sink) -> Iterator[None]:
+        if phase == "data":
+            yield
+            return
+        self._names = {p.name: name for name, p in self.adapter.model.named_parameters() if p.ndim >= 2}
+        for layer in self._dropping():
+            layer.training = False
+        hooks = [layer.register_forward_pre_hook(_counting(sink)) for layer in self._dropping()]
+        names = (*PRODUCTS, *BATCH_NORMS, *OTHER_NORMS)
+        own = {name: getattr(_C_ops, name) for name in names if hasattr(_C_ops, name)}
+        for name, operator in own.items():
+            setattr(_C_ops, name, self._watched(name, operator, sink))
+        try:
+            yield
+        finally:
+            for name, operator in own.items():
+                setattr(_C_ops, name, operator)
+            for hook in hooks:
+                hook.remove()
+
+    def _watched(self, name: str, operator: Callable[..., Any], sink: Sink) -> Callable[..., Any]:
+        def watched(*args: Any, **settings: Any) -> Any:
+            out = operator(*args, **settings)
+            if name in PRODUCTS:
+                place, count = PRODUCTS[name]
+                self._product(sink, args[0], args[place], out, count)
+            elif name in BATCH_NORMS:
+                fixed = any(args[place] for place in BATCH_NORMS[name])
+                sink.normalisation("fixed" if fixed else "batch", out[0].size)
+            else:
+                result = out if isinstance(out, Tensor) else out[0]
+                sink.normalisation("group", result.size)
+            return out
+
+        return watched
+
+    def _product(self, sink: Sink, x: Tensor, weight: Tensor, out: Tensor, count: Callable[..., int]) -> None:
+        flops = count(x, weight, out)
+        kinds = sorted({str(value.dtype).rpartition(".")[2] for value in (x, weight, out)})
+        sink.operation("forward", " × ".join(kinds), flops)
+        if x.ndim == 4 and x.shape[1] == 3:
+            self._first = self._first or weight.shape
+            if weight.shape == self._first:
+                sink.first_input(array(x))
+        name = self._names.get(weight.name)
+        if name is not None and flops:
+            sink.layer(name, array(out))
+        gradients = (not x.stop_gradient) + (not weight.stop_gradient)
+        if gradients and not out.stop_gradient:
+
+            def backward(gradient: Tensor) -> None:
+                types = sorted({*kinds, str(gradient.dtype).rpartition(".")[2]})
+                sink.operation("backward", " × ".join(types), flops * gradients)
+                if name is not None:
+                    sink.gradient(name, array(gradient))
+
+            out.register_hook(backward)
+
+    def tensors(self, kind: str) -> dict[str, np.ndarray]:
+        adapter = self.adapter
+        if kind == "weights":
+            return {name: array(value) for name, value in adapter.model.state_dict().items()}
+        if kind == "average":
+            averaged = {} if adapter.ema is None else adapter.ema.state_dict
+            return {name: array(value) for name, value in averaged.items()}
+        parameters = dict(adapter.model.named_parameters())
+        if kind == "gradients":
+            return {name: array(p.grad) for name, p in parameters.items() if p.grad is not None}
+        momentum = adapter.optimizer.state_dict()
+        values = {name: momentum.get(f"{p.name}_velocity_0") for name, p in parameters.items()}
+        return {name: array(value) for name, value in values.items() if value is not None}
+
+    def settings(self) -> dict[str, Any]:
+        pools = [
+            pool["num_threads"] for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "openmp"
+        ]
+        return {"threads": max(pools) if pools else None, "matrix products": "highest", "TF32": False}
+
+
+def _counting(sink: Sink) -> Callable[..., None]:
+    def count(_: Any, inputs: Any) -> None:
+        sink.random_values += sum(int(value.size) for value in inputs if isinstance(value, Tensor))
+
+    return count

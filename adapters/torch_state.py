@@ -1,0 +1,91 @@
+"""Weights, averages and random numbers of torch models: what a training starts from and goes on from."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+def seed_everything(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def random_state(device: torch.device) -> dict[str, Any]:
+    """The states of all generators, in types that are loaded without unpickling objects."""
+    kind, keys, *place = np.random.get_state()
+    return {
+        "python": random.getstate(),
+        "numpy": (kind, torch.from_numpy(keys.astype(np.int64)), *place),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+    }
+
+
+def set_random_state(state: dict[str, Any], device: torch.device) -> None:
+    random.setstate(state["python"])
+    kind, keys, *place = state["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), *place))
+    torch.set_rng_state(state["torch"])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"], device)
+
+
+def freeze(modules: Iterable[nn.Module]) -> None:
+    """No gradient, fixed normalisation statistics: how mmdetection and detectron2 treat frozen stages."""
+    for module in modules:
+        module.requires_grad_(False)
+        module.eval()
+
+
+def ema_average(decay: float) -> Any:
+    """``multi_avg_fn`` of AveragedModel: ``e += (1 - d)(w - e)`` with the warm-up of PaddleDetection and
+    TensorFlow, ``d = min(decay, (1 + t) / (10 + t))``. ``t`` counts the updates before this one, the first of
+    which copies the weights."""
+
+    @torch.no_grad()
+    def average(averaged: list[Tensor], current: list[Tensor], updates: Tensor) -> None:
+        if averaged[0].is_floating_point():
+            t = int(updates)  # lives on the CPU: no synchronisation
+            torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + t) / (10 + t)))
+        else:  # counters, such as num_batches_tracked
+            torch._foreach_copy_(averaged, current)
+
+    return average
+
+
+def save_weights(model: nn.Module, path: str) -> None:
+    np.savez(path, **{name: value.detach().cpu().numpy() for name, value in model.state_dict().items()})
+
+
+def load_weights(model: nn.Module, path: str) -> None:
+    """Load an ``.npz`` strictly: every name and shape has to agree; ValueError names those that do not.
+    ``num_batches_tracked`` counts steps and is no weight; a model with frozen statistics has none."""
+    counter = ".num_batches_tracked"
+    state = model.state_dict()
+    with np.load(path, allow_pickle=False) as file:
+        given = {name: torch.from_numpy(file[name]) for name in file.files}
+    wanted = {name for name in state if not name.endswith(counter)}
+    found = {name for name in given if not name.endswith(counter)}
+    shapes = {name for name in wanted & found if state[name].shape != given[name].shape}
+    problems = [
+        f"{kind} {len(names)}: {', '.join(sorted(names)[:8])}{', …' if len(names) > 8 else ''}"
+        for kind, names in (
+            ("missing", wanted - found),
+            ("unexpected", found - wanted),
+            ("of another shape", shapes),
+        )
+        if names
+    ]
+    if problems:
+        raise ValueError(f"{path} does not fit {type(model).__name__}: " + "; ".join(problems))
+    with torch.no_grad():
+        for name, value in state.items():
+            if name in given:
+                value.copy_(given[name])

@@ -1,0 +1,56 @@
+"""`bench data`: check and sample data sets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bench.cli.options import AsJson, examples, print_json
+from bench.inputs import folders
+
+app = typer.Typer(name="data", no_args_is_help=True, help="Check and sample data sets in COCO layout.")
+
+
+@app.command("check", epilog=examples("bench data check path/to/coco"))
+def data_check(
+    folder: Annotated[Path, typer.Argument(help="Folder in COCO layout.")], as_json: AsJson = False
+) -> None:
+    """Find broken images, wrong sizes, boxes outside an image, and empty classes.
+
+    Exit code 1 if anything but an empty class is found.
+    """
+    found = folders.check(folder)
+    print_json(found.as_json()) if as_json else _print_checked(found)
+    raise typer.Exit(0 if found.sound else 1)
+
+
+@app.command("sample", epilog=examples("bench data sample coco coco-500 --images 500 --seed 1"))
+def data_sample(
+    source: Annotated[Path, typer.Argument(help="Folder in COCO layout.")],
+    target: Annotated[Path, typer.Argument(help="Folder to make.")],
+    images: Annotated[int, typer.Option(min=1, help="Number of images of each split.")],
+    seed: Annotated[int, typer.Option(help="The same seed draws the same images.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Copy a random part of a data set. The same seed gives the same images."""
+    _print_splits(folders.sample(source, target, images, seed), as_json=as_json)
+
+
+def _print_splits(splits: dict[str, dict[str, Any]], *, as_json: bool) -> None:
+    """What was written, a line per split."""
+    if as_json:
+        print_json(splits)
+        return
+    for split, counts in splits.items():
+        print(f"{split}: {', '.join(f'{number} {name}' for name, number in counts.items())}")
+
+
+def _print_checked(found: folders.Checked) -> None:
+    for split, counts in found.splits.items():
+        numbers = ", ".join(f"{value} {name}" for name, value in counts.items() if name != "classes")
+        print(f"{split}: {numbers.replace('_', ' ')}, {len(counts['classes'])} classes")
+    for problem in found.problems:
+        print(f"{problem.split}: {problem.kind}: {problem.where}: {problem.text}")
+    print("no problem found" if not found.problems else f"{len(found.problems)} problems")

@@ -1,0 +1,316 @@
+"""`bench run`, `bench audit` and the dry run."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from bench.cli.options import (
+    RESULTS,
+    Adapters,
+    AsJson,
+    Quiet,
+    Recipe,
+    Results,
+    Settings,
+    examples,
+    print_json,
+)
+from bench.environments import cache_folder
+from bench.errors import BenchError, ExitCode
+from bench.judge.audit import Audit, audit_run
+from bench.measure.progress import listener
+from bench.measure.session import Session, new_run, resumed
+from bench.recipe.codebases import find_codebases
+from bench.recipe.load import LoadedRecipe, load_recipe
+from bench.recipe.plan import Plan, estimate_s_per_step, make_plan, steps_of, work_key
+from bench.recipe.schema import level_text
+from bench.record.models import RunRecord
+from bench.record.run import Run, find_runs, resolve_run
+from bench.record.samples import block_times
+
+app = typer.Typer()
+
+
+@app.command(
+    epilog=examples(
+        "bench run recipes/quickstart.yaml",
+        "bench run recipes/quickstart.yaml --dry-run",
+        "bench run recipes/quickstart.yaml --set measure.launches=4",
+        "bench run --resume latest",
+    )
+)
+def run(
+    recipe: Annotated[Path | None, typer.Argument(help="A file, or a name of `bench list recipes`.")] = None,
+    settings: Settings = None,
+    resume: Annotated[
+        str | None, typer.Option(help="Complete this run: its folder, its id, or latest.")
+    ] = None,
+    retry_failed: Annotated[bool, typer.Option(help="With --resume: run failed arms again.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option(help="Print the plan and its estimated time. Measure nothing.")
+    ] = False,
+    aa: Annotated[
+        bool, typer.Option("--aa", help="Measure the baseline against itself, to see the noise.")
+    ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse to time an arm whose work is unequal.")
+    ] = False,
+    quiet: Quiet = False,
+    results: Results = RESULTS,
+    adapters: Adapters = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure every arm of a recipe."""
+    if (recipe is None) == (resume is None):
+        raise BenchError("name a recipe, or a run with --resume", hint="bench list recipes; bench list runs")
+    if recipe is not None:
+        loaded, plan = plan_of(recipe, settings or [], adapters or [], aa=aa)
+        if dry_run:
+            document = _dry_run(plan, results)
+            print_json(document) if as_json else _print_dry_run(plan, document)
+            return
+        outcome = _measure(loaded, plan, results, adapters or [], quiet=quiet or as_json, strict=strict)
+    else:
+        outcome = _resume(
+            str(resume), results, adapters or [], retry_failed=retry_failed, quiet=quiet or as_json
+        )
+    print_json(outcome.as_json()) if as_json else _print_outcome(outcome, quiet=quiet)
+    raise typer.Exit(outcome.exit_code)
+
+
+@app.command(epilog=examples("bench audit recipes/quickstart.yaml"))
+def audit(
+    recipe: Recipe,
+    settings: Settings = None,
+    quiet: Quiet = False,
+    adapters: Adapters = None,
+    as_json: AsJson = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 3 unless every arm is shown to do equal work.")
+    ] = False,
+) -> None:
+    """Watch every arm of a recipe in a few steps and say whether they do equal work; nothing is timed.
+
+    Exit codes: 0, 4 when an arm failed, and with --strict 3 when one is unequal or not shown to be equal.
+    """
+    audits, code = _audit(recipe, settings or [], adapters or [], quiet=quiet or as_json)
+    print_json([one.as_json() for one in audits]) if as_json else _print_audits(audits)
+    if not code and strict and not all(one.equal for one in audits):
+        code = ExitCode.INCONCLUSIVE
+    raise typer.Exit(code)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a measuring command leaves."""
+
+    run: Run
+    exit_code: int
+
+    def as_json(self) -> dict[str, Any]:
+        record, arms = self.run.record(), self.run.arms()
+        return {
+            "run": record.id,
+            "folder": str(self.run.folder),
+            "status": record.status,
+            "exit_code": self.exit_code,
+            "warnings": record.warnings,
+            "audit": [one.as_json() for one in audit_run(arms, record.baseline).values()],
+            "arms": [
+                {
+                    "id": arm.id,
+                    "codebase": arm.codebase,
+                    "levels": arm.levels,
+                    "status": arm.status,
+                    "failure": arm.failure.model_dump() if arm.failure else None,
+                    "blocks": arm.blocks,
+                    "s_per_iter": _median_s(self.run, arm.id),
+                }
+                for arm in arms
+            ],
+        }
+
+
+def _median_s(run: Run, arm: str) -> float | None:
+    blocks = block_times(run.samples(arm))
+    return float(blocks["s_per_step"].median()) if len(blocks) else None
+
+
+def plan_of(
+    recipe: Path, settings: Sequence[str], adapters: Sequence[Path], *, aa: bool = False
+) -> tuple[LoadedRecipe, Plan]:
+    loaded = load_recipe(recipe, settings)
+    return loaded, make_plan(loaded, find_codebases(adapters), aa=aa)
+
+
+def _measure(
+    loaded: LoadedRecipe,
+    plan: Plan,
+    results: Path,
+    adapters: Sequence[Path],
+    *,
+    quiet: bool,
+    strict: bool = False,
+) -> Outcome:
+    run, record = new_run(loaded, plan, results, ["bench", *sys.argv[1:]])
+    return _execute(run, record, plan, adapters, quiet=quiet, strict=strict)
+
+
+def _resume(
+    name: str, results: Path, adapters: Sequence[Path], *, retry_failed: bool, quiet: bool
+) -> Outcome:
+    run = Run(resolve_run(name, results), cache_folder())
+    plan, record = resumed(run, find_codebases(adapters))
+    return _execute(run, record, plan, adapters, quiet=quiet, retry_failed=retry_failed)
+
+
+def _execute(
+    run: Run,
+    record: RunRecord,
+    plan: Plan,
+    adapters: Sequence[Path],
+    *,
+    quiet: bool,
+    retry_failed: bool = False,
+    strict: bool = False,
+) -> Outcome:
+    with listener(plan, quiet=quiet, done=len(run.journal())) as shown:
+        session = Session(plan, run, record, find_codebases(adapters), cache_folder(), shown, strict)
+        code = session.execute(retry_failed=retry_failed)
+    return Outcome(run, code)
+
+
+def _print_outcome(outcome: Outcome, *, quiet: bool) -> None:
+    """Where the run is, and what to do next."""
+    print(outcome.run.folder)
+    if quiet:
+        return
+    say = Console(stderr=True, highlight=False, soft_wrap=True)  # a path can be copied
+    for arm in outcome.run.arms():
+        if arm.failure is not None:
+            say.print(
+                f"failed: {arm.id}: {arm.failure.reason}: {arm.failure.message}", markup=False, style="red"
+            )
+    if outcome.exit_code == ExitCode.INTERRUPTED:
+        say.print(f"interrupted; complete it with: bench run --resume {outcome.run.folder}", markup=False)
+    else:
+        say.print(f"next: bench report {outcome.run.folder}", markup=False)
+
+
+def past_s_per_step(results: Path) -> dict[str, float]:
+    """Median seconds per step of the work that past runs of this results folder measured; later runs win."""
+    past: dict[str, float] = {}
+    for folder in find_runs(results)[-20:]:
+        run = Run(folder)
+        for arm in run.arms():
+            seconds = _median_s(run, arm.id)
+            if seconds is not None:
+                past[work_key(arm.codebase, arm.workload, arm.options)] = seconds
+    return past
+
+
+def _dry_run(plan: Plan, results: Path) -> dict[str, Any]:
+    """The plan as data, with an estimate of its time."""
+    past = past_s_per_step(results)
+    arms, total_s, measured = [], 0.0, True
+    for arm in plan.arms:
+        seconds, known = estimate_s_per_step(arm, past)
+        steps = steps_of(arm, plan.measure)
+        launches = 1 if arm.workload.task == "train_eval" else plan.measure.launches
+        arm_s = seconds * steps + launches * 10.0  # starting a worker takes some seconds
+        total_s, measured = total_s + arm_s, measured and known
+        arms.append(
+            {
+                "id": arm.id,
+                "codebase": arm.codebase,
+                "cell": arm.cell,
+                "levels": dict(arm.levels),
+                "model": arm.workload.model,
+                "task": arm.workload.task,
+                "ranks": arm.workload.ranks,
+                "steps": steps,
+                "estimate_s": round(arm_s, 1),
+                "estimate_from": "a past run" if known else "a rough count of operations",
+            }
+        )
+    return {
+        "recipe": plan.name,
+        "cells": len(plan.cells),
+        "arms": arms,
+        "measure": plan.measure.model_dump(),
+        "baseline": dict(plan.baseline),
+        "estimate_s": round(total_s, 1),
+        "estimate_from": "past runs" if measured else "rough counts of operations where no past run tells",
+    }
+
+
+def _print_dry_run(plan: Plan, document: dict[str, Any]) -> None:
+    table = Table(
+        "arm", "model", "task", "levels", "steps", "about", title=f"{plan.name}: {len(plan.arms)} arms"
+    )
+    for arm in document["arms"]:
+        levels = ", ".join(f"{key}={level_text(value)}" for key, value in arm["levels"].items())
+        table.add_row(
+            arm["id"], arm["model"], arm["task"], levels, str(arm["steps"]), f"{arm['estimate_s']:.0f} s"
+        )
+    console = Console()
+    console.print(table)
+    measure = plan.measure
+    design = f"{measure.launches} launches × {measure.rounds} rounds × {measure.steps} steps"
+    if all(arm.workload.task == "train_eval" for arm in plan.arms):
+        design = "training to the last step (evaluations counted as steps)"
+    console.print(
+        f"{design} in {document['cells']} cells"
+        f"{' (interleaved)' if measure.interleave else ''}; about {document['estimate_s'] / 60:.0f} min,"
+        f" from {document['estimate_from']}",
+        markup=False,
+    )
+
+
+def _audit(
+    recipe: Path, settings: Sequence[str], adapters: Sequence[Path], *, quiet: bool
+) -> tuple[list[Audit], int]:
+    """Every verdict that there can be, and the exit code. Arms that fail are reported on standard error."""
+    loaded, plan = plan_of(recipe, settings, adapters)
+    plan = replace(plan, measure=plan.measure.model_copy(update={"rounds": 0}))
+    with tempfile.TemporaryDirectory(prefix="bench-audit-") as folder:
+        outcome = _measure(loaded, plan, Path(folder), adapters, quiet=quiet)
+        arms = outcome.run.arms()
+        for arm in arms:
+            if arm.failure is not None:
+                say = f"{arm.id} cannot be audited: {arm.failure.reason}: {arm.failure.message}"
+                print("\n".join([say, *arm.failure.log_tail]), file=sys.stderr)
+        return list(audit_run(arms, plan.baseline).values()), outcome.exit_code
+
+
+#: Differences and unknown facts of one arm that are printed; the rest is counted, and `--json` has all.
+SHOWN = 12
+
+
+def _print_audits(audits: Sequence[Audit]) -> None:
+    console = Console(highlight=False)
+
+    def say(text: str, style: str) -> None:
+        console.print(f"  {text}", markup=False, style=style, soft_wrap=True)
+
+    for one in audits:
+        console.print(f"{one.arm} against {one.baseline}: {one.verdict}", markup=False)
+        for difference in one.differences[:SHOWN]:
+            say(str(difference), "red")
+        if len(one.differences) > SHOWN:
+            say(f"and {len(one.differences) - SHOWN} more differences", "red")
+        if one.unknown:
+            say(f"not observed in both: {', '.join(one.unknown[:SHOWN])}", "yellow")
+        for note in one.notes:
+            say(note, "dim")
+    if not audits:
+        console.print("nothing to compare: the recipe names no baseline, or it has one arm", markup=False)

@@ -1,0 +1,342 @@
+"""`bench check` and `bench calibrate`: two revisions side by side, or a stored run, until `bench.gate` has decided.
+
+A check is an ordinary session whose plan holds every arm of the checked codebase twice, as base and as head, each
+importing the codebase from a git work tree of its own. When all planned launches are measured the session asks for
+more; the `Referee` answers with what `gate.decide` still needs, as long as the budget lasts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from bench.errors import BenchError, ExitCode
+from bench.gate import decide
+from bench.gate.checkouts import Source, temporary_folder
+from bench.gate.decide import Verdict
+from bench.gate.metrics import Metric, Settings
+from bench.gate.values import SIDES, interleaved, side_id
+from bench.judge import ratio
+from bench.judge.audit import audit_run
+from bench.measure import interrupts
+from bench.measure.progress import Lines, Quiet
+from bench.measure.session import Session, new_run
+from bench.recipe.codebases import Codebase
+from bench.recipe.load import LoadedRecipe
+from bench.recipe.plan import Arm, Checkout, Plan
+from bench.record.models import ArmRecord
+from bench.record.run import Run
+from bench.record.software import git_revision
+
+FIRST_LAUNCHES = 3
+"""Measured before the plan of looks is fixed, which needs to know how many launches fit the budget."""
+FEWEST_LAUNCHES = 6
+"""With fewer a regression could not be confirmed."""
+SPARE = 1.05
+"""Launches are planned as if they took this much longer, so that the last look comes before the budget ends."""
+"""The first one is always checked, the others when they are given a tolerance."""
+
+State = Literal["pass", "fail", "inconclusive", "error"]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One metric of one arm: what was asked, what was found."""
+
+    arm: str
+    metric: Metric
+    decision: decide.Decision
+
+    @property
+    def name(self) -> str:
+        return f"{self.arm}: {self.metric.name}"
+
+
+@dataclass(frozen=True)
+class Result:
+    """Outcome of a check. ``base`` and ``head`` name what was compared; ``how``: in which way; ``errors``: why
+    nothing could be judged, in which case there are no comparisons."""
+
+    recipe: str
+    base: str
+    head: str
+    how: str
+    state: State
+    exit_code: int
+    comparisons: tuple[Comparison, ...] = ()
+    notes: tuple[str, ...] = ()
+    errors: tuple[str, ...] = ()
+    run: str = ""
+    elapsed_s: float = 0.0
+
+    def as_json(self) -> dict[str, Any]:
+        document = {name: value for name, value in vars(self).items() if name != "comparisons"}
+        document["comparisons"] = [
+            {
+                "name": one.name,
+                "arm": one.arm,
+                "metric": one.metric.name,
+                "better": one.metric.better,
+                "tolerance": one.metric.tolerance,
+                **{key: finite(value) for key, value in dataclasses.asdict(one.decision).items()},
+            }
+            for one in self.comparisons
+        ]
+        return document
+
+
+def finite(value: Any) -> Any:
+    """JSON has no infinity: an open end of an interval is null."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def doubled(plan: Plan, checkouts: Mapping[str, Mapping[str, Checkout | None]]) -> tuple[Plan, list[str]]:
+    """The arms of the checked codebases twice, side by side in their cells, and the names of the pairs.
+
+    ``checkouts``: codebase → side → where it is imported from.
+    """
+    checked = [arm for arm in plan.arms if arm.codebase in checkouts]
+    if not checked:
+        raise BenchError(
+            f"no arm of this recipe measures {', '.join(checkouts)}",
+            hint=f"it has {', '.join(dict.fromkeys(arm.codebase for arm in plan.arms))}: --source CODEBASE=PATH",
+        )
+
+    def side_of(arm: Arm, side: str) -> Arm:
+        checkout = checkouts[arm.codebase][side]
+        return replace(
+            arm,
+            id=side_id(arm.id, side),
+            label=f"{arm.label} ({side})",
+            checkout=checkout,
+            baseline=side_id(arm.id, SIDES[0]),
+        )
+
+    cells = [
+        tuple(side_of(arm, side) for arm in cell for side in SIDES if arm.codebase in checkouts)
+        for cell in plan.cells
+    ]
+    baseline = {**plan.baseline, "codebase": f"{checked[0].label} (base)"}  # for reports of the run
+    return replace(plan, cells=tuple(cell for cell in cells if cell), baseline=baseline), [
+        a.id for a in checked
+    ]
+
+
+def lean(plan: Plan, settings: Settings, **changes: Any) -> Plan:
+    """Without the passes that no metric needs."""
+    only = {"phase_steps": 0, "predict": "AP" in settings.metrics, "time_budget_s": None}
+    if "max memory" not in settings.metrics:
+        only["memory_steps"] = 0
+    return replace(plan, measure=plan.measure.model_copy(update={**only, **changes}))
+
+
+class PerLaunch(Lines):
+    """What a check says while it measures: a line per look, and failures; blocks would be too many."""
+
+    def stage(self, arm: Arm, launch: int, stage: str) -> None: ...
+
+    def block(self, arm: Arm, launch: int, round_: int, s_per_step: float) -> None: ...
+
+
+@dataclass
+class Referee:
+    """Says how many launches a check still needs. ``verdict``: of the launches so far."""
+
+    run: Run
+    pairs: Sequence[str]
+    settings: Settings
+    cache: Path
+    say: Callable[[str], None]
+    started: float = field(default_factory=time.monotonic)
+    plan: decide.Plan | None = None
+    verdict: Verdict | None = None
+    found: dict[tuple[str, str], tuple[Metric, ratio.Floats]] = field(default_factory=dict)
+    _first_s: float = math.nan
+    """When the first launch ended; it alone also prepared data and weights."""
+
+    @property
+    def elapsed_s(self) -> float:
+        return time.monotonic() - self.started
+
+    def more_launches(self) -> int:
+        arms = self.run.arms()
+        if any(arm.failure is not None for arm in arms):
+            return 0
+        launches, elapsed_s = min(arm.launches for arm in arms), self.elapsed_s
+        if launches < FIRST_LAUNCHES:
+            self._first_s = elapsed_s
+            interleaved(
+                self.run, self.pairs, self.settings, self.cache
+            )  # a metric without values ends it here
+            missing = FIRST_LAUNCHES - launches
+            if elapsed_s * (1 + missing / launches) <= self.settings.budget_s:
+                return missing
+            return self._judge(decide.Plan(), out_of_budget=True)
+        launch_s = (elapsed_s - self._first_s) / (launches - 1)
+        if self.plan is None:  # before the first look: what is seen later must not change it
+            fit = launches + int((self.settings.budget_s - elapsed_s) / (SPARE * launch_s))
+            rates = self.settings.false_alarm, self.settings.false_pass
+            self.plan = decide.Plan.within(max(fit, FEWEST_LAUNCHES), *rates)
+        more = self._judge(self.plan)
+        if more and elapsed_s + more * launch_s > self.settings.budget_s:
+            return self._judge(self.plan, out_of_budget=True)
+        return more
+
+    def _judge(self, plan: decide.Plan, out_of_budget: bool = False) -> int:
+        self.found = interleaved(self.run, self.pairs, self.settings, self.cache)
+        self.verdict = decide.decide(
+            {_name(*key): value for key, value in self.found.items()}, plan, out_of_budget
+        )
+        for one in self.comparisons():
+            found = one.decision
+            worse = worse_text(one.metric, found)
+            self.say(f"{one.name} after {found.launches} launches: worse by {worse}: {found.reason}")
+        return self.verdict.more_launches
+
+    def comparisons(self) -> tuple[Comparison, ...]:
+        decisions = self.verdict.decisions if self.verdict else {}
+        return tuple(
+            Comparison(arm, target, decisions[_name(arm, metric)])
+            for (arm, metric), (target, _) in self.found.items()
+            if _name(arm, metric) in decisions
+        )
+
+
+def _name(arm: str, metric: str) -> str:
+    return f"{arm}: {metric}"
+
+
+def amount_text(target: Metric, share: float) -> str:
+    """A worsening in the metric's terms: per cent of the baseline, or its own unit."""
+    if not math.isfinite(share):
+        return "unknown"
+    return f"{100 * share:+.1f} %" if target.relative else f"{share:+.4f}"
+
+
+def worse_text(target: Metric, decision: decide.Decision) -> str:
+    """`+2.1 % [-0.3 %, +4.5 %]`; one launch has no interval."""
+    value = amount_text(target, decision.worsening)
+    if not math.isfinite(decision.high):
+        return value
+    return f"{value} [{amount_text(target, decision.low)}, {amount_text(target, decision.high)}]"
+
+
+def check_revisions(
+    loaded: LoadedRecipe,
+    plan: Plan,
+    codebases: Mapping[str, Codebase],
+    sources: Sequence[Source],
+    base: str,
+    head: str,
+    settings: Settings,
+    results: Path,
+    cache: Path,
+    *,
+    notes: Sequence[str] = (),
+    quiet: bool,
+) -> Result:
+    """Measure two revisions interleaved on this machine until the gate has decided or the budget is spent.
+
+    The work trees are removed whatever happens; the run is kept in ``results``. Raises BenchError for bad input.
+    """
+    revisions = {"base": base, "head": head}
+    commits = {(s.codebase.name, side): s.commit(revisions[side]) for s in sources for side in SIDES}
+    notes = [*notes, *_revision_notes(sources, commits)]
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(interrupts.handled())
+        folder = stack.enter_context(temporary_folder(cache))
+        checkouts: dict[str, dict[str, Checkout | None]] = {source.codebase.name: {} for source in sources}
+        for source in sources:
+            for side in SIDES:
+                name = source.codebase.name
+                tree = source.checkout(commits[name, side], folder / f"{name}-{side}")
+                checkouts[name][side] = stack.enter_context(tree)
+        chosen, pairs = doubled(lean(plan, settings, launches=1), checkouts)
+        chosen = replace(chosen, name=f"{plan.name}-check")
+        settings.refuse_unused(arm.workload.task for arm in chosen.arms)
+        run, code, referee = _measure_pairs(
+            loaded, chosen, pairs, codebases, settings, results, cache, quiet=quiet
+        )
+    texts = {side: ", ".join(f"{s.codebase.name} {commits[s.codebase.name, side][:10]}" for s in sources)
+             for side in SIDES}  # fmt: skip
+    outcome = Result(
+        recipe=plan.name,
+        base=f"{base} ({texts['base']})",
+        head=f"{head} ({texts['head']})",
+        how="interleaved on this machine",
+        state="error",
+        exit_code=code,
+        run=str(run.folder),
+        elapsed_s=round(referee.elapsed_s, 1),
+    )
+    return _concluded(outcome, run, referee, settings, notes)
+
+
+def _concluded(
+    outcome: Result, run: Run, referee: Referee, settings: Settings, notes: Sequence[str]
+) -> Result:
+    """The outcome with the verdict, or with what failed; stored with the run."""
+    record, arms = run.record(), run.arms()
+    if outcome.exit_code or referee.verdict is None:
+        errors = [f"{a.id} failed in {a.failure.stage}: {a.failure.message}" for a in arms if a.failure]
+        outcome = replace(
+            outcome,
+            exit_code=outcome.exit_code or ExitCode.ARM_FAILED,
+            errors=tuple(errors or ["interrupted"]),
+        )
+    else:
+        state: Any = referee.verdict.state
+        outcome = replace(
+            outcome, state=state, exit_code=settings.exit_code(state), comparisons=referee.comparisons()
+        )
+        notes = [*notes, *_unequal_work(arms, referee.pairs)]
+    outcome = replace(outcome, notes=(*notes, *record.warnings))
+    record.check = outcome.as_json()
+    run.write_record(record)
+    return outcome
+
+
+def _measure_pairs(
+    loaded: LoadedRecipe,
+    plan: Plan,
+    pairs: Sequence[str],
+    codebases: Mapping[str, Codebase],
+    settings: Settings,
+    results: Path,
+    cache: Path,
+    *,
+    quiet: bool,
+) -> tuple[Run, int, Referee]:
+    run, record = new_run(loaded, plan, results, ["bench", *sys.argv[1:]])
+    record.check = {}  # so that a check which is killed is no part of a history
+    shown: Quiet = Quiet() if quiet else PerLaunch()
+    referee = Referee(run, pairs, settings, cache, shown.note)
+    session = Session(plan, run, record, codebases, cache, shown, more_launches=referee.more_launches)
+    return run, session.execute(), referee
+
+
+def _revision_notes(sources: Sequence[Source], commits: Mapping[tuple[str, str], str]) -> Iterator[str]:
+    for source in sources:
+        name = source.codebase.name
+        if commits[name, "base"] == commits[name, "head"]:
+            yield f"{name}: base and head are the same commit, so this shows the noise"
+        if git_revision(source.repository / source.folder).get("dirty"):
+            yield f"{name}: uncommitted changes in {source.repository} are not part of the check"
+
+
+def _unequal_work(arms: Sequence[ArmRecord], pairs: Sequence[str]) -> Iterator[str]:
+    """A revision may change the work on purpose, but a reader of its time has to know."""
+    by_id = {arm.id: arm for arm in arms}
+    for name in pairs:
+        base, head = (by_id[side_id(name, side)] for side in SIDES)
+        found = audit_run([base, head], {"codebase": base.label})
+        for verdict in found.values():
+            if verdict.differences:
+                yield f"{name}: the two revisions do unequal work: {'; '.join(map(str, verdict.differences))}"

@@ -1,0 +1,116 @@
+"""A codebase at a git revision: a work tree of its own, which goes with the check that made it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from bench.errors import BenchError
+from bench.recipe.codebases import BUILTIN, Codebase, get_codebase, load_codebase
+from bench.recipe.plan import Checkout
+
+
+@dataclass(frozen=True)
+class Source:
+    """A codebase whose source is a git checkout. ``folder``: what is imported from, inside the repository."""
+
+    codebase: Codebase
+    repository: Path
+    folder: Path
+
+    @classmethod
+    def of(cls, codebase: Codebase, path: Path) -> Source:
+        try:
+            top = Path(_git(path, "rev-parse", "--show-toplevel"))
+        except BenchError:
+            raise BenchError(f"{path} is not in a git checkout", hint="--source CODEBASE=PATH") from None
+        return cls(codebase, top, path.resolve().relative_to(top.resolve()))
+
+    def commit(self, revision: str) -> str:
+        try:
+            return _git(self.repository, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}")
+        except BenchError:
+            raise BenchError(
+                f"unknown revision '{revision}' in {self.repository}",
+                hint="CI fetches only the newest commit: actions/checkout with fetch-depth: 0",
+            ) from None
+
+    @contextlib.contextmanager
+    def checkout(self, commit: str, tree: Path) -> Iterator[Checkout]:
+        """A work tree of a commit, gone afterwards."""
+        try:
+            _git(self.repository, "worktree", "add", "--quiet", "--detach", str(tree), commit)
+            yield Checkout(commit, tree, tree / self.folder, self._adapter(tree), self._adapters(tree))
+        finally:
+            with contextlib.suppress(BenchError):
+                _git(self.repository, "worktree", "remove", "--force", str(tree))
+            shutil.rmtree(tree, ignore_errors=True)
+            with contextlib.suppress(BenchError):
+                _git(self.repository, "worktree", "prune")
+
+    def _adapter(self, tree: Path) -> Codebase:
+        """The adapter of that revision, where it is part of the same repository; else the one in use."""
+        folder = self._in_tree(self.codebase.folder, tree)
+        return load_codebase(folder) if folder and (folder / "adapter.yaml").exists() else self.codebase
+
+    def _adapters(self, tree: Path) -> Path | None:
+        return self._in_tree(BUILTIN, tree)
+
+    def _in_tree(self, path: Path, tree: Path) -> Path | None:
+        top = self.repository.resolve()
+        return tree / path.resolve().relative_to(top) if path.resolve().is_relative_to(top) else None
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    """Output of a git command. Inside a hook git's own variables would point it to another repository."""
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    command = ["git", "-C", str(folder), *arguments]
+    try:
+        return subprocess.run(
+            command, check=True, capture_output=True, text=True, stdin=subprocess.DEVNULL, env=variables
+        ).stdout.strip()
+    except FileNotFoundError:
+        raise BenchError("git is not installed") from None
+    except subprocess.CalledProcessError as error:
+        raise BenchError(f"git {' '.join(arguments)} failed: {error.stderr.strip()}") from None
+
+
+def sources_of(texts: Sequence[str], codebases: Mapping[str, Codebase]) -> list[Source]:
+    """`--source CODEBASE=PATH`; by default this project's own codebase in its own checkout."""
+    if not texts:
+        return [Source.of(get_codebase("native", dict(codebases)), BUILTIN.parent)]
+    found = []
+    for text in texts:
+        name, equals, path = text.partition("=")
+        if not equals or not Path(path).is_dir():
+            raise BenchError(f"--source {text}: expected CODEBASE=PATH of a git checkout")
+        found.append(Source.of(get_codebase(name, dict(codebases)), Path(path)))
+    return found
+
+
+@contextlib.contextmanager
+def temporary_folder(cache: Path) -> Iterator[Path]:
+    """A folder of this process that goes with it: what a killed check left is removed by the next one."""
+    root = cache / "worktrees"
+    root.mkdir(parents=True, exist_ok=True)
+    for stale in root.glob("*.lock"):
+        with contextlib.suppress(Timeout), FileLock(stale, timeout=0):
+            shutil.rmtree(stale.with_suffix(""), ignore_errors=True)
+            stale.unlink(missing_ok=True)
+    folder = root / secrets.token_hex(4)
+    lock = folder.with_suffix(".lock")
+    with FileLock(lock):
+        folder.mkdir()
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            lock.unlink(missing_ok=True)

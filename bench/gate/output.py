@@ -1,0 +1,192 @@
+"""The outcome of a check as people and CI systems read it: blocks, markdown, JUnit XML, GitHub annotations."""
+
+from __future__ import annotations
+
+import math
+import re
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from bench.gate.calibrate import Calibration
+from bench.gate.check import Comparison, Result, worse_text
+from bench.gate.metrics import Metric
+from bench.record.run import write_atomic
+from bench.report.document import Block, Bullets, Cell, Column, Heading, Table, Text, Tone
+from bench.report.render import markdown
+from bench.report.text import cell
+
+TITLES = {
+    "pass": "no regression",
+    "fail": "REGRESSION",
+    "inconclusive": "inconclusive",
+    "error": "could not be measured",
+}
+TONES: dict[str, Tone] = {"fail": "bad", "inconclusive": "strong", "undecided": "strong"}
+
+#: What XML 1.0 cannot hold, not even escaped.
+_NOT_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def tolerance_text(metric: Metric) -> str:
+    return f"{100 * metric.tolerance:g} %" if metric.relative else f"{metric.tolerance:g}"
+
+
+def sentence(one: Comparison) -> str:
+    """`native: s/iter worse by +10.2 % [+8.1 %, +12.3 %], tolerance 2 %: worse than tolerated …`."""
+    worse, tolerance = worse_text(one.metric, one.decision), tolerance_text(one.metric)
+    return f"{one.name} worse by {worse}, tolerance {tolerance}: {one.decision.reason}"
+
+
+# -- people --------------------------------------------------------------------------------------------------
+
+COLUMNS = (
+    Column("arm"),
+    Column("metric"),
+    Column("worse by [interval]", True),
+    Column("tolerance", True),
+    Column("launches", True),
+    Column("p", True),
+    Column("verdict"),
+)
+
+
+def blocks(result: Result) -> Iterator[Block]:
+    """The outcome for a terminal, a summary or a comment."""
+    yield Heading(3, f"bench check {result.recipe}: {TITLES[result.state]}")
+    yield Text(f"Head: {result.head}. Base: {result.base}. Compared: {result.how}; {result.elapsed_s:.0f} s.")
+    if result.comparisons:
+        yield Table(COLUMNS, tuple(map(_row, result.comparisons)))
+    if result.errors or result.notes:
+        yield Bullets((*result.errors, *result.notes))
+
+
+def _row(one: Comparison) -> tuple[Cell, ...]:
+    found = one.decision
+    return (
+        cell(one.arm),
+        cell(one.metric.name),
+        cell(worse_text(one.metric, found)),
+        cell(tolerance_text(one.metric)),
+        cell(str(found.launches)),
+        cell(f"{found.p_value:.2g}"),
+        cell(f"{found.state}: {found.reason}", tone=TONES.get(found.state, "")),
+    )
+
+
+def calibration_blocks(found: Sequence[Calibration]) -> Iterator[Block]:
+    """What `bench calibrate` prints."""
+    for one in found:
+        seen, rate, advice = one.noise, one.false_alarms, one.suggestion
+        yield Heading(3, f"{one.arm} on machine {one.machine}")
+        tolerance = f"{100 * advice.tolerance:g} %" if advice.tolerance else "none of 20 % or less"
+        yield Bullets(
+            (
+                f"noise of head ÷ base: {100 * seen.launch_sd:.2f} % between launches, {100 * seen.round_sd:.2f} % "
+                f"between rounds ({seen.launches} launches, {seen.rounds} rounds in all)",
+                f"a launch of {one.rounds} rounds takes {one.start_s + one.rounds * one.round_s:.1f} s",
+                f"false alarms: {100 * rate.share:.1f} % [{100 * rate.low:.1f} %, {100 * rate.high:.1f} %] of "
+                f"{rate.checks} checks replayed from these launches",
+                f"at a tolerance of {100 * one.tolerance:g} % and a budget of {one.budget_s:.0f} s, "
+                f"{_slowdown(one.smallest_slowdown)} is found in 95 % of checks (simulated normal noise of this size)",
+                f"suggested for this budget: tolerance {tolerance}, {advice.rounds} rounds, up to "
+                f"{advice.launches} launches; {_slowdown(advice.smallest_slowdown)} is then found in 95 % of checks",
+            )
+        )
+
+
+def _slowdown(share: float) -> str:
+    return f"a slowdown of {100 * share:.1f} %" if math.isfinite(share) else "no slowdown up to 100 %"
+
+
+# -- CI systems ----------------------------------------------------------------------------------------------
+
+
+def summary(result: Result) -> str:
+    """Markdown for `$GITHUB_STEP_SUMMARY`."""
+    return markdown.render(blocks(result))
+
+
+def comment(result: Result) -> str:
+    """Markdown for a pull request. The marker in its first line lets a workflow find and replace its comment."""
+    name = re.sub(r"[^A-Za-z0-9._-]", "-", result.recipe)
+    return f"<!-- bench-check:{name} -->\n{summary(result)}"
+
+
+def workflow_commands(result: Result) -> list[str]:
+    """GitHub workflow commands: an error per regression or failure, a warning per inconclusive comparison."""
+    found = [_command("error", f"bench check {result.recipe}", error) for error in result.errors]
+    for one in result.comparisons:
+        if one.decision.state != "pass":
+            level = "error" if one.decision.state == "fail" else "warning"
+            found.append(_command(level, f"bench check {result.recipe}: {one.decision.state}", sentence(one)))
+    return found + [_command("notice", f"bench check {result.recipe}", note) for note in result.notes]
+
+
+def _command(level: str, title: str, message: str) -> str:
+    """`::error title=…::…`, escaped as actions/toolkit `command.ts` does."""
+    text = message.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    heading = title.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    heading = heading.replace(":", "%3A").replace(",", "%2C")
+    return f"::{level} title={heading}::{text}"
+
+
+def junit(result: Result) -> bytes:
+    """JUnit XML: a test case per comparison. Inconclusive is an error, or skipped when it counts as a pass."""
+    cases = list(_cases(result))
+    counts = {
+        f"{kind}s" if kind != "skipped" else kind: sum(case.find(kind) is not None for case in cases)
+        for kind in ("failure", "error", "skipped")
+    }
+    attributes = {
+        "name": "bench check",
+        "tests": str(len(cases)),
+        "time": f"{result.elapsed_s:.1f}",
+        **{name: str(count) for name, count in counts.items()},
+    }
+    root = ET.Element("testsuites", attributes)
+    suite = ET.SubElement(root, "testsuite", {**attributes, "name": _xml(f"bench check {result.recipe}")})
+    properties = ET.SubElement(suite, "properties")
+    for name in ("base", "head", "how", "run"):
+        ET.SubElement(properties, "property", name=name, value=_xml(getattr(result, name)))
+    suite.extend(cases)
+    if result.notes:
+        ET.SubElement(suite, "system-out").text = _xml("\n".join(result.notes))
+    ET.indent(root)
+    document: bytes = ET.tostring(root, encoding="utf-8", xml_declaration=True)
+    return document
+
+
+def _cases(result: Result) -> Iterator[ET.Element]:
+    suite = _xml(f"bench.gate.check.{result.recipe}")
+    for number, error in enumerate(result.errors, 1):
+        case = ET.Element("testcase", classname=suite, name=f"measurement {number}")
+        ET.SubElement(case, "error", message=_xml(error), type="measurement")
+        yield case
+    for one in result.comparisons:
+        case = ET.Element("testcase", classname=suite, name=_xml(one.name))
+        text = _xml(sentence(one))
+        if one.decision.state == "fail":
+            ET.SubElement(case, "failure", message=text, type="regression")
+        elif one.decision.state != "pass":
+            kind = {0: "skipped", 1: "failure"}.get(result.exit_code, "error")
+            ET.SubElement(case, kind, message=text, type="inconclusive")
+        ET.SubElement(case, "system-out").text = text
+        yield case
+
+
+def _xml(text: str) -> str:
+    return _NOT_XML.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def write(
+    result: Result, junit_file: Path | None, comment_file: Path | None, step_summary: Path | None
+) -> None:
+    """The files that were asked for. GitHub's step summary is appended to, as other steps write to it."""
+    if junit_file:
+        write_atomic(junit_file, junit(result))
+    if comment_file:
+        write_atomic(comment_file, comment(result))
+    if step_summary:
+        with step_summary.open("a", encoding="utf-8") as file:
+            file.write(summary(result) + "\n")

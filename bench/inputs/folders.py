@@ -1,0 +1,194 @@
+"""Folders in COCO layout: check every image and annotation, and take a reproducible part.
+
+The layout: ``annotations/instances_<split>.json`` beside ``<split>/``. Images are copied byte for byte.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.errors import BenchError, StorageError
+from bench.inputs.coco import decode, object_mask, read_coco
+
+Json = dict[str, Any]
+
+
+# -- checking --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Problem:
+    """``kind``: broken image, wrong size, box outside, … ; ``where``: the file or annotation."""
+
+    split: str
+    kind: str
+    where: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What a folder holds, by split, and what is wrong with it."""
+
+    splits: Mapping[str, Json]
+    problems: tuple[Problem, ...]
+
+    @property
+    def sound(self) -> bool:
+        """Whether it can be used as it is; a class without objects is worth knowing, and normal in a small part."""
+        return all(problem.kind == "empty class" for problem in self.problems)
+
+    def as_json(self) -> Json:
+        return {"splits": dict(self.splits), "problems": [vars(problem) for problem in self.problems]}
+
+
+def splits_of(folder: Path) -> list[str]:
+    names = sorted((folder / "annotations").glob("instances_*.json"))
+    if not names:
+        raise BenchError("no annotations/instances_<split>.json", where=str(folder))
+    return [path.stem.removeprefix("instances_") for path in names]
+
+
+def check(folder: Path) -> Checked:
+    """Look at every image and annotation of every split. Raises BenchError for a file that is not COCO's at all."""
+    splits: dict[str, Json] = {}
+    problems: list[Problem] = []
+    for split in splits_of(folder):
+        coco = read_coco(folder / "annotations" / f"instances_{split}.json")
+        counts = Counter(row["category_id"] for row in coco["annotations"] if not row.get("iscrowd"))
+        splits[split] = {
+            "images": len(coco["images"]),
+            "images_without_objects": len(
+                {image["id"] for image in coco["images"]} - {row["image_id"] for row in coco["annotations"]}
+            ),
+            "objects": counts.total(),
+            "crowds": sum(bool(row.get("iscrowd")) for row in coco["annotations"]),
+            "masks": sum(bool(row.get("segmentation")) for row in coco["annotations"]),
+            "classes": {one["name"]: counts[one["id"]] for one in coco["categories"]},
+        }
+        found = [
+            *_image_problems(coco, folder / split),
+            *_object_problems(coco),
+            *_class_problems(coco, counts),
+        ]
+        problems += [Problem(split, *one) for one in found]
+    return Checked(splits, tuple(problems))
+
+
+Found = tuple[str, str, str]
+
+
+def _image_problems(coco: Json, images: Path) -> Iterator[Found]:
+    seen: dict[str, int] = {}
+    for image in coco["images"]:
+        name = str(image["file_name"])
+        if name in seen:
+            yield "file twice", name, f"images {seen[name]} and {image['id']} are the same file"
+        seen[name] = image["id"]
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            yield "name outside", name, "leads out of the split's folder"
+            continue
+        try:
+            pixels = decode(images / name)
+        except BenchError as error:
+            missing = not (images / name).exists()
+            yield "missing image" if missing else "broken image", name, error.message
+            continue
+        if pixels.shape[:2] != (image["height"], image["width"]):
+            said, is_ = f"{image['width']}x{image['height']}", f"{pixels.shape[1]}x{pixels.shape[0]}"
+            yield "wrong size", name, f"annotations say {said}, the image is {is_}"
+
+
+def _object_problems(coco: Json) -> Iterator[Found]:
+    images = {image["id"]: image for image in coco["images"]}
+    for row in coco["annotations"]:
+        image, name = (
+            images[row["image_id"]],
+            f"annotation {row['id']} of {images[row['image_id']]['file_name']}",
+        )
+        x, y, w, h = row["bbox"]
+        if w < 1 or h < 1:
+            yield "box without extent", name, f"{w:g} x {h:g} pixels"
+        elif x < -1 or y < -1 or x + w > image["width"] + 1 or y + h > image["height"] + 1:
+            box = ", ".join(f"{value:g}" for value in row["bbox"])
+            yield "box outside", name, f"[{box}] in an image of {image['width']}x{image['height']}"
+        if row.get("segmentation"):
+            try:
+                empty = not object_mask(row, image).any()
+            except Exception as error:  # pycocotools raises bare Exceptions
+                yield "broken mask", name, str(error)
+                continue
+            if empty:
+                yield "empty mask", name, "no pixel"
+
+
+def _class_problems(coco: Json, counts: Mapping[int, int]) -> Iterator[Found]:
+    names = Counter(category["name"] for category in coco["categories"])
+    for category in coco["categories"]:
+        if not counts.get(category["id"]):
+            yield "empty class", category["name"], "no object in this split"
+        if names[category["name"]] > 1:
+            yield "class twice", category["name"], "several categories have this name"
+
+
+# -- sampling --------------------------------------------------------------------------------------------
+
+
+def sample(source: Path, target: Path, images: int, seed: int) -> dict[str, Json]:
+    """Write a folder with so many images of each split of ``source`` (all of a smaller one), drawn at random.
+
+    The same seed draws the same images, whatever order the annotation file has them in: a larger sample holds a
+    smaller one. Annotations, ids and classes stay as they are.
+    """
+    _new_folder(target)
+    written = {}
+    for split in splits_of(source):
+        coco = read_coco(source / "annotations" / f"instances_{split}.json")
+        ids = sorted(image["id"] for image in coco["images"])
+        random.Random(f"{seed}/{split}").shuffle(ids)
+        chosen = set(ids[:images])
+        kept = [image for image in sorted(coco["images"], key=lambda one: one["id"]) if image["id"] in chosen]
+        for image in kept:
+            _copy(source / split / image["file_name"], target / split / image["file_name"])
+        rows = [row for row in coco["annotations"] if row["image_id"] in chosen]
+        _write_coco(target, split, {**coco, "images": kept, "annotations": rows})
+        written[split] = {"images": len(kept), "objects": len(rows)}
+    return written
+
+
+def _new_folder(target: Path) -> None:
+    try:
+        target.mkdir(parents=True)
+    except FileExistsError:
+        raise BenchError("is there already", where=str(target), hint="name a new folder") from None
+    except OSError as error:
+        raise StorageError(f"cannot write {target}: {error.strerror or error}") from error
+
+
+def _copy(source: Path, target: Path) -> None:
+    if ".." in target.parts or target.is_symlink():
+        raise BenchError("the name of an image leads out of its folder", where=str(source))
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+    except FileNotFoundError:
+        raise BenchError("image is missing", where=str(source)) from None
+    except OSError as error:
+        raise StorageError(f"cannot write {target}: {error.strerror or error}") from error
+
+
+def _write_coco(target: Path, split: str, content: Json) -> None:
+    path = target / "annotations" / f"instances_{split}.json"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        (target / split).mkdir(exist_ok=True)
+        path.write_text(json.dumps(content))
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error.strerror or error}") from error

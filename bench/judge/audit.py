@@ -1,0 +1,122 @@
+"""Equal work, unequal work with its differences, or not shown: what each arm was seen to do, beside the baseline's.
+
+An arm is *equal* when every fact of `bench.judge.facts` could be observed in both arms and agrees, *unequal* when one
+differs, and else *not shown*. A factor that the two arms were chosen to differ in explains the facts it changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from bench.judge.facts import Fact, declared, observed
+from bench.judge.pairs import baseline_of
+from bench.record.models import ArmRecord
+
+Verdict = Literal["equal", "unequal", "not shown"]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A fact that differs: the baseline's value, the arm's, and the tolerance that it broke."""
+
+    fact: str
+    baseline: Any
+    arm: Any
+    tolerance: float = 0.0
+
+    def __str__(self) -> str:
+        text = f"{self.fact}: {_shown(self.arm)}, the baseline has {_shown(self.baseline)}"
+        if _is_number(self.arm) and _is_number(self.baseline) and self.baseline:
+            text += f" ({(self.arm / self.baseline - 1) * 100:+.2f} %)"
+        return text
+
+
+@dataclass(frozen=True)
+class Audit:
+    """The verdict on one arm against the baseline of its comparison."""
+
+    arm: str
+    baseline: str
+    differences: tuple[Difference, ...] = ()
+    unknown: tuple[str, ...] = ()
+    """Facts that could not be observed in both arms."""
+    notes: tuple[str, ...] = ()
+    """What a reader should know of arms that may still be equal."""
+
+    @property
+    def verdict(self) -> Verdict:
+        if self.differences:
+            return "unequal"
+        return "not shown" if self.unknown else "equal"
+
+    @property
+    def equal(self) -> bool:
+        return self.verdict == "equal"
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "arm": self.arm,
+            "baseline": self.baseline,
+            "verdict": self.verdict,
+            "equal": self.equal,
+            "differences": [
+                {"fact": d.fact, "baseline": d.baseline, "arm": d.arm, "tolerance": d.tolerance}
+                for d in self.differences
+            ],
+            "unknown": list(self.unknown),
+            "notes": list(self.notes),
+        }
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def audit(arm: ArmRecord, baseline: ArmRecord) -> Audit:
+    """Compare an arm with the baseline of its comparison."""
+    levels = {*arm.levels, *baseline.levels}
+    factors = {name for name in levels if arm.levels.get(name) != baseline.levels.get(name)}
+    factors |= {name.rpartition(".")[2] for name in factors}
+    facts = [fact for fact in observed(arm, baseline) if not factors & fact.explained_by]
+    told = [fact for fact in declared(arm, baseline) if not factors & fact.explained_by]
+    differences = [fact for fact in facts if fact.known and not fact.agrees]
+    differences += [fact for fact in told if fact.known and not fact.agrees]
+    unknown = [fact.name for fact in facts if not fact.known]
+    notes = [f"in the audit, {text}" for text in _randomness(arm, baseline)]
+    work = [fact for fact in differences if fact.only_with_others]
+    if work and len(work) == len(differences) and not unknown:
+        # The same results, step by step and group by group, from other sums: an optimisation, not other work.
+        notes += [f"{_difference(fact)}, with the same results" for fact in work]
+        differences = []
+    return Audit(
+        arm.id, baseline.id, tuple(map(_difference, differences)), tuple(dict.fromkeys(unknown)), tuple(notes)
+    )
+
+
+def _difference(fact: Fact) -> Difference:
+    return Difference(fact.name, fact.baseline, fact.arm, fact.tolerance)
+
+
+def _randomness(*arms: ArmRecord) -> list[str]:
+    said = (
+        text for arm in arms for rank in arm.audit.get("ranks", ()) for text in rank.get("randomness", ())
+    )
+    return list(dict.fromkeys(said))
+
+
+def audit_run(arms: Sequence[ArmRecord], baseline: Mapping[str, Any]) -> dict[str, Audit]:
+    """Verdicts by arm id, of all arms that have a baseline and were described."""
+    verdicts = {}
+    for arm in arms:
+        reference = baseline_of(arm, arms, baseline)
+        if reference is not None and reference.id != arm.id and arm.description and reference.description:
+            verdicts[arm.id] = audit(arm, reference)
+    return verdicts

@@ -1,0 +1,153 @@
+"""Warnings about the samples: too few, drifting, in two modes, with outliers."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from bench.judge.ratio import Floats, Integers
+
+MIN_LAUNCHES = 3
+MIN_ROUNDS = 5
+MAX_SPREAD = 0.10  # standard deviation over mean; the bound of `pyperf check`
+MAX_DRIFT = 0.03
+DRIFT_P_VALUE = 0.01
+MIN_MODE_SEPARATION = (
+    4.5  # in standard deviations; a normal sample cut at its mean has 2.6, a uniform one 3.5
+)
+MIN_MODE_SHARE = 0.2
+MIN_MODE_GAP = 0.02
+MIN_BLOCKS_FOR_SHAPE = 12
+
+
+# -- noise -------------------------------------------------------------------------------------------------
+
+
+def check(blocks: pd.DataFrame) -> list[str]:
+    """What is wrong with the measurement of one arm: the number that is off and what to do about it.
+
+    In the manner of `pyperf check`. Nothing is dropped: outliers are named, counted and kept.
+    """
+    if blocks.empty:
+        return ["no measured block; look at the arm's failure"]
+    ordered = blocks.sort_values(["launch", "round"])
+    seconds = ordered["s_per_step"].to_numpy(dtype=np.float64)
+    launch = ordered["launch"].to_numpy(dtype=np.int64)
+    found = [
+        _few_launches(launch),
+        _few_rounds(launch),
+        _wide(seconds),
+        _drifts(launch, seconds),
+        _two_modes(launch, seconds),
+        _outliers(seconds),
+    ]
+    return [warning for warning in found if warning]
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2g} %" if abs(share) < 0.995 else f"{100 * share:.0f} %"
+
+
+def _few_launches(launch: Integers) -> str | None:
+    launches = len(np.unique(launch))
+    if launches >= MIN_LAUNCHES:
+        return None
+    unseen = "hides what a fresh process would change" if launches == 1 else "makes wide intervals"
+    return f"{launches} launch{'es' * (launches > 1)} {unseen}: use measure.launches >= {MIN_LAUNCHES}"
+
+
+def _few_rounds(launch: Integers) -> str | None:
+    fewest = int(np.unique(launch, return_counts=True)[1].min())
+    if fewest >= MIN_ROUNDS:
+        return None
+    return f"a launch has only {fewest} round{'s' * (fewest > 1)}: use measure.rounds >= {MIN_ROUNDS}"
+
+
+def _wide(seconds: Floats) -> str | None:
+    spread = float(seconds.std(ddof=1) / seconds.mean()) if seconds.size > 1 else 0.0
+    if spread <= MAX_SPREAD:
+        return None
+    return (
+        f"block times have a standard deviation of {_percent(spread)} of their mean "
+        f"(bound {_percent(MAX_SPREAD)}): stop other processes, lengthen blocks (measure.steps)"
+    )
+
+
+def _relative(launch: Integers, seconds: Floats) -> Floats:
+    """Block times over the median of their launch, [N]."""
+    _, member = np.unique(launch, return_inverse=True)
+    medians = np.array([np.median(seconds[member == index]) for index in range(member.max() + 1)])
+    relative: Floats = seconds / medians[member]
+    return relative
+
+
+def _drifts(launch: Integers, seconds: Floats) -> str | None:
+    """First against last third of each launch: a shift of the median that a rank test confirms."""
+    relative = _relative(launch, seconds)
+    first, last = [], []
+    for index in np.unique(launch):
+        times = relative[launch == index]
+        third = len(times) // 3
+        first.append(times[:third])
+        last.append(times[len(times) - third :])
+    early, late = np.concatenate(first), np.concatenate(last)
+    if min(early.size, late.size) < 3:
+        return None
+    change = float(np.median(late) / np.median(early)) - 1
+    if abs(change) <= MAX_DRIFT or stats.mannwhitneyu(early, late).pvalue >= DRIFT_P_VALUE:
+        return None
+    slower = "slower" if change > 0 else "faster"
+    return (
+        f"the last third of a launch is {_percent(abs(change))} {slower} than the first: "
+        "warm up longer (measure.warmup), let the machine reach its temperature"
+    )
+
+
+def _two_modes(launch: Integers, seconds: Floats) -> str | None:
+    """Two clusters of times, as of two clock speeds.
+
+    The sorted times are cut where the variance inside the two parts is least (Otsu 1979); then the distance
+    of the parts is asked in their own standard deviations (D of Ashman, Bird and Zepf 1994).
+    """
+    times = np.sort(seconds)
+    n = times.size
+    if n < MIN_BLOCKS_FOR_SHAPE:
+        return None
+    cuts = np.arange(max(2, math.ceil(MIN_MODE_SHARE * n)), n - max(2, math.ceil(MIN_MODE_SHARE * n)) + 1)
+    inside = [times[:cut].var() * cut + times[cut:].var() * (n - cut) for cut in cuts]
+    cut = int(cuts[int(np.argmin(inside))])
+    low, high = times[:cut], times[cut:]
+    distance = float(high.mean() - low.mean())
+    spread = math.sqrt((float(low.var(ddof=1)) + float(high.var(ddof=1))) / 2)
+    if distance <= MIN_MODE_GAP * float(np.median(times)) or distance <= MIN_MODE_SEPARATION * spread:
+        return None
+    levels = f"{low.mean():.4g} s ({cut} blocks) and {high.mean():.4g} s ({n - cut} blocks)"
+    names, member = np.unique(launch, return_inverse=True)
+    slow = np.bincount(member, weights=seconds > low[-1]) / np.bincount(member)
+    by_launch = len(names) > 1 and bool(((slow < 0.1) | (slow > 0.9)).all())
+    advice = (
+        "launches differ; use more of them (measure.launches)"
+        if by_launch
+        else "fix the clock speed or threads, look for a process that comes and goes"
+    )
+    return f"block times have two levels, {levels}: {advice}"
+
+
+def _outliers(seconds: Floats) -> str | None:
+    """Tukey's far-out values: more than three interquartile ranges outside the quartiles."""
+    if seconds.size < MIN_BLOCKS_FOR_SHAPE:
+        return None
+    lower, median, upper = np.percentile(seconds, [25, 50, 75])
+    reach = 3 * (upper - lower)
+    far = (seconds < lower - reach) | (seconds > upper + reach)
+    far &= np.abs(seconds - median) > MIN_MODE_GAP * median
+    if not far.any():
+        return None
+    worst = float(np.max(np.abs(seconds[far] - median)) / median)
+    return (
+        f"{int(far.sum())} of {seconds.size} blocks are outliers, the farthest {_percent(worst)} off "
+        "the median; they are kept: stop other processes, or add rounds"
+    )

@@ -1,0 +1,355 @@
+"""How the worker processes of one launch are started: one process per rank, all in one process group of their own.
+
+Every launcher is a command line; what they have in common (environment, log, socket, killing) is in `process.py`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+
+import bench.worker
+from bench import shipped
+from bench.measure import interrupts
+from bench.worker.__main__ import PRELOAD_VARIABLE
+from bench.worker.channel import SOCKET_VARIABLE, ProtocolError, decode, encode
+
+Launcher = Literal["local", "torchrun", "paddle"]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def command(launcher: Launcher, python: Path, ranks: int, logs: Path) -> Sequence[str]:
+    """The command that starts `ranks` workers. One rank never needs a launcher."""
+    worker = ["-m", "bench.worker"]
+    if ranks == 1 or launcher == "local":
+        return [str(python), *worker]
+    if launcher == "torchrun":
+        rendezvous = ["--master-addr=127.0.0.1", f"--master-port={free_port()}"]
+        return [str(python), "-m", "torch.distributed.run", f"--nproc-per-node={ranks}", *rendezvous, *worker]
+    flags = [f"--nproc_per_node={ranks}", f"--log_dir={logs}", f"--master=127.0.0.1:{free_port()}"]
+    # Paddle's launcher takes a script or a program, never `-m`: the program is the interpreter itself.
+    return [str(python), "-m", "paddle.distributed.launch", *flags, str(python), *worker]
+
+
+Reason = Literal["crash", "killed", "oom", "hang", "exception", "nan", "protocol", "environment", "audit"]
+
+#: The package of adapters that a worker sees, unless its arm is of another revision of this project.
+ADAPTERS = shipped.ROOT / "adapters"
+
+#: Variables of our own interpreter that would lead another one astray.
+FOREIGN = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "PYTHONSTARTUP", "PYTHONSAFEPATH")
+
+
+class WorkerFailure(Exception):
+    """A worker did not answer as it should: its arm fails, the others go on."""
+
+    def __init__(self, reason: Reason, message: str, stage: str) -> None:
+        super().__init__(message)
+        self.reason: Reason = reason
+        self.message = message
+        self.stage = stage
+
+
+@dataclass(frozen=True)
+class LaunchSpec:
+    """What is needed to start the workers of an arm."""
+
+    python: Path
+    launcher: Launcher
+    ranks: int
+    variables: Mapping[str, str]
+    log: Path
+    source: Path | None = None
+    """A folder to import from before any installed package."""
+    adapters: Path = ADAPTERS
+    preload: tuple[str, ...] = ()
+    """Modules to import in a process that serves no arm but forks workers (`WorkerGroup.server`)."""
+
+
+def worker_path(folder: Path, adapters: Path = ADAPTERS) -> Path:
+    """A folder for PYTHONPATH that shows a foreign interpreter `bench.worker` and `adapters`, and nothing else of
+    this project or of the packages installed beside it."""
+    package = folder / "bench"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "worker").symlink_to(Path(bench.worker.__file__).parent)
+    (folder / "adapters").symlink_to(adapters)
+    return folder
+
+
+def oom_kills() -> int:
+    """Processes that the kernel killed for want of memory since it started."""
+    try:
+        lines = Path("/proc/vmstat").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
+    except (OSError, StopIteration):
+        return 0
+
+
+class Forked:
+    """A worker that another process forked, as far as `subprocess.Popen` is needed of it."""
+
+    def __init__(self, server: WorkerGroup, pid: int) -> None:
+        self.pid = pid
+        self._server = server
+        self._code: int | None = None
+
+    def poll(self) -> int | None:
+        """Its exit code, None while it runs. With the server gone it is gone as well: both are killed together."""
+        if self._code is None:
+            try:
+                self._code = self._server.request("poll", 10.0, pid=self.pid)[0]["code"]
+            except WorkerFailure:
+                self._code = -signal.SIGKILL
+        return self._code
+
+    def wait(self, timeout: float = 60.0) -> int:
+        deadline = time.monotonic() + timeout
+        while (code := self.poll()) is None:
+            if time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired("forked worker", timeout)
+            time.sleep(0.005)
+        return code
+
+
+class WorkerGroup:
+    """All ranks of one launch. Use as a context manager: whatever happens inside, its processes end.
+
+    ``server``: a started group with `preload`, which forks the only rank of this one.
+    """
+
+    def __init__(self, spec: LaunchSpec, server: WorkerGroup | None = None) -> None:
+        self.spec = spec
+        self.server = server
+        self.pythons: list[str] = []
+        self._connections: list[socket.socket] = []
+        self._buffers: list[bytearray] = []
+        self._process: subprocess.Popen[bytes] | Forked | None = None
+        self._folder = Path(tempfile.mkdtemp(prefix="bench-"))  # short: a socket's path has at most 107 bytes
+        self._oom_kills = oom_kills()
+
+    def __enter__(self) -> WorkerGroup:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+    def start(self, deadline_s: float) -> None:
+        """Start the processes and wait until every rank has said hello."""
+        path = self._folder / "s"
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as server:
+            server.bind(str(path))
+            server.listen(self.spec.ranks)
+            # First of all the worker of this bench, whatever revision of it the source may hold.
+            imports = [worker_path(self._folder / "path", self.spec.adapters), self.spec.source]
+            found = [str(path) for path in imports if path]
+            self.spec.log.parent.mkdir(parents=True, exist_ok=True)
+            self._process = self._forked(path, found) if self.server else self._started(path, found)
+            self._accept(server, time.monotonic() + deadline_s)
+
+    def _started(self, path: Path, imports: list[str]) -> subprocess.Popen[bytes]:
+        inherited = {name: value for name, value in os.environ.items() if name not in FOREIGN}
+        environment = {
+            **inherited,
+            "PYTHONPATH": os.pathsep.join(imports),
+            "PYTHONNOUSERSITE": "1",
+            "PYTHONUNBUFFERED": "1",
+            SOCKET_VARIABLE: str(path),
+            **self.spec.variables,
+        }
+        if self.spec.preload:
+            environment[PRELOAD_VARIABLE] = " ".join(self.spec.preload)
+        argv = command(self.spec.launcher, self.spec.python, self.spec.ranks, self._folder / "ranks")
+        with self.spec.log.open("ab") as log:
+            try:
+                return subprocess.Popen(
+                    argv,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    env=environment,
+                    cwd=self._folder,  # `-m` puts the current folder on the path: it must hold nothing
+                    start_new_session=True,
+                )
+            except OSError as error:
+                problem = f"cannot start {argv[0]}: {error.strerror}"
+                raise WorkerFailure("environment", problem, "hello") from None
+
+    def _forked(self, path: Path, imports: list[str]) -> Forked:
+        assert self.server is not None
+        places: dict[str, Any] = {
+            "socket": str(path),
+            "log": str(self.spec.log.resolve()),
+            "folder": str(self._folder),
+        }
+        reply = self.server.request("fork", 60.0, path=imports, **places)[0]
+        return Forked(self.server, reply["pid"])
+
+    def _accept(self, server: socket.socket, deadline: float) -> None:
+        by_rank: dict[int, tuple[socket.socket, bytearray]] = {}
+        while len(by_rank) < self.spec.ranks:
+            server.settimeout(0.2)  # only while starting: a process that dies before it connects is noticed
+            try:
+                with interrupts.allowed():
+                    connection, _ = server.accept()
+            except TimeoutError:
+                assert self._process is not None
+                if self._process.poll() is not None:
+                    raise self._ended("hello") from None
+                if time.monotonic() > deadline:
+                    raise WorkerFailure("hang", "did not start before the deadline", "hello") from None
+                continue
+            self._connections.append(connection)
+            buffer = bytearray()
+            hello = self._read([(connection, buffer)], deadline, "hello")[0]
+            by_rank[int(hello["rank"])] = (connection, buffer)
+            self.pythons.append(str(hello["python"]))
+        ordered = [by_rank[rank] for rank in sorted(by_rank)]
+        self._connections = [connection for connection, _ in ordered]
+        self._buffers = [buffer for _, buffer in ordered]
+
+    def request(
+        self, kind: str, deadline_s: float, *, by_rank: list[dict[str, Any]] | None = None, **fields: Any
+    ) -> list[dict[str, Any]]:
+        """Send one message to every rank and wait for all replies, in rank order. Raises WorkerFailure."""
+        self.send(kind, by_rank=by_rank, **fields)
+        return self.receive(kind, deadline_s)
+
+    def send(self, kind: str, *, by_rank: list[dict[str, Any]] | None = None, **fields: Any) -> None:
+        """Send one message to every rank; `receive` waits for what they answer. Raises WorkerFailure."""
+        for rank, connection in enumerate(self._connections):
+            own = by_rank[rank] if by_rank is not None else {}
+            try:
+                connection.sendall(encode({"type": kind, **fields, **own}))
+            except OSError:
+                raise self._ended(kind) from None
+
+    def receive(self, kind: str, deadline_s: float) -> list[dict[str, Any]]:
+        """Wait for every rank's reply to the message sent last, in rank order. Raises WorkerFailure."""
+        deadline = time.monotonic() + deadline_s
+        replies = self._read(list(zip(self._connections, self._buffers, strict=True)), deadline, kind)
+        for rank, reply in enumerate(replies):
+            if reply["type"] == "error":
+                place = f" (rank {rank})" if self.spec.ranks > 1 else ""
+                raise WorkerFailure(reply["reason"], f"{reply['message']}{place}", kind)
+            if reply["type"] != kind:
+                raise WorkerFailure("protocol", f"answered '{reply['type']}' to '{kind}'", kind)
+        return replies
+
+    def _read(
+        self, ends: list[tuple[socket.socket, bytearray]], deadline: float, stage: str
+    ) -> list[dict[str, Any]]:
+        """One message from each end."""
+        replies: dict[int, dict[str, Any]] = {}
+        with selectors.DefaultSelector() as selector:
+            for index, (connection, _) in enumerate(ends):
+                selector.register(connection, selectors.EVENT_READ, index)
+            while len(replies) < len(ends):
+                with interrupts.allowed():
+                    events = selector.select(max(0.0, deadline - time.monotonic()))
+                if not events:
+                    raise WorkerFailure("hang", f"no answer to '{stage}' before the deadline", stage)
+                for key, _mask in events:
+                    index = int(key.data)
+                    connection, buffer = ends[index]
+                    try:
+                        received = connection.recv(1 << 20)
+                    except OSError:
+                        received = b""
+                    if not received:
+                        raise self._ended(stage)
+                    buffer += received
+                    line, newline, rest = buffer.partition(b"\n")
+                    if newline:
+                        buffer[:] = rest
+                        selector.unregister(connection)
+                        try:
+                            replies[index] = decode(bytes(line))
+                        except ProtocolError as error:
+                            raise WorkerFailure("protocol", str(error), stage) from None
+                        # One rank's error must not wait for the others, which may wait for it.
+                        if replies[index]["type"] == "error":
+                            for missing in range(len(ends)):
+                                replies.setdefault(missing, {"type": stage})
+                            break
+        return [replies[index] for index in range(len(ends))]
+
+    def _ended(self, stage: str) -> WorkerFailure:
+        """Why the process is gone."""
+        assert self._process is not None
+        try:
+            code = self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            return WorkerFailure("crash", "a rank closed its channel", stage)
+        if oom_kills() > self._oom_kills:
+            return WorkerFailure("oom", "killed by the kernel: out of memory", stage)
+        if code == -signal.SIGKILL:
+            return WorkerFailure("killed", "killed by SIGKILL", stage)
+        if code < 0:
+            return WorkerFailure("crash", f"died of {signal.Signals(-code).name}", stage)
+        return WorkerFailure("crash", f"the process ended with exit code {code}", stage)
+
+    def stop(self, deadline_s: float = 30.0) -> None:
+        """Say bye and wait for the end; what does not end by itself is killed."""
+        with contextlib.suppress(WorkerFailure):
+            self.request("bye", deadline_s)
+            if self._process is not None:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._process.wait(timeout=deadline_s)
+        self.kill()
+
+    def kill(self) -> None:
+        """End every process of this launch, whatever group it moved to. Safe to call twice."""
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+            while survivors := self._survivors():
+                for survivor in survivors:
+                    with contextlib.suppress(psutil.Error):
+                        survivor.kill()
+                psutil.wait_procs(survivors, timeout=5)
+        for connection in self._connections:
+            connection.close()
+        self._connections = []
+        self._collect_rank_logs()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _survivors(self) -> list[psutil.Process]:
+        """Processes that carry this launch's socket in their environment: also those that left the group or whose
+        parent is gone, as launchers and loader processes may have done."""
+        mine = str(self._folder / "s")
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, OSError):
+                if (
+                    process.environ().get(SOCKET_VARIABLE) == mine
+                    and process.status() != psutil.STATUS_ZOMBIE
+                ):
+                    found.append(process)
+        return found
+
+    def _collect_rank_logs(self) -> None:
+        """A launcher that keeps the output of the other ranks in files: append them to the arm's log."""
+        for path in sorted((self._folder / "ranks").glob("workerlog.*")):
+            with contextlib.suppress(OSError), self.spec.log.open("ab") as log:
+                log.write(f"--- {path.name}\n".encode() + path.read_bytes())

@@ -1,0 +1,344 @@
+"""Recipe → arms → cells → rounds: what will be measured, in which order, and about how long it takes."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from bench.errors import BenchError, did_you_mean
+from bench.recipe.codebases import Codebase
+from bench.recipe.load import LoadedRecipe, validate_workload
+from bench.recipe.models import MODELS
+from bench.recipe.schema import ArmSpec, Measure, factor_target, level_text
+from bench.recipe.workload import Workload
+from bench.record.names import file_names
+
+#: What two idle cores and what a V100 reach on convolutions, for estimates only; past runs replace these guesses.
+ROUGH_FLOPS_PER_S = {"cpu": 100e9, "cuda": 5e12}
+
+
+@dataclass(frozen=True)
+class Checkout:
+    """One revision of a codebase in a work tree of its own, for `bench check`.
+
+    ``source``: the folder of the ``tree`` that workers import from before any installed package. ``codebase``: its
+    adapter, of the same revision where the tree holds it. ``adapters``: the tree's package of that name, when the
+    tree is of this project.
+    """
+
+    revision: str
+    tree: Path
+    source: Path
+    codebase: Codebase
+    adapters: Path | None = None
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One codebase at one combination of levels."""
+
+    id: str
+    codebase: str
+    label: str
+    levels: Mapping[str, Any]
+    cell: str
+    workload: Workload
+    options: Mapping[str, Any]
+    variables: Mapping[str, str]
+    threads: int | None
+    checkout: Checkout | None = None
+    weights: str | None = None
+    """An ``.npz`` in the codebase's own names that goes before the workload's weights."""
+    baseline: str | None = None
+    """Id of the arm that this one is compared with; its own id, if it is the baseline."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All arms, in cells: arms of one cell are interleaved on one machine and compared with each other."""
+
+    name: str
+    cells: tuple[tuple[Arm, ...], ...]
+    measure: Measure
+    baseline: Mapping[str, Any]
+    aa: bool
+
+    @property
+    def arms(self) -> tuple[Arm, ...]:
+        return tuple(itertools.chain.from_iterable(self.cells))
+
+
+def _matches(pattern: Mapping[str, Any], spec: ArmSpec, levels: Mapping[str, Any]) -> bool:
+    """Whether a pattern of `exclude` fits an arm: by label or codebase, and by levels."""
+    return all(
+        wanted in (spec.codebase, spec.name) if key == "codebase" else levels[key] == wanted
+        for key, wanted in pattern.items()
+    )
+
+
+class Placed(Protocol):
+    """What decides which arm is a baseline: of a plan's arms and of stored ones."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def codebase(self) -> str: ...
+    @property
+    def label(self) -> str: ...
+    @property
+    def levels(self) -> Mapping[str, Any]: ...
+    @property
+    def cell(self) -> str: ...
+
+
+def baseline_ids(arms: Sequence[Placed], pattern: Mapping[str, Any]) -> dict[str, str]:
+    """The baseline of each arm, by id.
+
+    The baseline of a cell has all levels of the pattern. A label goes before the name of a codebase, which may have
+    several arms. Raises BenchError when several arms of a cell fit.
+    """
+    found: dict[str, str] = {}
+    if not pattern:
+        return found
+    for cell in dict.fromkeys(arm.cell for arm in arms):
+        members = [arm for arm in arms if arm.cell == cell]
+        levels = {name: level for name, level in pattern.items() if name != "codebase"}
+        fitting = [arm for arm in members if all(arm.levels.get(k) == level for k, level in levels.items())]
+        if (wanted := pattern.get("codebase")) is not None:
+            labelled = [arm for arm in fitting if arm.label == wanted]
+            fitting = labelled or [arm for arm in fitting if arm.codebase == wanted]
+        if len(fitting) > 1:
+            names = ", ".join(dict.fromkeys(arm.label for arm in fitting))
+            raise BenchError(f"several arms fit the baseline: {names}", hint="name one by its label")
+        if fitting:
+            found |= {arm.id: fitting[0].id for arm in members}
+    return found
+
+
+def _apply_levels(
+    loaded: LoadedRecipe, levels: Mapping[str, Any]
+) -> tuple[Workload, dict[str, Any], int | None]:
+    """The workload, options and threads of one combination of levels."""
+    values = loaded.recipe.workload.model_dump()
+    options: dict[str, Any] = {}
+    threads = loaded.recipe.environment.threads
+    where = loaded.place("workload")
+    for factor, level in levels.items():
+        root, path = factor_target(factor)
+        if root == "options":
+            options[path[0]] = level
+        elif root == "environment":
+            if not isinstance(level, int) or isinstance(level, bool) or level < 1:
+                raise BenchError(
+                    f"threads must be a positive number, got {level!r}",
+                    where=loaded.place("factors", factor),
+                )
+            threads = level
+        else:
+            target = values
+            for part in path[:-1]:
+                target = target[part]
+            target[path[-1]] = level
+            where = loaded.place("factors", factor)
+    return validate_workload(values, where), options, threads
+
+
+def check_offer(codebase: Codebase, workload: Workload) -> str | None:
+    """Why a codebase cannot do a workload, or None when its adapter says it can."""
+    model = workload.model
+    scheme = model.partition("://")[0] if "://" in model else None
+    if scheme is None and model not in codebase.models:
+        return f"{codebase.name} offers no {model}: {codebase.why_missing(model)}"
+    if scheme is not None and scheme not in codebase.schemes:
+        return f"{codebase.name} knows no {scheme}:// models"
+    needed = {"eval": ("infer",), "train_eval": ("train", "infer")}.get(workload.task, (workload.task,))
+    if scheme is None and (lacking := set(needed) - set(codebase.models[model].tasks)):
+        return f"{codebase.name} offers {model} not for {lacking.pop()}"
+    offered: dict[str, tuple[Any, Sequence[Any]]] = {
+        "input.mode": (workload.input.mode, codebase.inputs),
+        "precision": (workload.precision, codebase.precisions),
+        "device": (workload.device, codebase.devices),
+    }
+    for name, (value, values) in offered.items():
+        if value not in values:
+            return f"{codebase.name} offers {name} {', '.join(map(str, values))}, not {value}"
+    if workload.ema and not codebase.ema:
+        return f"{codebase.name} has no EMA"
+    if workload.ranks > codebase.max_ranks:
+        return f"{codebase.name} runs on at most {codebase.max_ranks} rank(s), not {workload.ranks}"
+    return None
+
+
+def _check_model(loaded: LoadedRecipe, workload: Workload, codebases: Mapping[str, Codebase]) -> None:
+    """An unknown model name is a typing error; a known one that a codebase lacks is a matter for `exclude`."""
+    model = workload.model
+    known = {*MODELS, *(name for codebase in codebases.values() for name in codebase.models)}
+    schemes = {scheme for codebase in codebases.values() for scheme in codebase.schemes}
+    if model in known or ("://" in model and model.partition("://")[0] in schemes):
+        return
+    place = ("factors", "model") if "model" in loaded.recipe.factors else ("workload", "model")
+    if place[0] == "factors" and model in loaded.recipe.factors["model"]:
+        place = (*place, loaded.recipe.factors["model"].index(model))  # type: ignore[assignment]
+    raise BenchError(f"unknown model '{model}'", where=loaded.place(*place), hint=did_you_mean(model, known))
+
+
+def _check_options(
+    loaded: LoadedRecipe, codebase: Codebase, spec: ArmSpec, options: Mapping[str, Any], arm: str
+) -> None:
+    for name in options:
+        if codebase.options is not None and name not in codebase.options:
+            raise BenchError(
+                f"{codebase.name} has no option '{name}'",
+                where=arm if name in spec.options else loaded.place("factors", f"options.{name}"),
+                hint=did_you_mean(name, codebase.options),
+            )
+
+
+def make_plan(loaded: LoadedRecipe, codebases: Mapping[str, Codebase], *, aa: bool = False) -> Plan:
+    """Resolve a recipe into arms: every combination of levels and arms, less what it excludes.
+
+    Args:
+        loaded: A recipe that was checked for itself.
+        codebases: The known ones, by name.
+        aa: Measure the baseline's arm against itself: the difference is known to be nothing.
+
+    Raises:
+        BenchError: With the file and the line.
+    """
+    recipe = loaded.recipe
+    for index, spec in enumerate(recipe.arms):
+        if spec.codebase not in codebases:
+            raise BenchError(
+                f"unknown codebase '{spec.codebase}'",
+                where=loaded.place("arms", index),
+                hint=did_you_mean(spec.codebase, codebases),
+            )
+    specs, baseline = list(enumerate(recipe.arms)), dict(recipe.baseline)
+    if aa:
+        index, spec = next((one for one in specs if one[1].codebase == baseline.get("codebase")), specs[0])
+        specs = [(index, spec.model_copy(update={"label": f"{spec.name} ({side})"})) for side in "AB"]
+        baseline["codebase"] = f"{spec.name} (A)"
+    arms = [
+        _make_arm(loaded, codebases, spec, levels, baseline, loaded.place("arms", index))
+        for levels in _combinations(recipe.factors)
+        for index, spec in specs
+        if not any(_matches(pattern, spec, levels) for pattern in recipe.exclude)
+    ]
+    if not arms:
+        raise BenchError("exclude leaves nothing to measure", where=loaded.place("exclude"))
+    ids, cell_ids = file_names(arm.id for arm in arms), file_names(arm.cell for arm in arms)
+    arms = [replace(arm, id=ids[arm.id], cell=cell_ids[arm.cell]) for arm in arms]
+    final = [arm.id for arm in arms]
+    if twice := next((name for name in final if final.count(name) > 1), None):
+        raise BenchError(f"two arms would be called '{twice}'", where=loaded.place("factors"))
+    try:
+        chosen = baseline_ids(arms, baseline)
+    except BenchError as error:
+        raise BenchError(error.message, where=loaded.place("baseline"), hint=error.hint) from None
+    arms = [replace(arm, baseline=chosen.get(arm.id)) for arm in arms]
+    cells = {arm.cell: tuple(other for other in arms if other.cell == arm.cell) for arm in arms}
+    if any(len({arm.workload.task == "train_eval" for arm in cell}) > 1 for cell in cells.values()):
+        raise BenchError(
+            "a train_eval arm can be compared only with train_eval arms", where=loaded.place("baseline")
+        )
+    return Plan(recipe.name, tuple(cells.values()), recipe.measure, baseline, aa)
+
+
+def _combinations(factors: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
+    """Every choice of one level of each factor."""
+    for levels in itertools.product(*factors.values()):
+        yield dict(zip(factors, levels, strict=True))
+
+
+def _make_arm(
+    loaded: LoadedRecipe,
+    codebases: Mapping[str, Codebase],
+    spec: ArmSpec,
+    levels: dict[str, Any],
+    baseline: Mapping[str, Any],
+    place: str,
+) -> Arm:
+    label = spec.name
+    workload, options, threads = _apply_levels(loaded, levels)
+    options.update(spec.options)
+    _check_options(loaded, codebases[spec.codebase], spec, options, place)
+    _check_model(loaded, workload, codebases)
+    reason = check_offer(codebases[spec.codebase], workload)
+    if reason is not None:
+        combination = ", ".join(f"{key}: {level_text(level)}" for key, level in levels.items())
+        raise BenchError(
+            reason,
+            where=place,
+            hint=f"leave it out explicitly, under exclude: - {{codebase: {label}, {combination}}}"
+            if levels
+            else "bench list models shows what each codebase offers",
+        )
+    shown = {key: level for key, level in levels.items() if len(loaded.recipe.factors[key]) > 1}
+    return Arm(
+        id="_".join([label, *(f"{key}-{level_text(level)}" for key, level in shown.items())]),
+        codebase=spec.codebase,
+        label=label,
+        levels=levels,
+        cell="_".join(f"{k}-{level_text(v)}" for k, v in levels.items() if k not in baseline) or "all",
+        workload=workload,
+        options=options,
+        variables={**loaded.recipe.environment.variables, **spec.variables},
+        threads=threads,
+        weights=spec.weights,
+    )
+
+
+def round_orders(arms: int, rounds: int, seed: int) -> list[list[int]]:
+    """The order of arms in each round: a random permutation, then its reverse, then a new permutation, …
+
+    Over a pair of rounds every arm has the same mean place, so a drift of the machine that is linear over the pair
+    falls on all arms alike.
+    """
+    rng = random.Random(seed)
+    orders: list[list[int]] = []
+    while len(orders) < rounds:
+        order = rng.sample(range(arms), arms)
+        orders += [order, order[::-1]]
+    return orders[:rounds]
+
+
+def estimate_s_per_step(arm: Arm, past: Mapping[str, float]) -> tuple[float, bool]:
+    """Seconds of one step, and whether they come from a past run of the same work (else a rough count of FLOPs)."""
+    key = work_key(arm.codebase, arm.workload, arm.options)
+    if key in past:
+        return past[key], True
+    size = arm.workload.input.size
+    area = size[0] * size[1] if isinstance(size, tuple) else size.short * size.long
+    model = MODELS.get(arm.workload.model)
+    flops = (model.gflops if model else 120.0) * 1e9 * area / 512**2 * arm.workload.batch_size
+    passes = 3.0 if arm.workload.trains else 1.0
+    sharing = arm.workload.ranks if arm.workload.device == "cpu" else 1  # ranks on a CPU share its cores
+    return flops * passes * sharing / ROUGH_FLOPS_PER_S[arm.workload.device], False
+
+
+def work_key(codebase: str, workload: Workload, options: Mapping[str, Any]) -> str:
+    """Arms with the same key do the same work and should take about the same time on one machine. Where a data set
+    or a file of weights lies has no part in it."""
+    named = workload.model_copy(
+        update={
+            "input": workload.input.model_copy(update={"dataset": Path(workload.input.dataset).name}),
+            "weights": Path(workload.weights).name,
+        }
+    )
+    return repr((codebase, sorted(named.model_dump().items()), sorted(options.items())))
+
+
+def steps_of(arm: Arm, measure: Measure) -> int:
+    """Steps an arm runs in all launches, every pass counted; of a train_eval arm those of training, and as many more as
+    its evaluations take at a third of the work for each image."""
+    workload = arm.workload
+    if workload.task == "train_eval":
+        evaluations = sum(workload.evaluated_after(step) for step in (0, *workload.turns()))
+        images = evaluations * (workload.eval_images or workload.input.images)
+        return workload.steps + images // (3 * workload.batch_size)
+    extra = measure.warmup + measure.phase_steps + measure.memory_steps + 1
+    return measure.launches * (extra + measure.rounds * (measure.settle + measure.steps))

@@ -1,0 +1,151 @@
+"""Recipes: YAML files that say what to measure. Read strictly; every error names file, line and the likely fix.
+
+Precedence: `--set key=value` over the recipe over the recipes it `extends` over the defaults below.
+"""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, Field
+
+from bench.errors import BenchError, did_you_mean
+from bench.recipe.workload import Strict, Workload
+
+Path_ = tuple[str | int, ...]
+
+
+class ArmSpec(Strict):
+    """One codebase to measure, possibly with settings of its own."""
+
+    codebase: str
+    """Name of a codebase (`bench list codebases`)."""
+    label: str | None = None
+    """Name in reports; needed when a codebase appears twice."""
+    options: dict[str, Any] = {}
+    """Settings of this codebase's adapter (its README lists them)."""
+    variables: dict[str, str] = {}
+    """Environment variables of this arm only."""
+    weights: str | None = None
+    """Start from this `.npz` in the codebase's own names, such as a checkpoint of an earlier train_eval run."""
+
+    @property
+    def name(self) -> str:
+        """The name in reports."""
+        return self.label or self.codebase
+
+
+class Measure(Strict):
+    """How much is measured, and in what order."""
+
+    warmup: Annotated[int, Field(ge=1)] = 3
+    """Steps of a launch before anything counts."""
+    steps: Annotated[int, Field(ge=1)] = 2
+    """Consecutive steps of a block, timed between two synchronisations."""
+    settle: Annotated[int, Field(ge=0)] = 0
+    """Untimed steps at the start of every block, for steps so short that cold caches would show."""
+    rounds: Annotated[int, Field(ge=1)] = 5
+    """Visits to every arm in each launch."""
+    launches: Annotated[int, Field(ge=1)] = 2
+    """Fresh worker processes per arm, one after the other."""
+    interleave: bool = True
+    """False measures one arm after the other: only to show what that costs in certainty."""
+    time_budget_s: Annotated[float, Field(gt=0)] | None = None
+    """No new round is started after this many seconds of measuring."""
+    phase_steps: Annotated[int, Field(ge=0)] = 2
+    """Steps of the phase pass of each launch."""
+    memory_steps: Annotated[int, Field(ge=0)] = 2
+    """Steps of the memory pass of each launch."""
+    predict: bool = True
+    """Write the detections of every image once (inference arms)."""
+    keep_checkpoints: bool = True
+    """Keep the weights of every train_eval arm after its last step (170 MB of a Mask R-CNN R-50-FPN)."""
+    deadline_s: Annotated[float, Field(gt=0)] = 900.0
+    """A worker that takes longer to answer one message is hung: its arm fails."""
+
+
+class EnvironmentSpec(Strict):
+    """Settings of every worker process."""
+
+    threads: Annotated[int, Field(ge=1)] | None = None
+    """Threads of one process; by default the processors it may use, divided by the ranks."""
+    affinity: list[Annotated[int, Field(ge=0)]] | None = None
+    """Processors the workers may use."""
+    variables: dict[str, str] = {}
+    """Environment variables of every worker."""
+
+
+def _named(value: Any) -> Any:
+    return {"codebase": value} if isinstance(value, str) else value
+
+
+class Recipe(Strict):
+    """The whole recipe. `factors` are varied over their cartesian product, but for what `exclude` names."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    """Name of the recipe and of the folder of its runs."""
+    description: str = ""
+    """What the report says below its title."""
+    workload: Workload
+    """The work."""
+    arms: Annotated[list[Annotated[ArmSpec, BeforeValidator(_named)]], Field(min_length=1)]
+    """What is measured: names of codebases, or mappings."""
+    factors: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
+    """Factor → its levels."""
+    exclude: list[dict[str, Any]] = []
+    """Combinations that are not measured: `{codebase: torchvision, ema: true}`."""
+    baseline: Annotated[dict[str, Any], BeforeValidator(_named)] = {}
+    """The arm that the others are compared with: a codebase, or levels `{codebase: torchvision, ema: false}`."""
+    measure: Measure = Measure()
+    """How much is measured."""
+    environment: EnvironmentSpec = EnvironmentSpec()
+    """Settings of the workers."""
+
+
+# -- Factors -----------------------------------------------------------------------------------------------------
+
+
+def models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    """Model classes anywhere in a type annotation."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    elif isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is not None:
+        for part in typing.get_args(annotation):
+            yield from models_in(part)
+
+
+FactorRoot = Literal["workload", "environment", "options"]
+
+
+def factor_target(name: str) -> tuple[FactorRoot, tuple[str, ...]]:
+    """What a factor varies: a field of the workload (`ema`, `input.mode`, `size`), `threads`, or `options.<name>`."""
+    parts = tuple(name.split("."))
+    if parts[0] == "options" and len(parts) == 2:
+        return "options", parts[1:]
+    if name == "threads":
+        return "environment", parts
+    if parts[0] in Workload.model_fields and (len(parts) == 1 or parts[0] in ("input", "optimizer")):
+        inner = next(models_in(Workload.model_fields[parts[0]].annotation), None)
+        if len(parts) == 1 or (inner is not None and parts[1] in inner.model_fields):
+            return "workload", parts
+    if len(parts) == 1:
+        for outer in ("input", "optimizer"):
+            inner = next(models_in(Workload.model_fields[outer].annotation))
+            if name in inner.model_fields:
+                return "workload", (outer, name)
+    known = [*Workload.model_fields, "size", "mode", "images", "lr", "threads", "options.<name>"]
+    raise BenchError(f"unknown factor '{name}'", hint=did_you_mean(name, known))
+
+
+def level_text(level: Any) -> str:
+    """A level as it stands in names and tables: `on`, `512x512`, `bfloat16`."""
+    if isinstance(level, bool):
+        return "on" if level else "off"
+    if isinstance(level, list | tuple):
+        return "x".join(str(part) for part in level)
+    if isinstance(level, Mapping):
+        return "-".join(f"{key}{level_text(value)}" for key, value in level.items())
+    return str(level)

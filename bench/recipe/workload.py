@@ -1,0 +1,143 @@
+"""The canonical workload: what every codebase of a comparison has to do, in words no codebase owns.
+
+Model names are those of the model zoos, `<method>_<backbone>_<neck>`, in lower case with underscores.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from bench.recipe.models import MODELS
+
+IMAGENET_MEAN = (123.675, 116.28, 103.53)  # RGB, 0..255: the values of torchvision and mmdetection
+IMAGENET_STD = (58.395, 57.12, 57.375)
+
+
+class Strict(BaseModel):
+    """Base of everything that is read from a recipe: unknown keys are errors, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class ShortLong(Strict):
+    """Keep-ratio resize: the short side becomes `short` unless the long side would pass `long`."""
+
+    short: Annotated[int, Field(ge=32)]
+    """Pixels of the short side."""
+    long: Annotated[int, Field(ge=32)]
+    """Most pixels of the long side."""
+
+
+Extent = Annotated[int, Field(ge=32, le=4096)]
+
+
+class Input(Strict):
+    """Where the images come from and what shape they have when the model sees them."""
+
+    mode: Literal["shared", "pipeline"] = "shared"
+    """shared: the same decoded batches for every codebase; pipeline: each codebase's own loader on the same files."""
+    dataset: str = "shapes"
+    """`shapes` (generated) or a folder in COCO layout (`annotations/instances_<split>.json` and `<split>/`)."""
+    split: str | None = None
+    """Split to read; by default train2017 for training, val2017 for inference."""
+    images: Annotated[int, Field(ge=1)] = 16
+    """Number of images used: the first ones of the split, by id, that have objects."""
+    size: tuple[Extent, Extent] | ShortLong = (512, 512)
+    """[height, width]: fit with the ratio kept and pad right and bottom to exactly that; or short and long side."""
+    workers: Annotated[int, Field(ge=0)] = 0
+    """Loader processes of a codebase's own pipeline."""
+
+
+class Optimizer(Strict):
+    """SGD, as all the reference configurations use it."""
+
+    lr: Annotated[float, Field(ge=0)] = 1e-3
+    """Learning rate."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Momentum."""
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    """Weight decay."""
+    warmup: Annotated[int, Field(ge=0)] = 0
+    """Steps in which the learning rate rises linearly from 0 (train_eval)."""
+    milestones: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    """Steps from which on the learning rate is a tenth of what it was before (train_eval)."""
+
+
+class Workload(Strict):
+    """The work of one arm. Two arms are comparable when their workloads are equal but for the factor compared."""
+
+    task: Literal["train", "infer", "eval", "train_eval"] = "train"
+    """train, infer: time steps. eval: infer, and AP of the weights. train_eval: ``steps`` steps, with AP on the way."""
+    model: str
+    """A canonical model name (`bench list models`)."""
+    input: Input = Input()
+    """Images and their size."""
+    batch_size: Annotated[int, Field(ge=1)] = 2
+    """Images per step and rank."""
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Type of weights and activations."""
+    frozen_stages: Annotated[int, Field(ge=-1, le=5)] = 1
+    """Backbone stages without gradient: 0 none, 1 the stem and the first stage, … (-1 means 0)."""
+    frozen_bn: bool = True
+    """Batch normalisation uses fixed statistics and affine parameters, as in the R-CNN reference settings."""
+    ema: bool = False
+    """Keep an exponential moving average of the weights, updated in every step."""
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] = 0.9998
+    """Decay of the average."""
+    optimizer: Optimizer = Optimizer()
+    """The optimizer."""
+    weights: str = "transplant"
+    """transplant: one seeded set of weights, the same in every codebase; random: each codebase's own seeded
+    initialisation; else the path of a canonical `.npz`, in which `{model}` stands for the model, or a folder of runs:
+    what the newest one in it left of a train_eval arm of this model in our own codebase."""
+    score_threshold: Annotated[float, Field(ge=0, le=1)] = 0.05
+    """Lowest score of a detection."""
+    max_detections: Annotated[int, Field(ge=1)] = 100
+    """Most detections of an image."""
+    steps: Annotated[int, Field(ge=1)] = 100
+    """Steps of a train_eval arm."""
+    eval_every: Annotated[int, Field(ge=1)] | None = None
+    """Steps of a train_eval arm from one evaluation to the next; by default only after the last one."""
+    eval_first: bool = False
+    """Evaluate a train_eval arm before its first step, too: what it starts from."""
+    checkpoint_every: Annotated[int, Field(ge=1)] | None = None
+    """Steps of a train_eval arm until it saves its state and another arm's turn comes; evaluations do the same."""
+    eval_images: Annotated[int, Field(ge=1)] | None = None
+    """Images evaluated, the first ones of the split by id, with or without objects; by default all of them."""
+    eval_split: str | None = None
+    """Split evaluated; by default val2017."""
+    flip: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Probability that a training image of a train_eval arm is mirrored (`input.mode: shared`)."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Device of the workers."""
+    ranks: Annotated[int, Field(ge=1)] = 1
+    """Processes, one per device; gradients are averaged over them."""
+    seed: int = 0
+    """Seed of weights, batches and sampling."""
+
+    @property
+    def trains(self) -> bool:
+        return self.task in ("train", "train_eval")
+
+    @property
+    def evaluates(self) -> bool:
+        return self.task in ("eval", "train_eval")
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether masks are predicted; of a codebase's own model that is not known, and not evaluated."""
+        return self.model in MODELS and MODELS[self.model].masks
+
+    def turns(self) -> list[int]:
+        """Steps after which a train_eval arm saves its state and hands over to the next arm, the last one included."""
+        ends = {self.steps}
+        for every in (self.eval_every, self.checkpoint_every):
+            ends |= set(range(every, self.steps, every)) if every else set()
+        return sorted(ends)
+
+    def evaluated_after(self, step: int) -> bool:
+        if step == 0:
+            return self.eval_first
+        return step == self.steps or (self.eval_every is not None and step % self.eval_every == 0)

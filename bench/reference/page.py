@@ -1,0 +1,283 @@
+"""The report on published numbers: the model zoo's tables in their own layout, the comparisons of codebases with
+ratios, figures, and the page on the SOLOv2 log that this project grew from.
+
+    generate_published(Path("reports/reference"))
+
+Everything comes from `results/published/` (transcribed tables, with their provenance, and an excerpt of the log).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.record.run import Run, write_atomic
+from bench.reference.figures import SCATTERS, draw
+from bench.reference.model_zoo import LAYOUTS, Layout
+from bench.reference.published import PUBLISHED, SOLOV2, THROUGHPUT, ZOO, Published, load, number, provenance
+from bench.reference.reference import read_solov2_log
+from bench.reference.solov2 import numeric, solov2_blocks
+from bench.report.document import Block, Bullets, Cell, Column, Figure, Heading, Table, Text
+from bench.report.figures import save
+from bench.report.render import markdown, page
+from bench.report.sections import group_table, machine_table
+from bench.report.text import cell
+from bench.report.values import run_report
+
+_TEXT_COLUMNS = {"Backbone", "Style", "Type", "Lr schd", "Implementation", "Framework", "Revision"}
+
+
+def generate_published(
+    output: Path, *, published: Path = PUBLISHED, log: Path | None = None, measured: Sequence[Run] = ()
+) -> Path:
+    """Write `report.md`, `solov2.md`, `index.html` and `figures/` into `output`; the path of `report.md`.
+
+    ``log``: the reference log; by default the excerpt in `published`. ``measured``: runs of ours to be shown below the
+    published numbers, under a heading of their own. Raises BenchError when a table or the log cannot be read.
+    """
+    zoo = {layout.name: load(published / ZOO, layout.name, layout.title) for layout in LAYOUTS}
+    throughput = load(published / THROUGHPUT, "throughput", "Training throughput of Mask R-CNN")
+    log_provenance = provenance(published / SOLOV2)
+    solov2 = read_solov2_log(log or published / SOLOV2 / "excerpt.log.txt")
+    folder = output / "figures"
+    for name, canvas in draw(zoo, throughput, solov2):
+        save(canvas, folder, name)
+    tables = [*_zoo_blocks(zoo), *_comparison_blocks(zoo, throughput), *_measured_blocks(measured)]
+    log_page = list(solov2_blocks(solov2, log_provenance))
+    write_atomic(output / "report.md", markdown.render(tables))
+    write_atomic(output / "solov2.md", markdown.render(log_page))
+    write_atomic(
+        output / "index.html", page.render([*tables, *(_deeper(block) for block in log_page)], folder)
+    )
+    return output / "report.md"
+
+
+def _deeper(block: Block) -> Block:
+    return Heading(block.level + 1, block.text) if isinstance(block, Heading) else block
+
+
+# -- Tables as published -------------------------------------------------------------------------------------
+
+
+def _source(provenance: Mapping[str, Any]) -> Bullets:
+    return Bullets(
+        (
+            f"Source: {provenance['source']}",
+            f"Hardware: {'; '.join(provenance['hardware'])}",
+            f"Software: {'; '.join(provenance['software'])}",
+        )
+    )
+
+
+def _statements(provenance: Mapping[str, Any], *kinds: str) -> Bullets:
+    return Bullets(tuple(one["en"] for one in provenance["statements"] if one["kind"] in kinds))
+
+
+def own_layout(table: Published) -> Table:
+    """As the document has it; `-` is a missing value, a model's address is just `model`."""
+    columns = tuple(Column(name, numeric=name not in {*_TEXT_COLUMNS, "Download"}) for name in table.columns)
+    rows = tuple(
+        tuple(_own_cell(name, text) for name, text in zip(table.columns, row, strict=True))
+        for row in table.rows
+    )
+    return Table(columns, rows)
+
+
+def _own_cell(name: str, text: str) -> Cell:
+    if text == "-":
+        return cell(None)
+    return cell("model" if name == "Download" else text, sort=number(text))
+
+
+def _zoo_blocks(zoo: Mapping[str, Published]) -> Iterator[Block]:
+    source = zoo["rpn"].provenance
+    baselines = [layout for layout in LAYOUTS if not layout.compares_codebases]
+    yield Heading(1, "Published numbers")
+    yield Text(
+        "These numbers were published by others, on other hardware and software than ours. They are shown "
+        "as printed; only the ratio columns are computed here, each from two numbers of one table."
+    )
+    yield Heading(2, "mmdetection model zoo")
+    yield _source(source)
+    yield Bullets(tuple(one["en"] for one in source["statements"] if one["line"] in _ZOO_SETTINGS))
+    for layout in baselines:
+        yield Heading(3, layout.title)
+        yield own_layout(zoo[layout.name])
+        yield from _table_notes(layout, source)
+    yield Heading(3, "Speed, memory and accuracy")
+    yield Text(
+        "A point is a row that has both numbers. A line joins the rows of one method that no other row of "
+        "that method beats in both (the Pareto front). Left out: Fast R-CNN, whose time has no proposal "
+        "stage in it, and rows whose speed the document does not give. C4 rows were trained with half the "
+        "images per GPU, SSD has two speeds (drawn: batch 1). HTC's rows with X-101 need less memory than "
+        "those with R-101; the document does not say why, so they are not to be compared with the others."
+    )
+    for what, _ in SCATTERS:
+        yield Figure(what.name, what.alt)
+
+
+#: Lines of the document that hold for all baselines.
+_ZOO_SETTINGS = range(25, 40)
+
+
+def _table_notes(layout: Layout, provenance: Mapping[str, Any]) -> Iterator[Block]:
+    lines = {"ssd": (191, 192, 193), "cascade_rcnn": (169,), "cascade_mask_rcnn": (169,)}.get(layout.name, ())
+    notes = tuple(one["en"] for one in provenance["statements"] if one["line"] in lines)
+    if notes:
+        yield Bullets(notes)
+
+
+# -- Comparisons of codebases --------------------------------------------------------------------------------
+
+
+def _ratio(a: str, b: str) -> Cell:
+    """a / b of two printed numbers; missing when one is."""
+    top, bottom = number(a), number(b)
+    return cell(None) if top is None or bottom is None else cell(f"{top / bottom:.3f}", sort=top / bottom)
+
+
+def _difference(a: float | None, b: float | None) -> Cell:
+    return cell(None) if a is None or b is None else cell(f"{a - b:+.1f}", sort=a - b)
+
+
+def with_ratios(table: Published, headers: Sequence[str], ratio: str, *, higher_is_better: bool) -> Table:
+    """The three codebases and mmdetection's advantage over the other two: above 1 is better for mmdetection.
+
+    ``ratio`` names the ratio to `{}`.
+    """
+    titles = (ratio.format("maskrcnn-benchmark"), ratio.format("Detectron"))
+    rows = []
+    for row in table.records():
+        ours, others = row["mmdetection"], (row["maskrcnn-benchmark"], row["Detectron"])
+        ratios = (_ratio(ours, other) if higher_is_better else _ratio(other, ours) for other in others)
+        printed = (_own_cell(name, row[name]) for name in ("Detectron", "maskrcnn-benchmark", "mmdetection"))
+        rows.append((cell(row["Type"]), *printed, *ratios))
+    return Table((Column("Type"), *numeric(*headers), *numeric(*titles)), tuple(rows))
+
+
+def _aps(text: str) -> tuple[float | None, ...]:
+    """(box, mask) AP of `37.3 & 34.2`, of a caffe-style result where both styles are given."""
+    caffe = text.split(" / ")[-1]
+    values = [number(part) for part in caffe.split(" & ")]
+    return (*values, None)[:2]
+
+
+def performance_table(table: Published) -> Table:
+    """As printed, and the difference of caffe-style mmdetection to both others in points of
+    AP (AR1000 for RPN)."""
+    rows = []
+    for row in table.records():
+        ours = _aps(row["mmdetection"])
+        differences = []
+        for other in ("Detectron", "maskrcnn-benchmark"):
+            theirs = _aps(row[other])
+            differences += [_difference(a, b) for a, b in zip(ours, theirs, strict=True)]
+        printed = (_own_cell(name, row[name]) for name in ("Detectron", "maskrcnn-benchmark", "mmdetection"))
+        rows.append((cell(row["Type"]), cell(row["Lr schd"]), *printed, *differences))
+    columns = (
+        Column("Type"),
+        Column("Lr schd"),
+        *numeric("Detectron", "maskrcnn-benchmark", "mmdetection (pytorch / caffe)"),
+        Column("box, caffe − Detectron", True, optional=True),
+        Column("mask, caffe − Detectron", True, optional=True),
+        Column("box, caffe − maskrcnn-benchmark", True, optional=True),
+        Column("mask, caffe − maskrcnn-benchmark", True, optional=True),
+    )
+    return Table(columns, tuple(rows)).compact()
+
+
+def throughput_table(table: Published) -> Table:
+    """detectron2's comparison, with each implementation's throughput over detectron2's and
+    over mmdetection's."""
+    by_name = {row["Implementation"]: row["Throughput (img/s)"] for row in table.records()}
+    rows = tuple(
+        (
+            cell(row["Implementation"]),
+            cell(row["Framework"]),
+            _own_cell("Revision", row["Revision"]),
+            cell(row["Throughput (img/s)"], sort=number(row["Throughput (img/s)"])),
+            cell(f"{16 / float(row['Throughput (img/s)']):.3f}", sort=16 / float(row["Throughput (img/s)"])),
+            _ratio(row["Throughput (img/s)"], by_name["detectron2"]),
+            _ratio(row["Throughput (img/s)"], by_name["mmdetection"]),
+        )
+        for row in table.records()
+    )
+    columns = (
+        Column("Implementation"),
+        Column("Framework"),
+        Column("Revision"),
+        *numeric("Throughput (img/s)", "s/iter at 16 images", "/ detectron2", "/ mmdetection"),
+    )
+    return Table(columns, rows)
+
+
+def _comparison_blocks(zoo: Mapping[str, Published], throughput: Published) -> Iterator[Block]:
+    source = zoo["rpn"].provenance
+    notes = {one["line"]: one["en"] for one in source["statements"]}
+    yield Heading(2, "mmdetection, maskrcnn-benchmark and Detectron")
+    yield Text(f"{notes[276]} From the same document as the tables above.")
+    yield Heading(3, "Performance")
+    yield Text(notes[285])
+    yield performance_table(zoo["comparison_performance"])
+    yield Text(
+        "Differences are points of AP (AR1000 for RPN) of mmdetection's caffe-style result, the "
+        "like-for-like one; missing where the document gives no caffe-style result."
+    )
+    yield Text(notes[287])
+    yield Heading(3, "Training speed (s/iter, lower is better)")
+    hardware = ("Detectron (P100, note 1)", "maskrcnn-benchmark (V100)", "mmdetection (V100, note 2)")
+    yield with_ratios(
+        zoo["comparison_training_speed"], hardware, "speed, mmdetection / {}", higher_is_better=False
+    )
+    yield Bullets((notes[310], notes[311], _OTHER_GPU))
+    yield Heading(3, "Inference speed (fps, higher is better)")
+    hardware = ("Detectron (P100)", "maskrcnn-benchmark (V100)", "mmdetection (V100)")
+    yield with_ratios(
+        zoo["comparison_inference_speed"], hardware, "speed, mmdetection / {}", higher_is_better=True
+    )
+    yield Bullets((notes[314], _OTHER_GPU))
+    yield Heading(3, "Training memory (GB, lower is better)")
+    headers = ("Detectron", "maskrcnn-benchmark", "mmdetection")
+    yield with_ratios(
+        zoo["comparison_training_memory"], headers, "memory, {} / mmdetection", higher_is_better=False
+    )
+    yield Bullets((notes[332],))
+    yield Figure(
+        "codebases", "Training speed, inference speed and training memory of the three codebases, R-50-FPN"
+    )
+    yield Heading(2, "detectron2's throughput comparison")
+    yield _source(throughput.provenance)
+    yield Text(
+        throughput.provenance["model"] + ". " + throughput.provenance["columns"]["Throughput (img/s)"] + "."
+    )
+    yield throughput_table(throughput)
+    yield _statements(throughput.provenance, "definition", "note")
+    yield Text(
+        "s/iter at 16 images (8 GPUs × 2) is computed here from the throughput. It is not to be set beside "
+        "the model zoo's s/iter: other servers, other versions, another window of iterations."
+    )
+    yield Figure("throughput", "Training throughput of Mask R-CNN R-50-FPN on 8 V100, seven implementations")
+
+
+_OTHER_GPU = (
+    "The ratio to Detectron compares a V100 with a P100: it is a ratio of codebases and of GPUs at once, "
+    "as the document has it."
+)
+
+
+def _measured_blocks(runs: Sequence[Run]) -> Iterator[Block]:
+    if not runs:
+        return
+    yield Heading(2, "Measured by us, on different hardware")
+    yield Text(
+        "The hardware, the software and the work differ from everything above: no number below may be "
+        "divided by one above, and none is. Ratios are between arms of one run."
+    )
+    for run in runs:
+        report = run_report(run)
+        yield Heading(3, f"Run {run.folder.name}")
+        yield machine_table(report)
+        for group in report.groups:
+            yield Heading(4, group.title)
+            yield group_table(group)

@@ -1,0 +1,155 @@
+"""Numbers to text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from bench.judge.ratio import Cost, Ratio, Summary
+from bench.recipe.schema import level_text
+from bench.report.document import MISSING, Cell
+
+# -- text --------------------------------------------------------------------------------------------------
+
+
+def round_to_interval(value: float, low: float, high: float) -> str:
+    """``value`` as text, with the digits that an interval [low, high] supports and no more.
+
+    The last digit shown is the first of the half-width, or its second where the first is a 1 (so that
+    rounding never costs more than a quarter of the half-width). Without an interval (infinite or not a
+    number) two significant digits remain; where it has no width, six.
+
+    >>> round_to_interval(1.23456, 1.20, 1.27)
+    '1.23'
+    """
+    if not math.isfinite(value):
+        return "inf" if value == math.inf else "-inf" if value == -math.inf else "nan"
+    half_width = (high - low) / 2
+    if not math.isfinite(half_width):
+        decimals = _decimals(abs(value), 2)
+    elif half_width <= abs(value) * 1e-6:
+        decimals = _decimals(abs(value), 6)
+    else:
+        leading = half_width / 10 ** math.floor(math.log10(half_width))
+        decimals = _decimals(half_width, 2 if leading < 2 else 1)
+    rounded = round(value, decimals)
+    return f"{rounded + 0.0:.{max(decimals, 0)}f}"
+
+
+def _decimals(magnitude: float, digits: int) -> int:
+    """Decimal places at which `magnitude` has `digits` significant digits."""
+    return digits - 1 - math.floor(math.log10(magnitude)) if magnitude > 0 else 0
+
+
+# -- Numbers -------------------------------------------------------------------------------------------------
+
+
+def significant(value: float, digits: int = 3) -> str:
+    """`value` with so many significant digits, never in scientific notation."""
+    if not math.isfinite(value):
+        return MISSING
+    decimals = digits - 1 - math.floor(math.log10(abs(value))) if value else 0
+    return f"{round(value, decimals):.{max(decimals, 0)}f}"
+
+
+def interval_text(value: float, low: float, high: float) -> str:
+    """`1.23 [1.20, 1.26]`: all three with the decimals that the interval supports.
+
+    A positive bound keeps its first digit, however wide the interval, so that it is never shown as 0.
+    """
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return f"{significant(value, 2)} (no interval)"
+    if 0 < 100 * low < high:
+        return f"{significant(value, 2)} [{significant(low, 2)}, {significant(high, 2)}]"
+    decimals = len(round_to_interval(value, low, high).partition(".")[2])
+    if low > 0:
+        decimals = max(decimals, math.ceil(-math.log10(low)))
+    return f"{value:.{decimals}f} [{low:.{decimals}f}, {high:.{decimals}f}]"
+
+
+def ratio_text(ratio: Ratio) -> str:
+    if ratio.high == math.inf:  # one round: nothing to learn a spread from
+        return f"{significant(ratio.value, 2)} (one round, no interval)"
+    return interval_text(ratio.value, ratio.low, ratio.high)
+
+
+def cost_text(cost: Cost) -> str:
+    """Per cent of a step."""
+    return interval_text(100 * cost.share, 100 * cost.low, 100 * cost.high)
+
+
+def counted(number: int, thing: str) -> str:
+    """`1 step`, `2 steps`."""
+    return f"{number} {thing}{'' if number == 1 else 'es' if thing.endswith('ch') else 's'}"
+
+
+def seconds_text(value_s: float) -> str:
+    return significant(value_s, 3)
+
+
+def spread_text(summary: Summary, scale: Callable[[float], float] = lambda seconds: seconds) -> str:
+    """`median (p5–p95)` of s/iter, or of what `scale` makes of it, in the digits that the spread supports."""
+    low, high = sorted((scale(summary.p5_s), scale(summary.p95_s)))
+    median = scale(summary.median_s)
+    if summary.n < 2:
+        return significant(median)
+    if high - low > abs(median):
+        return f"{significant(median, 2)} ({significant(low, 2)}–{significant(high, 2)})"
+    supported = len(round_to_interval(median, low, high).partition(".")[2])
+    fewest, most = (len(significant(median, digits).partition(".")[2]) for digits in (2, 4))
+    decimals = min(max(supported, fewest), most)
+    return f"{median:.{decimals}f} ({low:.{decimals}f}–{high:.{decimals}f})"
+
+
+def mebibytes(size_bytes: int) -> str:
+    return f"{size_bytes / 2**20:.0f}"
+
+
+def size_text(size_bytes: float) -> str:
+    """`48 KiB`, `23.5 GiB`: three significant digits at most."""
+    unit = next((unit for unit in SIZE_UNITS if size_bytes < 999.5 * SIZE_UNITS[unit]), "TiB")
+    return f"{size_bytes / SIZE_UNITS[unit]:.3g} {unit}"
+
+
+SIZE_UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+
+# -- Tables --------------------------------------------------------------------------------------------------
+
+
+def cell(value: Any, *, sort: float | None = None, tone: str = "") -> Cell:
+    """A cell of plain text; `None` and the empty string are missing values."""
+    text = MISSING if value is None or value == "" else str(value)
+    return Cell(text, sort, tone)  # type: ignore[arg-type]
+
+
+def on_off(value: bool | None) -> str | None:
+    return None if value is None else level_text(value)
+
+
+def ratio_cell(ratio: Ratio | None) -> Cell:
+    """Bold where the interval excludes 1."""
+    if ratio is None:
+        return cell(None)
+    return cell(ratio_text(ratio), sort=ratio.value, tone="strong" if ratio.differs else "")
+
+
+def detectable_cell(ratio: Ratio | None) -> Cell:
+    """The smallest effect that the design could have seen, in per cent."""
+    if ratio is None or not math.isfinite(ratio.detectable):
+        return cell(None)
+    percent = 100 * ratio.detectable
+    return cell(significant(percent, 2) if percent <= 100 else "> 100", sort=ratio.detectable)
+
+
+def seconds_cell(summary: Summary | None) -> Cell:
+    """Median s/iter, in the digits its spread supports."""
+    return (
+        cell(None) if summary is None else cell(spread_text(summary).partition(" ")[0], sort=summary.median_s)
+    )
+
+
+def design_text(launches: int, rounds: int) -> str:
+    """`3 × 6`, or `3, 17 rounds` when launches have different numbers of rounds."""
+    each, rest = divmod(rounds, launches)
+    return f"{launches} × {each}" if rest == 0 else f"{launches}, {rounds} rounds"

@@ -1,0 +1,296 @@
+"""What an arm does in a few steps, observed by the harness's own hooks, not by what the codebase says of itself.
+
+The steps run from the weights that the arm was given, on batches that nothing before has seen. The last step has the
+first batch again, so that work which is skipped or remembered after the first step shows. A framework's part
+(`Observer`) hands tensors over; what is made of them is the same for every codebase, and small enough for a record.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any, Dict, Iterator, List, Sequence
+
+import numpy as np
+
+from bench.worker.api import Adapter, Batch, Detections, Observer
+from bench.worker.probe import finite_losses, phases_of
+from bench.worker.training import compose, images_of
+
+STEPS = 4
+#: Numbers in the projection of an image or of a layer's output.
+SIGNS = 8
+
+Facts = Dict[str, Any]
+
+
+def audited_batches(batches: Sequence[Batch], steps: int = STEPS) -> List[Batch]:
+    """The batches of the audited steps.
+
+    Args:
+        batches: The rank's shared batches; the weights may be calibrated on the first one.
+        steps: Number of steps, at least 2.
+
+    Returns:
+        Batches other than the first one, then mirrored ones, and at the end the first of these again.
+    """
+    unseen = list(batches[1:steps])
+    for batch in batches[: steps - 1 - len(unseen)]:
+        draw = [(int(image), True) for image in batch.image_ids]
+        unseen.append(compose(draw, images_of([batch]), list(batch.images.shape[2:])))
+    chosen = [unseen[step % len(unseen)] for step in range(steps - 1)]
+    return [*chosen, chosen[0]]
+
+
+# -- numbers that stand for tensors ---------------------------------------------------------------------------------
+
+
+class Projection:
+    """Sums over positions with random signs, always the same ones: they move when a position does."""
+
+    def __init__(self) -> None:
+        self._signs: Dict[Any, np.ndarray] = {}
+
+    def __call__(self, values: np.ndarray) -> np.ndarray:
+        """Any shape to float64 [SIGNS]."""
+        if values.shape not in self._signs:
+            draw = np.random.RandomState(values.size % 2**31)
+            self._signs[values.shape] = draw.randint(0, 2, (SIGNS, values.size), dtype=np.int8)
+        flat = np.ascontiguousarray(values, np.float32).ravel()
+        total = flat.sum(dtype=np.float64)
+        return np.array(
+            [2 * flat[row.view(np.bool_)].sum(dtype=np.float64) - total for row in self._signs[values.shape]]
+        )
+
+
+def norm(values: np.ndarray) -> float:
+    flat = np.ascontiguousarray(values, np.float32).ravel()
+    return float(np.sqrt(np.dot(flat, flat)))
+
+
+class Sink:
+    """Takes what an `Observer` sees in one step."""
+
+    def __init__(self, project: Projection) -> None:
+        self._project = project
+        self.flops: Dict[str, Dict[str, int]] = {"forward": {}, "backward": {}}
+        self.images: List[Facts] = []
+        self.normalised: Dict[str, int] = {}
+        self.random_values = 0
+        self.layers: Dict[str, Facts] = {}
+
+    def operation(self, direction: str, types: str, flops: int) -> None:
+        """A convolution or matrix product. direction: forward or backward. types: of its operands, as ``float32``."""
+        counted = self.flops[direction]
+        counted[types] = counted.get(types, 0) + int(flops)
+
+    def first_input(self, images: np.ndarray) -> None:
+        """images: [B, 3, H, W], what enters the first convolution."""
+        for image in images:
+            self.images.append({"shape": list(image.shape), "projection": _plain(self._project(image)),
+                                "norm": norm(image)})  # fmt: skip
+
+    def normalisation(self, mode: str, values: int) -> None:
+        """Values that a norm layer gave. mode: ``batch`` by statistics of the batch, ``fixed``, ``group``."""
+        self.normalised[mode] = self.normalised.get(mode, 0) + int(values)
+
+    def layer(self, name: str, output: np.ndarray) -> None:
+        """The output of the layer with this weight: [B, C, H, W], or rows [N, C]."""
+        facts = self._layer(name)
+        facts["square"] += norm(output) ** 2
+        facts["sum"] += float(output.sum(dtype=np.float64))
+        facts["rows"] += output.size // output.shape[1]
+        if output.ndim == 4:
+            facts["projection"] += self._project(output.sum(axis=(0, 1), dtype=np.float64))
+
+    def gradient(self, name: str, gradient: np.ndarray) -> None:
+        """The gradient of that output: values that are 0 belong to no sample of the loss."""
+        facts = self._layer(name)
+        if (
+            gradient.ndim == 2 or gradient.shape[3] == 1
+        ):  # a product: of rows that saturate, a part may round to 0
+            facts["gradients"] += int(np.count_nonzero(gradient.any(axis=1)))
+        else:
+            facts["gradients"] += int(np.count_nonzero(gradient))
+        facts["gradient_square"] += norm(gradient) ** 2
+
+    def _layer(self, name: str) -> Facts:
+        empty = {"square": 0.0, "sum": 0.0, "rows": 0, "projection": np.zeros(SIGNS), "gradients": 0,
+                 "gradient_square": 0.0}  # fmt: skip
+        return self.layers.setdefault(name, empty)
+
+    def facts(self) -> Facts:
+        layers = {
+            name: {
+                "norm": float(np.sqrt(one["square"])),
+                "sum": one["sum"],
+                "rows": one["rows"],
+                "projection": _plain(one["projection"]),
+                "gradients": one["gradients"],
+                "gradient_norm": float(np.sqrt(one["gradient_square"])),
+            }
+            for name, one in self.layers.items()
+        }
+        return {
+            "flops": self.flops,
+            "images": self.images,
+            "normalised": self.normalised,
+            "random_values": self.random_values,
+            "layers": layers,
+        }
+
+
+def _plain(values: np.ndarray) -> List[float]:
+    return [float(value) for value in values]
+
+
+# -- training ---------------------------------------------------------------------------------
+
+
+class Change:
+    """Norms by parameter of what a step made: gradient, momentum, update; and how far the average followed."""
+
+    def __init__(self, observer: Observer) -> None:
+        self._observer = observer
+        self._weights = observer.tensors("weights")
+        self._average = observer.tensors("average")
+        self._momentum: Dict[str, np.ndarray] = {}
+        self._gradients: Dict[str, np.ndarray] = {}
+        self.first = {name: norm(value) for name, value in self._weights.items()}
+        self.changed: Dict[str, int] = {}
+
+    def after_backward(self) -> None:
+        self._gradients = self._observer.tensors("gradients")
+
+    def after_step(self) -> Facts:
+        weights, momentum = self._observer.tensors("weights"), self._observer.tensors("momentum")
+        average, old = self._observer.tensors("average"), self._average
+        before, self._weights = self._weights, weights
+        updates = {name: weights[name] - before[name] for name in weights}
+        for name, update in updates.items():
+            if update.any():
+                self.changed[name] = int(update.size)
+        facts = {
+            "gradient": {name: norm(value) for name, value in self._gradients.items()},
+            "update": {name: norm(value) for name, value in updates.items() if name in self._gradients},
+            "momentum": {name: norm(value) for name, value in momentum.items()},
+            "average": {name: _moved(value - old[name], weights[name] - old[name])
+                        for name, value in average.items() if name in self._gradients},
+            "rule": self._rule(before, updates, momentum),
+        }  # fmt: skip
+        self._momentum, self._average = momentum, average
+        return facts
+
+    def _rule(
+        self, before: Dict[str, np.ndarray], updates: Dict[str, np.ndarray], momentum: Dict[str, np.ndarray]
+    ) -> Facts:
+        """The optimizer's constants, as its tensors show them: v ← momentum · v + g + decay · w, w ← w - lr · v.
+
+        Least squares over all parameters. Empty without a momentum.
+        """
+        names = [name for name in momentum if name in self._gradients]
+        if not names:
+            return {}
+
+        def dot(a: Dict[str, np.ndarray], b: Dict[str, np.ndarray]) -> float:
+            return float(sum(np.dot(a[n].ravel(), b[n].ravel()) for n in names))
+
+        rest = {name: momentum[name] - self._gradients[name] for name in names}
+        old = self._momentum
+        rule = {"lr": -dot(updates, momentum) / max(dot(momentum, momentum), 1e-30)}
+        matrix = [[dot(before, before)]]
+        right = [dot(rest, before)]
+        if old:
+            matrix = [[matrix[0][0], dot(before, old)], [dot(before, old), dot(old, old)]]
+            right.append(dot(rest, old))
+        found = np.linalg.lstsq(np.array(matrix), np.array(right), rcond=None)[0]
+        return {**rule, **dict(zip(("weight_decay", "momentum"), (float(value) for value in found)))}
+
+
+def _moved(step: np.ndarray, distance: np.ndarray) -> List[float]:
+    """Of an average: its step along the distance to the new weights, and that distance, both squared. Their ratio is
+    the weight of the new values, 1 - decay; sums over parameters keep that meaning."""
+    return [float(np.dot(step.ravel(), distance.ravel())), float(np.dot(distance.ravel(), distance.ravel()))]
+
+
+def _train(adapter: Adapter, observer: Observer, batches: Sequence[Batch]) -> Facts:
+    change, project = Change(observer), Projection()
+    steps = []
+    for batch in batches:
+        sink = Sink(project)
+        value: Any = None
+        for name, call in phases_of(adapter, iter([adapter.convert(batch)])):
+            with observer.watching(name, sink):
+                value = call(value)
+            if name == "backward":
+                change.after_backward()
+        steps.append({"losses": finite_losses(adapter, value), **sink.facts(), **change.after_step()})
+    return {"steps": steps, "weights": change.first, "changed": change.changed}
+
+
+# -- inference ---------------------------------------------------------------------------------
+
+
+def _found(one: Detections) -> Facts:
+    """Detections of one image in numbers of a few digits, the best first; of masks area and centre."""
+    order = np.argsort(-one.scores, kind="stable")
+    facts: Facts = {
+        "image_id": int(one.image_id),
+        "boxes": np.round(one.boxes[order].astype(np.float64), 3).tolist(),
+        "scores": np.round(one.scores[order].astype(np.float64), 6).tolist(),
+        "labels": [int(label) for label in one.labels[order]],
+    }
+    if one.masks is not None:
+        facts["masks"] = [_mask(one.masks[index]) for index in order]
+    return facts
+
+
+def _mask(mask: np.ndarray) -> List[float]:
+    """Height and width of the image, area, and the centre of the pixels (row, column)."""
+    rows, columns = np.nonzero(mask)
+    centre = (rows.mean(), columns.mean()) if len(rows) else (0.0, 0.0)
+    return [*mask.shape, len(rows), *(round(float(value), 3) for value in centre)]
+
+
+def _infer(adapter: Adapter, observer: Observer, batches: Sequence[Batch]) -> Facts:
+    project = Projection()
+    weights = {name: norm(value) for name, value in observer.tensors("weights").items()}
+    steps = []
+    for batch in batches:
+        sink = Sink(project)
+        value: Any = None
+        data = adapter.convert(batch)
+        for name, call in phases_of(adapter, iter([data])):
+            with observer.watching(name, sink):
+                value = call(value)
+        found = [_found(one) for one in adapter.detections(value, data)]
+        steps.append({"detections": found, **sink.facts()})
+    return {"steps": steps, "weights": weights}
+
+
+# -- both ---------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _observer(adapter: Adapter) -> Iterator[Any]:
+    observer = adapter.observer()
+    if observer is None:
+        yield None
+        return
+    with observer.reproducible():
+        yield observer
+
+
+def audit(adapter: Adapter, batches: Sequence[Batch]) -> Facts:
+    """Take the audited steps with a prepared adapter, which is not to be timed afterwards.
+
+    Returns:
+        ``steps``: facts of each (see `Sink`, `Change`; ``losses`` or ``detections``); ``weights``: norms by name before
+        the first step; ``changed``: sizes of the tensors that the steps changed; ``after``: settings of the framework
+        after the last one; ``randomness``: what was made reproducible. Empty for a codebase that cannot be observed.
+    """
+    with _observer(adapter) as observer:
+        if observer is None:
+            return {}
+        walk = _train if adapter.job.training else _infer
+        facts = walk(adapter, observer, audited_batches(batches))
+        return {**facts, "after": observer.settings(), "randomness": observer.randomness}

@@ -152,7 +152,9 @@ def test_the_spellings_of_older_and_newer_versions_are_read(spelling: str) -> No
     assert result.log.broken_lines == 0
     (point,) = only(result).curve
     assert point.fields.losses
-    assert (point.fields.s_per_iter is None) == all(key not in line for key in ("time: ", "batch_cost: ", '"time": '))
+    assert (point.fields.s_per_iter is None) == all(
+        key not in line for key in ("time: ", "batch_cost: ", '"time": ')
+    )
 
 
 def test_a_curve_of_a_long_log_is_thinned_and_says_so() -> None:

@@ -83,11 +83,14 @@ def table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 
 def fields(name: str) -> str:
     """The fields of a pydantic model: name, type, default, meaning."""
-    module, _, model = name.partition(":")
-    schema = getattr(importlib.import_module(module), model).model_json_schema()
+    module, _, word = name.partition(":")
+    model = getattr(importlib.import_module(module), word)
+    schema = model.model_json_schema()
     required = set(schema.get("required", ()))
     rows = []
     for field, facts in schema["properties"].items():
+        if model.model_fields[field].exclude:
+            continue
         default = "required" if field in required else f"`{yaml_text(facts.get('default'))}`"
         rows.append((f"`{field}`", type_text(facts), default, " ".join(facts.get("description", "").split())))
     return table(("field", "type", "default", "meaning"), rows)
@@ -134,13 +137,19 @@ def commands() -> str:
 
     command = typer.main.get_command(app)
     text = get_docs_for_click(obj=command, ctx=typer.Context(command), name="bench")
-    return text.partition("\n")[2]  # the page has a heading of its own
+    text = text.partition("\n")[2]  # the page has a heading of its own
+    return re.sub(r"^Examples:\n((?:\n\$ .*\n)+)", as_console, text, flags=re.MULTILINE)
+
+
+def as_console(match: re.Match[str]) -> str:
+    """The examples of a command as one block of code."""
+    return "**Examples**:\n\n```console\n" + match[1].strip().replace("\n\n", "\n") + "\n```\n"
 
 
 def models() -> str:
     """Which codebase offers which model."""
-    from bench.codebases import find_codebases
-    from bench.workload import MODELS
+    from bench.recipe.codebases import find_codebases
+    from bench.recipe.models import MODELS
 
     codebases = find_codebases()
     header = ("model", "title", *codebases)

@@ -230,8 +230,8 @@ def test_any_launches_get_an_answer_or_a_number_of_launches_to_add(values: list[
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: metrics.metric("s/itr"), "no such metric"),
-        (lambda: metrics.metric("images/s", 1.5), "no sense"),
+        (lambda: metrics.metric("s/itr"), "unknown metric"),
+        (lambda: metrics.metric("images/s", 1.5), "between 0 and 1"),
         (lambda: decide.Plan(looks=(3, 3)), "increasing"),
         (lambda: decide.Plan.within(4), "too few"),
         (lambda: decide.decide({}, PLAN), "nothing to compare"),

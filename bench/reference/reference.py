@@ -131,4 +131,4 @@ def _after_20000(path: Path, found: tuple[Placed, ...], format: str) -> After200
 
 
 def _missing(path: Path, what: str) -> BenchError:
-    return BenchError(f"this is not the reference log: it has not {what}", where=str(path))
+    return BenchError(f"not the reference log: {what} is missing", where=str(path))

@@ -21,7 +21,7 @@ from bench.worker.api import Batch
 from bench.worker.batches import CorruptBatch
 from bench.worker.training import compose, images_of, learning_rate_factor, load_schedule, mirrored
 from tests.conftest import FAKE, Cli, Finished
-from tests.test_faults import wait_for_blocks
+from tests.helpers.runs import wait_for_blocks
 
 WORK: dict[str, Any] = {
     "task": "train_eval",

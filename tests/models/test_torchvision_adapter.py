@@ -547,13 +547,6 @@ def test_an_adapter_outside_this_repository_is_found_and_measured(cli: Cli, foun
     assert cli.arm("tinyfcos")["status"] == "ok"
 
 
-def test_every_field_of_adapter_yaml_is_explained_in_the_documents() -> None:
-    text = DOCUMENT.read_text()
-    for model in (codebases.Codebase, codebases.Environment, codebases.Offer, codebases.Step):
-        for field in set(model.model_fields) - {"folder"}:
-            assert f"`{field}`" in text, f"{model.__name__}.{field}"
-
-
 def test_listing_an_adapter_reads_no_code_of_it() -> None:
     text = json.dumps(TORCHVISION.model_dump(mode="json", exclude={"folder"}))
     assert "fasterrcnn_resnet50_fpn" in text

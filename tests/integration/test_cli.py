@@ -192,3 +192,12 @@ def test_several_ranks_are_measured_together_and_the_slowest_counts(cli: Cli) ->
     )
     assert block_times(samples)["s_per_step"].tolist() == pytest.approx((slowest / 1e9).tolist())
     assert {memory.rank for memory in run.arms()[0].memory} == {0, 1}
+
+
+def test_a_dry_run_measures_nothing_and_estimates_the_time(cli: Cli) -> None:
+    done = cli.run(cli.recipe(), "--dry-run", "--json")
+    assert done.code == 0, done.err
+    plan = done.json()
+    assert [arm["id"] for arm in plan["arms"]] == ["slow", "fast"]
+    assert plan["estimate_s"] > 0
+    assert not cli.results.exists()

@@ -22,8 +22,9 @@ from bench.inputs import batches, coco, dataset
 from bench.recipe.workload import IMAGENET_MEAN, IMAGENET_STD, Input, ShortLong, Workload
 from bench.worker.api import Batch
 from bench.worker.batches import CorruptBatch, load_batches, read_manifest
+from tests.conftest import SHARED
 
-COCO_TINY = Path(__file__).resolve().parents[2] / "shared" / "data" / "coco_tiny"
+COCO_TINY = SHARED / "data" / "coco_tiny"
 needs_coco = pytest.mark.skipif(not COCO_TINY.exists(), reason=f"{COCO_TINY} is not there")
 
 SQUARE = [[10, 10, 60, 10, 60, 50, 10, 50]]
@@ -136,7 +137,7 @@ def _edit(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (lambda root: shutil.rmtree(root), ["no such data set folder"]),
+        (lambda root: shutil.rmtree(root), ["data set folder not found"]),
         (lambda root: shutil.rmtree(root / "train2017"), ["no folder with the images", "train2017"]),
         (
             lambda root: (root / "annotations/instances_train2017.json").rename(

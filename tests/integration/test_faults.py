@@ -16,6 +16,7 @@ import pytest
 
 from bench.record.run import Run
 from tests.conftest import FAKE, Cli, alive, pids
+from tests.helpers.runs import wait_for_blocks
 
 SLOW: dict[str, Any] = {"codebase": "fake", "label": "slow", "options": {"step_s": 0.02}}
 
@@ -74,17 +75,6 @@ def test_a_process_that_left_the_workers_group_does_not_outlive_the_run(cli: Cli
     assert done.code == 0, done.err
     assert len(pids(tmp_path / "children")) == 2  # one a launch
     assert not any(alive(pid) for pid in pids(tmp_path / "children"))
-
-
-def wait_for_blocks(cli: Cli, count: int, deadline_s: float = 60.0) -> Path:
-    """Until the journal of the newest run has so many lines."""
-    end = time.monotonic() + deadline_s
-    while time.monotonic() < end:
-        for folder in cli.runs():
-            if len(Run(folder).journal()) >= count:
-                return folder
-        time.sleep(0.02)
-    raise AssertionError("no blocks were measured")
 
 
 def long_recipe(cli: Cli, tmp_path: Path) -> Path:

@@ -27,8 +27,9 @@ from bench.judge.accuracy import (
     match,
     paired_difference,
 )
+from tests.conftest import SHARED
 
-OFFICIAL = Path(__file__).resolve().parents[2] / "shared" / "data" / "cocoapi_official100"
+OFFICIAL = SHARED / "data" / "cocoapi_official100"
 BACKENDS = ("hotcoco", "pycocotools")
 PERFECT = dict.fromkeys(METRICS, 1.0)
 
@@ -341,8 +342,8 @@ def _set(**values: Any) -> Callable[[Json], Any]:
         ("bbox", _set(score=-math.inf), "detection 1 .*score -inf"),
         ("bbox", _set(score="0.5"), "detection 1 .*score 0.5"),
         ("bbox", _no("score"), "detection 1 .*score None"),
-        ("bbox", _set(image_id=7), r"detection 1 \(image 7\): the ground truth has no such image"),
-        ("bbox", _set(image_id=[1]), "no such image"),
+        ("bbox", _set(image_id=7), r"detection 1 \(image 7\): this image is not in the ground truth"),
+        ("bbox", _set(image_id=[1]), "not in the ground truth"),
         ("bbox", _set(category_id=1), "no category 1"),
         ("bbox", _no("category_id"), "no category None"),
         ("bbox", _set(bbox=[1, 2, math.nan, 4]), "no box .*nan"),
@@ -353,7 +354,7 @@ def _set(**values: Any) -> Callable[[Json], Any]:
         (
             "segm",
             _set(segmentation=rle([1, 1, 5, 5], 100, 80)),
-            r"mask of .* \[100, 80\] in an image of \[80, 100\]",
+            r"mask has size \[100, 80\], its image \[80, 100\]",
         ),
         ("segm", _set(segmentation={"size": [80, 100]}), "size and counts"),
         ("segm", _set(segmentation=[[1, 2]]), "no valid mask"),
@@ -378,7 +379,7 @@ def test_a_detection_that_means_nothing_is_one_clear_error(
         ("bbox", _set(category_id=4), "annotation 5 is of unknown category 4"),
         ("bbox", _set(bbox=[1, 2, 3, math.inf]), "annotation 5 has no box"),
         ("segm", _no("segmentation"), "annotation 5: no segmentation"),
-        ("segm", _set(segmentation=rle([1, 1, 5, 5], 90, 90)), r"annotation 5: a mask of .* \[90, 90\]"),
+        ("segm", _set(segmentation=rle([1, 1, 5, 5], 90, 90)), r"annotation 5: mask has size \[90, 90\]"),
     ],
 )
 def test_ground_truth_that_means_nothing_is_one_clear_error(

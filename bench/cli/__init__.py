@@ -23,6 +23,7 @@ COMMANDS = {
     "calibrate": "check",
     "history": "check",
     "import": "logs",
+    "compare-logs": "logs",
     "eval": "report",
     "data": "data",
     "list": "listing",

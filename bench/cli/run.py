@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -211,10 +212,11 @@ def past_s_per_step(results: Path) -> dict[str, float]:
     past: dict[str, float] = {}
     for folder in find_runs(results)[-20:]:
         run = Run(folder)
-        for arm in run.arms():
-            seconds = _median_s(run, arm.id)
-            if seconds is not None:
-                past[work_key(arm.codebase, arm.workload, arm.options)] = seconds
+        with contextlib.suppress(BenchError):  # a broken record tells nothing about time
+            for arm in run.arms():
+                seconds = _median_s(run, arm.id)
+                if seconds is not None:
+                    past[work_key(arm.codebase, arm.workload, arm.options)] = seconds
     return past
 
 

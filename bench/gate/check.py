@@ -131,7 +131,7 @@ def doubled(plan: Plan, checkouts: Mapping[str, Mapping[str, Checkout | None]]) 
 
 def lean(plan: Plan, settings: Settings, **changes: Any) -> Plan:
     """Without the passes that no metric needs."""
-    only = {"phase_steps": 0, "predict": "AP" in settings.metrics, "time_budget_s": None}
+    only = {"quiet": "off", "phase_steps": 0, "predict": "AP" in settings.metrics, "time_budget_s": None}
     if "max memory" not in settings.metrics:
         only["memory_steps"] = 0
     return replace(plan, measure=plan.measure.model_copy(update={**only, **changes}))

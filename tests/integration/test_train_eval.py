@@ -254,7 +254,7 @@ def test_bad_numbers_of_steps_and_mixed_tasks_are_refused_with_their_place(cli: 
     )
     done = cli.run(recipe)
     assert done.code == 2
-    assert "compared with itself only" in done.err
+    assert "compared only with train_eval arms" in done.err
 
 
 # -- the same batches for everyone ----------------------------------------------------------------------------

@@ -126,9 +126,9 @@ def test_a_slowdown_between_two_revisions_fails_the_check(cli: Cli, repository: 
     assert stored.check is not None
     assert stored.check["state"] == "fail"
     first, slow = repository.git("rev-parse", "first"), repository.git("rev-parse", "slow")
-    revisions = {arm.id: arm.environment["git"]["revision"] for arm in Run(cli.runs()[-1]).arms()}
+    revisions = {arm.id: arm.environment.git.revision for arm in Run(cli.runs()[-1]).arms()}
     assert revisions == {"tiny-base": first, "tiny-head": slow}
-    assert [arm.environment["preloaded"] for arm in Run(cli.runs()[-1]).arms()] == [["numpy"]] * 2
+    assert [arm.environment.preloaded for arm in Run(cli.runs()[-1]).arms()] == [["numpy"]] * 2
 
 
 @pytest.mark.slow

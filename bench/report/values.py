@@ -26,6 +26,7 @@ from bench.recipe.models import MODELS
 from bench.recipe.schema import level_text
 from bench.recipe.workload import Workload
 from bench.record.models import ArmRecord, Environment, RunRecord, Status
+from bench.record.places import Places
 from bench.record.run import Run
 from bench.record.samples import block_times
 from bench.report import accuracy_values
@@ -637,9 +638,8 @@ def run_report(
 
 
 def _shown_path(path: Path) -> str:
-    """Relative to the current folder when below it: a report should not depend on where the clone is."""
-    absolute, here = path.resolve(), Path.cwd()
-    return str(absolute.relative_to(here) if absolute.is_relative_to(here) else absolute)
+    """Relative to the current folder when below it, else as a place: a report does not depend on where the clone is."""
+    return Places(Path("/")).argument(str(path.resolve()))
 
 
 def to_json(value: Any) -> Any:

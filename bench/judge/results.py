@@ -290,6 +290,8 @@ def _check_detection(
     where: str,
 ) -> None:
     """Raises BenchError that says what is wrong with a detection."""
+    if not isinstance(row, Mapping):
+        raise BenchError(f"{name} is no object with keys", where=where)
     image, category, score = (row.get(key) for key in ("image_id", "category_id", "score"))
     name = f"{name} (image {image})"
     if (number := whole_number(image)) is None or number not in images:

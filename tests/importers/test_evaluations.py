@@ -61,6 +61,13 @@ def test_keypoints_have_recalls_of_their_own() -> None:
     }  # fmt: skip
 
 
+def test_one_iou_threshold_is_not_ap() -> None:
+    line = " Average Precision  (AP) @[ IoU=0.50:0.50 | area=   all | maxDets=100 ] = 0.468"
+    (placed,) = read(f"Evaluating bbox...\n{line}\n").log.found
+    assert isinstance(placed.event, Evaluation)
+    assert placed.event.metrics == {"AP50": 0.468}
+
+
 def test_an_evaluation_that_was_cut_off_is_shown_with_what_it_has() -> None:
     result = read("Evaluate annotation type *bbox*\n" + "".join(COCO_BLOCK.splitlines(keepends=True)[:3]))
     (placed,) = result.log.found

@@ -131,12 +131,18 @@ def recipes(folder: Path | None) -> Rows:
 def runs(results: Path) -> Rows:
     rows = []
     for folder in find_runs(results):
-        record = Run(folder).record()
+        try:
+            record, status = Run(folder).record(), Run(folder).status()
+        except BenchError as error:  # one broken record must not hide the other runs
+            rows.append(
+                {"run": str(folder), "started": "", "status": str(error.message), "arms": 0, "machine": ""}
+            )
+            continue
         rows.append(
             {
                 "run": str(folder),
                 "started": record.started_utc,
-                "status": record.status,
+                "status": status,
                 "arms": len(record.arms),
                 "machine": record.machine.get("cpu", {}).get("model", ""),
             }

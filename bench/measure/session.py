@@ -96,6 +96,7 @@ class Session:
                 trained = cell[0].arm.workload.task == "train_eval" and site.plan.measure.rounds
                 (run_training if trained else run_cell)(site, cell)
             if not (more := self.more_launches()):
+                site.warn_of_disturbance()
                 return all(one.alive for cell in cells for one in cell)
             launches = site.plan.measure.launches + more
             site.plan = replace(

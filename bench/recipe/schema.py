@@ -53,6 +53,9 @@ class Measure(Strict):
     """Fresh worker processes per arm, one after the other."""
     interleave: bool = True
     """False measures one arm after the other: only to show what that costs in certainty."""
+    quiet: Literal["wait", "mark", "off"] = "wait"
+    """wait: wait up to 30 s for other processes to end, and mark; mark: mark rounds that others disturbed, and measure
+    others in their place; off: neither."""
     time_budget_s: Annotated[float, Field(gt=0)] | None = None
     """No new round is started after this many seconds of measuring."""
     phase_steps: Annotated[int, Field(ge=0)] = 2

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.inputs.batches import epoch_orders
+from bench.measure.prepare import _weights_file
 from bench.measure.process import WorkerFailure
-from bench.measure.session import _weights_file
 from bench.recipe.workload import Workload
 from bench.record.models import ArmRecord, RunRecord
 from bench.record.run import Run
@@ -86,7 +86,7 @@ def test_a_run_records_ap_by_step_and_time_and_what_was_evaluated(cli: Cli) -> N
     assert last > cli.arm("slow")["evaluations"][-1]["segm"]["metrics"]["AP"]
     truth = json.loads((folder / arm["evaluated"]["ground_truth"]).read_text())
     assert arm["evaluated"]["image_ids"] == [image["id"] for image in truth["images"]]
-    assert arm["evaluated"]["checksum"] == Run(folder).record().dataset["shapes/val"]["checksum"]
+    assert arm["evaluated"]["checksum"] == Run(folder).record().dataset["shapes/val"].checksum
     assert arm["evaluations"][-1]["predictions"]["images"] == 4
     assert set(arm["evaluations"][-1]["predictions"]["phases"]) == {"data", "network", "post"}
     assert arm["input"] == {**cli.arm("slow")["input"], "seed": 0, "flip": 0.5}
@@ -96,7 +96,7 @@ def test_a_run_records_ap_by_step_and_time_and_what_was_evaluated(cli: Cli) -> N
 
 
 def test_arms_take_turns_in_an_order_that_flips(whole: Path) -> None:
-    order = [(block["round"], block["arm"]) for block in Run(whole).journal()]
+    order = [(block.round, block.arm) for block in Run(whole).journal()]
     rounds = [[arm for round_, arm in order if round_ == number] for number in range(5)]
     assert all(sorted(arms) == ["fast", "slow"] for arms in rounds)
     assert rounds[1] == rounds[0][::-1]
@@ -180,7 +180,7 @@ def test_ranks_train_on_different_batches_and_the_first_one_predicts(cli: Cli) -
     done = cli("run", recipe, "--adapters", adapter, "--results", cli.results)
     assert done.code == 0, done.err
     assert [one["step"] for one in cli.arm("slow")["evaluations"]] == [4]
-    assert len(Run(cli.runs()[0]).journal()[0]["ranks"]) == 2
+    assert len(Run(cli.runs()[0]).journal()[0].ranks) == 2
 
 
 def test_the_report_puts_ap_beside_speed_and_draws_the_curves(cli: Cli, whole: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,13 +14,22 @@ from rich.table import Table
 from bench.cli.options import RESULTS, AsJson, Results, print_json
 from bench.errors import BenchError, did_you_mean
 from bench.judge import accuracy
-from bench.judge.audit import audit_run
 from bench.recipe.codebases import find_codebases
 from bench.record.run import Run, resolve_run
 from bench.reference.page import generate_published
-from bench.report import Verdict, comparison_blocks, comparison_table, generate, resolve_side, show, to_json
+from bench.report.comparison import comparison_blocks, comparison_table, resolve_side
+from bench.report.render.terminal import show
+from bench.report.values import to_json
+from bench.report.write import generate
 
 app = typer.Typer()
+
+
+class Figures(StrEnum):
+    """Which figures a report has."""
+
+    MAIN = "main"
+    ALL = "all"
 
 
 @app.command()
@@ -31,29 +41,21 @@ def report(
     published: Annotated[
         bool, typer.Option("--published", help="The published tables and the SOLOv2 log; runs go below them.")
     ] = False,
+    figures: Annotated[
+        Figures, typer.Option("--figures", help="all: also the single steps of every workload.")
+    ] = Figures.MAIN,
     results: Results = RESULTS,
     as_json: AsJson = False,
 ) -> None:
-    """Write markdown, figures and a static page from what was measured."""
+    """Write report.md, figures and one self-contained page from what was measured."""
     named = [Run(resolve_run(name, results)) for name in runs or ([] if published else ["latest"])]
     if published:
         path = generate_published(output or Path("reports") / "reference", measured=named)
     else:
         first = named[0].record()
         target = output or Path("reports") / str(first.recipe["name"]) / first.id
-        path = generate(named, target, codebases=find_codebases(), verdicts=_verdicts(named))
+        path = generate(named, target, codebases=find_codebases(), every_figure=figures == Figures.ALL)
     print_json({"report": str(path)}) if as_json else typer.echo(path)
-
-
-def _verdicts(runs: Sequence[Run]) -> dict[tuple[str, str], Verdict]:
-    """The audit's verdicts by (run, arm), as tables show them."""
-    found = {}
-    for run in runs:
-        record = run.record()
-        for arm, audit in audit_run(run.arms(), record.baseline).items():
-            text = "equal" if audit.equal else "unequal work"
-            found[record.id, arm] = Verdict(text, audit.equal, tuple(map(str, audit.differences)))
-    return found
 
 
 @app.command()

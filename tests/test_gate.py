@@ -16,7 +16,7 @@ from scipy.stats import trim_mean
 from bench.errors import BenchError
 from bench.gate import decide, metrics, simulate
 from bench.judge import ratio
-from bench.record.models import RunRecord
+from bench.record.models import Block, RunRecord
 from bench.record.run import Run
 from benchmarks.gate import replay, rules
 
@@ -230,8 +230,8 @@ def test_any_launches_get_an_answer_or_a_number_of_launches_to_add(values: list[
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: metrics.metric("s/itr"), "no such metric"),
-        (lambda: metrics.metric("images/s", 1.5), "no sense"),
+        (lambda: metrics.metric("s/itr"), "unknown metric"),
+        (lambda: metrics.metric("images/s", 1.5), "between 0 and 1"),
         (lambda: decide.Plan(looks=(3, 3)), "increasing"),
         (lambda: decide.Plan.within(4), "too few"),
         (lambda: decide.decide({}, PLAN), "nothing to compare"),
@@ -387,7 +387,7 @@ def test_an_aa_run_is_replayed_from_its_folder(tmp_path: Path) -> None:
         for launch, round_ in np.ndindex(3, 4):
             edges = {"start_ns": [0, 100], "end_ns": 200 + 100 * launch}
             keys = {"launch": int(launch), "round": int(round_), "position": position}
-            run.append_block({"arm": arm, **keys, "ranks": [edges]})
+            run.append_block(Block(arm=arm, **keys, ranks=[edges]))
     found = replay.Recording.of_run(tmp_path)
     assert found.seconds.shape == (3, 2, 4)
     assert found.seconds[2] == pytest.approx(np.full((2, 4), 200e-9))

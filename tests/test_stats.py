@@ -207,7 +207,7 @@ def test_rounds_that_only_one_arm_has_are_left_out_and_counted() -> None:
 
 def test_arms_without_a_common_round_are_an_error_that_says_so() -> None:
     arm = table(np.full((1, 2), 0.1))
-    with pytest.raises(BenchError, match="no round has both arms"):
+    with pytest.raises(BenchError, match="no round measured both arms"):
         ratio.compare(arm, arm.assign(launch=1))
 
 

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from bench.cli.options import RESULTS, AsJson, Results, print_json
+from bench.cli.options import RESULTS, AsJson, Results, examples, print_json
 from bench.errors import BenchError, did_you_mean
 from bench.judge import accuracy
 from bench.recipe.codebases import find_codebases
@@ -32,22 +32,25 @@ class Figures(StrEnum):
     ALL = "all"
 
 
-@app.command()
+@app.command(epilog=examples("bench report", "bench report latest", "bench report --published"))
 def report(
     runs: Annotated[
-        list[str] | None, typer.Argument(help="Runs (folder, id or `latest`); by default the latest.")
+        list[str] | None, typer.Argument(help="Runs to report: folder, id or latest. Default: latest.")
     ] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder to write to.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder to write to. Default: reports/RECIPE/RUN.")
+    ] = None,
     published: Annotated[
-        bool, typer.Option("--published", help="The published tables and the SOLOv2 log; runs go below them.")
+        bool,
+        typer.Option("--published", help="Report the published tables and the SOLOv2 log; runs follow them."),
     ] = False,
     figures: Annotated[
-        Figures, typer.Option("--figures", help="all: also the single steps of every workload.")
+        Figures, typer.Option("--figures", help="all: also draw the single steps of every workload.")
     ] = Figures.MAIN,
     results: Results = RESULTS,
     as_json: AsJson = False,
 ) -> None:
-    """Write report.md, figures and one self-contained page from what was measured."""
+    """Write the report of one or several runs: Markdown, figures and a static page."""
     named = [Run(resolve_run(name, results)) for name in runs or ([] if published else ["latest"])]
     if published:
         path = generate_published(output or Path("reports") / "reference", measured=named)
@@ -58,27 +61,27 @@ def report(
     print_json({"report": str(path)}) if as_json else typer.echo(path)
 
 
-@app.command()
+@app.command(epilog=examples("bench compare latest:slow latest:fast"))
 def compare(
-    a: Annotated[str, typer.Argument(help="The baseline: a run, or RUN:ARM.")],
-    b: Annotated[str, typer.Argument(help="What is compared with it: a run, or RUN:ARM.")],
+    a: Annotated[str, typer.Argument(help="Baseline: RUN or RUN:ARM.")],
+    b: Annotated[str, typer.Argument(help="Compared with it: RUN or RUN:ARM.")],
     results: Results = RESULTS,
     as_json: AsJson = False,
 ) -> None:
-    """Print the ratio table of two runs or two arms."""
+    """Print the ratio of two runs or of two arms."""
     comparison = comparison_table(resolve_side(a, results), resolve_side(b, results))
     print_json(to_json(comparison)) if as_json else show(comparison_blocks(comparison), Console())
 
 
-@app.command("eval")
+@app.command("eval", epilog=examples("bench eval instances.json results.json --iou-type segm"))
 def evaluate(
-    ground_truth: Annotated[Path, typer.Argument(help="COCO instances JSON.")],
-    detections: Annotated[Path, typer.Argument(help="COCO results JSON.")],
+    ground_truth: Annotated[Path, typer.Argument(help="Ground truth: COCO instances JSON.")],
+    detections: Annotated[Path, typer.Argument(help="Detections: COCO results JSON.")],
     iou_type: Annotated[str, typer.Option(help="bbox, segm or both.")] = "both",
     backend: Annotated[str, typer.Option(help="hotcoco (fast) or pycocotools (the reference).")] = "hotcoco",
     as_json: AsJson = False,
 ) -> None:
-    """COCO AP and AR of detections, and which images were evaluated."""
+    """Compute COCO AP and AR of detections."""
     wanted: dict[str, tuple[Literal["bbox", "segm"], ...]]
     wanted = {"bbox": ("bbox",), "segm": ("segm",), "both": ("bbox", "segm")}
     if iou_type not in wanted:

@@ -26,6 +26,7 @@ from bench.measure.session import Session, new_run
 from bench.recipe.codebases import Codebase
 from bench.recipe.load import LoadedRecipe
 from bench.recipe.plan import Checkout, Plan, work_key
+from bench.recipe.workload import Workload
 from bench.record import machine
 from bench.record.run import write_atomic
 from bench.record.samples import block_times
@@ -77,7 +78,7 @@ def calibrate(
     ``launches``: of the A/A run. ``settings.budget_s``: the budget of the checks to come.
     """
     if launches < FIRST_LAUNCHES:
-        raise BenchError(f"{launches} launches are too few to know their spread", hint="take 12 or more")
+        raise BenchError(f"{launches} launches are too few to estimate their spread", hint="take 12 or more")
     nowhere: Mapping[str, Checkout | None] = dict.fromkeys(SIDES)
     chosen, pairs = doubled(
         lean(plan, settings, launches=1), dict.fromkeys((a.codebase for a in plan.arms), nowhere)
@@ -109,7 +110,7 @@ def calibrate(
         round_s = _round_s(base) + _round_s(head)
         start_s = max(0.0, launch_s - rounds * round_s)
         arm = arms[side_id(name, "base")]
-        target = settings.metrics_of(arm.workload["task"])[0]
+        target = settings.metrics_of(arm.workload.task)[0]
         check = decide.Plan.within(max(FEWEST_LAUNCHES, int(settings.budget_s / launch_s)))
         calibration = Calibration(
             arm=name,
@@ -146,7 +147,7 @@ class MeasuringError(BenchError):
 
 
 def _calibration_path(
-    cache: Path, fingerprint: str, codebase: str, workload: Any, options: Mapping[str, Any], plan: Plan
+    cache: Path, fingerprint: str, codebase: str, workload: Workload, options: Mapping[str, Any], plan: Plan
 ) -> Path:
     """One file per machine and work; the steps of a block are part of the work, since noise averages over them."""
     key = repr((work_key(codebase, workload, options), plan.measure.steps, plan.measure.settle))
@@ -157,9 +158,7 @@ def impossible(plan: Plan, settings: Settings, cache: Path) -> Iterator[str]:
     """What the calibration of this machine says against the check that is asked for."""
     fingerprint = machine.fingerprint(machine.describe_machine())
     for arm in plan.arms:
-        path = _calibration_path(
-            cache, fingerprint, arm.codebase, arm.workload.model_dump(), arm.options, plan
-        )
+        path = _calibration_path(cache, fingerprint, arm.codebase, arm.workload, arm.options, plan)
         target = settings.metrics_of(arm.workload.task)[0]
         try:
             stored = json.loads(path.read_text())

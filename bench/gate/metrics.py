@@ -39,10 +39,13 @@ class Metric:
     weight: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.tolerance < (1 if self.relative and self.better == "higher" else math.inf):
-            raise BenchError(f"{self.name}: a tolerance of {self.tolerance} makes no sense")
+        share = self.relative and self.better == "higher"
+        if not 0 <= self.tolerance < (1 if share else math.inf):
+            allowed = "between 0 and 1" if share else "0 or more"
+            problem = f"{self.name}: tolerance must be {allowed}, got {self.tolerance}"
+            raise BenchError(problem, hint="for example --tolerance s/iter=3%")
         if self.weight <= 0:
-            raise BenchError(f"{self.name}: weight must be positive, not {self.weight}")
+            raise BenchError(f"{self.name}: weight must be above 0, got {self.weight}")
 
     @property
     def limit(self) -> float:
@@ -87,7 +90,7 @@ METRICS: dict[str, Metric] = {
 def metric(name: str, tolerance: float | None = None, weight: float = 1.0) -> Metric:
     """A metric by name, with its own tolerance and weight. Raises `BenchError` for an unknown name."""
     if name not in METRICS:
-        raise BenchError(f"no such metric: {name}", hint=did_you_mean(name, METRICS))
+        raise BenchError(f"unknown metric '{name}'", hint=did_you_mean(name, METRICS))
     known = METRICS[name]
     return replace(known, tolerance=known.tolerance if tolerance is None else tolerance, weight=weight)
 
@@ -113,7 +116,7 @@ class Settings:
     def metrics_of(self, task: str) -> list[Metric]:
         if task not in METRICS_OF_TASK:
             raise BenchError(
-                f"bench check has no metric for task {task}", hint="check task train, infer or eval"
+                f"bench check cannot judge task '{task}'", hint="check task train, infer or eval"
             )
         default, *others = METRICS_OF_TASK[task]
         chosen = [default, *(name for name in others if name in self.metrics)]
@@ -123,7 +126,7 @@ class Settings:
         known = {name for task in tasks for name in METRICS_OF_TASK.get(task, ())}
         for name in set(self.metrics) - known:
             raise BenchError(
-                f"no arm of this recipe has {name}", hint=f"they have {', '.join(sorted(known))}"
+                f"no arm of this recipe measures {name}", hint=f"they measure {', '.join(sorted(known))}"
             )
 
     def exit_code(self, state: State) -> int:
@@ -145,7 +148,10 @@ def read_settings(
         "inconclusive": "inconclusive", "pass": "pass", "fail": "fail",
     }  # fmt: skip
     if inconclusive_is not in choices:
-        raise BenchError(f"--inconclusive-is {inconclusive_is}", hint=did_you_mean(inconclusive_is, choices))
+        raise BenchError(
+            f"--inconclusive-is must be inconclusive, pass or fail, got '{inconclusive_is}'",
+            hint=did_you_mean(inconclusive_is, choices),
+        )
     return Settings(metrics, budget_s, choices[inconclusive_is])
 
 

@@ -139,7 +139,7 @@ def false_alarms(
     """
     recorded = np.asarray(worsening, dtype=np.float64)
     if recorded.size < 3:
-        raise BenchError("a false-alarm rate needs at least three launches of an A/A run")
+        raise BenchError("a false-alarm rate needs an A/A run of at least three launches")
     generator = np.random.default_rng(seed)
     shape = (checks, plan.launches)
     drawn = generator.choice(recorded, shape) * generator.choice([-1.0, 1.0], shape)

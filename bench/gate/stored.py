@@ -19,7 +19,7 @@ from bench.measure.progress import Quiet
 from bench.measure.session import Session, new_run
 from bench.recipe.codebases import Codebase
 from bench.recipe.load import LoadedRecipe
-from bench.recipe.plan import Plan, work_key
+from bench.recipe.plan import Plan, baseline_ids, work_key
 from bench.record import machine
 from bench.record.models import ArmRecord
 from bench.record.run import Run
@@ -40,15 +40,17 @@ def check_stored(
     same = machine.fingerprint(records["base"].machine) == machine.fingerprint(records["head"].machine)
     earlier = {_identity(arm): arm for arm in base.arms() if arm.status == "ok"}
     arms = [arm for arm in head.arms() if arm.status == "ok" and _identity(arm) in earlier]
-    settings.refuse_unused(arm.workload["task"] for arm in arms)
-    through = {"codebase": reference} if reference else records["head"].baseline
+    by_id = {arm.id: arm for arm in arms}
+    settings.refuse_unused(arm.workload.task for arm in arms)
+    asked = records["head"].baseline
+    through = baseline_ids(arms, {**asked, "codebase": reference}) if reference else {}
     found: dict[tuple[str, str], tuple[Metric, ratio.Floats, ratio.Floats]] = {}
     used: dict[str, None] = {}
     for arm in arms:
         for target in _metrics_of(settings, arm):
             sides = badness(base, earlier[_identity(arm)], target, cache), badness(head, arm, target, cache)
             if target.name in TIME_METRICS and (reference or not same):
-                fixed = baseline_of(arm, arms, through)
+                fixed = by_id.get(through.get(arm.id, "")) if reference else baseline_of(arm, arms, asked)
                 if fixed is None:
                     wanted = f"'{reference}'" if reference else "that both runs measured"
                     because = "" if same else "the runs are of different machines, and "

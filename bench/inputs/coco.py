@@ -43,7 +43,7 @@ def check_coco(content: Any, where: str) -> Json:
     for table, keys in _COCO_TABLES.items():
         rows = content.get(table) if isinstance(content, Mapping) else None
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            raise BenchError(f"not a COCO instances file: '{table}' is no list of objects", where=where)
+            raise BenchError(f"not a COCO instances file: '{table}' is not a list of objects", where=where)
         seen = set()
         for row in rows:
             if not row.keys() >= keys:
@@ -112,7 +112,7 @@ def object_mask(annotation: Json, image: Json) -> NDArray[np.uint8]:
         rle = coco_mask.merge(coco_mask.frPyObjects(outline, height, width))
     else:
         if list(outline["size"]) != [height, width]:
-            raise ValueError(f"a mask of size {outline['size']} in an image of [{height}, {width}]")
+            raise ValueError(f"mask has size {outline['size']}, its image [{height}, {width}]")
         compressed = isinstance(outline["counts"], str | bytes)
         rle = outline if compressed else coco_mask.frPyObjects(outline, height, width)
     return np.asarray(coco_mask.decode(rle))

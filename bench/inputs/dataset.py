@@ -109,7 +109,7 @@ def _coco_paths(root: Path, split: str) -> tuple[Path, Path]:
     """The annotation file and the image folder of a split."""
     if not root.is_dir():
         raise BenchError(
-            "no such data set folder",
+            "data set folder not found",
             where=str(root),
             hint="input.dataset is `shapes` or a folder with annotations/instances_<split>.json and <split>/",
         )

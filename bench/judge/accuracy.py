@@ -316,7 +316,7 @@ def _check_detection(
     image, category, score = row.get("image_id"), row.get("category_id"), row.get("score")
     name = f"{name} (image {image})"
     if not isinstance(image, int) or image not in sizes:
-        raise BenchError(f"{name}: the ground truth has no such image", where=where)
+        raise BenchError(f"{name}: this image is not in the ground truth", where=where)
     if not isinstance(category, int) or category not in categories:
         raise BenchError(
             f"{name}: the ground truth has no category {category}",
@@ -342,7 +342,7 @@ def _check_mask(mask: Any, size: tuple[int, int]) -> None:
         if not {"size", "counts"} <= mask.keys():
             raise ValueError("a run-length encoded mask has size and counts")
         if tuple(mask["size"]) != size:
-            raise ValueError(f"a mask of [height, width] {mask['size']} in an image of {list(size)}")
+            raise ValueError(f"mask has size {mask['size']}, its image {list(size)}")
 
 
 def _compressed(mask: Any, size: tuple[int, int]) -> Json:
@@ -392,7 +392,7 @@ def _evaluated(
         data, evaluator = (importlib.import_module(module) for module in _BACKENDS[backend])
     except ImportError as error:
         others = ", ".join(name for name in _BACKENDS if name != backend)
-        raise BenchError(f"{backend} cannot be imported: {error}", hint=f"use {others}") from None
+        raise BenchError(f"cannot import {backend}: {error}", hint=f"use {others}") from None
     with contextlib.redirect_stdout(io.StringIO()):
         coco_truth = _load(data.COCO, truth)
         if len(found.images):

@@ -217,11 +217,11 @@ def ratio(
     launches = np.asarray(launch, dtype=np.int64)
     y = np.asarray(log_ratio, dtype=np.float64)
     if y.size == 0:
-        raise BenchError("no round has both arms", hint="nothing can be compared; look at the arms' failures")
+        raise BenchError("no round measured both arms", hint="look at the failures of the arms")
     if launches.shape != y.shape or y.ndim != 1 or not np.isfinite(y).all():
         raise ValueError("launch and log_ratio must be one-dimensional, of one length and finite")
     if not 0 < confidence < 1:
-        raise ValueError(f"confidence must lie between 0 and 1, not {confidence}")
+        raise ValueError(f"confidence must be between 0 and 1, got {confidence}")
     components = variance_components(launches, y)
     if y.size == 1:
         half_width, detectable, method = math.inf, math.inf, "one round: no interval"

@@ -84,7 +84,7 @@ def resolve_side(text: str, root: Path) -> Side:
     run = Run(resolve_run(name, root))
     known = [record.id for record in run.arms()]
     if arm not in known:
-        raise BenchError(f"no arm '{arm}' in run {run.folder.name}", hint=did_you_mean(arm, known))
+        raise BenchError(f"unknown arm '{arm}' in run {run.folder.name}", hint=did_you_mean(arm, known))
     return Side(run, arm)
 
 
@@ -152,7 +152,7 @@ def _compared(a: _Found, b: _Found, *, same_run: bool) -> Compared:
         b=replace(row, marks=marks_of(row, row_a, interleaved=interleaved)),
         ratio=ratio,
         interleaved=interleaved,
-        differences=tuple(_differences(arm_a.workload, arm_b.workload)),
+        differences=tuple(_differences(arm_a.workload.model_dump(), arm_b.workload.model_dump())),
     )
 
 
@@ -167,7 +167,7 @@ def _only(arm: ArmRecord, others: Sequence[ArmRecord]) -> str:
 
 
 def _work(arm: ArmRecord) -> dict[str, Any]:
-    return {name: arm.workload.get(name) for name in ("task", "model")}
+    return {"task": arm.workload.task, "model": arm.workload.model}
 
 
 def _arms(side: Side) -> list[ArmRecord]:
@@ -209,8 +209,7 @@ def _machine_differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator
 
 def _software(a: ArmRecord, b: ArmRecord) -> Iterator[str]:
     one, two = (
-        {part: arm.environment.get(part) for part in ("python", "packages", "git", "variables")}
-        for arm in (a, b)
+        arm.environment.model_dump(include={"python", "packages", "git", "variables"}) for arm in (a, b)
     )
     yield from (f"{a.codebase}, {text}" for text in _differences(one, two))
 

@@ -19,6 +19,7 @@ from bench.judge.noise import MIN_LAUNCHES
 from bench.judge.ratio import Cost, Ratio, Summary
 from bench.recipe.models import BACKBONES, MODELS
 from bench.recipe.schema import level_text
+from bench.recipe.workload import Workload
 from bench.record.models import Status
 from bench.report import accuracy_values
 
@@ -323,8 +324,8 @@ def model_title(model: str, options: Iterable[str]) -> str:
     return f"{title.removesuffix(f' {backbone}')}, changed by options"
 
 
-def images_per_step(workload: Mapping[str, Any]) -> int:
-    return int(workload.get("batch_size", 1)) * int(workload.get("ranks", 1))
+def images_per_step(workload: Workload) -> int:
+    return workload.batch_size * workload.ranks
 
 
 def trains(task: str) -> bool:

@@ -105,7 +105,12 @@ class Sink:
     def gradient(self, name: str, gradient: np.ndarray) -> None:
         """The gradient of that output: values that are 0 belong to no sample of the loss."""
         facts = self._layer(name)
-        facts["gradients"] += int(np.count_nonzero(gradient))
+        if (
+            gradient.ndim == 2 or gradient.shape[3] == 1
+        ):  # a product: of rows that saturate, a part may round to 0
+            facts["gradients"] += int(np.count_nonzero(gradient.any(axis=1)))
+        else:
+            facts["gradients"] += int(np.count_nonzero(gradient))
         facts["gradient_square"] += norm(gradient) ** 2
 
     def _layer(self, name: str) -> Facts:
@@ -211,7 +216,8 @@ def _train(adapter: Adapter, observer: Observer, batches: Sequence[Batch]) -> Fa
     change, project = Change(observer), Projection()
     steps = []
     for batch in batches:
-        sink, value = Sink(project), None
+        sink = Sink(project)
+        value: Any = None
         for name, call in phases_of(adapter, iter([adapter.convert(batch)])):
             with observer.watching(name, sink):
                 value = call(value)
@@ -250,7 +256,8 @@ def _infer(adapter: Adapter, observer: Observer, batches: Sequence[Batch]) -> Fa
     weights = {name: norm(value) for name, value in observer.tensors("weights").items()}
     steps = []
     for batch in batches:
-        sink, value = Sink(project), None
+        sink = Sink(project)
+        value: Any = None
         data = adapter.convert(batch)
         for name, call in phases_of(adapter, iter([data])):
             with observer.watching(name, sink):

@@ -139,6 +139,36 @@ def detectors(line: Line) -> str:
     )
 
 
+def maskrcnn_benchmark(line: Line) -> str:
+    losses = "  ".join(f"{key}: {value:.4f} ({value + 1:.4f})" for key, value in line.losses.items())
+    return (
+        f"{line.comma_time} maskrcnn_benchmark.trainer INFO: eta: {line.eta}  iter: {line.iteration}  {losses}  "
+        f"time: {line.s_per_iter:.4f} (0.8738)  data: {line.data_s:.4f} (0.1252)  lr: {line.lr:.6f}  "
+        f"max mem: {line.memory_mb}"
+    )
+
+
+def detectron(line: Line) -> str:
+    values = {"eta": line.eta, "iter": line.iteration - 1, "lr": f"{line.lr:.6f}", "mem": line.memory_mb}
+    values |= {"time": f"{line.s_per_iter:.6f}"} | {key: f"{loss:.6f}" for key, loss in line.losses.items()}
+    return "json_stats: " + json.dumps(values, sort_keys=True)
+
+
+def detr(line: Line) -> str:
+    losses = {"train_loss": 1.5} | {f"train_{key}": value for key, value in line.losses.items()}
+    tail = {"test_coco_eval_bbox": [0.25, -1], "epoch": line.iteration - 1, "n_parameters": 41302368}
+    return json.dumps({"train_lr": line.lr} | losses | tail)
+
+
+def yolox(line: Line) -> str:
+    losses = ", ".join(f"{key}: {value:.3f}" for key, value in line.losses.items())
+    return (
+        f"{line.when:%Y-%m-%d %H:%M:%S} | INFO     | yolox.core.trainer:253 - epoch: {line.epoch + 1}/300, "
+        f"iter: {line.step + 1}/{EPOCH_LENGTH}, mem: {line.memory_mb}Mb, iter_time: {line.s_per_iter:.3f}s, "
+        f"data_time: {line.data_s:.3f}s, {losses}, lr: {line.lr:.3e}, size: 640, ETA: {line.eta}"
+    )
+
+
 @dataclass(frozen=True)
 class Writer:
     """How a format prints a line, and what of it a reader can know."""
@@ -149,6 +179,8 @@ class Writer:
     first_iteration: int = 1
     """The number that it gives to the first iteration."""
     values: tuple[str, ...] = ("s_per_iter", "data_s", "lr", "memory_mb", "eta_s")
+    prefix: str = ""
+    """Before the name of a loss."""
 
 
 WRITERS = {
@@ -164,6 +196,10 @@ WRITERS = {
     "detectron2": Writer(detectron2, "s", 0),
     "detectron2-json": Writer(detectron2_json, "", 0, values=("s_per_iter", "data_s", "lr")),
     "torchvision": Writer(torchvision, "", 0),
+    "maskrcnn-benchmark": Writer(maskrcnn_benchmark),
+    "yolox": Writer(yolox, "s"),
+    "detectron": Writer(detectron, "", 0, values=("s_per_iter", "lr", "memory_mb", "eta_s")),
+    "detr": Writer(detr, "", 0, values=("lr",), prefix="train_"),
     "detectors": Writer(
         detectors, values=("s_per_iter", "data_s", "lr", "images_per_s", "memory_mb", "eta_s")
     ),

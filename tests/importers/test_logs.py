@@ -23,7 +23,7 @@ from tests.importers.logwriters import EPOCH_LENGTH, WRITERS, Line
 START = datetime(2021, 12, 31, 23, 50)
 #: Formats that print a time: only these have a wall clock.
 TIMED = [name for name, writer in WRITERS.items() if writer.stamp]
-TEXT = [name for name in WRITERS if not name.endswith("-json")]
+TEXT = [name for name in WRITERS if known_formats()[name].json is None]
 
 # Values that every format prints exactly with the decimals it uses.
 exact = st.integers(1, 999).map(lambda n: n / 1000)
@@ -98,7 +98,7 @@ def wall_seconds(name: str, first: Line, last: Line) -> int:
 
 
 def test_every_known_format_is_tested() -> None:
-    assert set(WRITERS) == set(known_formats())
+    assert {*WRITERS, "ultralytics"} == set(known_formats())
 
 
 @pytest.mark.parametrize("name", WRITERS)
@@ -120,7 +120,7 @@ def test_what_a_tool_wrote_is_read_back_to_the_last_value(name: str, lines: list
         for value in writer.values:
             assert getattr(point.fields, value) == pytest.approx(getattr(line, value), rel=1e-9), value
         for key, loss in line.losses.items():
-            assert point.fields.losses[key] == pytest.approx(loss, rel=1e-9)
+            assert point.fields.losses[writer.prefix + key] == pytest.approx(loss, rel=1e-9)
     clock = section.wall_clock
     if not writer.stamp:
         assert clock is None
@@ -152,7 +152,9 @@ def test_the_spellings_of_older_and_newer_versions_are_read(spelling: str) -> No
     assert result.log.broken_lines == 0
     (point,) = only(result).curve
     assert point.fields.losses
-    assert (point.fields.s_per_iter is None) == ("time: " not in line and "batch_cost: " not in line)
+    assert (point.fields.s_per_iter is None) == all(
+        key not in line for key in ("time: ", "batch_cost: ", '"time": ')
+    )
 
 
 def test_a_curve_of_a_long_log_is_thinned_and_says_so() -> None:
@@ -203,8 +205,8 @@ def test_a_line_cut_by_a_crash_is_counted_as_broken_and_not_guessed(name: str, d
     rows = text(name, run(6)).splitlines()
     # From within the values on: what is cut before them shows nothing of the line.
     at = (
-        1
-        if name.endswith("-json")
+        rows[2].index("{") + 1
+        if name not in TEXT
         else rows[2].index("lr: " if "lr: " in rows[2] else "learning_rate: ") + 15
     )
     cut = data.draw(st.integers(at, len(rows[2]) - 6))
@@ -406,6 +408,9 @@ _EVALUATIONS = {
     "mmengine": "12/31 23:55:00 - mmengine - INFO - Epoch(val) [1][5000/5000]    coco/bbox_mAP: 0.3740  time: 0.0402",
     "detectron2": "[12/31 23:55:00 d2.evaluation.evaluator]: Inference done 11/5000. Dataloading: 0.0010 s/iter.",
     "detectors": "2021-12-31 23:55:00,000 detectors INFO: evaluating: 100/5000",
+    "maskrcnn-benchmark": "2021-12-31 23:55:00,000 maskrcnn_benchmark.inference INFO: Total run time: 0:05:09.3 "
+    "(0.0618 s / img per device, on 8 devices)",
+    "yolox": "Average forward time: 5.31 ms, Average NMS time: 0.88 ms, Average inference time: 6.19 ms",
 }
 
 
@@ -475,7 +480,7 @@ def test_all_twelve_coco_numbers_are_read_with_their_task(opening: str, task: st
         "AP75": 0.283,
         "APs": 0.077,
         "APm": 0.287,
-        "APl": -1.0,
+        "APl": None,
         "AR@1": 0.257,
         "AR@10": 0.387,
         "AR@100": 0.408,
@@ -483,6 +488,26 @@ def test_all_twelve_coco_numbers_are_read_with_their_task(opening: str, task: st
         "ARm": 0.460,
         "ARl": 0.657,
     }
+
+
+def test_keypoints_have_recalls_of_their_own() -> None:
+    rows = [
+        f" Average {what}  @[ IoU={iou} | area={area} | maxDets= 20 ] = {value}"
+        for what, iou, area, value in (
+            ("Precision  (AP)", "0.50:0.95", "   all", "0.011"),
+            ("Precision  (AP)", "0.50     ", "   all", "0.048"),
+            ("Recall     (AR)", "0.50:0.95", "   all", "0.036"),
+            ("Recall     (AR)", "0.50     ", "   all", "0.086"),
+            ("Recall     (AR)", "0.75     ", "   all", "0.015"),
+            ("Recall     (AR)", "0.50:0.95", "medium", "-1.000"),
+            ("Recall     (AR)", "0.50:0.95", " large", "0.040"),
+        )
+    ]
+    (placed,) = read("\n".join(["Evaluate annotation type *keypoints*", *rows]) + "\n").log.found
+    assert isinstance(placed.event, Evaluation)
+    assert placed.event.metrics == {
+        "AP": 0.011, "AP50": 0.048, "AR": 0.036, "AR50": 0.086, "AR75": 0.015, "ARm": None, "ARl": 0.04
+    }  # fmt: skip
 
 
 def test_an_evaluation_that_was_cut_off_is_shown_with_what_it_has() -> None:
@@ -572,9 +597,9 @@ def test_an_inference_rate_is_read_with_only_what_the_line_states(
     (placed,) = read(line + "\n").log.found
     assert isinstance(placed.event, Inference)
     stated = {key: value for key, value in vars(placed.event).items() if value is not None}
-    assert {key: stated[key] for key in stated if key not in ("format", "line", "time_ms")} == pytest.approx(
-        expected
-    )
+    assert {
+        key: stated[key] for key in stated if key not in ("format", "what", "line", "time_ms")
+    } == pytest.approx(expected)
 
 
 def test_the_best_value_keeps_the_label_that_the_tool_gave_it() -> None:

@@ -53,7 +53,7 @@ def to_codebase(codebase: str, model: str, state: Weights) -> dict[str, np.ndarr
     module = _module(codebase)
     if module is None or model not in module.MODELS:
         raise BenchError(
-            f"there is no mapping of weights of {model} to {codebase}",
+            f"weights of {model} have no mapping to {codebase}",
             hint="use `weights: random` in the workload, or add one in bench/transplant",
         )
     converted: dict[str, np.ndarray] = module.convert(model, state)

@@ -23,8 +23,8 @@ from bench.gate.checkouts import Source, temporary_folder
 from bench.gate.decide import Verdict
 from bench.gate.metrics import Metric, Settings
 from bench.gate.values import SIDES, interleaved, side_id
-from bench.judge import ratio
 from bench.judge.audit import audit_run
+from bench.judge.steady import Floats
 from bench.measure import interrupts
 from bench.measure.progress import Lines, Quiet
 from bench.measure.session import Session, new_run
@@ -157,7 +157,7 @@ class Referee:
     started: float = field(default_factory=time.monotonic)
     plan: decide.Plan | None = None
     verdict: Verdict | None = None
-    found: dict[tuple[str, str], tuple[Metric, ratio.Floats]] = field(default_factory=dict)
+    found: dict[tuple[str, str], tuple[Metric, Floats]] = field(default_factory=dict)
     _first_s: float = math.nan
     """When the first launch ended; it alone also prepared data and weights."""
 

@@ -61,7 +61,7 @@ from scipy.stats import trim_mean
 
 from bench.errors import BenchError
 from bench.gate.metrics import TRIMMED, Metric, State
-from bench.judge.ratio import Floats
+from bench.judge.steady import Floats
 
 """Metrics with their default tolerances. AP is a share in 0..1; EMA cost a share of the step (`stats.cost`)."""
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.errors import BenchError, ExitCode, did_you_mean
-from bench.judge.ratio import Floats
+from bench.judge.steady import Floats
 
 #: Share of a launch's rounds that is left out at either end.
 TRIMMED = 0.25

@@ -14,7 +14,7 @@ from scipy.stats.mstats import winsorize
 from bench.errors import BenchError
 from bench.gate.decide import Plan, _by_launch, decide, launch_means
 from bench.gate.metrics import TRIMMED, Metric, State
-from bench.judge.ratio import Floats
+from bench.judge.steady import Floats
 
 # -- calibration -------------------------------------------------------------------------------------------
 

@@ -13,8 +13,8 @@ from bench.gate import decide
 from bench.gate.check import Comparison, PerLaunch, Result, _name, lean
 from bench.gate.metrics import TIME_METRICS, Metric, Settings
 from bench.gate.values import _metrics_of, badness
-from bench.judge import ratio
 from bench.judge.pairs import baseline_of
+from bench.judge.steady import Floats
 from bench.measure.progress import Quiet
 from bench.measure.session import Session, new_run
 from bench.recipe.codebases import Codebase
@@ -44,7 +44,7 @@ def check_stored(
     settings.refuse_unused(arm.workload.task for arm in arms)
     asked = records["head"].baseline
     through = baseline_ids(arms, {**asked, "codebase": reference}) if reference else {}
-    found: dict[tuple[str, str], tuple[Metric, ratio.Floats, ratio.Floats]] = {}
+    found: dict[tuple[str, str], tuple[Metric, Floats, Floats]] = {}
     used: dict[str, None] = {}
     for arm in arms:
         for target in _metrics_of(settings, arm):

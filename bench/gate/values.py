@@ -11,8 +11,8 @@ from bench.errors import BenchError
 from bench.gate import decide
 from bench.gate.metrics import Metric, Settings
 from bench.inputs.dataset import open_dataset
-from bench.judge import ratio
 from bench.judge.accuracy import evaluate
+from bench.judge.steady import Floats
 from bench.recipe.workload import Workload
 from bench.record.models import ArmRecord, Memory
 from bench.record.run import Run
@@ -97,7 +97,7 @@ def _metrics_of(settings: Settings, arm: ArmRecord) -> list[Metric]:
 
 def interleaved(
     run: Run, pairs: Sequence[str], settings: Settings, cache: Path
-) -> dict[tuple[str, str], tuple[Metric, ratio.Floats]]:
+) -> dict[tuple[str, str], tuple[Metric, Floats]]:
     """Worsening of each launch by (arm, metric): head against base, paired by launch and round."""
     arms = {arm.id: arm for arm in run.arms()}
     found = {}

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.inputs.batches import epoch_orders
-from bench.measure.process import WorkerFailure
 from bench.measure.prepare import _weights_file
+from bench.measure.process import WorkerFailure
 from bench.recipe.workload import Workload
 from bench.record.models import ArmRecord, RunRecord
 from bench.record.run import Run

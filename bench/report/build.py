@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from bench.errors import BenchError
 from bench.judge import noise
 from bench.judge.audit import Audit, audit_run
 from bench.judge.pairs import baseline_of
@@ -328,12 +328,13 @@ def _software(arms: Sequence[ArmRecord], codebases: Mapping[str, Codebase]) -> I
 
 
 def _samples(run: Run, arm: ArmRecord) -> Measured:
-    """An arm's samples; none of an arm that failed, nor where the file cannot be read."""
-    frame = samples_frame([])
-    if arm.status != "failed":
-        with contextlib.suppress(OSError, ValueError):
-            frame = run.samples(arm.id)
-    return Measured(frame)
+    """An arm's samples; none of an arm that failed, nor of one whose samples are damaged, which is then said."""
+    if arm.status == "failed":
+        return Measured(samples_frame([]))
+    try:
+        return Measured(run.samples(arm.id))
+    except BenchError as error:
+        return Measured(samples_frame([]), error.message)
 
 
 def run_report(

@@ -12,7 +12,7 @@ import pandas as pd
 
 from bench.judge.ratio import Ratio, pair
 from bench.judge.ratio import ratio as ratio_of
-from bench.record.samples import block_times
+from bench.record.samples import block_times, problem_of
 from bench.report.values import Trace
 
 
@@ -21,19 +21,22 @@ class Measured:
     """The samples of one arm, read once. Empty when the arm failed: its ratio would be of half a measurement."""
 
     samples: pd.DataFrame
+    error: str = ""
+    """Why the samples could not be read."""
 
     @cached_property
     def blocks(self) -> pd.DataFrame:
-        """`block_times` of the blocks that took a positive time."""
-        blocks = block_times(self.samples)
-        return blocks[blocks["s_per_step"] > 0]
+        """`block_times`: those that count."""
+        return block_times(self.samples)
 
     @cached_property
     def steps(self) -> pd.DataFrame:
         """One row per step in order of time, warm-up included: the slowest rank's."""
-        keys = [name for name in ("launch", "round", "position", "step", "batch") if name in self.samples]
-        slowest = self.samples.groupby(keys, sort=False)["duration_ns"].max().reset_index()
-        return slowest.sort_values(["launch", "round", "step"], kind="stable")
+        keys = ["launch", "round", "position", "step"]
+        found = self.samples.groupby(keys, sort=False).agg(
+            {"duration_ns": "max", "batch": "max", "disturbed": "max"}
+        )
+        return found.reset_index().sort_values(["launch", "round", "step"], kind="stable")
 
     @property
     def seconds(self) -> Any:
@@ -44,11 +47,9 @@ class Measured:
     @property
     def problem(self) -> str:
         """Why these samples give no numbers; empty when they do."""
-        measured = self.samples[self.samples["round"] >= 0]
-        bad = int((measured["duration_ns"] <= 0).sum())
-        if bad:
-            return f"{bad} of {len(measured)} step times are not positive: the samples are damaged"
-        return "" if len(measured) else "no measured step in its samples"
+        if self.error:
+            return self.error
+        return problem_of(self.samples) or ("" if len(self.blocks) else "no measured step in its samples")
 
     @property
     def trace(self) -> Trace:
@@ -57,7 +58,8 @@ class Measured:
             seconds=tuple((steps["duration_ns"] / 1e9).tolist()),
             launch=tuple(steps["launch"].tolist()),
             round=tuple(steps["round"].tolist()),
-            batch=tuple(steps["batch"].tolist()) if "batch" in steps else (),
+            batch=tuple(steps["batch"].tolist()) if (steps["batch"] >= 0).any() else (),
+            disturbed=tuple(steps["disturbed"].astype(bool).tolist()) if steps["disturbed"].any() else (),
         )
 
 

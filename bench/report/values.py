@@ -72,7 +72,9 @@ class Trace:
     round: tuple[int, ...] = ()
     """Within its launch; -1 for the warm-up."""
     batch: tuple[int, ...] = ()
-    """Which batch each step had; empty where the samples do not say."""
+    """Which batch each step had, -1 where it is not known; empty where the samples do not say."""
+    disturbed: tuple[bool, ...] = ()
+    """Steps in which other processes took processors; empty where there are none."""
 
     @property
     def warmup(self) -> tuple[bool, ...]:
@@ -284,7 +286,7 @@ class Report:
 MARKS = {
     "≠": "unequal work",
     "?": "equal work was not shown",
-    "†": "kernels of another project in place of its own",
+    "†": "kernels of another project, in the arm or in its baseline",
     "‡": "fewer than three launches, or not interleaved",
     "✕": "failed, or without a usable time",
 }

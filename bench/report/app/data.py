@@ -7,16 +7,36 @@ import gzip
 import json
 import math
 from collections.abc import Sequence
+from statistics import median
 from typing import Any
 
 from bench.report.colours import look, phase_colour
 from bench.report.sections import log_tail
-from bench.report.text import PHASE_TITLES, value_text
+from bench.report.text import PHASE_TITLES, significant, value_text
 from bench.report.values import MARKS, Group, Report, Row, RunReport
 
 #: Steps in the page over all arms; the Parquet files beside the run hold every one.
 MOST_STEPS = 300_000
 FEWEST_STEPS = 200
+MOST_BATCHES = 16
+#: The round of steps that others disturbed: like the warm-up's, it is below 0 and counts in no ratio of the page.
+DISTURBED = -2
+
+
+#: Columns whose values are numbers of texts.
+TEXTS = (
+    "name",
+    "codebase",
+    "status",
+    "reason",
+    "marks",
+    "verdict",
+    "software",
+    "options",
+    "log",
+    "design",
+    "batches",
+)
 
 
 class Strings:
@@ -61,6 +81,7 @@ def page_data(report: Report) -> dict[str, Any]:
             "cell": [text(f"{run.id}/{group.cell}") for run, group in groups],
         },
         "arms": {"id": ids, "group": [index[id(group)] for _, group, _ in placed], **columns},
+        "texts": TEXTS,
         "interleaved": all(run.interleaved for run in report.runs),
         "marks": MARKS,
         "looks": {name: look(name) for name in codebases},
@@ -117,6 +138,7 @@ def _row(text: Strings, group: Group, row: Row, room: int) -> dict[str, Any]:
         "unknown": [text(fact) for fact in row.audit.unknown] if row.audit else [],
         "phases": [[phase.name, short(phase.median_s, 4)] for phase in row.phases],
         "design": text(design),
+        "batches": text(_by_batch(row)),
         "steps": seconds,
     }
 
@@ -133,6 +155,19 @@ def _differences(text: Strings, row: Row) -> list[list[Any]]:
     return found
 
 
+def _by_batch(row: Row) -> str:
+    """Median seconds of each batch: content explains much of what looks like noise. Empty for a single batch."""
+    times: dict[int, list[float]] = {}
+    for batch, round_, seconds in zip(row.trace.batch, row.trace.round, row.trace.seconds, strict=False):
+        if batch >= 0 and round_ >= 0:
+            times.setdefault(batch, []).append(seconds)
+    if len(times) < 2:
+        return ""
+    parts = [f"{batch}: {significant(median(found))} s" for batch, found in sorted(times.items())]
+    more = len(parts) - MOST_BATCHES
+    return ", ".join(parts[:MOST_BATCHES]) + (f", {more} more" if more > 0 else "")
+
+
 def _steps(row: Row, room: int) -> tuple[str, list[float | None]]:
     """Launch, round and number of steps of each run of steps, and the seconds of each step.
 
@@ -144,7 +179,9 @@ def _steps(row: Row, room: int) -> tuple[str, list[float | None]]:
         stretches = (trace.seconds[start : start + size] for start in range(0, len(trace.seconds), size))
         return "", [short(value) for stretch in stretches for value in (min(stretch), max(stretch))]
     runs: list[list[int]] = []
-    for launch, round_ in zip(trace.launch, trace.round, strict=True):
+    disturbed = trace.disturbed or (False,) * len(trace.launch)
+    for launch, number, bad in zip(trace.launch, trace.round, disturbed, strict=True):
+        round_ = DISTURBED if bad and number >= 0 else number
         if runs and runs[-1][:2] == [launch, round_]:
             runs[-1][2] += 1
         else:

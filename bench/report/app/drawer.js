@@ -25,6 +25,7 @@ function content(/** @type {Any} */ arm) {
     ["marks", [...marksOf(arm)].map((mark) => `${mark} ${D.marks[mark]}`).join("; ")],
     ["detectable effect", arm.detectable !== null && !state.base ? `an effect smaller than ${number(100 * arm.detectable, 2)} % would not have been seen (in 80 % of such runs)` : ""],
     ["s/iter", arm.median === null ? NONE : `${number(arm.median)} (p5–p95: ${number(arm.p5)}–${number(arm.p95)})`],
+    ["by batch", arm.batches],
     ["images/s", arm.median === null ? "" : `${number(arm.rate)}, ${arm.images} images per step`],
     ["design", arm.median === null ? "" : `${arm.launches} launches, ${arm.rounds} rounds in all`],
     ["max memory", arm.memory === null ? "" : `${number(arm.memory, 4)} MiB${arm.resident ? `, ${number(arm.resident, 4)} MiB of it before the model was built` : ""}`],
@@ -43,7 +44,7 @@ function content(/** @type {Any} */ arm) {
     arm.unknown.length ? [h("h3", {}, "Not shown"), h("p", {}, arm.unknown.map((/** @type {number} */ one) => D.strings[one]).join(", "))] : "",
     drawn ? [h("h3", {}, "Seconds of each step, all codebases"), div("bar",
       button("Log scale", () => { logScale = !logScale; open(arm); }, { "aria-pressed": logScale }), button("Steps as CSV", () => samples(arm))),
-    note("In the order measured. Bands: launches. Hollow: warm-up, which does not set the scale. Drag to zoom, double-click to go back."), h("div", { id: "chart" })] : "",
+    note("In the order measured. Bands: launches. Hollow: warm-up or disturbed by other processes; it does not set the scale. Drag to zoom, double-click to go back."), h("div", { id: "chart" })] : "",
     arm.log ? [h("h3", {}, "End of the log"), h("pre", { tabindex: 0 }, arm.log)] : "",
   ].flat(2).filter(Boolean);
 }
@@ -81,7 +82,7 @@ function plot(/** @type {Any} */ arm) {
     for (const value of pick(false)) if (value !== null) { top = max(top, value); least = min(least, value); }
     data.push(pick(false), pick(true));
     const look = { stroke: one.look[0], paths: () => null, value: (/** @type {Any} */ _, /** @type {Any} */ v) => (v === null || v === undefined ? NONE : number(v) + " s") };
-    series.push({ ...look, label: one.name, points: { show: true, size: 6, fill: one.look[0] } }, { ...look, label: one.name + " warm-up", points: { show: true, size: 6, fill: css("page") } });
+    series.push({ ...look, label: one.name, points: { show: true, size: 6, fill: one.look[0] } }, { ...look, label: one.name + " (hollow)", points: { show: true, size: 6, fill: css("page") } });
   }
   if (!top) { top = max(...list.flatMap((/** @type {Any} */ one) => one.steps)); least = top / 10; }
   const bands = (/** @type {Any} */ u) => {

@@ -21,11 +21,10 @@ function load(/** @type {Any} */ data) {
     index, title: text(title), model: text(D.groups.model[index]), task: text(D.groups.task[index]),
     cell: text(D.groups.cell[index]), arms: [],
   }));
-  const texts = ["name", "codebase", "status", "reason", "marks", "verdict", "software", "options", "log", "design"];
   arms = D.arms.id.map((/** @type {string} */ id, /** @type {number} */ index) => {
     const arm = /** @type {Any} */ ({ index, id });
     for (const [name, column] of Object.entries(D.arms))
-      if (name !== "id") arm[name] = texts.includes(name) ? text(column[index]) : column[index];
+      if (name !== "id") arm[name] = D.texts.includes(name) ? text(column[index]) : column[index];
     arm.group = groups[arm.group];
     arm.group.arms.push(arm);
     arm.ratio0 = arm.ratio === null ? null : { value: arm.ratio, low: arm.low, high: arm.high };
@@ -69,7 +68,7 @@ function rounds(/** @type {Any} */ arm) {
   return (arm.roundsFound = found);
 }
 
-/** Throughput of an arm over another of its cell, from their rounds; interval by Student's t over launches. */
+/** Throughput of an arm over another of its cell, from their rounds; interval by Student's t, the wider one of launches and rounds. */
 function recomputed(/** @type {Any} */ arm, /** @type {Any} */ base) {
   const launches = new Map();
   const theirs = rounds(base);
@@ -81,10 +80,9 @@ function recomputed(/** @type {Any} */ arm, /** @type {Any} */ base) {
   const mean = (/** @type {number[]} */ values) => values.reduce((a, b) => a + b, 0) / values.length;
   const all = [...launches.values()].flat();
   if (!all.length) return null;
-  const values = launches.size > 1 ? [...launches.values()].map(mean) : all;
   const centre = mean(all);
-  const spread = sqrt(values.reduce((sum, one) => sum + (one - centre) ** 2, 0) / max(1, values.length - 1) / values.length);
-  const half = values.length > 1 ? student(values.length - 1) * spread : Infinity;
+  const half = max(...[all, [...launches.values()].map(mean)].filter((values) => values.length > 1).map((values) =>
+    student(values.length - 1) * sqrt(values.reduce((sum, one) => sum + (one - centre) ** 2, 0) / (values.length - 1) / values.length)), all.length > 1 ? 0 : Infinity);
   return { value: exp(centre), low: exp(centre - half), high: Number.isFinite(half) ? exp(centre + half) : null };
 }
 

@@ -27,6 +27,12 @@ MODELS = frozenset(
     }
 )
 
+
+def supports(model: str) -> bool:
+    """The models of ``MODELS``."""
+    return model in MODELS
+
+
 #: Canonical name (a pattern) → ppdet's; the first that matches a beginning is applied.
 RENAMES = (
     (r"backbone\.stem\.0\.", "backbone.conv1.conv1_1."),  # of ResNet-vd

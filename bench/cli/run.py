@@ -101,9 +101,9 @@ def audit(
         bool, typer.Option("--strict", help="Exit with 3 unless every arm is shown to do equal work.")
     ] = False,
 ) -> None:
-    """Watch every arm of a recipe in a few steps and say whether they do equal work; nothing is timed.
+    """Watch every arm for a few steps, and say whether they do equal work. Time nothing.
 
-    Exit codes: 0, 4 when an arm failed, and with --strict 3 when one is unequal or not shown to be equal.
+    Exit codes: 0; 4 if an arm failed; with --strict 3 if an arm is unequal or not shown to be equal.
     """
     audits, code = _audit(recipe, settings or [], adapters or [], quiet=quiet or as_json)
     print_json([one.as_json() for one in audits]) if as_json else _print_audits(audits)

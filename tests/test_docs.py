@@ -36,7 +36,7 @@ WRAP = ROOT / "docs" / "tutorial" / "wrap-your-codebase.md"
 #: Commands in ```sh blocks are not executed here, for the reason of a pattern that fits.
 NOT_EXECUTED = {
     r"\b(RUN|DIR|FILE|CONFIG|FORMAT|RECIPE|recipe\.yaml|my-comparison\.yaml)\b": "has a placeholder",
-    r"path/to|^bench eval instances.json": "has a placeholder",
+    r"path/to|ours.log|^bench eval instances.json": "has a placeholder",
     r"^bench data sample": "needs a data set of the reader's; tests/integration/test_data_commands.py runs it",
     r"^bench check .*--source": "needs a checkout of another codebase; tests/test_check.py checks one",
     r"^(python|from|for|write)": "trains for minutes; tests/models/test_train_cli.py runs the commands on less",

@@ -33,7 +33,7 @@ from bench.gate.metrics import read_settings
 from bench.gate.stored import check_against_run, check_stored
 from bench.recipe.codebases import find_codebases
 from bench.record.run import Run, resolve_run
-from bench.report import show
+from bench.report.render.terminal import show
 
 app = typer.Typer()
 

@@ -28,6 +28,7 @@ from bench.cli.options import (
 from bench.environments import cache_folder
 from bench.errors import BenchError, ExitCode
 from bench.judge.audit import Audit, audit_run
+from bench.measure.preflight import check_plan
 from bench.measure.progress import listener
 from bench.measure.session import Session, new_run, resumed
 from bench.recipe.codebases import find_codebases
@@ -77,8 +78,9 @@ def run(
         loaded, plan = plan_of(recipe, settings or [], adapters or [], aa=aa)
         if dry_run:
             document = _dry_run(plan, results)
+            document["problems"] = check_plan(plan, find_codebases(adapters or []))
             print_json(document) if as_json else _print_dry_run(plan, document)
-            return
+            raise typer.Exit(ExitCode.BAD_INPUT if document["problems"] else ExitCode.SUCCESS)
         outcome = _measure(loaded, plan, results, adapters or [], quiet=quiet or as_json, strict=strict)
     else:
         outcome = _resume(
@@ -276,6 +278,8 @@ def _print_dry_run(plan: Plan, document: dict[str, Any]) -> None:
         f" from {document['estimate_from']}",
         markup=False,
     )
+    for problem in document["problems"]:
+        console.print(f"problem: {problem}", style="red", markup=False, soft_wrap=True)
 
 
 def _audit(

@@ -220,11 +220,12 @@ def test_a_training_starts_from_the_checkpoint_of_another_and_evaluates_what_it_
         assert after.evaluations[0].bbox == before.evaluations[-1].bbox
 
 
-def test_weights_that_are_not_there_fail_the_arm_that_wants_them(cli: Cli) -> None:
+def test_missing_weights_end_the_run_before_it_measures(cli: Cli) -> None:
     arms = [ARMS[0], {**ARMS[1], "weights": "nowhere.npz"}]
-    assert cli.run(cli.recipe(workload={**WORK, "steps": 1}, arms=arms)).code == 4
-    assert "nowhere.npz" in cli.arm("fast")["failure"]["message"]
-    assert cli.arm("slow")["status"] == "ok"
+    done = cli.run(cli.recipe(workload={**WORK, "steps": 1}, arms=arms))
+    assert done.code == 2
+    assert "nowhere.npz" in done.err
+    assert not Run(cli.runs()[-1]).journal()
 
 
 def test_the_newest_checkpoint_of_the_model_is_found_in_a_folder_of_runs(tmp_path: Path) -> None:
@@ -254,7 +255,7 @@ def test_bad_numbers_of_steps_and_mixed_tasks_are_refused_with_their_place(cli: 
     )
     done = cli.run(recipe)
     assert done.code == 2
-    assert "compared with itself only" in done.err
+    assert "compared only with train_eval arms" in done.err
 
 
 # -- the same batches for everyone ----------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from bench.errors import BenchError
 from bench.gate import history as series
 from bench.gate import output
 from bench.gate.calibrate import calibrate as measure_noise
-from bench.gate.calibrate import impossible
+from bench.gate.calibrate import calibrated, impossible
 from bench.gate.check import Result, check_revisions
 from bench.gate.checkouts import sources_of
 from bench.gate.metrics import read_settings
@@ -46,9 +46,6 @@ def check(
         list[str] | None, typer.Option(help="CODEBASE=PATH of its git checkout; by default this project's.")
     ] = None,
     tolerance: Tolerances = None,
-    weight: Annotated[
-        list[str] | None, typer.Option(help="METRIC=NUMBER: its share of the false alarms.")
-    ] = None,
     budget_s: Annotated[float, typer.Option(min=1, help="Seconds of measuring.")] = 600.0,
     inconclusive_is: Annotated[
         str, typer.Option(help="pass or fail; by default an exit code of its own.")
@@ -62,7 +59,7 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """CI gate: has it become slower? Exit code 0 no, 1 yes, 3 cannot be said."""
-    asked = read_settings(tolerance or [], weight or [], budget_s, inconclusive_is)
+    asked = read_settings(tolerance or [], budget_s, inconclusive_is)
     if (base is None) == (baseline is None):
         raise BenchError("give --base REVISION or --baseline RUN")
     if baseline and (source or head != "HEAD"):
@@ -72,7 +69,7 @@ def check(
     cache, quiet = cache_folder(), quiet or as_json
     earlier = Run(resolve_run(baseline, results)) if baseline else None
     if earlier and not Path(subject).is_file():
-        result = check_stored(Run(resolve_run(subject, results)), earlier, asked, cache, reference)
+        result = check_stored(Run(resolve_run(subject, results)), earlier, asked, cache, results, reference)
     else:
         codebases = find_codebases(adapters or [])
         loaded, plan = plan_of(Path(subject), settings or [], adapters or [])
@@ -95,6 +92,7 @@ def check(
                 asked,
                 results,
                 cache,
+                calibrated=calibrated(plan, cache),
                 notes=notes,
                 quiet=quiet,
             )
@@ -124,7 +122,7 @@ def calibrate(
     as_json: AsJson = False,
 ) -> None:
     """Measure every arm against itself: the noise of this machine, and what a check can see in it."""
-    asked = read_settings(tolerance or [], [], budget_s)
+    asked = read_settings(tolerance or [], budget_s)
     loaded, plan = plan_of(recipe, settings or [], adapters or [])
     found = measure_noise(
         loaded,

@@ -74,7 +74,7 @@ def first_round(blocks: pd.DataFrame) -> Effect | None:
         The effect; None where no launch has two rounds.
     """
     log_s = np.log(blocks["s_per_step"].to_numpy(dtype=np.float64))
-    first = (blocks["round"] == 0).astype("float64").to_numpy()
+    first = np.asarray(blocks["round"] == 0, dtype=np.float64)
     return effect_of(blocks["launch"].to_numpy(dtype=np.int64), log_s, first)
 
 

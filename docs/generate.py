@@ -7,6 +7,8 @@ is made here. READMEs that stand beside the code become pages, with their links 
 from __future__ import annotations
 
 import importlib
+import inspect
+import pkgutil
 import posixpath
 import re
 from collections.abc import Mapping
@@ -83,11 +85,14 @@ def table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 
 def fields(name: str) -> str:
     """The fields of a pydantic model: name, type, default, meaning."""
-    module, _, model = name.partition(":")
-    schema = getattr(importlib.import_module(module), model).model_json_schema()
+    module, _, word = name.partition(":")
+    model = getattr(importlib.import_module(module), word)
+    schema = model.model_json_schema()
     required = set(schema.get("required", ()))
     rows = []
     for field, facts in schema["properties"].items():
+        if model.model_fields[field].exclude:
+            continue
         default = "required" if field in required else f"`{yaml_text(facts.get('default'))}`"
         rows.append((f"`{field}`", type_text(facts), default, " ".join(facts.get("description", "").split())))
     return table(("field", "type", "default", "meaning"), rows)
@@ -106,7 +111,8 @@ def type_text(facts: Mapping[str, Any]) -> str:
     """A type of JSON schema in words."""
     if "$ref" in facts:
         name = facts["$ref"].rpartition("/")[2]
-        return f"[{name}](#{name.lower()})"
+        page = "recipe.md" if name == "Workload" else ""  # records speak of it, too
+        return f"[{name}]({page}#{name.lower()})"
     if "anyOf" in facts:
         return " or ".join(type_text(one) for one in facts["anyOf"])
     if "enum" in facts:
@@ -134,13 +140,19 @@ def commands() -> str:
 
     command = typer.main.get_command(app)
     text = get_docs_for_click(obj=command, ctx=typer.Context(command), name="bench")
-    return text.partition("\n")[2]  # the page has a heading of its own
+    text = text.partition("\n")[2]  # the page has a heading of its own
+    return re.sub(r"^Examples:\n((?:\n\$ .*\n)+)", as_console, text, flags=re.MULTILINE)
+
+
+def as_console(match: re.Match[str]) -> str:
+    """The examples of a command as one block of code."""
+    return "**Examples**:\n\n```console\n" + match[1].strip().replace("\n\n", "\n") + "\n```\n"
 
 
 def models() -> str:
     """Which codebase offers which model."""
-    from bench.codebases import find_codebases
-    from bench.workload import MODELS
+    from bench.recipe.codebases import find_codebases
+    from bench.recipe.models import MODELS
 
     codebases = find_codebases()
     header = ("model", "title", *codebases)
@@ -156,9 +168,14 @@ def models() -> str:
 
 
 def formats() -> str:
-    """The log formats that `bench import` reads."""
-    from bench.importers.formats import known_formats
+    """What the module of each log format says of it."""
+    from bench.importers import formats as package
 
-    return table(
-        ("format", "written by"), [(f"`{name}`", one.title) for name, one in known_formats().items()]
-    )
+    names = list(package.known_formats())
+    modules = [
+        importlib.import_module(one.name)
+        for one in pkgutil.iter_modules(package.__path__, f"{package.__name__}.")
+    ]
+    modules.sort(key=lambda module: names.index(module.FORMAT.name))
+    parts = [f"### {module.FORMAT.name}\n\n{inspect.getdoc(module)}" for module in modules]
+    return "\n\n".join(parts)

@@ -103,7 +103,7 @@ def compared(arm: pd.DataFrame, baseline: pd.DataFrame) -> ratio.Ratio:
 def test_the_ratio_in_the_table_is_the_one_statistics_computed(reported: tuple[Run, Path, str]) -> None:
     run, _, text = reported
     arms = {record.id: record for record in run.arms()}
-    native = next(a for a in arms.values() if a.codebase == "native" and a.workload["task"] == "infer")
+    native = next(a for a in arms.values() if a.codebase == "native" and a.workload.task == "infer")
     base = next(a for a in arms.values() if a.codebase == "torchvision" and a.cell == native.cell)
     expected = compared(block_times(run.samples(native.id)), block_times(run.samples(base.id)))
     row = rows_of(text, "Faster R-CNN R-50-FPN, inference")[1]

@@ -23,6 +23,7 @@ COMMANDS = {
     "calibrate": "check",
     "history": "check",
     "import": "logs",
+    "compare-logs": "logs",
     "eval": "report",
     "data": "data",
     "list": "listing",
@@ -52,8 +53,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Measure object-detection codebases against each other, on the same work, and say how sure it is.\n\n"
-    "Start with [bold]bench run recipes/quickstart.yaml[/bold], then [bold]bench report[/bold].\n\n"
+    help="Compare object-detection codebases on the same work.\n\n"
+    "Start with `bench run recipes/quickstart.yaml`, then `bench report`.\n\n"
     "Exit codes: 0 success, 1 regression, 2 bad input, 3 inconclusive, 4 an arm failed, 130 interrupted.",
 )
 
@@ -67,7 +68,7 @@ def _version(show: bool) -> None:
 @app.callback()
 def main_options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Options before a command."""

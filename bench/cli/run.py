@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -13,10 +14,21 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from bench.cli.options import RESULTS, Adapters, AsJson, Quiet, Recipe, Results, Settings, print_json
+from bench.cli.options import (
+    RESULTS,
+    Adapters,
+    AsJson,
+    Quiet,
+    Recipe,
+    Results,
+    Settings,
+    examples,
+    print_json,
+)
 from bench.environments import cache_folder
 from bench.errors import BenchError, ExitCode
 from bench.judge.audit import Audit, audit_run
+from bench.measure.preflight import check_plan
 from bench.measure.progress import listener
 from bench.measure.session import Session, new_run, resumed
 from bench.recipe.codebases import find_codebases
@@ -30,18 +42,29 @@ from bench.record.samples import block_times
 app = typer.Typer()
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "bench run quickstart",
+        "bench run quickstart --dry-run",
+        "bench run quickstart --set measure.launches=4",
+        "bench run --resume latest",
+    )
+)
 def run(
-    recipe: Annotated[Path | None, typer.Argument(help="A recipe (recipes/*.yaml).")] = None,
+    recipe: Annotated[Path | None, typer.Argument(help="A file, or a name of `bench list recipes`.")] = None,
     settings: Settings = None,
-    resume: Annotated[str | None, typer.Option(help="Complete this run (folder, id or `latest`).")] = None,
-    retry_failed: Annotated[bool, typer.Option(help="With --resume: try failed arms again.")] = False,
+    resume: Annotated[
+        str | None, typer.Option(help="Complete this run: its folder, its id, or latest.")
+    ] = None,
+    retry_failed: Annotated[bool, typer.Option(help="With --resume: run failed arms again.")] = False,
     dry_run: Annotated[
-        bool, typer.Option(help="Print the plan and an estimate of its time; measure nothing.")
+        bool, typer.Option(help="Print the plan and its estimated time. Measure nothing.")
     ] = False,
-    aa: Annotated[bool, typer.Option("--aa", help="Measure the baseline against itself.")] = False,
+    aa: Annotated[
+        bool, typer.Option("--aa", help="Measure the baseline against itself, to see the noise.")
+    ] = False,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Do not time an arm that does unequal work.")
+        bool, typer.Option("--strict", help="Refuse to time an arm whose work is unequal.")
     ] = False,
     quiet: Quiet = False,
     results: Results = RESULTS,
@@ -50,13 +73,14 @@ def run(
 ) -> None:
     """Measure every arm of a recipe."""
     if (recipe is None) == (resume is None):
-        raise BenchError("give a recipe or --resume RUN", hint="bench list recipes; bench list runs")
+        raise BenchError("name a recipe, or a run with --resume", hint="bench list recipes; bench list runs")
     if recipe is not None:
         loaded, plan = plan_of(recipe, settings or [], adapters or [], aa=aa)
         if dry_run:
             document = _dry_run(plan, results)
+            document["problems"] = check_plan(plan, find_codebases(adapters or []))
             print_json(document) if as_json else _print_dry_run(plan, document)
-            return
+            raise typer.Exit(ExitCode.BAD_INPUT if document["problems"] else ExitCode.SUCCESS)
         outcome = _measure(loaded, plan, results, adapters or [], quiet=quiet or as_json, strict=strict)
     else:
         outcome = _resume(
@@ -66,17 +90,26 @@ def run(
     raise typer.Exit(outcome.exit_code)
 
 
-@app.command()
+@app.command(epilog=examples("bench audit quickstart"))
 def audit(
     recipe: Recipe,
     settings: Settings = None,
     quiet: Quiet = False,
     adapters: Adapters = None,
     as_json: AsJson = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 3 unless every arm is shown to do equal work.")
+    ] = False,
 ) -> None:
-    """Check that the arms of a recipe do equal work, without timing them."""
-    audits = _audit(recipe, settings or [], adapters or [], quiet=quiet or as_json)
+    """Watch every arm of a recipe in a few steps and say whether they do equal work; nothing is timed.
+
+    Exit codes: 0, 4 when an arm failed, and with --strict 3 when one is unequal or not shown to be equal.
+    """
+    audits, code = _audit(recipe, settings or [], adapters or [], quiet=quiet or as_json)
     print_json([one.as_json() for one in audits]) if as_json else _print_audits(audits)
+    if not code and strict and not all(one.equal for one in audits):
+        code = ExitCode.INCONCLUSIVE
+    raise typer.Exit(code)
 
 
 @dataclass(frozen=True)
@@ -138,7 +171,7 @@ def _measure(
 def _resume(
     name: str, results: Path, adapters: Sequence[Path], *, retry_failed: bool, quiet: bool
 ) -> Outcome:
-    run = Run(resolve_run(name, results))
+    run = Run(resolve_run(name, results), cache_folder())
     plan, record = resumed(run, find_codebases(adapters))
     return _execute(run, record, plan, adapters, quiet=quiet, retry_failed=retry_failed)
 
@@ -164,7 +197,7 @@ def _print_outcome(outcome: Outcome, *, quiet: bool) -> None:
     print(outcome.run.folder)
     if quiet:
         return
-    say = Console(stderr=True, highlight=False)
+    say = Console(stderr=True, highlight=False, soft_wrap=True)  # a path can be copied
     for arm in outcome.run.arms():
         if arm.failure is not None:
             say.print(
@@ -181,10 +214,11 @@ def past_s_per_step(results: Path) -> dict[str, float]:
     past: dict[str, float] = {}
     for folder in find_runs(results)[-20:]:
         run = Run(folder)
-        for arm in run.arms():
-            seconds = _median_s(run, arm.id)
-            if seconds is not None:
-                past[work_key(arm.codebase, arm.workload, arm.options)] = seconds
+        with contextlib.suppress(BenchError):  # a broken record tells nothing about time
+            for arm in run.arms():
+                seconds = _median_s(run, arm.id)
+                if seconds is not None:
+                    past[work_key(arm.codebase, arm.workload, arm.options)] = seconds
     return past
 
 
@@ -244,35 +278,45 @@ def _print_dry_run(plan: Plan, document: dict[str, Any]) -> None:
         f" from {document['estimate_from']}",
         markup=False,
     )
+    for problem in document["problems"]:
+        console.print(f"problem: {problem}", style="red", markup=False, soft_wrap=True)
 
 
-def _audit(recipe: Path, settings: Sequence[str], adapters: Sequence[Path], *, quiet: bool) -> list[Audit]:
-    """Start every arm once, let it describe its work and take one step, and compare; nothing is timed or kept."""
+def _audit(
+    recipe: Path, settings: Sequence[str], adapters: Sequence[Path], *, quiet: bool
+) -> tuple[list[Audit], int]:
+    """Every verdict that there can be, and the exit code. Arms that fail are reported on standard error."""
     loaded, plan = plan_of(recipe, settings, adapters)
-    once = {"warmup": 1, "rounds": 0, "phase_steps": 0, "memory_steps": 0, "predict": False}
-    plan = replace(plan, measure=plan.measure.model_copy(update=once))
+    plan = replace(plan, measure=plan.measure.model_copy(update={"rounds": 0}))
     with tempfile.TemporaryDirectory(prefix="bench-audit-") as folder:
         outcome = _measure(loaded, plan, Path(folder), adapters, quiet=quiet)
         arms = outcome.run.arms()
-        failed = [arm for arm in arms if arm.failure is not None]
-        for arm in failed:
-            assert arm.failure is not None
-            say = f"{arm.id} cannot be audited: {arm.failure.reason}: {arm.failure.message}"
-            print("\n".join([say, *arm.failure.log_tail]), file=sys.stderr)
-        if outcome.exit_code:
-            raise SystemExit(outcome.exit_code)
-        return list(audit_run(arms, plan.baseline).values())
+        for arm in arms:
+            if arm.failure is not None:
+                say = f"{arm.id} cannot be audited: {arm.failure.reason}: {arm.failure.message}"
+                print("\n".join([say, *arm.failure.log_tail]), file=sys.stderr)
+        return list(audit_run(arms, plan.baseline).values()), outcome.exit_code
+
+
+#: Differences and unknown facts of one arm that are printed; the rest is counted, and `--json` has all.
+SHOWN = 12
 
 
 def _print_audits(audits: Sequence[Audit]) -> None:
     console = Console(highlight=False)
+
+    def say(text: str, style: str) -> None:
+        console.print(f"  {text}", markup=False, style=style, soft_wrap=True)
+
     for one in audits:
-        console.print(
-            f"{one.arm} against {one.baseline}: {'equal' if one.equal else 'unequal work'}", markup=False
-        )
-        for difference in one.differences:
-            console.print(f"  {difference}", markup=False, style="red", soft_wrap=True)
+        console.print(f"{one.arm} against {one.baseline}: {one.verdict}", markup=False)
+        for difference in one.differences[:SHOWN]:
+            say(str(difference), "red")
+        if len(one.differences) > SHOWN:
+            say(f"and {len(one.differences) - SHOWN} more differences", "red")
         if one.unknown:
-            console.print(f"  not known of both: {', '.join(one.unknown)}", markup=False, style="dim")
+            say(f"not observed in both: {', '.join(one.unknown[:SHOWN])}", "yellow")
+        for note in one.notes:
+            say(note, "dim")
     if not audits:
         console.print("nothing to compare: the recipe names no baseline, or it has one arm", markup=False)

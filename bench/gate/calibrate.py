@@ -26,6 +26,7 @@ from bench.measure.session import Session, new_run
 from bench.recipe.codebases import Codebase
 from bench.recipe.load import LoadedRecipe
 from bench.recipe.plan import Arm, Checkout, Plan, work_key
+from bench.recipe.workload import Workload
 from bench.record import machine
 from bench.record.run import Run, write_atomic
 from bench.record.samples import block_times
@@ -92,7 +93,7 @@ def calibrate(
         BenchError: for too few launches, or when an arm fails.
     """
     if launches < FIRST_LAUNCHES:
-        raise BenchError(f"{launches} launches are too few to know their spread", hint="take 12 or more")
+        raise BenchError(f"{launches} launches are too few to estimate their spread", hint="take 12 or more")
     nowhere: Mapping[str, Checkout | None] = dict.fromkeys(SIDES)
     chosen, pairs = doubled(
         lean(plan, settings, launches=1), dict.fromkeys((a.codebase for a in plan.arms), nowhere)
@@ -117,7 +118,7 @@ def calibrate(
     calibrations = []
     for name in pairs:
         arm = next(one for one in run.arms() if one.id == side_id(name, "base"))
-        target = settings.metrics_of(arm.workload["task"])[0]
+        target = settings.metrics_of(arm.workload.task)[0]
         calibration = _calibration(
             run, name, plan, target, found[name, target.name][1], settings.budget_s, launch_s
         )
@@ -167,7 +168,7 @@ class MeasuringError(BenchError):
 
 
 def _calibration_path(
-    cache: Path, fingerprint: str, codebase: str, workload: Any, options: Mapping[str, Any], plan: Plan
+    cache: Path, fingerprint: str, codebase: str, workload: Workload, options: Mapping[str, Any], plan: Plan
 ) -> Path:
     """One file per machine and work; the steps of a block are part of the work, since noise averages over them."""
     key = repr((work_key(codebase, workload, options), plan.measure.steps, plan.measure.settle))
@@ -185,7 +186,7 @@ class _Stored:
 def _stored(arm: Arm, plan: Plan, cache: Path) -> _Stored:
     """The calibration of this machine for the work of an arm. Raises FileNotFoundError, or others if damaged."""
     fingerprint = machine.fingerprint(machine.describe_machine())
-    path = _calibration_path(cache, fingerprint, arm.codebase, arm.workload.model_dump(), arm.options, plan)
+    path = _calibration_path(cache, fingerprint, arm.codebase, arm.workload, arm.options, plan)
     stored = json.loads(path.read_text())
     launch_s = stored["start_s"] + plan.measure.rounds * stored["round_s"]
     return _Stored(Noise(**stored["noise"]), launch_s)

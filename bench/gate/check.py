@@ -29,9 +29,9 @@ from bench.measure.session import Session, new_run
 from bench.recipe.codebases import Codebase
 from bench.recipe.load import LoadedRecipe
 from bench.recipe.plan import Arm, Checkout, Plan
-from bench.record import machine
 from bench.record.models import ArmRecord
 from bench.record.run import Run
+from bench.record.software import git_revision
 
 FIRST_LAUNCHES = 3
 """Measured before the plan of looks is fixed, which needs to know how many launches fit the budget."""
@@ -99,13 +99,19 @@ def doubled(plan: Plan, checkouts: Mapping[str, Mapping[str, Checkout | None]]) 
     checked = [arm for arm in plan.arms if arm.codebase in checkouts]
     if not checked:
         raise BenchError(
-            f"no arm of this recipe is of {', '.join(checkouts)}",
+            f"no arm of this recipe measures {', '.join(checkouts)}",
             hint=f"it has {', '.join(dict.fromkeys(arm.codebase for arm in plan.arms))}: --source CODEBASE=PATH",
         )
 
     def side_of(arm: Arm, side: str) -> Arm:
         checkout = checkouts[arm.codebase][side]
-        return replace(arm, id=side_id(arm.id, side), label=f"{arm.label} ({side})", checkout=checkout)
+        return replace(
+            arm,
+            id=side_id(arm.id, side),
+            label=f"{arm.label} ({side})",
+            checkout=checkout,
+            baseline=side_id(arm.id, SIDES[0]),
+        )
 
     cells = [
         tuple(side_of(arm, side) for arm in cell for side in SIDES if arm.codebase in checkouts)
@@ -119,7 +125,7 @@ def doubled(plan: Plan, checkouts: Mapping[str, Mapping[str, Checkout | None]]) 
 
 def lean(plan: Plan, settings: Settings, **changes: Any) -> Plan:
     """Without the passes that no metric needs."""
-    only = {"phase_steps": 0, "predict": "AP" in settings.metrics, "time_budget_s": None}
+    only = {"quiet": "off", "phase_steps": 0, "predict": "AP" in settings.metrics, "time_budget_s": None}
     if "max memory" not in settings.metrics:
         only["memory_steps"] = 0
     return replace(plan, measure=plan.measure.model_copy(update={**only, **changes}))
@@ -317,7 +323,7 @@ def _revision_notes(sources: Sequence[Source], commits: Mapping[tuple[str, str],
         name = source.codebase.name
         if commits[name, "base"] == commits[name, "head"]:
             yield f"{name}: base and head are the same commit, so this shows the noise"
-        if machine.git_revision(source.repository / source.folder).get("dirty"):
+        if git_revision(source.repository / source.folder).get("dirty"):
             yield f"{name}: uncommitted changes in {source.repository} are not part of the check"
 
 
@@ -328,5 +334,5 @@ def _unequal_work(arms: Sequence[ArmRecord], pairs: Sequence[str]) -> Iterator[s
         base, head = (by_id[side_id(name, side)] for side in SIDES)
         found = audit_run([base, head], {"codebase": base.label})
         for verdict in found.values():
-            if not verdict.equal:
+            if verdict.differences:
                 yield f"{name}: the two revisions do unequal work: {'; '.join(map(str, verdict.differences))}"

@@ -45,7 +45,7 @@ class Metric:
         most = 1.0 if self.relative and self.better == "higher" else math.inf
         if not 0 <= self.tolerance < most:
             raise BenchError(
-                f"{self.name}: tolerance must be between 0 and {most:g}, got {self.tolerance:g}",
+                f"{self.name}: tolerance must be between 0 and {most:g}, got {self.tolerance}",
                 hint=f"for example --tolerance '{self.name}=3%'",
             )
 
@@ -97,7 +97,7 @@ METRICS: dict[str, Metric] = {
 def metric(name: str, tolerance: float | None = None) -> Metric:
     """A metric by name, with its own tolerance. Raises `BenchError` for an unknown name."""
     if name not in METRICS:
-        raise BenchError(f"no such metric: {name}", hint=did_you_mean(name, METRICS))
+        raise BenchError(f"unknown metric '{name}'", hint=did_you_mean(name, METRICS))
     known = METRICS[name]
     return replace(known, tolerance=known.tolerance if tolerance is None else tolerance)
 
@@ -126,7 +126,7 @@ class Settings:
         """What is checked of an arm. The plain mean has the tolerance of the trimmed mean unless it has its own."""
         if task not in METRICS_OF_TASK:
             raise BenchError(
-                f"bench check has no metric for task {task}", hint="check task train, infer or eval"
+                f"bench check cannot judge task '{task}'", hint="check task train, infer or eval"
             )
         default, mean, *others = METRICS_OF_TASK[task]
         first = self.metrics.get(default) or metric(default)
@@ -137,7 +137,7 @@ class Settings:
         known = {name for task in tasks for name in METRICS_OF_TASK.get(task, ())}
         for name in set(self.metrics) - known:
             raise BenchError(
-                f"no arm of this recipe has {name}", hint=f"they have {', '.join(sorted(known))}"
+                f"no arm of this recipe measures {name}", hint=f"they measure {', '.join(sorted(known))}"
             )
 
     def exit_code(self, state: State) -> int:
@@ -155,7 +155,10 @@ def read_settings(
         "inconclusive": "inconclusive", "pass": "pass", "fail": "fail",
     }  # fmt: skip
     if inconclusive_is not in choices:
-        raise BenchError(f"--inconclusive-is {inconclusive_is}", hint=did_you_mean(inconclusive_is, choices))
+        raise BenchError(
+            f"--inconclusive-is must be inconclusive, pass or fail, got '{inconclusive_is}'",
+            hint=did_you_mean(inconclusive_is, choices),
+        )
     return Settings(metrics, budget_s, choices[inconclusive_is])
 
 

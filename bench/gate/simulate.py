@@ -148,7 +148,7 @@ def false_alarms(
     that of the replay: noise that did not occur in the recorded launches is not in it.
     """
     if launches.values.size < 3:
-        raise BenchError("a false-alarm rate needs at least three launches of an A/A run")
+        raise BenchError("a false-alarm rate needs an A/A run of at least three launches")
     generator = np.random.default_rng(seed)
     alarms = 0
     for drawn in generator.integers(0, launches.values.size, (checks, plan.launches)):

@@ -24,7 +24,7 @@ from bench.measure.progress import Quiet
 from bench.measure.session import Session, new_run
 from bench.recipe.codebases import Codebase
 from bench.recipe.load import LoadedRecipe
-from bench.recipe.plan import Plan, work_key
+from bench.recipe.plan import Plan, baseline_ids, work_key
 from bench.record import machine
 from bench.record.models import ArmRecord
 from bench.record.run import Run, find_runs
@@ -66,7 +66,7 @@ def check_stored(
     same = _fingerprint(base) == _fingerprint(head)
     earlier = {_identity(arm): arm for arm in base.arms() if arm.status == "ok"}
     arms = [arm for arm in head.arms() if arm.status == "ok" and _identity(arm) in earlier]
-    settings.refuse_unused(arm.workload["task"] for arm in arms)
+    settings.refuse_unused(arm.workload.task for arm in arms)
     asked = [
         _Asked(arm, target, _through(arm, target, arms, head, reference, same=same))
         for arm in arms
@@ -124,7 +124,12 @@ def _through(
     """The arm whose time is taken out; None where times are compared as they are."""
     if target.name not in TIME_METRICS or (same and not reference):
         return None
-    fixed = baseline_of(arm, arms, {"codebase": reference} if reference else head.record().baseline)
+    pattern = head.record().baseline
+    if reference:
+        wanted_id = baseline_ids(arms, {**pattern, "codebase": reference}).get(arm.id)
+        fixed = next((other for other in arms if other.id == wanted_id), None)
+    else:
+        fixed = baseline_of(arm, arms, pattern)
     if fixed is None:
         wanted = f"'{reference}'" if reference else "that both runs measured"
         because = "" if same else "the runs are of different machines, and "

@@ -43,7 +43,7 @@ def badness(run: Run, arm: ArmRecord, target: Metric, cache: Path) -> pd.Series[
     if target.name == "EMA cost":
         cost = (1 - _block_seconds(run, _without_ema(run, arm)) / seconds).dropna()
         return pd.Series(target.badness(cost), index=cost.index)
-    images = int(arm.workload["batch_size"]) * int(arm.workload["ranks"])
+    images = arm.workload.batch_size * arm.workload.ranks
     values_per_block = seconds if target.name.startswith("s/iter") else images / seconds
     return pd.Series(target.badness(values_per_block), index=seconds.index)
 
@@ -80,23 +80,27 @@ def _index(keys: list[tuple[int, int]]) -> pd.MultiIndex:
 
 def memory_bytes(arm: ArmRecord, passes: Sequence[Memory]) -> dict[int, int]:
     """Max memory of each launch in ``passes``: over ranks, allocated on the device, or resident on a CPU."""
-    name = "allocated_bytes" if arm.workload["device"] == "cuda" else "host_peak_bytes"
+    name = "allocated_bytes" if arm.workload.device == "cuda" else "host_peak_bytes"
     peaks: dict[int, int] = {}
     for one in passes:
         value = getattr(one, name)
         if value is not None:
             peaks[one.launch] = max(peaks.get(one.launch, 0), value)
     if not peaks:
-        raise BenchError(f"{arm.id} has no max memory", hint="measure it: --set measure.memory_steps=2")
+        raise BenchError(
+            f"max memory of {arm.id} was not measured", hint="measure it: --set measure.memory_steps=2"
+        )
     return peaks
 
 
 def _average_precision(run: Run, arm: ArmRecord, cache: Path) -> float:
     if arm.predictions is None:
-        raise BenchError(f"{arm.id} has no predictions to take AP of", hint="measure.predict must be true")
-    detections = run.folder / arm.predictions["path"]
+        raise BenchError(
+            f"AP of {arm.id} needs predictions, and it has none", hint="set measure.predict=true"
+        )
+    detections = run.folder / arm.predictions.path
     if arm.evaluated:
-        truth, image_ids = run.folder / arm.evaluated["ground_truth"], arm.evaluated["image_ids"]
+        truth, image_ids = run.folder / arm.evaluated.ground_truth, tuple(arm.evaluated.image_ids)
     else:
         workload = Workload.model_validate(arm.workload)
         dataset = open_dataset(workload.input, workload.task, cache)
@@ -119,8 +123,8 @@ def _without_ema(run: Run, arm: ArmRecord) -> ArmRecord:
 
 def metrics_of(settings: Settings, arm: ArmRecord) -> list[Metric]:
     """EMA cost is a matter of arms that have it."""
-    metrics = settings.metrics_of(arm.workload["task"])
-    return [one for one in metrics if one.name != "EMA cost" or arm.workload["ema"]]
+    metrics = settings.metrics_of(arm.workload.task)
+    return [one for one in metrics if one.name != "EMA cost" or arm.workload.ema]
 
 
 def launches_of(

@@ -15,13 +15,23 @@ from pathlib import Path
 from bench.errors import BenchError, did_you_mean
 from bench.importers import reader
 from bench.importers.clock import STAMP, Clock
+from bench.importers.compare import compare_logs, comparison_json, render_comparison
 from bench.importers.format import Format
 from bench.importers.formats import known_formats
 from bench.importers.render import render, to_json
 from bench.importers.stream import Stream
 from bench.importers.summary import ImportResult, Summarizer
 
-__all__ = ["ImportResult", "import_logs", "known_formats", "render", "to_json"]
+__all__ = [
+    "ImportResult",
+    "compare_logs",
+    "comparison_json",
+    "import_logs",
+    "known_formats",
+    "render",
+    "render_comparison",
+    "to_json",
+]
 
 AUTO = "auto"
 _LINES_SEARCHED_FOR_A_STAMP = 10_000
@@ -58,7 +68,6 @@ def import_logs(
     if not log.sections and not log.found:
         raise _nothing_found(format, paths, formats, log.broken_lines)
     train_lines = {name: count for name, count in stream.counts.train_lines.items() if count}
-    seen = {*train_lines, *(placed.format for placed in log.found)}
     return ImportResult(
         files=tuple(paths),
         from_iter=from_iter,
@@ -66,7 +75,7 @@ def import_logs(
         lines=stream.counts.lines,
         size_bytes=sum(path.stat().st_size for path in paths),
         train_lines=train_lines,
-        caveats={name: formats[name].caveats for name in formats if name in seen},
+        caveats={name: formats[name].caveats for name in formats if name in train_lines},
         log=log,
     )
 

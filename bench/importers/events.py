@@ -20,6 +20,7 @@ class Fields:
     images_per_s: float | None = None
     eta_s: int | None = None
     memory_mb: float | None = None
+    """Allocated by the framework's allocator; nvidia-smi shows more."""
     losses: Mapping[str, float] = field(default_factory=dict)
     other: Mapping[str, float] = field(default_factory=dict)
 
@@ -27,11 +28,16 @@ class Fields:
 @dataclass(frozen=True)
 class Evaluation:
     """COCO numbers as fractions (0.275, also where the tool prints 27.5), by their usual names: AP, AP50, AP75, APs,
-    APm, APl, AR@1, AR@10, AR@100, ARs, ARm, ARl."""
+    APm, APl, AR@1, AR@10, AR@100, ARs, ARm, ARl. Numbers that are not COCO's have the names that the log prints."""
 
     task: str
     """bbox, segm, keypoints, proposal, or '' where the log does not say."""
-    metrics: Mapping[str, float]
+    metrics: Mapping[str, float | None]
+    """None: undefined (pycocotools prints -1.000)."""
+    kind: str = "summary"
+    """How it is printed: summary (pycocotools), table, copypaste, line; `summary+line` when it is printed twice."""
+    iteration: int | None = None
+    """Where the line states it."""
     line: int = 0
     time_ms: int | None = None
 
@@ -40,6 +46,8 @@ class Evaluation:
 class Evaluating:
     """A sign that an evaluation runs here: the training clock does not tick for training alone."""
 
+    epoch_length: int | None = None
+    """Iterations of an epoch, where the line may show them."""
     time_ms: int | None = None
 
 
@@ -55,6 +63,8 @@ class Inference:
     s_per_batch: float | None = None
     batches_per_s: float | None = None
     fps: float | None = None
+    what: str = "inference"
+    """inference, or data loader."""
     line: int = 0
     time_ms: int | None = None
 
@@ -68,6 +78,22 @@ class BestMetric:
     value: float
     iteration: int | None = None
     line: int = 0
+
+
+@dataclass(frozen=True)
+class EpochTotal:
+    """`Epoch: [3] Total time: 0:01:16 (0.5954 s / it)`."""
+
+    epoch: int
+    seconds: int
+    s_per_iter: float
+
+
+@dataclass(frozen=True)
+class Cards:
+    """A line says how many processes train together."""
+
+    count: int
 
 
 @dataclass(frozen=True)

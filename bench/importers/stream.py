@@ -1,4 +1,4 @@
-"""Lines in, events out. Which format a line has is asked of the line: one file may hold logs of several tools."""
+"""Rows in, events out. The format is detected per line: one file may hold logs of several tools."""
 
 from __future__ import annotations
 
@@ -14,23 +14,30 @@ from bench.importers.evaluation import HINTS, SummaryBlock
 from bench.importers.events import (
     BestMetric,
     Broken,
+    Cards,
     Claim,
+    EpochTotal,
     Evaluating,
     Heading,
     Interruption,
     Setting,
 )
-from bench.importers.format import BrokenLine, Event, Format, OtherEvent, TrainLine
+from bench.importers.format import MAX_LINE_BYTES, BrokenLine, Event, Format, OtherEvent, TrainLine
+from bench.importers.rows import Row, Rows
 
 #: This many blank lines end a part of a hand-made collection: settings above them do not hold below.
 BLANK_LINES_THAT_END_A_PART = 5
 _SHOWN_CHARACTERS = 160
 _NOTE_BYTES = 400
 
-_RANK = re.compile(rb"\[(?:default|rank)(\d{1,6})\]:? ?")
-_SETTING = re.compile(r"([A-Za-z_]\w*) ?= ?([\w.+-]+)\s*$", re.ASCII)
-_CLAIM = re.compile(r"(\d{1,12}) ?steps? / (\d{1,9}) ?s = (\d+\.\d+) ?steps?/s", re.ASCII)
-_DEATHS = (b"Traceback (most recent call last)", b"KeyboardInterrupt")
+_SETTING = re.compile(r"([A-Za-z_]\w{0,80}) ?= ?([\w.+-]{1,200})\s*$", re.ASCII)
+_CLAIM = re.compile(r"(\d{1,12}) ?steps? / (\d{1,9}) ?s = (\d{1,9}\.\d{1,9}) ?steps?/s", re.ASCII)
+_CARDS = re.compile(
+    rb"(?:\bnranks: |\b[Ww]orld[ _][Ss]ize[:=] ?|\bdp_degree: |\bon )(\d{1,5})\b(?! images)(?: devices\))?"
+    rb"|\bdistributed init \(rank (\d{1,5})\)"
+)
+_CARD_HINTS = (b"nranks: ", b"orld size", b"orld_size", b"dp_degree: ", b" devices)", b"distributed init ")
+_DEATHS = (b"Traceback (most recent call last)", b"KeyboardInterrupt", b"FatalError: ")
 _HEADING = re.compile(r"\S.*[:：]\s*$")
 
 
@@ -55,75 +62,93 @@ class Stream:
         self._blank_lines = 1
         self._heading: str | None = None
         """What may be a heading, if a log or a setting follows it."""
+        self._number = 0
+        """Of the line that is looked at."""
         self._others = [other for format in formats for other in format.others]
         hints = sorted({*HINTS, *(hint for hint, _, _ in self._others)})
         self._hint = re.compile(b"|".join(map(re.escape, hints)))
 
     def read(self, path: Path) -> Iterator[Event]:
         """Raises BenchError when the file cannot be read."""
-        for line, whole in reader.lines(path):
-            self.counts.lines += 1
+        rows = Rows(reader.lines(path), self._formats, self.counts.lines)
+        for row in rows:
+            self._number = row.number
             if self._heading is not None:
-                yield from self._confirmed_heading(line)
-            yield from self._line(line) if whole else self._unfinished(line)
-        if (event := self._block.flush()) is not None:
-            yield from self._placed([event], None)
+                yield from self._confirmed_heading(row.text)
+            yield from self._row(row)
+        self.counts.lines = rows.read
+        yield from self._flushed()
 
-    def _line(self, line: bytes) -> Iterator[Event]:
+    def _row(self, row: Row) -> Iterator[Event]:
+        claimed = any(format.marker in row.text for format in self._formats)
+        if len(row.text) > MAX_LINE_BYTES:
+            if claimed:
+                yield self._broken(row.text, "it is longer than 1 MB")
+        elif not row.whole and any(
+            format.marker in row.text and not format.closed for format in self._formats
+        ):
+            yield self._broken(row.text, "the file ends within it")
+        elif claimed:
+            yield from self._training(row)
+        else:
+            yield from self._other(row)
+
+    def _training(self, row: Row) -> Iterator[Event]:
+        """A row that holds the marker of a format."""
         reason = ""
         for format in self._formats:
-            if format.marker not in line:
+            if format.marker not in row.text:
                 continue
-            for candidate, rank in _variants(line, format):
+            for candidate in _variants(row.text, format):
                 try:
-                    parsed = format.head(candidate, self._clock)
+                    line = format.read(candidate, self._clock)
                 except BrokenLine as error:
                     reason = reason or str(error)
                     continue
-                if parsed is not None:
-                    self._format = format
-                    self.counts.train_lines[format.name] += 1
-                    self._blank_lines = 0
-                    yield TrainLine(format, *parsed, candidate, rank)
-                    if format.mixed and format.mixed in line:
-                        yield from self._events(line)
+                if line is not None:
+                    yield from self._flushed()
+                    yield from self._trained(line._replace(rank=row.rank))
                     return
         if reason:
-            yield self._broken(line, reason)
+            yield self._broken(row.text, reason)
         else:
-            yield from self._other(line)
+            yield from self._other(row)
 
-    def _unfinished(self, line: bytes) -> Iterator[Event]:
-        """What follows the last newline: whole or cut, where the format cannot tell, it is not taken for whole."""
-        if any(format.marker in line and not format.closed for format in self._formats):
-            yield self._broken(line, "the file ends within it")
-        else:
-            yield from self._line(line)
+    def _trained(self, line: TrainLine) -> Iterator[Event]:
+        self._format = line.format
+        self.counts.train_lines[line.format.name] += 1
+        self._blank_lines = 0
+        yield line
+        if line.format.mixed and line.format.mixed in line.raw:
+            yield from self._events(line.raw)
 
     def _broken(self, line: bytes, reason: str) -> Broken:
-        return Broken(self.counts.lines, reason, reader.text(line[:_NOTE_BYTES])[:_SHOWN_CHARACTERS])
+        return Broken(self._number, reason, reader.text(line[:_NOTE_BYTES])[:_SHOWN_CHARACTERS])
 
-    def _other(self, line: bytes) -> Iterator[Event]:
+    def _other(self, row: Row) -> Iterator[Event]:
         """A line that is not training progress."""
-        if not line or line.isspace():
+        line = row.text
+        if not line:
             self._blank_lines += 1
             if self._blank_lines == BLANK_LINES_THAT_END_A_PART:
                 yield Heading("")
             return
         blank_lines, self._blank_lines = self._blank_lines, 0
         found = False
-        if self._hint.search(line) is not None:
+        if self._hint.search(line) is not None or self._block.waiting:
             for event in self._events(line):
                 found = True
                 yield event
+        if any(hint in line for hint in _CARD_HINTS) and (match := _CARDS.search(line)) is not None:
+            yield Cards(int(match[1]) if match[1] else int(match[2]) + 1)
         if found:
             return
         if self._format is not None and self._format.claim.search(line) is not None:
             yield self._broken(line, "it is cut")
         elif line.startswith(_DEATHS):
-            yield Interruption(self.counts.lines, reader.text(line[:_SHOWN_CHARACTERS]).strip())
-        elif len(line) <= _NOTE_BYTES and STAMP.match(line) is None:
-            yield from self._remarks(line, blank_lines > 0)
+            yield Interruption(self._number, reader.text(line[:_SHOWN_CHARACTERS]).strip())
+        elif len(line) <= _NOTE_BYTES and not STAMP.match(line) and not any(hint in line for hint in HINTS):
+            yield from self._remarks(row.line, blank_lines > 0)
 
     def _remarks(self, line: bytes, after_blank: bool) -> Iterator[Event]:
         """What a person wrote between logs: headings, settings, rates worked out by hand."""
@@ -137,7 +162,7 @@ class Stream:
 
     def _confirmed_heading(self, line: bytes) -> Iterator[Heading]:
         """The heading, if this next line is of a log or a setting: anything else may end in a colon, too."""
-        if not line.strip():
+        if not line:
             return
         heading, self._heading = self._heading, None
         known = any(format.marker in line for format in self._formats) or self._hint.search(line) is not None
@@ -150,22 +175,29 @@ class Stream:
             if (evaluation := self._block.feed(line)) is not None:
                 found.append(evaluation)
             for hint, pattern, say in self._others:
-                if hint in line and (match := pattern.search(line)) is not None:
-                    found += say(match)
+                if hint in line and (match := pattern.search(line)) is not None and (said := say(match)):
+                    found += said
                     break
         except (ValueError, OverflowError):
             yield self._broken(line, "a value is not a number")
             return
         yield from self._placed(found, self._time_ms(line))
 
+    def _flushed(self) -> Iterator[Event]:
+        """The evaluation whose lines end here."""
+        if (event := self._block.flush()) is not None:
+            yield from self._placed([event], None)
+
     def _placed(self, events: list[OtherEvent], time_ms: int | None) -> Iterator[OtherEvent]:
         for event in events:
             if isinstance(event, BestMetric):
-                yield replace(event, line=self.counts.lines)
+                yield replace(event, line=self._number)
             elif isinstance(event, Evaluating):
                 yield event if time_ms is None else replace(event, time_ms=time_ms)
+            elif isinstance(event, EpochTotal):
+                yield event
             else:
-                yield replace(event, line=self.counts.lines, time_ms=time_ms)
+                yield replace(event, line=self._number, time_ms=time_ms)
 
     def _time_ms(self, line: bytes) -> int | None:
         stamp = STAMP.match(line)
@@ -175,10 +207,8 @@ class Stream:
             return None
 
 
-def _variants(line: bytes, format: Format) -> Iterator[tuple[bytes, int | None]]:
-    """The line, and what is left of it without a launcher's prefix or the rest of a progress bar before it."""
-    yield line, None
-    if (match := _RANK.match(line)) is not None:
-        yield line[match.end() :], int(match[1])
-    elif line.count(format.once) == 1 and (match := format.start.search(line)) is not None and match.start():
-        yield line[match.start() :], None
+def _variants(line: bytes, format: Format) -> Iterator[bytes]:
+    """The line, and what is left of it without the rest of a progress bar or an unknown label before it."""
+    yield line
+    if line.count(format.once) == 1 and (match := format.start.search(line)) is not None and match.start():
+        yield line[match.start() :]

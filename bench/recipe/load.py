@@ -11,8 +11,9 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from bench.errors import BenchError, did_you_mean
-from bench.recipe.schema import Path_, Recipe, _named, level_text, models_in
+from bench.recipe.schema import Path_, Recipe, _named, factor_target, level_text, models_in
 from bench.recipe.workload import Workload
+from bench.shipped import find_recipe
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def read_yaml(file: Path, chain: tuple[Path, ...] = ()) -> tuple[dict[str, Any],
         content = loader.construct_document(node) if node is not None else None
     except FileNotFoundError:
         raise BenchError(
-            "no such recipe", where=str(file), hint="bench list recipes shows what is there"
+            "recipe not found", where=str(file), hint="bench list recipes shows what is there"
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise BenchError(f"cannot read: {error}", where=str(file)) from None
@@ -109,7 +110,7 @@ def read_yaml(file: Path, chain: tuple[Path, ...] = ()) -> tuple[dict[str, Any],
         raise BenchError("extends is the path of one recipe", where=places[("extends",)])
     parent_file = file.parent / parent
     if not parent_file.exists():
-        raise BenchError(f"extends {parent}, which does not exist", where=places[("extends",)])
+        raise BenchError(f"extends {parent}, and that file does not exist", where=places[("extends",)])
     below, below_places = read_yaml(parent_file, (*chain, file.resolve()))
     return _merge(below, content), {**below_places, **places}
 
@@ -193,6 +194,7 @@ def validate_workload(values: dict[str, Any], where: str) -> Workload:
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
     """Read, merge and validate a recipe. Raises BenchError with the place of the first problem."""
+    path = find_recipe(path)
     content, places = read_yaml(path)
     for override in overrides:
         _apply_override(content, places, override)
@@ -200,7 +202,31 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
         recipe = Recipe.model_validate(content)
     except ValidationError as error:
         raise _explain(error, places, path) from None
-    return LoadedRecipe(recipe, path, places)
+    loaded = LoadedRecipe(recipe, path, places)
+    check_names(loaded)
+    return loaded
+
+
+def check_names(loaded: LoadedRecipe) -> None:
+    """Arms, factors and the patterns of `baseline` and `exclude` name only what the recipe has. Raises BenchError."""
+    recipe = loaded.recipe
+    for factor in recipe.factors:
+        try:
+            factor_target(factor)
+        except BenchError as error:
+            raise BenchError(error.message, where=loaded.place("factors", factor), hint=error.hint) from None
+    labels = [spec.name for spec in recipe.arms]
+    for index, label in enumerate(labels):
+        if label in labels[:index]:
+            raise BenchError(
+                f"two arms are called '{label}'",
+                where=loaded.place("arms", index),
+                hint="give one a label of its own",
+            )
+    names = {*labels, *(spec.codebase for spec in recipe.arms)}
+    _check_pattern(loaded, recipe.baseline, ("baseline",), names)
+    for index, pattern in enumerate(recipe.exclude):
+        _check_pattern(loaded, pattern, ("exclude", index), names)
 
 
 def _check_pattern(
@@ -212,16 +238,16 @@ def _check_pattern(
         where = loaded.place(*place, key)
         if key == "codebase":
             if value not in labels:
-                raise BenchError(f"no arm '{value}'", where=where, hint=did_you_mean(str(value), labels))
+                raise BenchError(f"unknown arm '{value}'", where=where, hint=did_you_mean(str(value), labels))
         elif key not in factors:
             raise BenchError(
-                f"'{key}' is no factor of this recipe",
+                f"'{key}' is not a factor of this recipe",
                 where=where,
                 hint=did_you_mean(key, [*factors, "codebase"]),
             )
         elif value not in factors[key]:
             raise BenchError(
-                f"'{level_text(value)}' is no level of {key}",
+                f"'{level_text(value)}' is not a level of {key}",
                 where=where,
                 hint=did_you_mean(level_text(value), map(level_text, factors[key])),
             )

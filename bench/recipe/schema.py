@@ -22,6 +22,7 @@ class ArmSpec(Strict):
     """One codebase to measure, possibly with settings of its own."""
 
     codebase: str
+    """Name of a codebase (`bench list codebases`)."""
     label: str | None = None
     """Name in reports; needed when a codebase appears twice."""
     options: dict[str, Any] = {}
@@ -30,6 +31,11 @@ class ArmSpec(Strict):
     """Environment variables of this arm only."""
     weights: str | None = None
     """Start from this `.npz` in the codebase's own names, such as a checkpoint of an earlier train_eval run."""
+
+    @property
+    def name(self) -> str:
+        """The name in reports."""
+        return self.label or self.codebase
 
 
 class Measure(Strict):
@@ -47,6 +53,9 @@ class Measure(Strict):
     """Fresh worker processes per arm, one after the other."""
     interleave: bool = True
     """False measures one arm after the other: only to show what that costs in certainty."""
+    quiet: Literal["wait", "mark", "off"] = "wait"
+    """wait: wait up to 30 s for other processes to end, and mark; mark: mark rounds that others disturbed, and measure
+    others in their place; off: neither."""
     time_budget_s: Annotated[float, Field(gt=0)] | None = None
     """No new round is started after this many seconds of measuring."""
     phase_steps: Annotated[int, Field(ge=0)] = 2
@@ -69,6 +78,7 @@ class EnvironmentSpec(Strict):
     affinity: list[Annotated[int, Field(ge=0)]] | None = None
     """Processors the workers may use."""
     variables: dict[str, str] = {}
+    """Environment variables of every worker."""
 
 
 def _named(value: Any) -> Any:
@@ -79,16 +89,23 @@ class Recipe(Strict):
     """The whole recipe. `factors` are varied over their cartesian product, but for what `exclude` names."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    """Name of the recipe and of the folder of its runs."""
     description: str = ""
+    """What the report says below its title."""
     workload: Workload
+    """The work."""
     arms: Annotated[list[Annotated[ArmSpec, BeforeValidator(_named)]], Field(min_length=1)]
+    """What is measured: names of codebases, or mappings."""
     factors: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
+    """Factor → its levels."""
     exclude: list[dict[str, Any]] = []
     """Combinations that are not measured: `{codebase: torchvision, ema: true}`."""
     baseline: Annotated[dict[str, Any], BeforeValidator(_named)] = {}
     """The arm that the others are compared with: a codebase, or levels `{codebase: torchvision, ema: false}`."""
     measure: Measure = Measure()
+    """How much is measured."""
     environment: EnvironmentSpec = EnvironmentSpec()
+    """Settings of the workers."""
 
 
 # -- Factors -----------------------------------------------------------------------------------------------------

@@ -25,7 +25,9 @@ class ShortLong(Strict):
     """Keep-ratio resize: the short side becomes `short` unless the long side would pass `long`."""
 
     short: Annotated[int, Field(ge=32)]
+    """Pixels of the short side."""
     long: Annotated[int, Field(ge=32)]
+    """Most pixels of the long side."""
 
 
 Extent = Annotated[int, Field(ge=32, le=4096)]
@@ -52,8 +54,11 @@ class Optimizer(Strict):
     """SGD, as all the reference configurations use it."""
 
     lr: Annotated[float, Field(ge=0)] = 1e-3
+    """Learning rate."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Momentum."""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    """Weight decay."""
     warmup: Annotated[int, Field(ge=0)] = 0
     """Steps in which the learning rate rises linearly from 0 (train_eval)."""
     milestones: tuple[Annotated[int, Field(ge=1)], ...] = ()
@@ -68,9 +73,11 @@ class Workload(Strict):
     model: str
     """A canonical model name (`bench list models`)."""
     input: Input = Input()
+    """Images and their size."""
     batch_size: Annotated[int, Field(ge=1)] = 2
     """Images per step and rank."""
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Type of weights and activations."""
     frozen_stages: Annotated[int, Field(ge=-1, le=5)] = 1
     """Backbone stages without gradient: 0 none, 1 the stem and the first stage, … (-1 means 0)."""
     frozen_bn: bool = True
@@ -78,13 +85,17 @@ class Workload(Strict):
     ema: bool = False
     """Keep an exponential moving average of the weights, updated in every step."""
     ema_decay: Annotated[float, Field(gt=0, lt=1)] = 0.9998
+    """Decay of the average."""
     optimizer: Optimizer = Optimizer()
+    """The optimizer."""
     weights: str = "transplant"
     """transplant: one seeded set of weights, the same in every codebase; random: each codebase's own seeded
     initialisation; else the path of a canonical `.npz`, in which `{model}` stands for the model, or a folder of runs:
     what the newest one in it left of a train_eval arm of this model in our own codebase."""
     score_threshold: Annotated[float, Field(ge=0, le=1)] = 0.05
+    """Lowest score of a detection."""
     max_detections: Annotated[int, Field(ge=1)] = 100
+    """Most detections of an image."""
     steps: Annotated[int, Field(ge=1)] = 100
     """Steps of a train_eval arm."""
     eval_every: Annotated[int, Field(ge=1)] | None = None
@@ -100,9 +111,11 @@ class Workload(Strict):
     flip: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Probability that a training image of a train_eval arm is mirrored (`input.mode: shared`)."""
     device: Literal["cpu", "cuda"] = "cpu"
+    """Device of the workers."""
     ranks: Annotated[int, Field(ge=1)] = 1
     """Processes, one per device; gradients are averaged over them."""
     seed: int = 0
+    """Seed of weights, batches and sampling."""
 
     @property
     def trains(self) -> bool:

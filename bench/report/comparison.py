@@ -81,7 +81,7 @@ def resolve_side(text: str, root: Path) -> Side:
     run = Run(resolve_run(name, root))
     known = [record.id for record in run.arms()]
     if arm not in known:
-        raise BenchError(f"no arm '{arm}' in run {run.folder.name}", hint=did_you_mean(arm, known))
+        raise BenchError(f"unknown arm '{arm}' in run {run.folder.name}", hint=did_you_mean(arm, known))
     return Side(run, arm)
 
 
@@ -124,7 +124,7 @@ def comparison_table(
                 if measured
                 else None,
                 interleaved=same_run and arm_a.cell == arm_b.cell,
-                differences=tuple(_differences(arm_a.workload, arm_b.workload)),
+                differences=tuple(_differences(arm_a.workload.model_dump(), arm_b.workload.model_dump())),
             )
         )
     machine_a, machine_b = a.run.record().machine, b.run.record().machine
@@ -153,7 +153,7 @@ def _rows(run: Run, codebases: Mapping[str, Codebase] | None) -> dict[str, tuple
 
 
 def _identity(arm: ArmRecord) -> str:
-    work = {name: arm.workload.get(name) for name in ("task", "model")}
+    work = arm.workload.task, arm.workload.model
     return repr((arm.codebase, arm.label, work, sorted(arm.levels.items()), sorted(arm.options.items())))
 
 
@@ -181,8 +181,7 @@ def _machine_differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator
 
 def _software(a: ArmRecord, b: ArmRecord) -> Iterator[str]:
     one, two = (
-        {part: arm.environment.get(part) for part in ("python", "packages", "git", "variables")}
-        for arm in (a, b)
+        arm.environment.model_dump(include={"python", "packages", "git", "variables"}) for arm in (a, b)
     )
     yield from (f"{a.codebase}, {text}" for text in _differences(one, two))
 

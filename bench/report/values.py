@@ -17,13 +17,16 @@ import numpy as np
 import pandas as pd
 
 from bench.judge import noise
+from bench.judge.pairs import baseline_of
 from bench.judge.ratio import Cost, Ratio, Summary, pair, step_seconds, summarize
 from bench.judge.ratio import cost as cost_of
 from bench.judge.ratio import ratio as ratio_of
 from bench.recipe.codebases import Codebase
 from bench.recipe.models import MODELS
 from bench.recipe.schema import level_text
-from bench.record.models import ArmRecord, RunRecord, Status
+from bench.recipe.workload import Workload
+from bench.record.models import ArmRecord, Environment, RunRecord, Status
+from bench.record.places import Places
 from bench.record.run import Run
 from bench.record.samples import block_times
 from bench.report import accuracy_values
@@ -288,8 +291,8 @@ def throughput_ratio(arm: pd.DataFrame, baseline: pd.DataFrame, images: float = 
     return ratio_of(pairs.launch, pairs.log_ratio + math.log(images)) if pairs.log_ratio.size else None
 
 
-def images_per_step(workload: Mapping[str, Any]) -> int:
-    return int(workload.get("batch_size", 1)) * int(workload.get("ranks", 1))
+def images_per_step(workload: Workload) -> int:
+    return workload.batch_size * workload.ranks
 
 
 def _trace(samples: pd.DataFrame) -> Trace:
@@ -310,16 +313,16 @@ def _memory(arm: ArmRecord) -> MemoryUse | None:
         )
 
     allocated, resident = largest("allocated_bytes"), largest("host_peak_bytes")
-    if arm.workload.get("device") == "cuda" and allocated is not None:
+    if arm.workload.device == "cuda" and allocated is not None:
         return MemoryUse("allocated", allocated, None, largest("reserved_bytes"), largest("device_bytes"))
-    if arm.workload.get("device") != "cuda" and resident is not None:
+    if arm.workload.device != "cuda" and resident is not None:
         return MemoryUse("resident", resident, largest("host_baseline_bytes"))
     return None
 
 
 def _last_ap(arm: ArmRecord) -> dict[str, float | None]:
-    last = arm.evaluations[-1] if arm.evaluations else {}
-    return {kind: last[kind]["metrics"]["AP"] for kind in accuracy_values.TITLES if kind in last}
+    last = arm.evaluations[-1].kinds() if arm.evaluations else {}
+    return {kind: found.metrics["AP"] for kind, found in last.items()}
 
 
 def _phases(arm: ArmRecord) -> tuple[Phase, ...]:
@@ -359,9 +362,7 @@ def _normal(package: str) -> str:
 
 def _packages(arm: ArmRecord, codebase: Codebase | None) -> dict[str, str]:
     """Versions of the distributions that identify the arm's codebase, the first one above all."""
-    installed = {
-        _normal(name): str(version) for name, version in (arm.environment.get("packages") or {}).items()
-    }
+    installed = {_normal(name): str(version) for name, version in arm.environment.packages.items()}
     wanted = [*(codebase.packages if codebase else [arm.codebase]), "torch", "paddlepaddle", "numpy"]
     return {name: installed[_normal(name)] for name in dict.fromkeys(wanted) if _normal(name) in installed}
 
@@ -369,17 +370,15 @@ def _packages(arm: ArmRecord, codebase: Codebase | None) -> dict[str, str]:
 def _version(arm: ArmRecord, codebase: Codebase | None) -> str:
     """Version of the codebase itself, with the revision when it runs from a git checkout."""
     names = codebase.packages[:1] if codebase else [arm.codebase]
-    installed = {
-        _normal(name): str(version) for name, version in (arm.environment.get("packages") or {}).items()
-    }
+    installed = {_normal(name): str(version) for name, version in arm.environment.packages.items()}
     found = arm.description.get("codebase_version") or next(
         (installed[_normal(name)] for name in names if _normal(name) in installed), ""
     )
-    git = arm.environment.get("git") or {}
-    revision = str(git.get("revision") or "")[:8]
+    git = arm.environment.git
+    revision = (git.revision or "")[:8]
     parts = [str(found)] if found else []
     if revision:
-        parts.append(f"git {revision}{' (modified)' if git.get('dirty') else ''}")
+        parts.append(f"git {revision}{' (modified)' if git.dirty else ''}")
     return " ".join(parts)
 
 
@@ -392,9 +391,9 @@ def _reason(arm: ArmRecord) -> str:
 
 def _flops_per_step(arm: ArmRecord) -> float | None:
     """All ranks together."""
-    training = trains(str(arm.workload.get("task")))
+    training = trains(arm.workload.task)
     flops = arm.description.get("training_flops" if training else "forward_flops")
-    return None if flops is None else float(flops) * int(arm.workload.get("ranks", 1))
+    return None if flops is None else float(flops) * arm.workload.ranks
 
 
 def _peak_flops_per_s(arms: Iterable[ArmRecord]) -> float | None:
@@ -418,7 +417,7 @@ def _row(
         version=_version(arm, codebase),
         kernels=str(arm.description.get("kernels") or ""),
         levels=arm.levels,
-        workload=arm.workload,
+        workload=arm.workload.model_dump(mode="json"),
         options=arm.options,
         status=arm.status,
         reason=_reason(arm),
@@ -454,21 +453,6 @@ def _row(
     )
 
 
-def _baseline_of(arms: Sequence[ArmRecord], baseline: Mapping[str, Any]) -> ArmRecord | None:
-    """The arm that matches; an arm labelled so goes before one whose codebase is called so."""
-    if not baseline:
-        return None
-    levels = {name: level for name, level in baseline.items() if name != "codebase"}
-    fitting = [arm for arm in arms if all(arm.levels.get(name) == level for name, level in levels.items())]
-    if "codebase" not in baseline:
-        return fitting[0] if len(fitting) == 1 else None
-    wanted = baseline["codebase"]
-    return next(
-        (arm for name in ("label", "codebase") for arm in fitting if getattr(arm, name) == wanted),
-        None,
-    )
-
-
 def _key(value: Any) -> str:
     """Levels may be lists or mappings: a hashable form."""
     return repr(value)
@@ -477,13 +461,14 @@ def _key(value: Any) -> str:
 def _groups(
     run: Run, record: RunRecord, arms: Sequence[ArmRecord], rows: Mapping[str, Row]
 ) -> Iterator[Group]:
-    grouped: dict[tuple[str, str], list[ArmRecord]] = {}
+    baselines = {arm.id: baseline_of(arm, arms, record.baseline) for arm in arms}
+    grouped: dict[tuple[str, str | None], list[ArmRecord]] = {}
     for arm in arms:
-        fixed = {name: level for name, level in arm.levels.items() if name not in record.baseline}
-        grouped.setdefault((arm.cell, _key(sorted(fixed.items()))), []).append(arm)
+        reference = baselines[arm.id]
+        grouped.setdefault((arm.cell, reference.id if reference else None), []).append(arm)
     for (cell, _), members in grouped.items():
         levels, factors = _shared_levels(members, record.baseline)
-        chosen = _baseline_of(members, record.baseline)
+        chosen = baselines[members[0].id]
         base_samples = run.samples(chosen.id) if chosen and rows[chosen.id].step_s else None
         final = []
         for arm in members:
@@ -498,8 +483,8 @@ def _groups(
             final.append(row)
         yield Group(
             cell=cell,
-            task=str(members[0].workload.get("task", "train")),
-            model=str(members[0].workload.get("model", "")),
+            task=members[0].workload.task,
+            model=members[0].workload.model,
             levels={name: level for name, level in levels.items() if name not in ("task", "model")},
             factors=factors,
             rows=tuple(final),
@@ -574,7 +559,7 @@ def _effects_and_scaling(
 def _where(arm: ArmRecord, factor: str) -> str:
     """The group an effect belongs to, in words."""
     levels = {name: level for name, level in arm.levels.items() if name not in ("task", "model", factor)}
-    task, model = str(arm.workload.get("task", "train")), str(arm.workload.get("model", ""))
+    task, model = arm.workload.task, arm.workload.model
     return Group(arm.cell, task, model, levels, (), (), None).title
 
 
@@ -589,13 +574,13 @@ def _software(arms: Sequence[ArmRecord], codebases: Mapping[str, Codebase]) -> I
             title=codebase.title if codebase else arm.codebase,
             url=codebase.url if codebase else "",
             version=_version(arm, codebase),
-            python=str(environment.get("python") or ""),
+            python=environment.python or "",
             packages=_packages(arm, codebase),
-            package_count=len(environment.get("packages") or {}),
-            git=environment.get("git") or {},
-            variables={str(k): str(v) for k, v in (environment.get("variables") or {}).items()},
+            package_count=len(environment.packages),
+            git=environment.git.model_dump(exclude_defaults=True),
+            variables=environment.variables,
         )
-        if environment and _key(entry) not in seen:
+        if environment != Environment() and _key(entry) not in seen:
             seen.add(_key(entry))
             yield entry
 
@@ -634,14 +619,14 @@ def run_report(
         started_utc=record.started_utc,
         ended_utc=record.ended_utc,
         bench_version=record.bench_version,
-        git=record.git,
+        git=record.git.model_dump(exclude_defaults=True),
         command=tuple(record.command),
         recipe_path=record.recipe_path,
         recipe=record.recipe,
         machine=record.machine,
         load_before=tuple(record.load_before),
         load_after=tuple(record.load_after),
-        dataset=record.dataset,
+        dataset={name: found.model_dump(exclude_defaults=True) for name, found in record.dataset.items()},
         software=tuple(_software(arms, codebases)),
         groups=groups,
         effects=effects,
@@ -653,9 +638,8 @@ def run_report(
 
 
 def _shown_path(path: Path) -> str:
-    """Relative to the current folder when below it: a report should not depend on where the clone is."""
-    absolute, here = path.resolve(), Path.cwd()
-    return str(absolute.relative_to(here) if absolute.is_relative_to(here) else absolute)
+    """Relative to the current folder when below it, else as a place: a report does not depend on where the clone is."""
+    return Places(Path("/")).argument(str(path.resolve()))
 
 
 def to_json(value: Any) -> Any:

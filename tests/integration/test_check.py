@@ -128,9 +128,9 @@ def test_a_slowdown_between_two_revisions_fails_the_check(cli: Cli, repository: 
     assert stored.check is not None
     assert stored.check["state"] == "fail"
     first, slow = repository.git("rev-parse", "first"), repository.git("rev-parse", "slow")
-    revisions = {arm.id: arm.environment["git"]["revision"] for arm in Run(cli.runs()[-1]).arms()}
+    revisions = {arm.id: arm.environment.git.revision for arm in Run(cli.runs()[-1]).arms()}
     assert revisions == {"tiny-base": first, "tiny-head": slow}
-    assert [arm.environment["preloaded"] for arm in Run(cli.runs()[-1]).arms()] == [["numpy"]] * 2
+    assert [arm.environment.preloaded for arm in Run(cli.runs()[-1]).arms()] == [["numpy"]] * 2
 
 
 @pytest.mark.slow
@@ -206,7 +206,7 @@ def test_an_installed_package_in_place_of_the_revision_is_an_error(cli: Cli, rep
 def test_an_unknown_revision_says_how_ci_gets_it(cli: Cli, repository: Repository) -> None:
     done = checked(cli, repository, tiny(cli), "--base", "v9")
     assert done.code == 2
-    assert "no revision 'v9'" in done.err
+    assert "unknown revision 'v9'" in done.err
     assert "fetch-depth: 0" in done.err
 
 
@@ -388,7 +388,7 @@ def test_a_mistyped_tolerance_is_an_error(text: str) -> None:
 
 def test_a_tolerance_for_a_metric_that_no_arm_has_is_an_error() -> None:
     settings = metrics.read_settings(["AP=0.001"], 60)
-    with pytest.raises(BenchError, match="no arm of this recipe has AP"):
+    with pytest.raises(BenchError, match="no arm of this recipe measures AP"):
         settings.refuse_unused(["train"])
     settings.refuse_unused(["train", "infer"])
 

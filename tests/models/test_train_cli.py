@@ -23,6 +23,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from bench.importers import import_logs
+from bench.importers.clock import Clock
 from bench.importers.formats.detectors import FORMAT
 from bench.inputs import shapes
 from detectors import config as configs
@@ -332,7 +333,9 @@ def test_the_log_says_what_bench_reads(tmp_path: Path, write_config: Callable[..
     assert log.broken_lines == 0
     text = file.read_text()
     (last,) = [line for line in text.splitlines() if " iter: 2/2 " in line]
-    fields = FORMAT.fields(last.encode())
+    line = FORMAT.read(last.encode(), Clock())
+    assert line is not None
+    fields = line.fields
     assert set(fields.losses) == {"loss", "loss_classification", "loss_bbox_regression"}
     assert fields.losses["loss"] == pytest.approx(
         fields.losses["loss_classification"] + fields.losses["loss_bbox_regression"], rel=1e-3

@@ -3,8 +3,11 @@
 from bench.importers.format import Format
 from bench.importers.formats import (
     detectors,
+    detectron,
     detectron2,
     detectron2_json,
+    detr,
+    maskrcnn_benchmark,
     mmdet2,
     mmdet2_json,
     mmengine,
@@ -13,6 +16,8 @@ from bench.importers.formats import (
     ppdet,
     solov2_own,
     torchvision,
+    ultralytics,
+    yolox,
 )
 
 _MODULES = (
@@ -24,6 +29,11 @@ _MODULES = (
     torchvision,
     detectors,
     solov2_own,
+    maskrcnn_benchmark,
+    yolox,
+    detectron,
+    detr,
+    ultralytics,
     mmdet2_json,
     mmengine_json,
     detectron2_json,

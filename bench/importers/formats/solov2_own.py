@@ -32,7 +32,7 @@ FORMAT = Format(
         ),
         (
             b"Speed: ",
-            re.compile(rb"-INFO: Speed: (\d+\.\d+)s per image,  (\d+\.\d+) FPS\.$"),
+            re.compile(rb"-INFO: Speed: (\d+\.\d+)s per image, {1,9}(\d+\.\d+) FPS\.$"),
             lambda m: (Inference(NAME, s_per_image=float(m[1]), fps=float(m[2])),),
         ),
     ),

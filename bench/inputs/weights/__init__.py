@@ -23,6 +23,8 @@ import numpy as np
 from bench.errors import BenchError
 
 Weights = Mapping[str, np.ndarray]
+#: The first of the numbers that stand for parameters in `canonical_names`; a mapping adds zeros and ones of its own.
+_MARK = 100
 
 
 def _module(codebase: str) -> ModuleType | None:
@@ -53,7 +55,7 @@ def to_codebase(codebase: str, model: str, state: Weights) -> dict[str, np.ndarr
     module = _module(codebase)
     if module is None or model not in module.MODELS:
         raise BenchError(
-            f"there is no mapping of weights of {model} to {codebase}",
+            f"weights of {model} have no mapping to {codebase}",
             hint="use `weights: random` in the workload, or add one in bench/transplant",
         )
     converted: dict[str, np.ndarray] = module.convert(model, state)
@@ -79,6 +81,6 @@ def canonical_names(codebase: str, model: str, state: Weights) -> dict[str, str]
     found = {}
     for own, value in to_codebase(codebase, model, marked).items():
         place = int(np.max(value)) if np.size(value) else 0
-        if place:
-            found[own] = names[place - 1]
+        if place >= _MARK:
+            found[own] = names[place - _MARK]
     return found

@@ -204,7 +204,7 @@ def test_any_launches_get_an_answer_or_more_launches(given_: list[float]) -> Non
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: metrics.metric("s/itr"), "no such metric"),
+        (lambda: metrics.metric("s/itr"), "unknown metric"),
         (lambda: metrics.metric("images/s", 1.5), "between 0 and 1"),
         (lambda: Schedule(looks=(3, 3)), "increasing"),
         (lambda: Schedule(pass_looks=(5,)), "increasing launch counts from 6"),

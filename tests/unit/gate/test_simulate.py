@@ -11,7 +11,7 @@ import pytest
 from bench.errors import BenchError
 from bench.gate import metrics, simulate
 from bench.gate.decide import Launches, Schedule
-from bench.record.models import RunRecord
+from bench.record.models import Block, RunRecord
 from bench.record.run import Run
 from benchmarks.gate import replay, rules
 
@@ -119,7 +119,7 @@ def test_an_aa_run_is_replayed_from_its_folder(tmp_path: Path) -> None:
         for launch, round_ in np.ndindex(3, 4):
             edges = {"start_ns": [0, 100], "end_ns": 200 + 100 * launch}
             keys = {"launch": int(launch), "round": int(round_), "position": position}
-            run.append_block({"arm": arm, **keys, "ranks": [edges]})
+            run.append_block(Block(arm=arm, **keys, ranks=[edges]))
     found = replay.Recording.of_run(tmp_path)
     assert found.seconds.shape == (3, 2, 4)
     assert found.seconds[2] == pytest.approx(np.full((2, 4), 200e-9))

@@ -1,0 +1,65 @@
+"""Whether two codebases found the same objects in one image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+IOU = 0.9
+SCORE = 0.01
+#: Relative difference of the areas of two masks of one object, and of their centres to the root of the area.
+MASK = 0.05
+
+
+def matched_share(first: Mapping[str, Any], second: Mapping[str, Any]) -> float:
+    """The share of detections, of both sides together, that have a partner on the other one.
+
+    Args:
+        first: ``boxes`` [N, 4] (x1, y1, x2, y2), ``scores`` [N], ``labels`` [N] and perhaps ``masks``, per object
+            height and width of the image, area, and centre (row, column), as `bench.worker.audit` keeps them.
+        second: The same of the other side.
+
+    Returns:
+        From 0 to 1. Partners have one label, IoU of at least 0.9 (of boxes a pixel larger), and scores that differ by
+        at most 0.01; each has one.
+    """
+    counts = len(first["scores"]), len(second["scores"])
+    if not any(counts):
+        return 1.0
+    if not all(counts) or ("masks" in first) != ("masks" in second):
+        return 0.0
+    fits = _iou(np.asarray(first["boxes"]), np.asarray(second["boxes"])) >= IOU
+    scores = np.asarray(first["scores"])[:, None] - np.asarray(second["scores"])[None, :]
+    fits &= np.abs(scores) <= SCORE
+    fits &= np.asarray(first["labels"])[:, None] == np.asarray(second["labels"])[None, :]
+    if "masks" in first:
+        fits &= _alike(np.asarray(first["masks"], float), np.asarray(second["masks"], float))
+    free = np.ones(counts[1], bool)
+    matched = 0
+    for row in fits:
+        partners = np.flatnonzero(row & free)
+        if len(partners):
+            free[partners[0]] = False
+            matched += 1
+    return 2 * matched / sum(counts)
+
+
+def _iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    grown = np.array([0, 0, 1, 1])  # a box that was cut to the border may have no area
+    a, b = (first + grown)[:, None], (second + grown)[None, :]
+    sides = np.clip(np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]), 0, None)
+    common = sides.prod(-1)
+    areas = [(boxes[..., 2:] - boxes[..., :2]).prod(-1) for boxes in (a, b)]
+    return np.asarray(common / np.maximum(areas[0] + areas[1] - common, 1e-9))
+
+
+def _alike(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """By size of the image, area and centre."""
+    a, b = first[:, None], second[None, :]
+    area = np.maximum(np.maximum(a[..., 2], b[..., 2]), 1)
+    sizes = (a[..., :2] == b[..., :2]).all(-1)
+    areas = np.abs(a[..., 2] - b[..., 2]) <= MASK * area + 4
+    centres = np.abs(a[..., 3:] - b[..., 3:]).max(-1) <= MASK * np.sqrt(area) + 1
+    return np.asarray(sizes & areas & centres)

@@ -1,0 +1,79 @@
+"""What is kept of an audit: the worker's facts in canonical names, by part of the model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+Json = Mapping[str, Any]
+
+#: Layers whose outputs are raw predictions: nothing comes after them but the loss or post-processing.
+FINAL = frozenset({"classes", "deltas", "objectness", "centreness", "logits", "kernels", "output"})
+
+
+def is_final(name: str) -> bool:
+    """Whether the outputs of the layer with this weight are raw predictions."""
+    return bool(FINAL & set(name.split("."))) and not name.startswith("neck.")
+
+
+def group_of(name: str) -> str:
+    """The part of the model that a parameter belongs to: a stage of the backbone, a layer of a head."""
+    parts = name.split(".")
+    return ".".join(parts[: 3 if parts[0] == "backbone" else 2])
+
+
+def summary(facts: Json, names: Mapping[str, str] | None) -> dict[str, Any]:
+    """The facts of one rank (`bench.worker.audit.audit`) as a record keeps them.
+
+    Args:
+        facts: The worker's answer.
+        names: The codebase's name of a parameter → the canonical one; None where no mapping exists.
+
+    Returns:
+        The same structure, with ``named`` (``canonical`` or ``own``), norms by `group_of`, and of layers only those
+        that end the network where that is known.
+    """
+    if not facts:
+        return {}
+
+    def canonical(values: Json) -> dict[str, Any]:
+        return {names.get(own, own) if names else own: value for own, value in values.items()}
+
+    steps = []
+    for step in facts["steps"]:
+        kept = dict(step)
+        layers = canonical(step["layers"])
+        kept["layers"] = {name: one for name, one in layers.items() if not names or is_final(name)}
+        for kind in ("gradient", "update", "momentum"):
+            if kind in step:
+                kept[kind] = _norms(canonical(step[kind]))
+        if "average" in step:
+            kept["average"] = _shares(canonical(step["average"]))
+        steps.append(kept)
+    named = {"named": "canonical" if names else "own", "weights": canonical(facts["weights"])}
+    changed = {"changed": _sums(canonical(facts["changed"]))} if "changed" in facts else {}
+    return {**facts, **named, **changed, "steps": steps}
+
+
+def _norms(norms: Json) -> dict[str, float]:
+    squares: dict[str, float] = {}
+    for name, value in norms.items():
+        squares[group_of(name)] = squares.get(group_of(name), 0.0) + value * value
+    return {group: square**0.5 for group, square in squares.items()}
+
+
+def _sums(sizes: Json) -> dict[str, int]:
+    sums: dict[str, int] = {}
+    for name, size in sizes.items():
+        sums[group_of(name)] = sums.get(group_of(name), 0) + size
+    return sums
+
+
+def _shares(average: Json) -> dict[str, float]:
+    """The weight of the new values, by group; where weights did not move, nothing is known of their average."""
+    sums: dict[str, list[float]] = {}
+    for name, (step, distance) in average.items():
+        total = sums.setdefault(group_of(name), [0.0, 0.0])
+        total[0] += step
+        total[1] += distance
+    return {group: step / distance for group, (step, distance) in sums.items() if distance > 0}

@@ -1,0 +1,25 @@
+"""What stands beside the package in a checkout and inside it in a wheel: `adapters`, `detectors`, `recipes`.
+
+These are data, found by path. As import names they belong to other distributions of PyPI.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+_PACKAGE = Path(__file__).resolve().parent
+ROOT = _PACKAGE / "_shipped" if (_PACKAGE / "_shipped").is_dir() else _PACKAGE.parent
+RECIPES = ROOT / "recipes"
+
+
+def find_recipe(path: Path) -> Path:
+    """The file of a recipe.
+
+    Args:
+        path: A file, or the name of a recipe that is shipped with bench (`quickstart`).
+
+    Returns:
+        The shipped file where no file is called so and a shipped recipe is; else `path`.
+    """
+    named = RECIPES / f"{path}.yaml"
+    return named if not path.is_file() and named.is_file() else path

@@ -103,12 +103,12 @@ def arm(
     ident = "_".join([name, *(f"{key}-{value}" for key, value in levels.items())])
     ok = status != "failed"
     values: dict[str, Any] = {
-        "id": "".join(char if char.isalnum() else "-" for char in ident).lower(),
+        "id": "".join(char if char.isalnum() else "-" for char in ident).lower().strip("-"),
         "codebase": codebase,
         "label": name,
         "levels": levels,
         "cell": "_".join(f"{key}-{value}" for key, value in levels.items() if key not in baseline) or "all",
-        "workload": work.model_dump(),
+        "workload": work,
         "status": status,
         "failure": failure,
         "launches": 3,

@@ -78,7 +78,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = write_run(
         root / "run", arms, warnings=[EVIL], machine={EVIL: EVIL, "gpus": [EVIL]}, command=["bench", EVIL],
         dataset={EVIL: {"path": EVIL}}, recipe_path=EVIL, git={"revision": EVIL},
-        recipe={"name": EVIL, "description": EVIL, "environment": {"variables": {EVIL: EVIL}}},
+        recipe={"name": "evil", "description": EVIL, "environment": {"variables": {EVIL: EVIL}}},
     )  # fmt: skip
     return generate([run], root / "report").parent
 

@@ -130,11 +130,12 @@ def recipes(folder: Path | None) -> Rows:
 def runs(results: Path) -> Rows:
     rows = []
     for folder in find_runs(results):
-        run = Run(folder)
         try:
-            record, status = run.record(), run.status()
-        except BenchError as error:  # one broken record does not hide the others
-            rows.append({"run": str(folder), "status": f"cannot be read: {error.message}"})
+            record, status = Run(folder).record(), Run(folder).status()
+        except BenchError as error:  # one broken record must not hide the other runs
+            rows.append(
+                {"run": str(folder), "started": "", "status": str(error.message), "arms": 0, "machine": ""}
+            )
             continue
         cpu = record.machine.get("cpu")
         rows.append(

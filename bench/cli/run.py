@@ -32,6 +32,7 @@ from bench.cli.options import (
 from bench.environments import cache_folder
 from bench.errors import BenchError, ExitCode
 from bench.judge.audit import Audit, audit_run
+from bench.measure.preflight import check_plan
 from bench.measure.progress import listener
 from bench.measure.session import Session, new_run, resumed
 from bench.recipe.codebases import find_codebases
@@ -83,8 +84,9 @@ def run(
         loaded, plan = plan_of(recipe, settings or [], adapters or [], aa=aa, allow_variables=allow_variables)
         if dry_run:
             document = _dry_run(plan, results)
+            document["problems"] = check_plan(plan, find_codebases(adapters or []))
             print_json(document) if as_json else _print_dry_run(plan, document)
-            return
+            raise typer.Exit(ExitCode.BAD_INPUT if document["problems"] else ExitCode.SUCCESS)
         outcome = _measure(loaded, plan, results, adapters or [], quiet=quiet or as_json, strict=strict)
     else:
         outcome = _resume(
@@ -111,9 +113,9 @@ def audit(
     ] = False,
     allow_variables: AllowVariables = False,
 ) -> None:
-    """Watch every arm of a recipe in a few steps and say whether they do equal work; nothing is timed.
+    """Watch every arm for a few steps, and say whether they do equal work. Time nothing.
 
-    Exit codes: 0, 4 when an arm failed, and with --strict 3 when one is unequal or not shown to be equal.
+    Exit codes: 0; 4 if an arm failed; with --strict 3 if an arm is unequal or not shown to be equal.
     """
     loaded, plan = plan_of(recipe, settings or [], adapters or [], allow_variables=allow_variables)
     audits, code = _audit(loaded, plan, adapters or [], quiet=quiet or as_json)
@@ -238,7 +240,7 @@ def past_s_per_step(results: Path) -> dict[str, float]:
     past: dict[str, float] = {}
     for folder in find_runs(results)[-20:]:
         run = Run(folder)
-        with contextlib.suppress(BenchError):  # a broken record tells nothing
+        with contextlib.suppress(BenchError):  # a broken record tells nothing about time
             for arm in run.arms():
                 seconds = _median_s(run, arm.id)
                 if seconds is not None:
@@ -306,6 +308,8 @@ def _print_dry_run(plan: Plan, document: dict[str, Any]) -> None:
         if arm["variables"]:
             pairs = " ".join(f"{name}={shlex.quote(value)}" for name, value in arm["variables"].items())
             say(f"variables of {arm['id']}: {pairs}")
+    for problem in document["problems"]:
+        console.print(plain(f"problem: {problem}", "red"), soft_wrap=True)
 
 
 def _audit(

@@ -39,6 +39,8 @@ class Placed:
     """Or epoch: see `unit`."""
     format: str
     unit: str = "iteration"
+    section: int | None = None
+    """Index of the section that it follows, or stands in."""
 
 
 @dataclass(frozen=True)
@@ -235,7 +237,7 @@ class Summarizer:
             )
         return LogSummary(
             sections=tuple(sections),
-            found=tuple(_placed(found, lengths) for found in self._found),
+            found=tuple(_placed(found, lengths, tracks) for found in self._found),
             interruptions=tuple(self._interruptions),
             broken=tuple(self._broken),
             broken_lines=self._broken_lines,
@@ -286,7 +288,7 @@ def _epoch_length(tracks: list[Track], group: int) -> int | None:
     return max(learned or [track.highest_iteration() for track in family], default=None)
 
 
-def _placed(found: _Found, lengths: dict[int, int | None]) -> Placed:
+def _placed(found: _Found, lengths: dict[int, int | None], tracks: list[Track]) -> Placed:
     event, track = found.event, found.track
     stated = event.iteration if isinstance(event, Evaluation | BestMetric) else None
     after = stated if isinstance(event, Evaluation) else None
@@ -299,4 +301,5 @@ def _placed(found: _Found, lengths: dict[int, int | None]) -> Placed:
                 index += 1
         after = iterations[index]
     unit = "iteration" if track is None else track.format.unit
-    return Placed(event, found.heading, after, found.format, unit)
+    section = tracks.index(track) if track in tracks else None
+    return Placed(event, found.heading, after, found.format, unit, section)

@@ -69,7 +69,7 @@ def read_samples(path: Path) -> pd.DataFrame:
         raise ValueError(f"no samples table: {error}") from None
     if missing := set(SAMPLE_COLUMNS) - set(table.columns):
         raise ValueError(f"no column {', '.join(sorted(missing))}")
-    if not all(np.issubdtype(dtype, np.number) for dtype in table.dtypes):
+    if not all(pd.api.types.is_numeric_dtype(dtype) for dtype in table.dtypes):
         raise ValueError("a column holds no numbers")
     return table
 

@@ -41,8 +41,8 @@ FORMAT = Format(
         ),
     ),
     caveats=(
-        "prints no time of day: the rate is that of the epochs' total times",
         "losses are medians of the last 20 iterations, time and data their means",
         "max mem is the peak since the start",
+        "prints no time of day: the rate is that of the epochs' total times",
     ),
 )

@@ -44,7 +44,7 @@ FORMAT = Format(
         ),
     ),
     caveats=(
-        "values are means of the last 10 iterations (print_interval)",
+        "times are means of the last 10 iterations (print_interval), losses are of the last one",
         "memory is the peak since the start",
         "iter_time covers the step and its data; EMA is inside",
     ),

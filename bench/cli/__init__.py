@@ -88,7 +88,9 @@ def main() -> NoReturn:
     except KeyboardInterrupt:
         sys.exit(ExitCode.INTERRUPTED)
     except SystemExit as end:
-        if isinstance(end.__context__, BrokenPipeError):  # `bench list models | head`: typer would make it a 1
+        if isinstance(
+            end.__context__, BrokenPipeError
+        ):  # `bench list models | head`: typer would make it a 1
             sys.exit(ExitCode.SUCCESS)
         raise
     except OSError as error:

@@ -17,8 +17,7 @@ from playwright.sync_api import Page as Tab
 
 from bench.record.models import Failure
 from bench.report import generate
-from tests.report_runs import arm, samples, write_run
-from tests.test_report import tables_of
+from tests.helpers.report_runs import arm, samples, write_run
 
 EVIL = "<script>alert(1)</script>"
 

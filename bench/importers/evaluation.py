@@ -143,7 +143,7 @@ def _summary_name(match: re.Match[bytes]) -> str:
         return short + _SIZES[area]
     if area != b"all":
         return f"{short}({area.decode('ascii', 'replace')})"
-    if not high:
+    if not high or high[1:] == low:  # IoU=0.50:0.50 is not the mean over 0.50:0.95
         return f"{short}{int(float(low) * 100 + 0.5)}"
     return "AP" if short == "AP" else "AR" if max_dets == b"20" else f"AR@{int(max_dets)}"
 

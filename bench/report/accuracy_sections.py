@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from bench.judge.accuracy import METRICS, Difference
+from bench.judge.accuracy import METRICS
+from bench.judge.difference import Difference
 from bench.recipe.models import MODELS
 from bench.report.accuracy_values import PARTED, TITLES, ArmAccuracy, CellAccuracy
 from bench.report.document import Block, Bullets, Cell, Column, Figure, Heading, Table, Text

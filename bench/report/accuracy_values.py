@@ -11,8 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from bench.judge.accuracy import Difference, IouType, match, paired_difference
+from bench.judge.difference import Difference, match, paired_difference
 from bench.judge.pairs import counterpart_of
+from bench.judge.results import IouType
 from bench.record.models import ArmRecord
 from bench.record.run import Run
 

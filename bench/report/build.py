@@ -18,6 +18,7 @@ from bench.judge.ratio import Ratio, summarize
 from bench.judge.ratio import cost as cost_of
 from bench.recipe.codebases import Codebase
 from bench.record.models import ArmRecord, Environment, RunRecord
+from bench.record.places import Places
 from bench.record.run import Run
 from bench.record.samples import samples_frame
 from bench.report import accuracy_values
@@ -34,7 +35,6 @@ from bench.report.values import (
     WithoutOperator,
     images_per_step,
     marks_of,
-    trains,
 )
 
 #: Order in which phases happen; phases that are not listed come after these.
@@ -128,7 +128,7 @@ def _reason(arm: ArmRecord) -> str:
 
 def _flops_per_step(arm: ArmRecord) -> float | None:
     """All ranks together."""
-    training = trains(arm.workload.task)
+    training = arm.workload.trains
     flops = arm.description.get("training_flops" if training else "forward_flops")
     return None if flops is None else float(flops) * arm.workload.ranks
 
@@ -154,7 +154,7 @@ def _row(
         version=_version(arm, codebase),
         kernels=str(arm.description.get("kernels") or ""),
         levels=arm.levels,
-        workload=arm.workload.model_dump(mode="json"),
+        workload=arm.workload,
         options=arm.options,
         status=arm.status,
         reason=_reason(arm),
@@ -396,6 +396,5 @@ def run_report(
 
 
 def _shown_path(path: Path) -> str:
-    """Relative to the current folder when below it: a report should not depend on where the clone is."""
-    absolute, here = path.resolve(), Path.cwd()
-    return str(absolute.relative_to(here) if absolute.is_relative_to(here) else absolute)
+    """Relative to the current folder when below it, else as a place: a report does not depend on where the clone is."""
+    return Places(Path("/")).argument(str(path.resolve()))

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
+from pydantic import BaseModel
 
 from bench.judge.audit import Audit
 from bench.judge.noise import MIN_LAUNCHES
@@ -93,7 +94,7 @@ class Row:
     version: str
     kernels: str
     levels: Mapping[str, Any]
-    workload: Mapping[str, Any]
+    workload: Workload
     options: Mapping[str, Any]
     status: Status
     reason: str = ""
@@ -135,7 +136,7 @@ class Row:
 
     @property
     def ema(self) -> bool | None:
-        return bool(self.workload.get("ema")) if trains(str(self.workload.get("task"))) else None
+        return self.workload.ema if self.workload.trains else None
 
 
 @dataclass(frozen=True)
@@ -363,6 +364,8 @@ def to_json(value: Any) -> Any:
             for item in dataclasses.fields(value)
             if item.metadata.get("json", True)
         }
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
     if isinstance(value, Mapping):
         return {str(key): to_json(item) for key, item in value.items()}
     if isinstance(value, str | bool | int) or value is None:

@@ -17,6 +17,7 @@ from bench.cli.options import (
     Recipe,
     Results,
     Settings,
+    closed_pipe_is_fine,
     examples,
     print_json,
 )
@@ -118,7 +119,8 @@ def check(
                 notes=notes,
                 quiet=quiet,
             )
-    _tell(result, junit, comment, as_json=as_json)
+    with closed_pipe_is_fine():
+        _tell(result, junit, comment, as_json=as_json)
     raise typer.Exit(result.exit_code)
 
 

@@ -23,6 +23,7 @@ from bench.recipe.codebases import find_codebases
 from bench.recipe.load import load_recipe
 from bench.recipe.plan import make_plan
 from bench.record.samples import SAMPLE_COLUMNS
+from bench.report.values import MARKS
 from tests.conftest import ROOT, SHARED, Cli
 
 PAGES = [
@@ -222,6 +223,11 @@ def test_fields_of_the_reference_are_explained() -> None:
 def test_columns_of_samples_are_those_of_the_reference() -> None:
     text = (ROOT / "docs" / "reference" / "run-folder.md").read_text().partition("## samples/")[2]
     assert dict(re.findall(r"^\| `(\w+)` \| (\w+) \|", text, re.MULTILINE)) == SAMPLE_COLUMNS
+
+
+def test_marks_of_reports_are_explained() -> None:
+    text = (ROOT / "docs" / "explanation" / "equal-work.md").read_text()
+    assert all(f"| {mark} | {meaning} |" in text for mark, meaning in MARKS.items())
 
 
 def test_walk_takes_at_most_twelve_visits() -> None:

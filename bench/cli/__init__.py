@@ -29,7 +29,7 @@ COMMANDS = {
     "history": ("check", "Find lasting changes in the stored runs, per arm and machine."),
     "import": ("logs", "Read a training log of another tool: rates, losses and evaluations."),
     "compare-logs": ("logs", "Put training logs side by side: rates, memory, accuracy."),
-    "eval": ("report", "Compute COCO AP and AR of detections."),
+    "eval": ("report", "Compute COCO AP and AR of detections, per class, and what the errors cost."),
     "data": ("data", "Check and sample data sets in COCO layout."),
     "list": ("listing", "List codebases, models, recipes or runs."),
     "env": ("env", "Create, list, check and remove environments of codebases."),

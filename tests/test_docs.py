@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import typer
 
+from bench.cli import COMMANDS as COMMAND_LINES
 from bench.cli import app
 from bench.errors import BenchError
 from bench.recipe.codebases import find_codebases
@@ -36,7 +37,7 @@ WRAP = ROOT / "docs" / "tutorial" / "wrap-your-codebase.md"
 #: Commands in ```sh blocks are not executed here, for the reason of a pattern that fits.
 NOT_EXECUTED = {
     r"\b(RUN|DIR|FILE|CONFIG|FORMAT|RECIPE|recipe\.yaml|my-comparison\.yaml)\b": "has a placeholder",
-    r"path/to|^bench eval instances.json": "has a placeholder",
+    r"path/to|ours.log|^bench eval instances.json": "has a placeholder",
     r"^bench data sample": "needs a data set of the reader's; tests/integration/test_data_commands.py runs it",
     r"^bench check .*--source": "needs a checkout of another codebase; tests/test_check.py checks one",
     r"^(python|from|for|write)": "trains for minutes; tests/models/test_train_cli.py runs the commands on less",
@@ -135,6 +136,12 @@ def test_commands_not_executed_have_a_reason() -> None:
     for page in GUIDES:
         for line in lines(page, "sh"):
             assert reason(line), f"{page.name}: {line}"
+
+
+@pytest.mark.parametrize("name", COMMAND_LINES)
+def test_help_of_bench_says_what_its_commands_say(name: str) -> None:
+    command = typer.main.get_command(app).get_command(None, name)
+    assert COMMAND_LINES[name][1] == (command.help or "").partition("\n")[0]
 
 
 @pytest.mark.parametrize("name", CLI_COMMANDS)

@@ -26,14 +26,14 @@ from bench.errors import BenchError
 from bench.gate import history as series
 from bench.gate import output
 from bench.gate.calibrate import calibrate as measure_noise
-from bench.gate.calibrate import impossible
+from bench.gate.calibrate import calibrated, impossible
 from bench.gate.check import Result, check_revisions
 from bench.gate.checkouts import sources_of
 from bench.gate.metrics import read_settings
 from bench.gate.stored import check_against_run, check_stored
 from bench.recipe.codebases import find_codebases
 from bench.record.run import Run, resolve_run
-from bench.report import show
+from bench.report.render.terminal import show
 
 app = typer.Typer()
 
@@ -68,9 +68,6 @@ def check(
         typer.Option(help="CODEBASE=PATH of a git checkout. Default: this project's. Repeatable."),
     ] = None,
     tolerance: Tolerances = None,
-    weight: Annotated[
-        list[str] | None, typer.Option(help="METRIC=NUMBER: its share of the false alarms.")
-    ] = None,
     budget_s: Annotated[float, typer.Option(min=1, help="Seconds of measuring.")] = 600.0,
     inconclusive_is: Annotated[
         str, typer.Option(help="Treat inconclusive as pass or fail. Default: exit code 3.")
@@ -84,7 +81,7 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """Fail if HEAD is slower than BASE. Exit codes: 0 pass, 1 regression, 3 inconclusive."""
-    asked = read_settings(tolerance or [], weight or [], budget_s, inconclusive_is)
+    asked = read_settings(tolerance or [], budget_s, inconclusive_is)
     if (base is None) == (baseline is None):
         raise BenchError("name what to compare with: --base REVISION or --baseline RUN")
     if baseline and (source or head != "HEAD"):
@@ -94,7 +91,7 @@ def check(
     cache, quiet = cache_folder(), quiet or as_json
     earlier = Run(resolve_run(baseline, results)) if baseline else None
     if earlier and not Path(subject).is_file():
-        result = check_stored(Run(resolve_run(subject, results)), earlier, asked, cache, reference)
+        result = check_stored(Run(resolve_run(subject, results)), earlier, asked, cache, results, reference)
     else:
         codebases = find_codebases(adapters or [])
         loaded, plan = plan_of(Path(subject), settings or [], adapters or [])
@@ -117,6 +114,7 @@ def check(
                 asked,
                 results,
                 cache,
+                calibrated=calibrated(plan, cache),
                 notes=notes,
                 quiet=quiet,
             )
@@ -146,7 +144,7 @@ def calibrate(
     as_json: AsJson = False,
 ) -> None:
     """Measure every arm against itself, and say what a check can detect on this machine."""
-    asked = read_settings(tolerance or [], [], budget_s)
+    asked = read_settings(tolerance or [], budget_s)
     loaded, plan = plan_of(recipe, settings or [], adapters or [])
     found = measure_noise(
         loaded,

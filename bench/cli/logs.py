@@ -37,27 +37,22 @@ def import_(
     print_json(importers.to_json(result)) if as_json else typer.echo(importers.render(result))
 
 
-@app.command("compare-logs")
+@app.command("compare-logs", epilog=examples("bench compare-logs ours.log theirs.log --images-per-step 16"))
 def compare_logs(
-    files: Annotated[
-        list[Path], typer.Argument(help="Two logs or more; the first is the one compared with.")
-    ],
+    files: Annotated[list[Path], typer.Argument(help="Two logs or more. The first is the baseline.")],
     images_per_step: Annotated[
         list[float] | None,
-        typer.Option(help="Images of a step over all cards. Once for all logs, or once per log."),
+        typer.Option(help="Images of a step of all cards. Once, or once per log."),
     ] = None,
     section: Annotated[
         list[int] | None,
-        typer.Option(help="Section of a log, as `bench import` numbers them; by default the longest."),
+        typer.Option(help="Section of a log, as numbered by bench import. Default: the longest."),
     ] = None,
     from_iter: Annotated[int | None, typer.Option(help="First iteration of the rates.")] = None,
     to_iter: Annotated[int | None, typer.Option(help="Last iteration of the rates.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Put training logs side by side: rates, memory, accuracy.
-
-    Example: bench compare-logs ours.log theirs.log --images-per-step 16
-    """
+    """Put training logs side by side: rates, memory, accuracy."""
     results = [importers.import_logs("auto", [file], from_iter=from_iter, to_iter=to_iter) for file in files]
     comparison = importers.compare_logs(results, images_per_step or (), section or ())
     if as_json:

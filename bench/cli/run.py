@@ -28,6 +28,7 @@ from bench.cli.options import (
 from bench.environments import cache_folder
 from bench.errors import BenchError, ExitCode
 from bench.judge.audit import Audit, audit_run
+from bench.measure.preflight import check_plan
 from bench.measure.progress import listener
 from bench.measure.session import Session, new_run, resumed
 from bench.recipe.codebases import find_codebases
@@ -77,8 +78,9 @@ def run(
         loaded, plan = plan_of(recipe, settings or [], adapters or [], aa=aa)
         if dry_run:
             document = _dry_run(plan, results)
+            document["problems"] = check_plan(plan, find_codebases(adapters or []))
             print_json(document) if as_json else _print_dry_run(plan, document)
-            return
+            raise typer.Exit(ExitCode.BAD_INPUT if document["problems"] else ExitCode.SUCCESS)
         outcome = _measure(loaded, plan, results, adapters or [], quiet=quiet or as_json, strict=strict)
     else:
         outcome = _resume(
@@ -99,9 +101,9 @@ def audit(
         bool, typer.Option("--strict", help="Exit with 3 unless every arm is shown to do equal work.")
     ] = False,
 ) -> None:
-    """Watch every arm of a recipe in a few steps and say whether they do equal work; nothing is timed.
+    """Watch every arm for a few steps, and say whether they do equal work. Time nothing.
 
-    Exit codes: 0, 4 when an arm failed, and with --strict 3 when one is unequal or not shown to be equal.
+    Exit codes: 0; 4 if an arm failed; with --strict 3 if an arm is unequal or not shown to be equal.
     """
     audits, code = _audit(recipe, settings or [], adapters or [], quiet=quiet or as_json)
     print_json([one.as_json() for one in audits]) if as_json else _print_audits(audits)
@@ -276,6 +278,8 @@ def _print_dry_run(plan: Plan, document: dict[str, Any]) -> None:
         f" from {document['estimate_from']}",
         markup=False,
     )
+    for problem in document["problems"]:
+        console.print(f"problem: {problem}", style="red", markup=False, soft_wrap=True)
 
 
 def _audit(

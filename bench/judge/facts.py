@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from bench.judge.detections import matched_share
-from bench.judge.observations import FINAL
 from bench.record.models import ArmRecord
 
 Json = Mapping[str, Any]
@@ -69,7 +68,7 @@ def _unknown(name: str, explained_by: frozenset[str] = frozenset()) -> Fact:
     return Fact(name, None, None, explained_by=explained_by)
 
 
-# -- what the codebase says of itself: a difference counts, silence does not
+# -- what the codebase says of itself: a difference counts, silence does not -----------------------------------
 
 
 def _described(*path: str) -> Callable[[ArmRecord], Any]:
@@ -230,7 +229,7 @@ def _operations(a: Json, b: Json, at: str) -> Iterator[Fact]:
 def _layers(a: Json, b: Json, at: str, tolerance: float) -> Iterator[Fact]:
     """Raw predictions, and the gradients that the loss gives them: samples have one, all else has 0."""
     for name in a["layers"]:
-        if name not in b["layers"] or not FINAL & set(name.split(".")):
+        if name not in b["layers"]:
             continue
         one, two = a["layers"][name], b["layers"][name]
         layer = name.removesuffix(".weight")
@@ -242,7 +241,7 @@ def _layers(a: Json, b: Json, at: str, tolerance: float) -> Iterator[Fact]:
                 yield Fact(name, one["sum"], two["sum"], tolerance, VALUES, distance=distance)
         if "losses" in a:
             counts = one["gradients"], two["gradients"]
-            yield Fact(f"values of {layer} with a gradient{at}", *counts, 5e-3, VALUES)
+            yield Fact(f"values of {layer} with a gradient{at}", *counts, 0.01, VALUES)
 
 
 def _losses(first: Json, second: Json, at: str, tolerance: float) -> Iterator[Fact]:

@@ -21,14 +21,14 @@ def percent(value: float | None) -> str | None:
 # -- Tables --------------------------------------------------------------------------------------------------
 
 
-def accuracy_blocks(run: RunReport, drawn: Mapping[str, Sequence[Figure]], shift: int = 0) -> list[Block]:
+def accuracy_blocks(run: RunReport, drawn: Mapping[str, Sequence[Figure]]) -> list[Block]:
     """The section on accuracy; nothing for a run without evaluations."""
     if not run.accuracy:
         return []
-    blocks: list[Block] = [Heading(2 + shift, "Accuracy"), Bullets(HOW_TO_READ)]
+    blocks: list[Block] = [Bullets(HOW_TO_READ)]
     blocks += drawn.get("tradeoff", ())
     for one in run.accuracy:
-        blocks.append(Heading(3 + shift, f"Accuracy: {title_of(run, one)}"))
+        blocks.append(Heading(3, f"Accuracy: {title_of(run, one)}"))
         blocks.append(
             Text(
                 f"Evaluated on {counted(one.images, 'image')} of the split {one.split} (checksum {one.checksum[:12]}), "

@@ -13,6 +13,12 @@ import numpy as np
 
 MODELS = frozenset({"faster_rcnn_r50_fpn", "mask_rcnn_r50_fpn"})
 
+
+def supports(model: str) -> bool:
+    """The models of ``MODELS``."""
+    return model in MODELS
+
+
 #: Canonical name (a pattern) → detectron2's, and where it starts to count what the first group counts from 0.
 RENAMES = (
     (r"backbone\.stem\.conv\.", "backbone.bottom_up.stem.conv1.", 0),

@@ -20,8 +20,9 @@ import pytest
 import yaml
 
 from bench.errors import BenchError
-from bench.gate import check, checkouts, decide, history, metrics, output
-from bench.gate.stored import check_stored
+from bench.gate import check, checkouts, history, metrics, output
+from bench.gate.decide import Decision
+from bench.gate.stored import MIN_SESSIONS, check_stored
 from bench.record.models import ArmRecord, RunRecord
 from bench.record.run import Run
 from bench.record.samples import samples_frame
@@ -110,7 +111,8 @@ def test_a_slowdown_between_two_revisions_fails_the_check(cli: Cli, repository: 
         "--budget-s", "120", "--json", "--junit", junit, "--comment", comment, env=environment,
     )  # fmt: skip
     assert done.code == 1, done.err
-    (found,) = done.json()["comparisons"]
+    found, mean = done.json()["comparisons"]
+    assert (found["metric"], mean["metric"]) == ("s/iter", "s/iter mean")
     assert found["state"] == "fail"
     assert 0.3 < found["worsening"] < 0.7
     assert found["alarm"] is not None  # and so confirmed by fresh launches
@@ -126,9 +128,9 @@ def test_a_slowdown_between_two_revisions_fails_the_check(cli: Cli, repository: 
     assert stored.check is not None
     assert stored.check["state"] == "fail"
     first, slow = repository.git("rev-parse", "first"), repository.git("rev-parse", "slow")
-    revisions = {arm.id: arm.environment["git"]["revision"] for arm in Run(cli.runs()[-1]).arms()}
+    revisions = {arm.id: arm.environment.git.revision for arm in Run(cli.runs()[-1]).arms()}
     assert revisions == {"tiny-base": first, "tiny-head": slow}
-    assert [arm.environment["preloaded"] for arm in Run(cli.runs()[-1]).arms()] == [["numpy"]] * 2
+    assert [arm.environment.preloaded for arm in Run(cli.runs()[-1]).arms()] == [["numpy"]] * 2
 
 
 @pytest.mark.slow
@@ -141,7 +143,7 @@ def test_an_innocent_commit_passes_the_check(cli: Cli, repository: Repository) -
     assert done.code == 0, done.err
     assert done.json()["state"] == "pass"
     root = ET.parse(junit).getroot()
-    assert (root.get("tests"), root.get("failures"), root.get("errors")) == ("1", "0", "0")
+    assert (root.get("tests"), root.get("failures"), root.get("errors")) == ("2", "0", "0")
 
 
 def test_a_budget_too_small_for_the_launches_is_inconclusive_and_no_pass(
@@ -270,14 +272,32 @@ def scaled(factor: float) -> list[float]:
 
 
 def judged(head: Run, base: Run, cache: Path, reference: str | None = None) -> check.Result:
-    return check_stored(head, base, metrics.Settings({}, 60), cache, reference)
+    results = base.folder.parent.parent
+    return check_stored(head, base, metrics.Settings({}, 60), cache, results, reference)
+
+
+def sessions(results: Path, arms: dict[str, float], **more: Any) -> Run:
+    """As many stored runs as the spread between sessions needs; the first of them."""
+    factors = [1 + 0.002 * (-1) ** index for index in range(MIN_SESSIONS)]
+    runs = [
+        stored(results, f"s{index}", {arm: scaled(factor * seconds) for arm, seconds in arms.items()}, **more)
+        for index, factor in enumerate(factors)
+    ]
+    return runs[0]
 
 
 def test_a_slower_stored_run_of_the_same_machine_fails(tmp_path: Path, cache: Path) -> None:
-    base = stored(tmp_path, "a", {"tiny": scaled(1.0)})
+    base = sessions(tmp_path, {"tiny": 1.0})
     assert judged(stored(tmp_path, "b", {"tiny": scaled(1.3)}), base, cache).exit_code == 1
     assert judged(stored(tmp_path, "c", {"tiny": scaled(1.0)}), base, cache).exit_code == 0
     assert judged(stored(tmp_path, "d", {"tiny": [0.5, 1.5, 1.0]}), base, cache).exit_code == 3
+
+
+def test_a_stored_run_is_inconclusive_without_enough_sessions(tmp_path: Path, cache: Path) -> None:
+    base = stored(tmp_path, "a", {"tiny": scaled(1.0)})
+    result = judged(stored(tmp_path, "b", {"tiny": scaled(1.3)}), base, cache)
+    assert result.exit_code == 3
+    assert "sessions" in result.comparisons[0].decision.reason
 
 
 def test_times_of_another_machine_are_refused_without_a_reference_arm(tmp_path: Path, cache: Path) -> None:
@@ -290,23 +310,32 @@ def test_times_of_another_machine_are_refused_without_a_reference_arm(tmp_path: 
 def test_a_reference_arm_takes_the_speed_of_the_machine_out_and_the_output_says_so(
     tmp_path: Path, cache: Path
 ) -> None:
-    base = stored(tmp_path, "a", {"fixed": scaled(2.0), "tiny": scaled(1.0)}, cpu="A")
+    base = sessions(tmp_path, {"fixed": 2.0, "tiny": 1.0}, cpu="A")
     same = stored(tmp_path, "b", {"fixed": scaled(1.0), "tiny": scaled(0.5)}, cpu="B")
     slower = stored(tmp_path, "c", {"fixed": scaled(1.0), "tiny": scaled(0.6)}, cpu="B")
     result = judged(same, base, cache)
     assert result.exit_code == 0
     assert "reference arm fixed" in output.summary(result)
-    (found,) = judged(slower, base, cache).comparisons
+    found, _ = judged(slower, base, cache).comparisons
     assert found.decision.state == "fail"
     assert found.decision.worsening == pytest.approx(0.2)
 
 
 def test_two_stored_runs_are_judged_without_measuring(cli: Cli) -> None:
-    stored(cli.results, "a", {"tiny": scaled(1.0)})
+    sessions(cli.results, {"tiny": 1.0})
     stored(cli.results, "b", {"tiny": scaled(1.3)})
-    done = cli("check", "b", "--baseline", "a", "--results", cli.results)
+    done = cli("check", "b", "--baseline", "s0", "--results", cli.results)
     assert done.code == 1, done.err
-    assert len(cli.runs()) == 2
+    assert len(cli.runs()) == MIN_SESSIONS + 1
+
+
+def test_a_closed_pipe_keeps_the_code_of_the_verdict(cli: Cli) -> None:
+    sessions(cli.results, {"tiny": 1.0})
+    stored(cli.results, "b", {"tiny": scaled(1.3)})
+    process = cli.start("check", "b", "--baseline", "s0", "--results", cli.results)
+    assert process.stdout is not None
+    process.stdout.close()  # as `| head -0` does
+    assert process.wait(timeout=120) == 1
 
 
 def test_a_recipe_is_measured_and_judged_against_a_stored_run(cli: Cli) -> None:
@@ -316,7 +345,7 @@ def test_a_recipe_is_measured_and_judged_against_a_stored_run(cli: Cli) -> None:
     name = cli.runs()[-1].name
     arguments = ("--adapters", FAKE, "--results", cli.results, "--tolerance", "s/iter=200%", "--json")
     done = cli("check", recipe, "--baseline", name, *arguments)
-    assert done.code == 0, done.err
+    assert done.code == 3, done.err  # one session says nothing of the spread between sessions
     assert "machine of the same kind" in done.json()["how"]
 
 
@@ -324,8 +353,8 @@ def test_a_recipe_is_measured_and_judged_against_a_stored_run(cli: Cli) -> None:
 
 
 def outcome(state: str, exit_code: int, **changes: Any) -> check.Result:
-    decision = decide.Decision(state, 0.1, 0.05, float("inf"), 0.001, 6, 3, 0, "because")  # type: ignore[arg-type]
-    one = check.Comparison("tiny", metrics.metric("s/iter"), decision)
+    decision = Decision(state, 0.1, 0.05, float("inf"), 0.001, 6, 3, 0, "because")  # type: ignore[arg-type]
+    one = check.Judgement("tiny", metrics.metric("s/iter"), decision)
     result = check.Result("tiny", "one", "two", "interleaved", state, exit_code, (one,))  # type: ignore[arg-type]
     return replace(result, **changes)
 
@@ -351,14 +380,14 @@ def test_the_json_of_an_open_interval_is_valid_json() -> None:
     assert json.loads(text)["comparisons"][0]["high"] is None
 
 
-@pytest.mark.parametrize("text", ["s/iter", "=3%", "s/iter=fast", "speed=3%"])
+@pytest.mark.parametrize("text", ["s/iter", "=3%", "s/iter=fast", "speed=3%", "s/iter=5", "AP=1"])
 def test_a_mistyped_tolerance_is_an_error(text: str) -> None:
     with pytest.raises(BenchError):
-        metrics.read_settings([text], [], 60)
+        metrics.read_settings([text], 60)
 
 
 def test_a_tolerance_for_a_metric_that_no_arm_has_is_an_error() -> None:
-    settings = metrics.read_settings(["AP=0.001"], [], 60)
+    settings = metrics.read_settings(["AP=0.001"], 60)
     with pytest.raises(BenchError, match="no arm of this recipe measures AP"):
         settings.refuse_unused(["train"])
     settings.refuse_unused(["train", "infer"])
@@ -366,7 +395,7 @@ def test_a_tolerance_for_a_metric_that_no_arm_has_is_an_error() -> None:
 
 @pytest.mark.parametrize(("choice", "code"), [("inconclusive", 3), ("pass", 0), ("fail", 1)])
 def test_an_inconclusive_check_ends_as_the_user_chose(choice: str, code: int) -> None:
-    settings = metrics.read_settings([], [], 60, choice)
+    settings = metrics.read_settings([], 60, choice)
     assert settings.exit_code("inconclusive") == code
     assert (settings.exit_code("pass"), settings.exit_code("fail")) == (0, 1)
 
@@ -394,8 +423,8 @@ def test_memory_and_the_cost_of_ema_are_judged_when_they_are_given_a_tolerance(
     done = checked(cli, repository, recipe, "--base", "first", *arguments)
     names = {one["name"] for one in done.json()["comparisons"]}
     assert names == {
-        "tiny-ema-off: s/iter", "tiny-ema-off: max memory",
-        "tiny-ema-on: s/iter", "tiny-ema-on: max memory", "tiny-ema-on: EMA cost",
+        "tiny-ema-off: s/iter", "tiny-ema-off: s/iter mean", "tiny-ema-off: max memory",
+        "tiny-ema-on: s/iter", "tiny-ema-on: s/iter mean", "tiny-ema-on: max memory", "tiny-ema-on: EMA cost",
     }  # fmt: skip
     assert done.code == 0, done.err
 
@@ -422,9 +451,9 @@ def test_a_calibration_is_stored_and_warns_of_a_check_that_cannot_succeed(
     from bench.gate import calibrate
 
     _, plan = run.plan_of(recipe, [], [FAKE])
-    (warning,) = calibrate.impossible(plan, metrics.read_settings(["s/iter=0.5%"], [], 30), cache)
+    (warning,) = calibrate.impossible(plan, metrics.read_settings(["s/iter=0.5%"], 30), cache)
     assert "would pass equal revisions in only" in warning
-    (warning,) = calibrate.impossible(plan, metrics.read_settings([], [], 1), cache)
+    (warning,) = calibrate.impossible(plan, metrics.read_settings([], 1), cache)
     assert "6 to be confirmed" in warning
 
 
@@ -503,7 +532,7 @@ def test_the_steps_of_the_example_workflow_work_as_written(cli: Cli, repository:
                               cwd=ROOT, env={**environment, **variables}, check=False)  # fmt: skip
         assert done.returncode == 0, done.stderr
     assert "no regression" in summary.read_text()
-    assert ET.parse(cli.folder / "out" / "junit.xml").getroot().get("tests") == "2"
+    assert ET.parse(cli.folder / "out" / "junit.xml").getroot().get("tests") == "3"
     assert (cli.folder / "out" / "comment.md").exists()
     assert "state=pass" in github_output.read_text()
 
@@ -518,11 +547,14 @@ def test_the_gitlab_example_is_valid_and_uses_options_that_exist(cli: Cli) -> No
 
 
 def test_the_commands_of_the_documents_have_options_that_exist(cli: Cli) -> None:
-    texts = [(ROOT / "docs" / name).read_text() for name in ("ci.md", "gate.md")]
+    texts = [
+        (ROOT / "docs" / name).read_text()
+        for name in ("how-to/gate-in-ci.md", "how-to/compare-with-a-stored-run.md")
+    ]
     commands = [
         found for text in texts for found in re.findall(r"bench (check|calibrate|history)( [^`#\n]*)", text)
     ]
-    assert len(commands) > 6
+    assert len(commands) > 4
     environment = {**os.environ, "COLUMNS": "200"}
     offered = {name: cli(name, "--help", env=environment).out for name in ("check", "calibrate", "history")}
     for name, arguments in commands:

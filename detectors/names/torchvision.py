@@ -15,6 +15,12 @@ MODELS = frozenset(
     {"faster_rcnn_r50_fpn", "mask_rcnn_r50_fpn", "retinanet_r50_fpn", "fcos_r50_fpn", "ssd300_vgg16"}
 )
 
+
+def supports(model: str) -> bool:
+    """The models of ``MODELS``."""
+    return model in MODELS
+
+
 #: Where VGG-16's convolutions are in torchvision's list of all its layers, by stage.
 VGG_LAYERS = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))
 #: Of these, SSD puts the layers from the fourth pooling on into a list of their own.
@@ -85,6 +91,24 @@ def _ssd_name(part: str, index: str, layer: str, value: str) -> str:
         return f"backbone.features.{place}.{value}"
     branch = {"head.classes": "classification", "head.deltas": "regression"}[part]
     return f"head.{branch}_head.module_list.{index}.{value}"
+
+
+#: What a name was called before torchvision 0.14, whose published files keep it.
+OLDER = (
+    (r"(backbone\.fpn\.(?:inner|layer)_blocks\.\d)\.0\.", r"\1."),
+    (r"rpn\.head\.conv\.0\.0\.", r"rpn.head.conv."),
+)
+
+
+def older(name: str) -> str:
+    """The name that a file of an earlier torchvision has for a layer."""
+    if found := re.match(r"roi_heads\.mask_head\.(\d)\.0\.(\w+)$", name):
+        return f"roi_heads.mask_head.mask_fcn{int(found[1]) + 1}.{found[2]}"
+    if found := re.match(r"(head\.\w+_head\.conv)\.(\d)\.0\.(\w+)$", name):  # RetinaNet's, with ReLUs between
+        return f"{found[1]}.{2 * int(found[2])}.{found[3]}"
+    for pattern, replacement in OLDER:
+        name = re.sub(f"^{pattern}", replacement, name)
+    return name
 
 
 def convert(model: str, state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -13,14 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from bench.inputs.weights import torchvision
-from bench.recipe import models
+from . import torchvision
 
-MODELS = frozenset(
-    name
-    for name in models.MODELS
-    if not name.startswith("fast_rcnn") and name != "solov2_light_r50_vd_fpn_dcn_512"
-)
+
+def supports(model: str) -> bool:
+    """All but Fast R-CNN and PaddleDetection's own SOLOv2."""
+    return not model.startswith("fast_rcnn") and model != "solov2_light_r50_vd_fpn_dcn_512"
+
 
 #: Canonical name (a pattern) → mmdetection's; the first that matches a beginning is applied.
 RENAMES = (

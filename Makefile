@@ -3,33 +3,51 @@ PYTHON ?= python3.11
 VENV   := .venv
 BENCH  := $(VENV)/bin/bench
 STAMP  := $(VENV)/.installed
+PYTEST := $(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile
+# uv with the indexes and wheels that pip is set up with; torch is stored once for bench and the other codebases.
+UV     := $(VENV)/bin/python bench/environments/installer.py
+TEXTS  := README.md CONTRIBUTING.md CHANGELOG.md docs
+LOCK   := UV_CUSTOM_COMPILE_COMMAND="make locks" $(UV) pip compile --quiet --python-version 3.11 --no-annotate
 
-.PHONY: demo test lint bench peers browser format clean
+.PHONY: demo check test nightly lint docs bench peers locks format clean
 
 demo: $(STAMP)  ## measure the quickstart recipe and write its report
-	$(BENCH) run recipes/quickstart.yaml
+	$(BENCH) run quickstart
 	@echo "report: $$($(BENCH) report)"
 
-test: lint peers browser  ## lint, then every test
-	$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile
+check: $(STAMP)  ## the unit tests, in less than a minute
+	$(PYTEST) tests/unit
+
+test: lint peers  ## lint, then every test but the nightly ones
+	$(PYTEST) --ignore tests/statistical
+
+nightly: $(STAMP)  ## coverage of intervals, error rates and fuzzing at full size
+	$(PYTEST) tests/statistical
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
+	$(VENV)/bin/deptry .
+	$(VENV)/bin/codespell $(TEXTS) bench adapters detectors tests benchmarks recipes
+	$(VENV)/bin/rumdl check --quiet $(TEXTS) adapters
+
+docs: $(STAMP)  ## the documentation as a site, in site/
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
+
+bench: $(STAMP)  ## the harness's own benchmarks: overhead, idle workers, evaluators
+	$(VENV)/bin/python -m benchmarks.overhead
+	$(VENV)/bin/python -m benchmarks.evaluators
 
 peers: $(STAMP)  ## build the environments of the other codebases
 	$(BENCH) env create --all
 
-browser:  ## Chromium for the tests of the static page, where apt-get can install it; without it they are skipped and say so
-	@command -v chromium >/dev/null || (apt-get update -qq && apt-get install -qq --yes --no-install-recommends chromium >/dev/null) \
-	  || echo "no chromium: the tests of the page in a browser will be skipped"
-
-bench: $(STAMP)  ## the harness's own benchmarks: overhead, idle workers, parsers, evaluators
-	$(VENV)/bin/python -m benchmarks.overhead
-	$(VENV)/bin/python -m benchmarks.importers
-	$(VENV)/bin/python -m benchmarks.evaluators
+locks: $(STAMP)  ## lock what has changed in pyproject.toml and adapters/*/requirements.in; a pin that fits stays
+	$(LOCK) --universal --all-extras pyproject.toml --output-file requirements.lock >/dev/null
+	for name in detectron2 mmdet; do $(LOCK) --universal --constraints requirements.lock \
+	  adapters/$$name/requirements.in --output-file adapters/$$name/requirements.txt >/dev/null || exit; done
+	$(LOCK) adapters/paddledet/requirements.in --output-file adapters/paddledet/requirements.txt >/dev/null
 
 format: $(STAMP)
 	$(VENV)/bin/ruff check --fix .
@@ -37,8 +55,9 @@ format: $(STAMP)
 
 $(STAMP): pyproject.toml requirements.lock
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --constraint requirements.lock --editable '.[native,test,lint]'
+	$(VENV)/bin/python -m pip install --quiet --constraint requirements.lock uv
+	$(UV) pip install --quiet --constraints requirements.lock --editable '.[native,test,lint,docs]'
 	touch $(STAMP)
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) site .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from detectors.boxes import IGNORED, BoxCoder, clip, match, pairwise_iou
 from detectors.cpu import linear, nms
 from detectors.layers import Linear
+from detectors.precision import full
 from detectors.pyramid import Pyramid, roi_align
 from detectors.rpn import Proposals
 from detectors.sampling import BalancedSampler
@@ -156,6 +157,7 @@ class BoxHead(nn.Module):
 
     def losses_of(self, logits: Tensor, deltas: Tensor, sample: RoISample) -> dict[str, Tensor]:
         """As ``losses``, from what ``forward`` gave for the sample's regions."""
+        logits, deltas = full(logits), full(deltas)
         count = max(1, len(sample.boxes))
         positive = sample.labels < self.num_classes
         of_class = sample.labels.clamp(max=self.boxes_per_region - 1).view(-1, 1, 1).expand(-1, 1, 4)
@@ -181,7 +183,7 @@ class BoxHead(nn.Module):
         self, logits: Tensor, deltas: Tensor, boxes: Tensor, image: Tensor, image_sizes: Tensor
     ) -> list[Detections]:
         """As ``detect``, from what ``forward`` gave for regions boxes [R, 4] of images [R]."""
-        scores = logits.softmax(dim=-1)[:, :-1]
+        scores = full(logits).softmax(dim=-1)[:, :-1]
         region, label = (scores > self.score_threshold).nonzero(as_tuple=True)
         image = image[region]
         boxes = self.coder.decode(deltas[region, label.clamp(max=self.boxes_per_region - 1)], boxes[region])

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from detectors.precision import full
+
 #: exp() of a size beyond this would make boxes larger than any image (Detectron's BBOX_XFORM_CLIP).
 MAX_LOG_SIZE_RATIO = math.log(1000.0 / 16)
 
@@ -60,7 +62,8 @@ class BoxCoder:
         return torch.stack([dx, dy, dw, dh], dim=-1)
 
     def decode(self, offsets: Tensor, reference: Tensor) -> Tensor:
-        """Offsets [..., 4] and reference boxes [..., 4] to boxes [..., 4]."""
+        """Offsets [..., 4] and reference boxes [..., 4] to boxes [..., 4], in full precision."""
+        offsets = full(offsets)
         rx1, ry1, rx2, ry2 = reference.unbind(-1)
         dx, dy, dw, dh = offsets.unbind(-1)
         wx, wy, ww, wh = self.weights

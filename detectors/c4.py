@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from detectors.box_head import BoxHead
 from detectors.conventions import Conventions, conventions_named
 from detectors.mask_head import MaskHead, regions_of, with_masks
+from detectors.precision import full
 from detectors.pyramid import Pyramid, roi_align
 from detectors.rcnn import RCNN, Builder, ProposalDetector, box_settings, rpn_settings
 from detectors.rpn import RPN
@@ -92,7 +93,7 @@ class C4RCNN(RCNN):
             return found
         boxes, image, labels = regions_of(found)
         pooled = self.box_head.pool(pyramid, boxes, image)
-        return with_masks(found, self.mask_head.logits_of(pooled, labels).sigmoid())
+        return with_masks(found, full(self.mask_head.logits_of(pooled, labels)).sigmoid())
 
 
 # -- models --------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from detectors.boxes import clip
 from detectors.conventions import Conventions, conventions_named
 from detectors.mask_head import MaskHead, regions_of, with_masks
 from detectors.necks.fpn import FPN
+from detectors.precision import full
 from detectors.pyramid import Pyramid
 from detectors.rcnn import Builder, RegionDetector, box_settings, pool_settings, rpn_settings
 from detectors.rpn import RPN, Proposals
@@ -114,7 +115,7 @@ class CascadeRCNN(RegionDetector):
         scores = []
         for stage, head in enumerate(self.box_heads):
             logits, deltas = head.predict(self.pool(pyramid, head, boxes, image))
-            scores.append(logits)
+            scores.append(full(logits))
             if stage < len(self.box_heads) - 1:
                 boxes = refine(head, deltas, boxes, image, image_sizes)
         mean = torch.stack(scores).mean(dim=0)
@@ -123,7 +124,7 @@ class CascadeRCNN(RegionDetector):
     def predict_masks(self, pyramid: Pyramid, found: Sequence[Detections]) -> list[Detections]:
         boxes, image, labels = regions_of(found)
         pooled = self.pool(pyramid, self.mask_heads[0], boxes, image)
-        masks = [head.logits_of(head.convolve(pooled), labels).sigmoid() for head in self.mask_heads]
+        masks = [full(head.logits_of(head.convolve(pooled), labels)).sigmoid() for head in self.mask_heads]
         return with_masks(found, torch.stack(masks).mean(dim=0))
 
 

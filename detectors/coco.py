@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from pycocotools import mask as coco_mask
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -24,6 +25,9 @@ if TYPE_CHECKING:  # a process that trains from Python needs no configs, nor pyd
     from detectors.config import Augment, Pixels, Resize
 
 
+log = logging.getLogger("detectors")
+
+
 class Example(NamedTuple):
     """image: uint8 [h, w, 3], resized. target: in its pixels. original_size: (height, width) of the file."""
 
@@ -33,11 +37,18 @@ class Example(NamedTuple):
     image_id: int
 
 
+class BadImage(Exception):
+    """An image that cannot be read, or is not what the annotations say. The message is one line that names it."""
+
+    def __init__(self, told: str) -> None:
+        # A loader's process hands over its traceback, whose last line is the message.
+        super().__init__(told.strip().splitlines()[-1].removeprefix(f"{__name__}.BadImage: "))
+
+
 class CocoFolder:
     """The objects of the images of an annotation file, by image; labels are places in ``category_ids``.
 
-    ``category_ids``: by default all of the file, in ascending order. Left out: crowds, and objects less than a pixel
-    wide or high.
+    Crowds are left out, and objects less than a pixel wide or high.
     """
 
     def __init__(
@@ -48,6 +59,17 @@ class CocoFolder:
         masks: bool,
         category_ids: Sequence[int] | None = None,
     ) -> None:
+        """Read the annotations; images are read when they are asked for.
+
+        Args:
+            annotations: a file in COCO's form.
+            images: the folder that its file names are in.
+            masks: whether objects have masks. Without, their outlines are not looked at.
+            category_ids: those of the labels 0, 1, …; by default all of the file, in ascending order.
+
+        Raises:
+            ValueError: for an annotation of an unknown image or category, or without a box; it names the annotation.
+        """
         content = json.loads(Path(annotations).read_text())
         self.folder = Path(images)
         self.files: dict[int, str] = {image["id"]: image["file_name"] for image in content["images"]}
@@ -62,7 +84,31 @@ class CocoFolder:
         self.objects: dict[int, list[dict[str, Any]]] = defaultdict(list)
         for annotation in content["annotations"]:
             if not annotation.get("iscrowd"):
+                self._check(annotation)
                 self.objects[annotation["image_id"]].append(annotation)
+
+    def _check(self, annotation: Mapping[str, Any]) -> None:
+        """Raises ValueError, with the annotation's id, for what would stop a training in the middle."""
+        told = f"annotation {annotation.get('id')}"
+        if annotation["image_id"] not in self.files:
+            raise ValueError(f"{told} is of image {annotation['image_id']}, which is not in the file")
+        if annotation["category_id"] not in self.labels:
+            raise ValueError(
+                f"{told} has category {annotation['category_id']}, which is none of the categories"
+            )
+        box = annotation.get("bbox")
+        if box is None:
+            raise ValueError(f"{told} has no bbox")
+        if len(box) != 4 or not np.isfinite(box).all():
+            raise ValueError(f"{told} has a bbox of {box}, expected x, y, width and height")
+
+    def require_outlines(self) -> None:
+        """Raises ValueError, with the annotation's id, for an object without an outline to draw its mask from."""
+        for annotation in (one for objects in self.objects.values() for one in objects):
+            if not annotation.get("segmentation"):
+                raise ValueError(
+                    f"annotation {annotation.get('id')} has no segmentation, and the model learns masks"
+                )
 
     def without_objects(self) -> CocoFolder:
         """The same images, for detection: nothing is spent on their annotations."""
@@ -74,9 +120,32 @@ class CocoFolder:
         return any(_is_visible(_box(item, self.sizes[image_id])) for item in self.objects.get(image_id, ()))
 
     def image(self, image_id: int) -> np.ndarray:
-        """uint8 [h, w, 3], RGB."""
-        with Image.open(self.folder / self.files[image_id]) as file:
-            return np.asarray(file.convert("RGB"))
+        """The pixels of an image, turned as its EXIF orientation says, as mmdetection and detectron2 do.
+
+        Returns:
+            uint8 [h, w, 3], RGB.
+
+        Raises:
+            BadImage: if it cannot be read as a whole, or has not the size that the annotations give it.
+        """
+        path = self.folder / self.files[image_id]
+        try:
+            with Image.open(path) as file:
+                pixels = np.asarray(ImageOps.exif_transpose(file).convert("RGB"))
+        except (
+            OSError,
+            SyntaxError,
+            ValueError,
+        ) as error:  # Pillow's, for files that are cut off or something else
+            raise BadImage(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
+        size = pixels.shape[0], pixels.shape[1]
+        if size != self.sizes[image_id]:
+            height, width = self.sizes[image_id]
+            raise BadImage(
+                f"{path} is {size[1]} wide and {size[0]} high, turned as its EXIF says, but {width} and {height} by "
+                "the annotations"
+            )
+        return pixels
 
     def sample(self, image_id: int) -> Sample:
         image = self.image(image_id)
@@ -170,6 +239,10 @@ class CocoDetection(ResizedCoco):
 # -- training --------------------------------------------------------------------------------------------------------
 
 
+#: Images that are tried in the place of one that cannot be read.
+SUBSTITUTES = 20
+
+
 class Draw(NamedTuple):
     """An image of the training set, and the number of the draw, 0, 1, …, that its random changes follow from."""
 
@@ -181,17 +254,34 @@ class AugmentedCoco(Dataset[Example]):
     """Training examples by ``Draw``. What is done to an image depends on ``seed`` and the draw alone: neither on the
     worker that does it nor on what was drawn before, so that training goes on as if it had never stopped."""
 
-    def __init__(self, coco: CocoFolder, augment: Augment, pixels: Pixels, seed: int) -> None:
+    def __init__(
+        self, coco: CocoFolder, augment: Augment, pixels: Pixels, seed: int, *, skip_broken: bool = False
+    ) -> None:
+        """``skip_broken``: another image stands in for one that cannot be read."""
         self.coco = coco
+        self.skip_broken = skip_broken
         self.augment = augment
         self.fill = pixels.mean if pixels.order == "rgb" else pixels.mean[::-1]
         self.seed = seed
 
     def __getitem__(self, draw: Draw) -> Example:
         random = np.random.default_rng((self.seed, draw.number))
-        sample = self.coco.sample(draw.image_id)
+        image_id, sample = self._sample(draw.image_id, random)
         changed = transforms.without_vanished(augmented(sample, self.augment, self.fill, random))
-        return _example(changed, sample.size, draw.image_id)
+        return _example(changed, sample.size, image_id)
+
+    def _sample(self, image_id: int, random: np.random.Generator) -> tuple[int, Sample]:
+        """The image that is asked for, or the first of some others that can be read."""
+        for _ in range(SUBSTITUTES):
+            try:
+                return image_id, self.coco.sample(image_id)
+            except BadImage as error:
+                if not self.skip_broken:
+                    raise
+                log.warning("skipped: %s", error)
+            usable = [one for one in sorted(self.coco.files) if self.coco.has_objects(one)]
+            image_id = usable[random.integers(len(usable))]
+        raise BadImage(f"{SUBSTITUTES} images in a row cannot be read, the last of them image {image_id}")
 
 
 def augmented(sample: Sample, augment: Augment, fill: Sequence[float], random: np.random.Generator) -> Sample:

@@ -78,14 +78,19 @@ class Pixels:
 
 @checked
 class Data:
-    """``keep_empty``: whether images without objects are trained on. ``group_by_shape``: wide images are not put
-    into a batch with tall ones. ``workers``: processes that load images, of each rank."""
+    """Images and how they are loaded.
+
+    ``keep_empty``: whether images without objects are trained on. ``group_by_shape``: wide images are not put into a
+    batch with tall ones. ``workers``: processes that load images, of each rank. ``skip_broken``: a training image that
+    cannot be read is replaced by another, with a warning, instead of ending the training.
+    """
 
     train: Split
     val: Split | None = None
     keep_empty: StrictBool = False
     group_by_shape: StrictBool = True
     workers: Count = 2
+    skip_broken: StrictBool = False
     pixels: Pixels = Pixels()
 
 
@@ -172,10 +177,13 @@ class Evaluate:
 
 @checked
 class Config:
-    """``batch``: images of a step, all ranks together. ``ema``: decay of the averaged weights, which then are those
-    that are evaluated. ``weights``: a checkpoint of ours, or any file of weights for the backbone alone
-    (``checkpoint.load_backbone``). ``output``: folder of log and checkpoints. ``kernels``: on a CPU those of
-    ``detectors.cpu`` where they are faster, or torch's own everywhere."""
+    """A training.
+
+    ``batch``: images of a step, all ranks together. ``ema``: decay of the averaged weights, which then are those that
+    are evaluated. ``weights``: "imagenet", or a file: a checkpoint of ours, a detector of torchvision, mmdetection,
+    detectron2 or PaddleDetection, or a backbone (``runtime.begin_with``). ``output``: folder of log and checkpoints.
+    ``kernels``: on a CPU those of ``detectors.cpu`` where they are faster, or torch's own everywhere.
+    """
 
     model: Model
     data: Data

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from detectors.boxes import clip
 from detectors.cpu import nms
+from detectors.precision import full, full_precision
 from detectors.rcnn import to_original
 from detectors.structures import Detections, GroundTruth, Target
 
@@ -31,6 +32,11 @@ class DenseOutput(NamedTuple):
     deltas: list[Tensor]
     quality: list[Tensor] | None
     anchors: list[Tensor]
+
+    def in_full_precision(self) -> DenseOutput:
+        """All but the logits, by far the largest, which the focal loss casts a level at a time."""
+        quality = None if self.quality is None else [full(level) for level in self.quality]
+        return self._replace(deltas=[full(level) for level in self.deltas], quality=quality)
 
 
 class DenseHead(Protocol):
@@ -86,7 +92,11 @@ class DenseDetector(nn.Module):
 
     def losses(self, images: Tensor, image_sizes: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:  # noqa: ARG002
         """Loss terms; their sum is what to minimise. Anchors in the padding are background like any other."""
-        return self.head.losses(self.output(images), GroundTruth.from_targets(targets, images.device))
+        output = self.output(images)
+        with full_precision(images.device):
+            return self.head.losses(
+                output.in_full_precision(), GroundTruth.from_targets(targets, images.device)
+            )
 
     def network(self, images: Tensor, image_sizes: Tensor) -> DenseOutput:  # noqa: ARG002
         return self.output(images)
@@ -98,6 +108,7 @@ class DenseDetector(nn.Module):
         original_sizes: Sequence[tuple[int, int]],
     ) -> list[Detections]:
         """Detections in pixels of the original images; sizes are (height, width)."""
+        raw = raw.in_full_precision()
         return [
             to_original(self._detect(raw, image, size), size, original)
             for image, (size, original) in enumerate(zip(image_sizes, original_sizes, strict=True))
@@ -166,7 +177,7 @@ def best_scores(
         # A little below, for the rounding of the sigmoid: the threshold itself is applied to scores.
         index = (flat > logit(least) - 1e-3).nonzero().squeeze(1)
     anchor = index.div(logits.shape[1], rounding_mode="floor")
-    scores = flat[index].sigmoid()
+    scores = full(flat[index]).sigmoid()
     if quality is not None:
         scores = (scores * quality[anchor].sigmoid()).sqrt()
     passed = (scores > threshold).nonzero().squeeze(1)
@@ -181,14 +192,24 @@ def best_scores(
 def focal_loss(logits: Sequence[Tensor], labels: Tensor, weight: Tensor, *, alpha: float = 0.25) -> Tensor:
     """Sum over all anchors and classes of ``weight`` times the sigmoid focal loss with γ = 2 (Lin et al. 2017).
 
-    logits: by level, [B, A_i, K]. labels: [B, sum of A_i] in 0..K-1, K for background. weight: of the same shape.
+    Args:
+        logits: by level, [B, A_i, K], of any precision. The loss is computed in float32.
+        labels: int64 [B, sum of A_i] in 0..K-1, K for background.
+        weight: of the same shape.
+        alpha: share of the objects in the loss.
+
+    Returns:
+        A number.
     """
     sizes = [level.shape[1] for level in logits]
-    terms = [
-        _FocalLoss.apply(*values, alpha)
-        for values in zip(logits, labels.split(sizes, dim=1), weight.split(sizes, dim=1), strict=True)
-    ]
-    return torch.stack(terms).sum()
+    with full_precision(labels.device):
+        terms = [
+            _FocalLoss.apply(full(level), *values, alpha)
+            for level, *values in zip(
+                logits, labels.split(sizes, dim=1), full(weight).split(sizes, dim=1), strict=True
+            )
+        ]
+        return torch.stack(terms).sum()
 
 
 class _FocalLoss(torch.autograd.Function):

@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader
 
 from detectors import config as configs
 from detectors import cpu, runtime, training_state
-from detectors.coco import Batch, CocoFolder, Collate, Example, ResizedCoco, resized_size
+from detectors.coco import BadImage, Batch, CocoFolder, Collate, Example, ResizedCoco, resized_size
 from detectors.config import Config, ConfigError, Loaded, Split
 from detectors.runtime import Ranks, log
 from detectors.structures import Detections, Target
@@ -235,7 +235,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     try:
         return _run(given)
-    except ConfigError as error:
+    except (ConfigError, BadImage) as error:
         print(f"error: {error}", file=sys.stderr)
         return runtime.BAD_INPUT
     except KeyboardInterrupt:

@@ -20,6 +20,7 @@ from detectors.cascade import (
 from detectors.layers import Conv2d
 from detectors.mask_head import MaskHead, regions_of, with_masks
 from detectors.necks.fpn import FPN
+from detectors.precision import full
 from detectors.pyramid import Pyramid, roi_align
 from detectors.rcnn import Builder, box_settings, pool_settings, rpn_settings
 from detectors.rpn import RPN, Proposals
@@ -86,7 +87,7 @@ class SemanticHead(nn.Module):
     def losses(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Cross-entropy, the mean over all pixels. labels: int64 [B, H, W] of the whole image."""
         coarse = labels[:, ::SEMANTIC_STRIDE, ::SEMANTIC_STRIDE]
-        loss = F.cross_entropy(logits, coarse, ignore_index=IGNORED_LABEL, reduction="sum")
+        loss = F.cross_entropy(full(logits), coarse, ignore_index=IGNORED_LABEL, reduction="sum")
         return {"loss_semantic_seg": self.loss_weight * loss / coarse.numel()}
 
 
@@ -179,7 +180,7 @@ class HTC(CascadeRCNN):
         boxes, image, labels = regions_of(found)
         last = self.mask_heads[-1]
         hidden = self.flow(self.pool(pyramid, last, boxes, image), len(self.mask_heads))
-        return with_masks(found, last.logits_of(hidden, labels).sigmoid())
+        return with_masks(found, full(last.logits_of(hidden, labels)).sigmoid())
 
     def flow(self, pooled: Tensor, stages: int) -> Tensor:
         """What the convolutions of the mask head of the last of so many stages give."""

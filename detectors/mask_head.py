@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from detectors.box_head import RoISample
 from detectors.cpu import crop_and_resize, linear
 from detectors.layers import Conv2d
+from detectors.precision import full
 from detectors.pyramid import Pyramid, roi_align
 from detectors.structures import Detections, Target
 
@@ -94,7 +95,7 @@ class MaskHead(nn.Module):
         self, x: Tensor, positive: Tensor, sample: RoISample, targets: Sequence[Target]
     ) -> dict[str, Tensor]:
         """As ``losses``, from what the convolutions gave for the positive regions."""
-        logits = self.logits_of(x, sample.labels[positive])
+        logits = full(self.logits_of(x, sample.labels[positive]))
         if len(positive) == 0:
             return {"loss_mask": logits.sum() * 0}
         goal = mask_targets(
@@ -110,7 +111,7 @@ class MaskHead(nn.Module):
     def predict(self, pyramid: Pyramid, found: Sequence[Detections]) -> list[Detections]:
         """The detections with mask probabilities [N, 28, 28]."""
         boxes, image, labels = regions_of(found)
-        return with_masks(found, self(pyramid, boxes, image, labels).sigmoid())
+        return with_masks(found, full(self(pyramid, boxes, image, labels)).sigmoid())
 
 
 def regions_of(found: Sequence[Detections]) -> tuple[Tensor, Tensor, Tensor]:
@@ -119,7 +120,7 @@ def regions_of(found: Sequence[Detections]) -> tuple[Tensor, Tensor, Tensor]:
     boxes = torch.cat([detections.boxes for detections in found])
     labels = torch.cat([detections.labels for detections in found])
     image = torch.arange(len(found), device=boxes.device).repeat_interleave(
-        torch.tensor(counts, device=boxes.device), output_size=sum(counts)
+        torch.tensor(counts).to(boxes.device, non_blocking=True), output_size=sum(counts)
     )
     return boxes, image, labels
 

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from detectors.box_head import RoISample
 from detectors.layers import Linear
 from detectors.mask_head import MaskHead, mask_targets, regions_of
+from detectors.precision import full
 from detectors.pyramid import Pyramid
 from detectors.structures import Detections, Target
 
@@ -60,8 +61,8 @@ class MaskScoringHead(MaskHead):
         positive = self.positives(sample)
         boxes, image, labels = sample.boxes[positive], sample.image[positive], sample.labels[positive]
         pooled = self.pool(pyramid, boxes, image)
-        logits = self.logits_of(self.convolve(pooled), labels)
-        expected = self.iou_of(pooled, logits, labels)
+        logits = full(self.logits_of(self.convolve(pooled), labels))
+        expected = full(self.iou_of(pooled, logits, labels))
         if len(positive) == 0:
             return {"loss_mask": logits.sum() * 0, "loss_mask_iou": expected.sum() * 0}
         objects = sample.object[positive]
@@ -77,8 +78,8 @@ class MaskScoringHead(MaskHead):
         """The detections with mask probabilities [N, 28, 28] and with scores times the expected overlap, best first."""
         boxes, image, labels = regions_of(found)
         pooled = self.pool(pyramid, boxes, image)
-        logits = self.logits_of(self.convolve(pooled), labels)
-        factors = self.iou_of(pooled, logits, labels).clamp(0, 1)
+        logits = full(self.logits_of(self.convolve(pooled), labels))
+        factors = full(self.iou_of(pooled, logits, labels)).clamp(0, 1)
         counts = [len(detections.boxes) for detections in found]
         scored = []
         for detections, masks, factor in zip(

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from detectors.cpu import linear
+from detectors.precision import full, full_precision
 
 
 def keep_local_peaks(scores: Tensor) -> Tensor:
@@ -32,7 +33,9 @@ def matrix_nms(
         raise ValueError(f"unknown kernel {kernel!r}; there are gaussian and linear")
     if len(scores) == 0:
         return scores
-    intersection = linear(masks, masks, None)
+    with full_precision(masks.device):
+        masks = full(masks)
+        intersection = linear(masks, masks, None)
     area = intersection.diagonal()
     union = (area[:, None] + area - intersection).clamp(min=1)
     # Row i, column j: only pairs of one class in which i is the better one.

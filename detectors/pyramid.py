@@ -157,7 +157,7 @@ def _adaptive_reads(axes: tuple[Axis, Axis], start: Tensor, width: Tensor, bins:
     Regions are computed in groups of about the same n on either axis, which is the only thing that the host learns.
     """
     counts = [axis.bin_extent.ceil() for axis in axes]
-    sizes = torch.tensor(GROUP_SIZES, device=start.device)
+    sizes = torch.tensor(GROUP_SIZES).to(start.device, non_blocking=True)
     # Float counts beyond the last size, of boxes as large as hundreds of images, lose their farthest points.
     groups = [torch.bucketize(count, sizes).clamp(max=len(GROUP_SIZES) - 1) for count in counts]
     group = groups[0] * len(GROUP_SIZES) + groups[1]

@@ -116,4 +116,6 @@ def build(name: str, *, num_classes: int = 80, **settings: object) -> nn.Module:
     if name not in MODELS:
         near = difflib.get_close_matches(name, MODELS, n=3) or list_models()
         raise KeyError(f"unknown model {name!r}; did you mean {', '.join(near)}?")
-    return MODELS[name](num_classes=num_classes, **settings)
+    model = MODELS[name](num_classes=num_classes, **settings)
+    model.built_as = (name, {"num_classes": num_classes, **settings})  # what weights of others are found by
+    return model

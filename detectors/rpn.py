@@ -13,6 +13,7 @@ from detectors.anchors import pyramid_anchors
 from detectors.boxes import IGNORED, BoxCoder, clip, match, pairwise_iou
 from detectors.cpu import linear, nms
 from detectors.layers import Conv2d
+from detectors.precision import full
 from detectors.pyramid import Pyramid
 from detectors.sampling import BalancedSampler
 from detectors.structures import GroundTruth
@@ -136,7 +137,7 @@ class RPN(nn.Module):
             levels.append(torch.full_like(index[0], level))
             start += count
         all_boxes = clip(torch.cat(boxes, dim=1), image_sizes)
-        all_scores = torch.cat(scores, dim=1).sigmoid()
+        all_scores = full(torch.cat(scores, dim=1)).sigmoid()
         all_levels = torch.cat(levels)
         kept = [
             self._suppress(*image, all_levels, self.post_nms[phase])
@@ -173,7 +174,7 @@ class RPN(nn.Module):
             forced_to_object=self.forced_to_object,
         )
         sample = self.sampler(role.where(inside, IGNORED) if self.inside_only else role)
-        objectness, deltas = self.at(pyramid, sample.index)
+        objectness, deltas = (full(one) for one in self.at(pyramid, sample.index))
         anchors = anchors[sample.index]
         objects = index.gather(1, sample.index)
         boxes = truth.boxes.gather(1, objects.unsqueeze(-1).expand(-1, -1, 4))

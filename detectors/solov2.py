@@ -26,6 +26,7 @@ from detectors.layers import Conv2d, ConvNorm
 from detectors.matrix_nms import keep_local_peaks, matrix_nms
 from detectors.necks.fpn import FPN
 from detectors.parameter_rules import Rule
+from detectors.precision import full, full_precision
 from detectors.solov2_targets import Assignment, Level, assign, quarter_masks
 from detectors.structures import Detections, Target
 
@@ -280,7 +281,7 @@ class SOLOv2(nn.Module):
 
         SOLOv2 predicts no boxes: those given are the extents of the masks, zeros where no pixel is left of one.
         """
-        scores = by_cell([keep_local_peaks(logits.sigmoid()) for logits in raw.classes])
+        scores = by_cell([keep_local_peaks(full(logits).sigmoid()) for logits in raw.classes])
         kernels = by_cell(raw.kernels)
         found = []
         for image, (size, original) in enumerate(zip(image_sizes, original_sizes, strict=True)):
@@ -305,7 +306,7 @@ class SOLOv2(nn.Module):
             masks = self._masks(some, features)
             inside = masks > self.mask_threshold
             areas.append(inside.sum(dim=(1, 2)))
-            sums.append(masks.mul_(inside).sum(dim=(1, 2)))
+            sums.append(masks.mul_(inside).sum(dim=(1, 2)))  # in float32, as they are
         area = torch.cat(areas)
         large = (area > smallest[cell]).nonzero().squeeze(1)
         certainty = torch.cat(sums)[large] / area[large]
@@ -315,7 +316,7 @@ class SOLOv2(nn.Module):
 
     def _masks(self, kernels: Tensor, features: Tensor) -> Tensor:
         """Kernels [N, D], features [D, h, w] to probabilities [N, h, w]."""
-        return (kernels @ features.flatten(1)).sigmoid_().unflatten(1, features.shape[1:])
+        return full(kernels @ features.flatten(1)).sigmoid_().unflatten(1, features.shape[1:])
 
     def _best(self, masks: Tensor, scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Those candidates that Matrix NMS leaves a score, best first."""
@@ -343,12 +344,13 @@ def _mask_losses(
         features = predicted.features[image]
         assert target.masks is not None
         truth = (
-            quarter_masks(target.masks, (features.shape[1], features.shape[2])).flatten(1).to(features.dtype)
+            quarter_masks(target.masks, (features.shape[1], features.shape[2])).flatten(1).to(torch.float32)
         )
-        masks = (kernels[image, pairs.cell] @ features.flatten(1)).sigmoid()
+        masks = full(kernels[image, pairs.cell] @ features.flatten(1)).sigmoid()
         # Against all objects in one product, which is far less than the one before it: no copy of an object's mask
         # for each of its cells has to be made, nor kept for the backward pass.
-        overlap = (masks @ truth.T).gather(1, pairs.object[:, None]).squeeze(1)
+        with full_precision(masks.device):
+            overlap = (masks @ truth.to(masks.dtype).T).gather(1, pairs.object[:, None]).squeeze(1)
         of_truth = truth.sum(dim=1)[pairs.object]
         losses.append(1 - 2 * overlap / (masks.square().sum(dim=1) + of_truth + 2e-3))
         drawn.append(of_truth > 0)
@@ -357,7 +359,7 @@ def _mask_losses(
 
 def _class_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Sum of the focal loss of logits [B, cells, K] for labels [B, cells], of which K is the background."""
-    return focal_loss([logits], labels, torch.ones_like(labels, dtype=logits.dtype))
+    return focal_loss([logits], labels, torch.ones_like(labels, dtype=torch.float32))
 
 
 def _draw(masks: Tensor, threshold: float, size: tuple[int, int], original: tuple[int, int]) -> Tensor:

@@ -82,8 +82,10 @@ def assign(
     boxes, masks = target.boxes, target.masks
     assert masks is not None
     device = boxes.device
-    cells = torch.tensor([level.cells for level in levels], device=device)
-    smallest, largest = torch.tensor([level.sizes for level in levels], device=device).unbind(1)
+    cells = torch.tensor([level.cells for level in levels]).to(device, non_blocking=True)
+    smallest, largest = (
+        torch.tensor([level.sizes for level in levels]).to(device, non_blocking=True).unbind(1)
+    )
     extent = boxes[:, 2:] - boxes[:, :2]
     size = extent.prod(dim=1).sqrt()[:, None]
     y, x, area = centres_of_mass(masks)

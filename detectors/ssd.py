@@ -31,6 +31,7 @@ from detectors.conventions import MMDET, conventions_named
 from detectors.dense import DenseDetector, DenseOutput, by_anchor
 from detectors.layers import Conv2d
 from detectors.necks.ssd import ExtraLayer, SSDNeck
+from detectors.precision import full
 from detectors.structures import Detections, GroundTruth
 
 
@@ -142,7 +143,7 @@ class SSDHead(nn.Module):
         boxes = truth.boxes.gather(1, index.unsqueeze(-1).expand(-1, -1, 4))
         goal = self.coder.encode(torch.where(positive.unsqueeze(-1), boxes, anchors), anchors)
         loss_deltas = F.smooth_l1_loss(torch.cat(output.deltas, dim=1), goal, reduction="none").sum(-1)
-        logits = torch.cat(output.logits, dim=1)
+        logits = full(torch.cat(output.logits, dim=1))
         loss_classes = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none").view_as(
             labels
         )
@@ -262,7 +263,7 @@ class SSD(DenseDetector):
         return super().output(images)
 
     def candidates_of(self, raw: DenseOutput, image: int) -> Detections:
-        scores = torch.cat([level[image] for level in raw.logits]).softmax(-1)[:, :-1]
+        scores = full(torch.cat([level[image] for level in raw.logits])).softmax(-1)[:, :-1]
         anchor, labels = (scores > self.score_threshold).nonzero(as_tuple=True)
         scores = scores[anchor, labels]
         group = labels

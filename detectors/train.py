@@ -25,11 +25,10 @@ from torch.utils.data import DataLoader
 
 from detectors import config as configs
 from detectors import cpu, runtime, training_state
-from detectors.coco import AugmentedCoco, Batch, CocoFolder, Collate, TrainingOrder
+from detectors.coco import AugmentedCoco, BadImage, Batch, CocoFolder, Collate, TrainingOrder
 from detectors.config import Config, ConfigError, Loaded, Optimizer
 from detectors.ema import EMA
 from detectors.eval import evaluate
-from detectors.layers import FrozenBatchNorm2d, calibrating
 from detectors.parameter_rules import Rule, parameter_groups
 from detectors.runtime import MIB, Failed, Ranks, log
 from detectors.schedule import Schedule, make_schedule
@@ -211,7 +210,9 @@ def training_batches(
     )
     workers = config.data.workers
     loader = DataLoader(
-        AugmentedCoco(coco, config.augment, config.data.pixels, config.seed),
+        AugmentedCoco(
+            coco, config.augment, config.data.pixels, config.seed, skip_broken=config.data.skip_broken
+        ),
         batch_sampler=order,
         num_workers=workers,
         collate_fn=Collate(config.data.pixels, config.augment.resize),
@@ -222,24 +223,28 @@ def training_batches(
     return iter(loader)
 
 
-def start_model(
-    loaded: Loaded, coco: CocoFolder, image_ids: Sequence[int], ranks: Ranks, *, resumed: bool
-) -> nn.Module:
-    """The model as training starts with it, on its device: random, or with the weights of ``weights``."""
+def start_model(loaded: Loaded, coco: CocoFolder, ranks: Ranks, *, resumed: bool) -> nn.Module:
+    """The model as training starts with it, on its device: random, or with the weights of ``weights``.
+
+    Raises:
+        ConfigError: when ``weights`` do not fit, or random layers would never learn.
+    """
     config = loaded.config
     torch.manual_seed(config.seed)
     model = runtime.build_model(loaded, len(coco.category_ids))
     coco.masks = runtime.uses_masks(model)
+    if coco.masks:
+        try:
+            coco.require_outlines()
+        except ValueError as error:
+            raise ConfigError(str(error), loaded.place("data", "train", "annotations")) from None
     if config.weights is not None and not resumed:
         runtime.begin_with(model, config.weights, loaded)
+    if config.weights is None and not resumed and (frozen := runtime.frozen_names(model)):
+        problem = f"{len(frozen)} weights are random and never learn, such as {frozen[0]}"
+        hint = "set weights: imagenet or a file, or model.settings: {frozen_stages: 0, frozen_bn: false}"
+        raise ConfigError(f"{problem}; {hint}", loaded.place("model"))
     model.to(ranks.device, memory_format=torch.channels_last)
-    has_frozen = any(isinstance(module, FrozenBatchNorm2d) for module in model.modules())
-    if has_frozen and config.weights is None and not resumed:
-        # Frozen normalisation belongs to pretrained weights: with (0, 1) random ones diverge at once.
-        log.info("random weights: statistics of frozen normalisation are taken from the first batch")
-        batch = next(training_batches(coco, image_ids, config, ranks, 0)).to(ranks.device)
-        with torch.no_grad(), calibrating(model):
-            model.backbone(batch.images)
     return model
 
 
@@ -284,7 +289,7 @@ def _prepare(loaded: Loaded, ranks: Ranks, *, resumed: bool) -> tuple[CocoFolder
     config = loaded.config
     coco = runtime.coco_folder(loaded, "train")
     image_ids = training_images(coco, loaded)
-    model = start_model(loaded, coco, image_ids, ranks, resumed=resumed)
+    model = start_model(loaded, coco, ranks, resumed=resumed)
     lr = config.optimizer.lr
     if config.optimizer.lr_for_batch is not None:
         lr *= config.batch / config.optimizer.lr_for_batch
@@ -373,7 +378,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     try:
         return train(configs.load(given.config, given.set), resume=given.resume)
-    except ConfigError as error:
+    except (ConfigError, BadImage) as error:
         print(f"error: {error}", file=sys.stderr)
         return runtime.BAD_INPUT
     except Failed as error:

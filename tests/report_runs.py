@@ -67,7 +67,7 @@ def samples(
                 )
                 for rank in range(ranks):
                     duration = int(base * (1 + 0.1 * rank) * 1e9)
-                    rows.append((launch, round_, 0, rank, step, clock, duration))
+                    rows.append((launch, round_, 0, rank, step, clock, duration, -1, 0))
                 clock += duration
     return pd.DataFrame(rows, columns=list(SAMPLE_COLUMNS)).astype(SAMPLE_COLUMNS)
 
@@ -103,12 +103,12 @@ def arm(
     ident = "_".join([name, *(f"{key}-{value}" for key, value in levels.items())])
     ok = status != "failed"
     values: dict[str, Any] = {
-        "id": "".join(char if char.isalnum() else "-" for char in ident).lower(),
+        "id": "".join(char if char.isalnum() else "-" for char in ident).lower().strip("-"),
         "codebase": codebase,
         "label": name,
         "levels": levels,
         "cell": "_".join(f"{key}-{value}" for key, value in levels.items() if key not in baseline) or "all",
-        "workload": work.model_dump(),
+        "workload": work,
         "status": status,
         "failure": failure,
         "launches": 3,

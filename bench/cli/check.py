@@ -9,70 +9,89 @@ from typing import Annotated
 
 import typer
 
-from bench.cli.options import RESULTS, Adapters, AsJson, Quiet, Recipe, Results, Settings, print_json
+from bench.cli.options import (
+    RESULTS,
+    Adapters,
+    AsJson,
+    Quiet,
+    Recipe,
+    Results,
+    Settings,
+    examples,
+    print_json,
+)
 from bench.cli.run import plan_of
 from bench.environments import cache_folder
 from bench.errors import BenchError
 from bench.gate import history as series
 from bench.gate import output
 from bench.gate.calibrate import calibrate as measure_noise
-from bench.gate.calibrate import impossible
+from bench.gate.calibrate import calibrated, impossible
 from bench.gate.check import Result, check_revisions
 from bench.gate.checkouts import sources_of
 from bench.gate.metrics import read_settings
 from bench.gate.stored import check_against_run, check_stored
 from bench.recipe.codebases import find_codebases
 from bench.record.run import Run, resolve_run
-from bench.report import show
+from bench.report.render.terminal import show
 
 app = typer.Typer()
 
 Tolerances = Annotated[
     list[str] | None,
-    typer.Option("--tolerance", help="METRIC=SHARE: s/iter=3%, 'max memory=5%', AP=0.002. Repeatable."),
+    typer.Option(
+        "--tolerance", help="METRIC=SHARE that may be lost: s/iter=3%, 'max memory=5%', AP=0.002. Repeatable."
+    ),
 ]
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "bench check recipes/check.yaml --base HEAD~1",
+        "bench check recipes/check.yaml --base HEAD~1 --tolerance s/iter=5%",
+    )
+)
 def check(
-    subject: Annotated[str, typer.Argument(metavar="RECIPE|RUN", help="What to check.")],
-    base: Annotated[str | None, typer.Option(help="Git revision to compare with, measured now.")] = None,
-    head: Annotated[str, typer.Option(help="Git revision under check.")] = "HEAD",
+    subject: Annotated[
+        str, typer.Argument(metavar="RECIPE|RUN", help="Recipe to measure, or stored run to compare.")
+    ],
+    base: Annotated[
+        str | None, typer.Option(help="Git revision to compare with. Both are measured now.")
+    ] = None,
+    head: Annotated[str, typer.Option(help="Git revision to judge.")] = "HEAD",
     baseline: Annotated[str | None, typer.Option(help="Stored run to compare with.")] = None,
     reference: Annotated[
-        str | None, typer.Option(help="With --baseline: compare through this arm of both runs.")
+        str | None, typer.Option(help="With --baseline: an arm of both runs that did not change.")
     ] = None,
     source: Annotated[
-        list[str] | None, typer.Option(help="CODEBASE=PATH of its git checkout; by default this project's.")
+        list[str] | None,
+        typer.Option(help="CODEBASE=PATH of a git checkout. Default: this project's. Repeatable."),
     ] = None,
     tolerance: Tolerances = None,
-    weight: Annotated[
-        list[str] | None, typer.Option(help="METRIC=NUMBER: its share of the false alarms.")
-    ] = None,
     budget_s: Annotated[float, typer.Option(min=1, help="Seconds of measuring.")] = 600.0,
     inconclusive_is: Annotated[
-        str, typer.Option(help="pass or fail; by default an exit code of its own.")
+        str, typer.Option(help="Treat inconclusive as pass or fail. Default: exit code 3.")
     ] = "inconclusive",
-    junit: Annotated[Path | None, typer.Option(help="Write JUnit XML.")] = None,
-    comment: Annotated[Path | None, typer.Option(help="Write a pull request comment in markdown.")] = None,
+    junit: Annotated[Path | None, typer.Option(help="File for JUnit XML.")] = None,
+    comment: Annotated[Path | None, typer.Option(help="File for a pull-request comment in Markdown.")] = None,
     settings: Settings = None,
     quiet: Quiet = False,
     results: Results = RESULTS,
     adapters: Adapters = None,
     as_json: AsJson = False,
 ) -> None:
-    """CI gate: has it become slower? Exit code 0 no, 1 yes, 3 cannot be said."""
-    asked = read_settings(tolerance or [], weight or [], budget_s, inconclusive_is)
+    """Fail if HEAD is slower than BASE. Exit codes: 0 pass, 1 regression, 3 inconclusive."""
+    asked = read_settings(tolerance or [], budget_s, inconclusive_is)
     if (base is None) == (baseline is None):
-        raise BenchError("give --base REVISION or --baseline RUN")
+        raise BenchError("name what to compare with: --base REVISION or --baseline RUN")
     if baseline and (source or head != "HEAD"):
-        raise BenchError("--source and --head are for --base: a stored run is compared with what is here now")
+        raise BenchError("--source and --head need --base: --baseline compares with what is here now")
     if base and reference:
-        raise BenchError("--reference is for --baseline: two revisions are measured side by side")
+        raise BenchError("--reference needs --baseline: --base measures both revisions together")
     cache, quiet = cache_folder(), quiet or as_json
     earlier = Run(resolve_run(baseline, results)) if baseline else None
     if earlier and not Path(subject).is_file():
-        result = check_stored(Run(resolve_run(subject, results)), earlier, asked, cache, reference)
+        result = check_stored(Run(resolve_run(subject, results)), earlier, asked, cache, results, reference)
     else:
         codebases = find_codebases(adapters or [])
         loaded, plan = plan_of(Path(subject), settings or [], adapters or [])
@@ -95,6 +114,7 @@ def check(
                 asked,
                 results,
                 cache,
+                calibrated=calibrated(plan, cache),
                 notes=notes,
                 quiet=quiet,
             )
@@ -111,20 +131,20 @@ def _tell(result: Result, junit: Path | None, comment: Path | None, *, as_json: 
     print_json(result.as_json()) if as_json else show(output.blocks(result))
 
 
-@app.command()
+@app.command(epilog=examples("bench calibrate recipes/check.yaml --launches 12"))
 def calibrate(
     recipe: Recipe,
-    launches: Annotated[int, typer.Option(min=3, help="Fresh processes of the A/A run.")] = 12,
+    launches: Annotated[int, typer.Option(min=3, help="Launches of the A/A run.")] = 12,
     tolerance: Tolerances = None,
-    budget_s: Annotated[float, typer.Option(min=1, help="Budget of the checks to come, in seconds.")] = 600.0,
+    budget_s: Annotated[float, typer.Option(min=1, help="Seconds that a later check may measure.")] = 600.0,
     settings: Settings = None,
     quiet: Quiet = False,
     results: Results = RESULTS,
     adapters: Adapters = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure every arm against itself: the noise of this machine, and what a check can see in it."""
-    asked = read_settings(tolerance or [], [], budget_s)
+    """Measure every arm against itself, and say what a check can detect on this machine."""
+    asked = read_settings(tolerance or [], budget_s)
     loaded, plan = plan_of(recipe, settings or [], adapters or [])
     found = measure_noise(
         loaded,
@@ -139,16 +159,18 @@ def calibrate(
     print_json([one.as_json() for one in found]) if as_json else show(output.calibration_blocks(found))
 
 
-@app.command()
+@app.command(epilog=examples("bench history --bisect"))
 def history(
     bisect: Annotated[
-        bool, typer.Option("--bisect", help="Name the runs and revisions to suspect of each change.")
+        bool, typer.Option("--bisect", help="Name the runs and revisions between which each change happened.")
     ] = False,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for the figures.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder to write to. Default: reports/history.")
+    ] = None,
     results: Results = RESULTS,
     as_json: AsJson = False,
 ) -> None:
-    """Lasting changes over all stored runs, per arm and machine, with a figure each."""
+    """Find lasting changes in the stored runs, per arm and machine."""
     found, notes = series.collect(results)
     path = series.write(found, notes, output or Path("reports") / "history")
     if as_json:

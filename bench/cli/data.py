@@ -7,42 +7,34 @@ from typing import Annotated, Any
 
 import typer
 
-from bench.cli.options import AsJson, print_json
+from bench.cli.options import AsJson, examples, print_json
 from bench.inputs import folders
 
-app = typer.Typer(name="data", no_args_is_help=True, help="Convert, check and sample data sets.")
+app = typer.Typer(name="data", no_args_is_help=True, help="Check and sample data sets in COCO layout.")
 
 
-@app.command("convert")
-def data_convert(
-    layout: Annotated[str, typer.Argument(help="voc, cityscapes or widerface.")],
-    source: Annotated[Path, typer.Argument(help="Folder in that layout.")],
-    target: Annotated[Path, typer.Argument(help="New folder, in COCO layout.")],
-    as_json: AsJson = False,
-) -> None:
-    """Write a data set in COCO layout, with instance masks where it has them."""
-    _print_splits(folders.convert(layout, source, target), as_json=as_json)
-
-
-@app.command("check")
+@app.command("check", epilog=examples("bench data check path/to/coco"))
 def data_check(
     folder: Annotated[Path, typer.Argument(help="Folder in COCO layout.")], as_json: AsJson = False
 ) -> None:
-    """Find broken images, wrong sizes, boxes outside, empty classes; exit code 1 for all but empty classes."""
+    """Find broken images, wrong sizes, boxes outside an image, and empty classes.
+
+    Exit code 1 if anything but an empty class is found.
+    """
     found = folders.check(folder)
     print_json(found.as_json()) if as_json else _print_checked(found)
     raise typer.Exit(0 if found.sound else 1)
 
 
-@app.command("sample")
+@app.command("sample", epilog=examples("bench data sample coco coco-500 --images 500 --seed 1"))
 def data_sample(
     source: Annotated[Path, typer.Argument(help="Folder in COCO layout.")],
-    target: Annotated[Path, typer.Argument(help="New folder.")],
-    images: Annotated[int, typer.Option(min=1, help="Images of each split.")],
+    target: Annotated[Path, typer.Argument(help="Folder to make.")],
+    images: Annotated[int, typer.Option(min=1, help="Number of images of each split.")],
     seed: Annotated[int, typer.Option(help="The same seed draws the same images.")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Write a reproducible part of a data set."""
+    """Copy a random part of a data set. The same seed gives the same images."""
     _print_splits(folders.sample(source, target, images, seed), as_json=as_json)
 
 

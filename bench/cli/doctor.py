@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from bench.cli.listing import environment_state
-from bench.cli.options import Adapters, AsJson, print_json
+from bench.cli.options import Adapters, AsJson, examples, print_json
 from bench.environments import cache_folder
 from bench.recipe.codebases import find_codebases
 from bench.record import machine
@@ -115,8 +115,8 @@ def show(findings: Sequence[Finding]) -> None:
             console.print(f"          → {finding.fix}", markup=False, soft_wrap=True)
 
 
-@app.command()
+@app.command(epilog=examples("bench doctor"))
 def doctor(adapters: Adapters = None, as_json: AsJson = False) -> None:
-    """Say what works on this machine, and how to get what does not."""
+    """Say what works on this machine, and how to get the rest."""
     findings = examine(adapters or [])
     print_json([finding.as_json() for finding in findings]) if as_json else show(findings)

@@ -10,24 +10,29 @@ import typer
 from bench import environments
 from bench.cli.listing import environments as environment_rows
 from bench.cli.listing import show
-from bench.cli.options import Adapters, AsJson, print_json
+from bench.cli.options import Adapters, AsJson, examples, print_json
 from bench.errors import BenchError
 from bench.recipe.codebases import find_codebases, get_codebase
 
 app = typer.Typer(
-    name="env", no_args_is_help=True, help="Create, list, check and remove the environments of codebases."
+    name="env", no_args_is_help=True, help="Create, list, check and remove environments of codebases."
 )
-Groups = Annotated[list[str] | None, typer.Option("--group", help="Optional install steps: compiled-ops.")]
+Groups = Annotated[
+    list[str] | None,
+    typer.Option("--group", help="Optional install steps, such as compiled-ops. Repeatable."),
+]
 
 
-@app.command("create")
+@app.command("create", epilog=examples("bench env create mmdet", "bench env create --all"))
 def env_create(
-    codebases: Annotated[list[str] | None, typer.Argument(help="Codebases to build for.")] = None,
+    codebases: Annotated[list[str] | None, typer.Argument(help="Names of codebases.")] = None,
     group: Groups = None,
-    everything: Annotated[bool, typer.Option("--all", help="Every codebase that has one.")] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="All codebases with an environment of their own.")
+    ] = False,
     adapters: Adapters = None,
 ) -> None:
-    """Build the locked virtual environment of a codebase; nothing to do when it is there."""
+    """Build the locked environment of a codebase. Do nothing if it exists."""
     known = find_codebases(adapters or [])
     names = list(codebases or [])
     if everything:
@@ -39,28 +44,28 @@ def env_create(
         print(environments.create(codebase, group or [], progress=lambda text: print(text, file=sys.stderr)))
 
 
-@app.command("list")
+@app.command("list", epilog=examples("bench env list"))
 def env_list(as_json: AsJson = False) -> None:
-    """Environments of this machine, their size and how long they took to build."""
+    """List environments with their size and the time that building took."""
     show(environment_rows(), as_json)
 
 
-@app.command("check")
+@app.command("check", epilog=examples("bench env check paddledet"))
 def env_check(
-    codebase: Annotated[str, typer.Argument(help="A codebase.")],
+    codebase: Annotated[str, typer.Argument(help="Name of a codebase.")],
     adapters: Adapters = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare an environment with its lock; exit code 1 when it drifted."""
+    """Compare an environment with its lock. Exit code 1 if they differ."""
     found = environments.check(get_codebase(codebase, find_codebases(adapters or [])))
     drifts = [str(drift) for drift in found]
     print_json(drifts) if as_json else typer.echo("\n".join(drifts) or f"{codebase}: as locked")
     raise typer.Exit(1 if drifts else 0)
 
 
-@app.command("remove")
+@app.command("remove", epilog=examples("bench env remove detectron2"))
 def env_remove(
-    codebase: Annotated[str, typer.Argument(help="A codebase.")], adapters: Adapters = None
+    codebase: Annotated[str, typer.Argument(help="Name of a codebase.")], adapters: Adapters = None
 ) -> None:
     """Remove all environments of a codebase."""
     for folder in environments.remove(get_codebase(codebase, find_codebases(adapters or []))):

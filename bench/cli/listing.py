@@ -11,13 +11,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from bench.cli.options import RESULTS, Adapters, AsJson, Results
+from bench.cli.options import RESULTS, Adapters, AsJson, Results, examples
 from bench.environments import list_environments, python_of, versions
 from bench.errors import BenchError
 from bench.recipe.codebases import Codebase, find_codebases
 from bench.recipe.load import load_recipe
 from bench.recipe.models import MODELS
 from bench.record.run import Run, find_runs
+from bench.shipped import RECIPES
 
 Rows = list[dict[str, Any]]
 
@@ -44,7 +45,7 @@ def environment_state(codebase: Codebase) -> tuple[bool, str]:
         return False, f"{error.message}; {error.hint}" if error.hint else error.message
     missing = [name for name in codebase.packages if name not in installed]
     if missing:
-        hint = "pip install -e '.[native]'" if codebase.environment.kind == "project" else ""
+        hint = "pip install 'detection-bench[native]'" if codebase.environment.kind == "project" else ""
         return False, f"not installed: {', '.join(missing)} {hint}".strip()
     return True, ", ".join(f"{name} {installed[name]}" for name in codebase.packages)
 
@@ -112,7 +113,10 @@ def show_models(rows: Rows, as_json: bool) -> None:
         print(f"{codebase}: {note} ({', '.join(names) if len(names) <= 6 else f'{len(names)} models'})")
 
 
-def recipes(folder: Path) -> Rows:
+def recipes(folder: Path | None) -> Rows:
+    """The recipes of a folder: by default `recipes` where it is called so, else those that are shipped."""
+    if folder is None:
+        folder = Path("recipes") if Path("recipes").is_dir() else RECIPES
     rows = []
     for path in sorted(folder.glob("**/*.yaml")):
         try:
@@ -127,12 +131,18 @@ def recipes(folder: Path) -> Rows:
 def runs(results: Path) -> Rows:
     rows = []
     for folder in find_runs(results):
-        record = Run(folder).record()
+        try:
+            record, status = Run(folder).record(), Run(folder).status()
+        except BenchError as error:  # one broken record must not hide the other runs
+            rows.append(
+                {"run": str(folder), "started": "", "status": str(error.message), "arms": 0, "machine": ""}
+            )
+            continue
         rows.append(
             {
                 "run": str(folder),
                 "started": record.started_utc,
-                "status": record.status,
+                "status": status,
                 "arms": len(record.arms),
                 "machine": record.machine.get("cpu", {}).get("model", ""),
             }
@@ -143,27 +153,30 @@ def runs(results: Path) -> Rows:
 app = typer.Typer(name="list", no_args_is_help=True, help="List codebases, models, recipes or runs.")
 
 
-@app.command("codebases")
+@app.command("codebases", epilog=examples("bench list codebases"))
 def list_codebases(adapters: Adapters = None, as_json: AsJson = False) -> None:
-    """Codebases that have an adapter, and whether their environment is there."""
+    """List codebases with an adapter, and the state of their environments."""
     show(codebases(adapters or []), as_json)
 
 
-@app.command("models")
+@app.command("models", epilog=examples("bench list models"))
 def list_models(adapters: Adapters = None, as_json: AsJson = False) -> None:
-    """The matrix of canonical models and codebases: what is missing, and why."""
+    """List which codebase offers which model, and why not."""
     show_models(models(adapters or []), as_json)
 
 
-@app.command("recipes")
+@app.command("recipes", epilog=examples("bench list recipes"))
 def list_recipes(
-    folder: Annotated[Path, typer.Argument(help="Where to look.")] = Path("recipes"), as_json: AsJson = False
+    folder: Annotated[
+        Path | None, typer.Argument(help="Where to look; by default recipes/, else those of bench.")
+    ] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Recipes and what they say they measure."""
+    """List recipes with their descriptions."""
     show(recipes(folder), as_json)
 
 
-@app.command("runs")
+@app.command("runs", epilog=examples("bench list runs"))
 def list_runs(results: Results = RESULTS, as_json: AsJson = False) -> None:
-    """Runs, oldest first."""
+    """List runs, oldest first."""
     show(runs(results), as_json)

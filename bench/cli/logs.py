@@ -1,4 +1,4 @@
-"""`bench import`: training logs of other tools."""
+"""`bench import` and `bench compare-logs`: training logs of other tools."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from bench import importers
-from bench.cli.options import AsJson, print_json
+from bench.cli.options import AsJson, examples, print_json
 from bench.errors import BenchError
 from bench.reference.model_zoo import transcribe
 from bench.reference.published import PUBLISHED, ZOO
@@ -16,22 +16,46 @@ from bench.reference.published import PUBLISHED, ZOO
 app = typer.Typer()
 
 
-@app.command("import")
+@app.command(
+    "import", epilog=examples("bench import auto results/published/solov2_reference_log/excerpt.log.txt")
+)
 def import_(
-    log_format: Annotated[
-        str, typer.Argument(metavar="FORMAT", help="`auto`, or a format it names in an error.")
-    ],
-    files: Annotated[list[Path], typer.Argument(help="A log, or the parts of one that was rotated.")],
-    from_iter: Annotated[int | None, typer.Option(help="First iteration of the wall-clock rate.")] = None,
-    to_iter: Annotated[int | None, typer.Option(help="Last iteration of the wall-clock rate.")] = None,
+    log_format: Annotated[str, typer.Argument(metavar="FORMAT", help="auto, or the name of a format.")],
+    files: Annotated[list[Path], typer.Argument(help="The log, or its parts if it was rotated.")],
+    from_iter: Annotated[int | None, typer.Option(help="First iteration of the rate.")] = None,
+    to_iter: Annotated[int | None, typer.Option(help="Last iteration of the rate.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Read a training log of another tool: rates by its own clock, printed rates, losses, evaluations."""
+    """Read a training log of another tool: rates, losses and evaluations."""
     if log_format == "model-zoo":
         if len(files) != 1:
-            raise BenchError("model-zoo takes one document")
+            raise BenchError("model-zoo reads one document")
         written = [str(path) for path in transcribe(files[0], PUBLISHED / ZOO)]
         print_json(written) if as_json else typer.echo("\n".join(written))
         return
     result = importers.import_logs(log_format, files, from_iter=from_iter, to_iter=to_iter)
     print_json(importers.to_json(result)) if as_json else typer.echo(importers.render(result))
+
+
+@app.command("compare-logs", epilog=examples("bench compare-logs ours.log theirs.log --images-per-step 16"))
+def compare_logs(
+    files: Annotated[list[Path], typer.Argument(help="Two logs or more. The first is the baseline.")],
+    images_per_step: Annotated[
+        list[float] | None,
+        typer.Option(help="Images of a step of all cards. Once, or once per log."),
+    ] = None,
+    section: Annotated[
+        list[int] | None,
+        typer.Option(help="Section of a log, as numbered by bench import. Default: the longest."),
+    ] = None,
+    from_iter: Annotated[int | None, typer.Option(help="First iteration of the rates.")] = None,
+    to_iter: Annotated[int | None, typer.Option(help="Last iteration of the rates.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Put training logs side by side: rates, memory, accuracy."""
+    results = [importers.import_logs("auto", [file], from_iter=from_iter, to_iter=to_iter) for file in files]
+    comparison = importers.compare_logs(results, images_per_step or (), section or ())
+    if as_json:
+        print_json(importers.comparison_json(comparison))
+    else:
+        typer.echo(importers.render_comparison(comparison))

@@ -11,21 +11,25 @@ import typer
 
 RESULTS = Path("results")
 
-Recipe = Annotated[Path, typer.Argument(help="A recipe (recipes/*.yaml).")]
-Results = Annotated[Path, typer.Option("--results", help="Where runs are kept.")]
+Recipe = Annotated[Path, typer.Argument(help="A file, or a name of `bench list recipes`.")]
+Results = Annotated[Path, typer.Option("--results", help="Folder of the runs.")]
 Adapters = Annotated[
     list[Path] | None,
-    typer.Option("--adapters", help="A folder with an adapter (or several) of your own. Repeatable."),
+    typer.Option("--adapters", help="Folder of one adapter or of several. Repeatable."),
 ]
-AsJson = Annotated[
-    bool, typer.Option("--json", help="Print one JSON document on standard output, nothing else.")
-]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 Settings = Annotated[
-    list[str] | None, typer.Option("--set", help="key=value over the recipe: --set measure.rounds=3")
+    list[str] | None,
+    typer.Option("--set", help="Set a value of the recipe: --set measure.rounds=3. Repeatable."),
 ]
 
 
 def print_json(document: Any) -> None:
     """One JSON document on standard output."""
     sys.stdout.write(json.dumps(document, indent=1, default=str) + "\n")
+
+
+def examples(*commands: str) -> str:
+    """The end of a command's help: commands to try, one on a line."""
+    return "Examples:\n\n" + "\n\n".join(f"$ {command}" for command in commands)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -13,10 +14,21 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from bench.cli.options import RESULTS, Adapters, AsJson, Quiet, Recipe, Results, Settings, print_json
+from bench.cli.options import (
+    RESULTS,
+    Adapters,
+    AsJson,
+    Quiet,
+    Recipe,
+    Results,
+    Settings,
+    examples,
+    print_json,
+)
 from bench.environments import cache_folder
 from bench.errors import BenchError, ExitCode
 from bench.judge.audit import Audit, audit_run
+from bench.measure.preflight import check_plan
 from bench.measure.progress import listener
 from bench.measure.session import Session, new_run, resumed
 from bench.recipe.codebases import find_codebases
@@ -30,18 +42,29 @@ from bench.record.samples import block_times
 app = typer.Typer()
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "bench run quickstart",
+        "bench run quickstart --dry-run",
+        "bench run quickstart --set measure.launches=4",
+        "bench run --resume latest",
+    )
+)
 def run(
-    recipe: Annotated[Path | None, typer.Argument(help="A recipe (recipes/*.yaml).")] = None,
+    recipe: Annotated[Path | None, typer.Argument(help="A file, or a name of `bench list recipes`.")] = None,
     settings: Settings = None,
-    resume: Annotated[str | None, typer.Option(help="Complete this run (folder, id or `latest`).")] = None,
-    retry_failed: Annotated[bool, typer.Option(help="With --resume: try failed arms again.")] = False,
+    resume: Annotated[
+        str | None, typer.Option(help="Complete this run: its folder, its id, or latest.")
+    ] = None,
+    retry_failed: Annotated[bool, typer.Option(help="With --resume: run failed arms again.")] = False,
     dry_run: Annotated[
-        bool, typer.Option(help="Print the plan and an estimate of its time; measure nothing.")
+        bool, typer.Option(help="Print the plan and its estimated time. Measure nothing.")
     ] = False,
-    aa: Annotated[bool, typer.Option("--aa", help="Measure the baseline against itself.")] = False,
+    aa: Annotated[
+        bool, typer.Option("--aa", help="Measure the baseline against itself, to see the noise.")
+    ] = False,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Do not time an arm that does unequal work.")
+        bool, typer.Option("--strict", help="Refuse to time an arm whose work is unequal.")
     ] = False,
     quiet: Quiet = False,
     results: Results = RESULTS,
@@ -50,13 +73,14 @@ def run(
 ) -> None:
     """Measure every arm of a recipe."""
     if (recipe is None) == (resume is None):
-        raise BenchError("give a recipe or --resume RUN", hint="bench list recipes; bench list runs")
+        raise BenchError("name a recipe, or a run with --resume", hint="bench list recipes; bench list runs")
     if recipe is not None:
         loaded, plan = plan_of(recipe, settings or [], adapters or [], aa=aa)
         if dry_run:
             document = _dry_run(plan, results)
+            document["problems"] = check_plan(plan, find_codebases(adapters or []))
             print_json(document) if as_json else _print_dry_run(plan, document)
-            return
+            raise typer.Exit(ExitCode.BAD_INPUT if document["problems"] else ExitCode.SUCCESS)
         outcome = _measure(loaded, plan, results, adapters or [], quiet=quiet or as_json, strict=strict)
     else:
         outcome = _resume(
@@ -66,7 +90,7 @@ def run(
     raise typer.Exit(outcome.exit_code)
 
 
-@app.command()
+@app.command(epilog=examples("bench audit quickstart"))
 def audit(
     recipe: Recipe,
     settings: Settings = None,
@@ -77,9 +101,9 @@ def audit(
         bool, typer.Option("--strict", help="Exit with 3 unless every arm is shown to do equal work.")
     ] = False,
 ) -> None:
-    """Watch every arm of a recipe in a few steps and say whether they do equal work; nothing is timed.
+    """Watch every arm for a few steps, and say whether they do equal work. Time nothing.
 
-    Exit codes: 0, 4 when an arm failed, and with --strict 3 when one is unequal or not shown to be equal.
+    Exit codes: 0; 4 if an arm failed; with --strict 3 if an arm is unequal or not shown to be equal.
     """
     audits, code = _audit(recipe, settings or [], adapters or [], quiet=quiet or as_json)
     print_json([one.as_json() for one in audits]) if as_json else _print_audits(audits)
@@ -147,7 +171,7 @@ def _measure(
 def _resume(
     name: str, results: Path, adapters: Sequence[Path], *, retry_failed: bool, quiet: bool
 ) -> Outcome:
-    run = Run(resolve_run(name, results))
+    run = Run(resolve_run(name, results), cache_folder())
     plan, record = resumed(run, find_codebases(adapters))
     return _execute(run, record, plan, adapters, quiet=quiet, retry_failed=retry_failed)
 
@@ -173,7 +197,7 @@ def _print_outcome(outcome: Outcome, *, quiet: bool) -> None:
     print(outcome.run.folder)
     if quiet:
         return
-    say = Console(stderr=True, highlight=False)
+    say = Console(stderr=True, highlight=False, soft_wrap=True)  # a path can be copied
     for arm in outcome.run.arms():
         if arm.failure is not None:
             say.print(
@@ -190,10 +214,11 @@ def past_s_per_step(results: Path) -> dict[str, float]:
     past: dict[str, float] = {}
     for folder in find_runs(results)[-20:]:
         run = Run(folder)
-        for arm in run.arms():
-            seconds = _median_s(run, arm.id)
-            if seconds is not None:
-                past[work_key(arm.codebase, arm.workload, arm.options)] = seconds
+        with contextlib.suppress(BenchError):  # a broken record tells nothing about time
+            for arm in run.arms():
+                seconds = _median_s(run, arm.id)
+                if seconds is not None:
+                    past[work_key(arm.codebase, arm.workload, arm.options)] = seconds
     return past
 
 
@@ -253,6 +278,8 @@ def _print_dry_run(plan: Plan, document: dict[str, Any]) -> None:
         f" from {document['estimate_from']}",
         markup=False,
     )
+    for problem in document["problems"]:
+        console.print(f"problem: {problem}", style="red", markup=False, soft_wrap=True)
 
 
 def _audit(

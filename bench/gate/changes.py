@@ -24,7 +24,7 @@ from scipy import stats
 from scipy.ndimage import median_filter
 
 from bench.errors import BenchError
-from bench.judge.ratio import Floats
+from bench.judge.steady import Floats
 
 MIN_RUNS = 4
 """Runs on each side of a change point: with fewer a rank test cannot reach `MAX_P_VALUE`."""

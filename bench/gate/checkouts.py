@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import secrets
 import shutil
@@ -11,6 +10,8 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from bench.errors import BenchError
 from bench.recipe.codebases import BUILTIN, Codebase, get_codebase, load_codebase
@@ -38,7 +39,7 @@ class Source:
             return _git(self.repository, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}")
         except BenchError:
             raise BenchError(
-                f"no revision '{revision}' in {self.repository}",
+                f"unknown revision '{revision}' in {self.repository}",
                 hint="CI fetches only the newest commit: actions/checkout with fetch-depth: 0",
             ) from None
 
@@ -101,14 +102,12 @@ def temporary_folder(cache: Path) -> Iterator[Path]:
     root = cache / "worktrees"
     root.mkdir(parents=True, exist_ok=True)
     for stale in root.glob("*.lock"):
-        with stale.open("w") as file, contextlib.suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with contextlib.suppress(Timeout), FileLock(stale, timeout=0):
             shutil.rmtree(stale.with_suffix(""), ignore_errors=True)
-            stale.unlink()
+            stale.unlink(missing_ok=True)
     folder = root / secrets.token_hex(4)
     lock = folder.with_suffix(".lock")
-    with lock.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with FileLock(lock):
         folder.mkdir()
         try:
             yield folder

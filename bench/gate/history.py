@@ -106,8 +106,8 @@ def _points(run: Run) -> Iterator[tuple[tuple[str, str, str, str, str], Point]]:
 
 def _values(run: Run, arm: ArmRecord) -> Iterator[tuple[str, float]]:
     seconds = float(np.exp(np.log(block_times(run.samples(arm.id))["s_per_step"]).mean()))
-    if arm.workload["task"] in ("infer", "eval"):
-        yield "FPS", int(arm.workload["batch_size"]) * int(arm.workload["ranks"]) / seconds
+    if arm.workload.task in ("infer", "eval"):
+        yield "FPS", arm.workload.batch_size * arm.workload.ranks / seconds
     else:
         yield "s/iter", seconds
     if arm.memory:
@@ -115,8 +115,7 @@ def _values(run: Run, arm: ArmRecord) -> Iterator[tuple[str, float]]:
 
 
 def _revision(arm: ArmRecord) -> str:
-    git = arm.environment.get("git") or {}
-    return str(git.get("revision") or arm.description.get("codebase_version") or "")
+    return str(arm.environment.git.revision or arm.description.get("codebase_version") or "")
 
 
 # -- what changed --------------------------------------------------------------------------------------------

@@ -9,38 +9,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from bench.errors import BenchError, did_you_mean
 from bench.importers import reader
 from bench.importers.clock import STAMP, Clock
-from bench.importers.formats import Format, known_formats
+from bench.importers.compare import compare_logs, comparison_json, render_comparison
+from bench.importers.format import Format
+from bench.importers.formats import known_formats
 from bench.importers.render import render, to_json
 from bench.importers.stream import Stream
-from bench.importers.summary import LogSummary, Summarizer
+from bench.importers.summary import ImportResult, Summarizer
 
-__all__ = ["ImportResult", "import_logs", "known_formats", "render", "to_json"]
+__all__ = [
+    "ImportResult",
+    "compare_logs",
+    "comparison_json",
+    "import_logs",
+    "known_formats",
+    "render",
+    "render_comparison",
+    "to_json",
+]
 
 AUTO = "auto"
 _LINES_SEARCHED_FOR_A_STAMP = 10_000
-
-
-@dataclass(frozen=True)
-class ImportResult:
-    """What `import_logs` found."""
-
-    files: tuple[Path, ...]
-    """In the order in which they were read."""
-    from_iter: int | None
-    to_iter: int | None
-    lines: int
-    size_bytes: int
-    train_lines: Mapping[str, int]
-    """Per format."""
-    caveats: Mapping[str, tuple[str, ...]]
-    """Per format: what its printed rates leave out."""
-    log: LogSummary
 
 
 def import_logs(
@@ -68,12 +62,12 @@ def import_logs(
     stream = Stream(chosen)
     summarizer = Summarizer(from_iter, to_iter)
     for path in paths:
-        summarizer.add_all(stream.read(path))
+        for event in stream.read(path):
+            summarizer.add(event)
     log = summarizer.result()
     if not log.sections and not log.found:
         raise _nothing_found(format, paths, formats, log.broken_lines)
     train_lines = {name: count for name, count in stream.counts.train_lines.items() if count}
-    seen = {*train_lines, *(placed.format for placed in log.found)}
     return ImportResult(
         files=tuple(paths),
         from_iter=from_iter,
@@ -81,7 +75,7 @@ def import_logs(
         lines=stream.counts.lines,
         size_bytes=sum(path.stat().st_size for path in paths),
         train_lines=train_lines,
-        caveats={name: formats[name].caveats for name in formats if name in seen},
+        caveats={name: formats[name].caveats for name in formats if name in train_lines},
         log=log,
     )
 
@@ -107,13 +101,7 @@ def _first_time_ms(path: Path) -> int | None:
 
 
 def _first_lines(path: Path) -> Iterator[bytes]:
-    count = 0
-    for block, _ in reader.blocks(path):
-        lines = block.split(b"\n")
-        yield from lines
-        count += len(lines)
-        if count > _LINES_SEARCHED_FOR_A_STAMP:
-            return
+    return (line for line, _ in islice(reader.lines(path), _LINES_SEARCHED_FOR_A_STAMP))
 
 
 def _nothing_found(format: str, paths: list[Path], formats: Mapping[str, Format], broken: int) -> BenchError:

@@ -1,16 +1,13 @@
 """Stamps of log lines as milliseconds.
 
-Three spellings occur: `2020-12-04 11:44:20,089`, `2022/11/22 03:28:49` and, without the year, `11/22 03:28:49`.
+Spellings: `2020-12-04 11:44:20,089`, `2021-08-18 10:20:36.123`, `2021-08-18 10:20:36`, `2022/11/22 03:28:49` and,
+without the year, `11/22 03:28:49`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from datetime import date
-
-import numpy as np
-import numpy.typing as npt
 
 #: Year in which a log without years is taken to begin; only differences of its times are ever used.
 ASSUMED_YEAR = 2001
@@ -19,12 +16,9 @@ DAY_MS = 86_400_000
 _EPOCH_DAY = date(1970, 1, 1).toordinal()
 _HALF_YEAR_DAYS = 180
 
-# Looking two digits up is faster than int() of them, and refuses 24:00 and 12:60.
-_HOURS = {b"%02d" % n: n * 3_600_000 for n in range(24)}
-_MINUTES = {b"%02d" % n: n * 60_000 for n in range(60)}
-_SECONDS = {b"%02d" % n: n * 1_000 for n in range(61)}  # 60: a leap second
-
-STAMP = re.compile(rb"\[?(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}|(?:\d{4}/)?\d\d/\d\d \d\d:\d\d:\d\d)")
+STAMP_TEXT = rb"(?:\d{4}[-/])?\d\d[-/]\d\d \d\d:\d\d:\d\d(?:[,.]\d{1,6})?"
+STAMP = re.compile(rb"\[?(" + STAMP_TEXT + rb")(?!\d)")
+_PARTS = re.compile(rb"(?:(\d{4})[-/])?(\d\d)[-/](\d\d) (\d\d):(\d\d):(\d\d)(?:[,.](\d{1,6}))?")
 
 
 class Clock:
@@ -32,50 +26,23 @@ class Clock:
 
     def __init__(self, year: int = ASSUMED_YEAR) -> None:
         self._year = year
-        self._day_text = b""
-        self._day_ms = 0
         self._latest_day: int | None = None
         self._leap_days = 0
 
     def read(self, stamp: bytes) -> int:
         """Raises ValueError for a time that does not exist."""
-        day, _, time = stamp.partition(b" ")
-        if day != self._day_text:
-            self._day_ms = self._day(day) * DAY_MS
-            self._day_text = day
-        try:
-            whole = self._day_ms + _HOURS[time[0:2]] + _MINUTES[time[3:5]] + _SECONDS[time[6:8]]
-        except KeyError:
-            raise ValueError(f"no such time: {stamp.decode('ascii', 'replace')}") from None
-        return whole + int(time[9:12]) if len(time) > 8 else whole
+        match = _PARTS.fullmatch(stamp)
+        if match is None:
+            raise ValueError(f"no such time: {stamp.decode('ascii', 'replace')}")
+        year, month, day, hours, minutes, seconds = (int(part or 0) for part in match.groups()[:6])
+        if hours > 23 or minutes > 59 or seconds > 60:  # 60: a leap second
+            raise ValueError(f"no such time: {stamp.decode('ascii', 'replace')}")
+        days = date(year, month, day).toordinal() - _EPOCH_DAY if year else self._day(month, day)
+        milliseconds = int((match[7] or b"0").ljust(3, b"0")[:3])
+        return days * DAY_MS + ((hours * 60 + minutes) * 60 + seconds) * 1000 + milliseconds
 
-    def read_all(self, stamps: Sequence[bytes]) -> npt.NDArray[np.int64]:
-        """`read` for many stamps at once. Raises ValueError when any of them does not exist, or they are not alike."""
-        width = len(stamps[0])
-        text = np.frombuffer(b"".join(stamps), np.uint8)
-        if set(map(len, stamps)) != {width}:
-            raise ValueError("stamps of several kinds")
-        text = text.reshape(len(stamps), width)
-        at = stamps[0].index(b" ")
-        digits = text[:, at + 1 :].astype(np.int64) - ord("0")
-        hours, minutes, seconds = (digits[:, i] * 10 + digits[:, i + 1] for i in (0, 3, 6))
-        if hours.max() > 23 or minutes.max() > 59 or seconds.max() > 60:
-            raise ValueError("no such time")
-        times: npt.NDArray[np.int64] = ((hours * 60 + minutes) * 60 + seconds) * 1000
-        if width > at + 9:
-            times += digits[:, 9] * 100 + digits[:, 10] * 10 + digits[:, 11]
-        changes = np.flatnonzero((text[1:, :at] != text[:-1, :at]).any(axis=1)) + 1
-        starts = [0, *changes.tolist()]
-        for start, end in zip(starts, [*starts[1:], len(stamps)], strict=True):
-            times[start:end] += self._day(stamps[start][:at]) * DAY_MS
-        self._day_text = b""
-        return times
-
-    def _day(self, text: bytes) -> int:
-        """Days since 1970."""
-        if len(text) == 10:
-            return date(int(text[0:4]), int(text[5:7]), int(text[8:10])).toordinal() - _EPOCH_DAY
-        month, day = int(text[0:2]), int(text[3:5])
+    def _day(self, month: int, day: int) -> int:
+        """Days since 1970 of a date without its year."""
         ordinal = self._without_year(self._year, month, day)
         if self._latest_day is None:
             self._latest_day = ordinal

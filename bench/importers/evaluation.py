@@ -1,34 +1,59 @@
-"""COCO numbers in logs: the twelve lines of pycocotools, and what tools write in their own words."""
+"""Evaluations in logs: the summaries of pycocotools and LVIS, and what tools write in their own words.
+
+-1.000 and nan are undefined values (no object of that size, say): they become None.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from bench.importers.events import Evaluation
+from bench.importers.format import pairs
 
 #: The twelve numbers in the order of pycocotools' summary.
 COCO_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR@1", "AR@10", "AR@100", "ARs", "ARm", "ARl")
+_KNOWN = re.compile(r"A[PR](?:\d\d|[smlrcf]|@\d{1,5})?")
 
 _SUMMARY = re.compile(
-    rb"Average (Precision|Recall) +\((?:AP|AR)\) @\[ *IoU=(0\.\d\d)(:0\.\d\d)? *\| *area= *(\w+) *\| *"
-    rb"maxDets= *(\d+) *\] *= *(-?\d\.\d+)"
+    rb"Average (Precision|Recall) {1,9}\((?:AP|AR)\) {0,9}@\[ {0,9}IoU=(0\.\d\d)(:0\.\d\d)? {0,20}\| {0,9}"
+    rb"area= {0,9}(\w{1,20}) {0,9}\| {0,9}maxDets= {0,9}(\d{1,6})(?: catIds= {0,9}(\w{1,9}))? {0,9}\] {0,9}= {0,9}"
+    rb"(-?\d\.\d{3}|nan)(?!\d)"
 )
 _TASK = re.compile(
-    rb"Evaluate annotation type \*(\w+)\*|Evaluating (bbox|segm|proposal|keypoints)\b|IoU metric: (\w+)"
-    rb"|Evaluation results for (\w+):|copypaste: Task: (\w+)"
+    rb"Evaluate annotation type \*(\w{1,40})\*|Evaluating (bbox|segm|proposal|keypoints)\b|IoU metric: (\w{1,40})"
+    rb"|Evaluation results for (\w{1,40}):|(?:copypaste: |^)Task: (\w{1,40})$"
 )
-_COPYPASTE_NAMES = re.compile(rb"copypaste: (AP[\w,@]*)$")
-_COPYPASTE_VALUES = re.compile(rb"copypaste: ([\d.,-]+|nan[\d.,nan-]*)$")
-_MM_PAIR = re.compile(
-    rb"(?:coco/)?(bbox|segm|proposal|keypoints)_(mAP(?:_50|_75|_s|_m|_l)?|AR@\d+|AR_[sml]@\d+): (-?\d+\.\d+)"
+_COPYPASTE_NAMES = re.compile(rb"(?:copypaste: |^)(AP(?:, ?AP\w{1,9})+)$")
+_COPYPASTE_VALUES = re.compile(rb"(?:copypaste: |^)((?:-?\d+\.\d+|nan)(?:, ?(?:-?\d+\.\d+|nan))+)$")
+_MM_COPYPASTE = re.compile(rb"(?:^|INFO - )(bbox|segm)_mAP_copypaste: ((?:-?\d\.\d{3} ?){6})$")
+_CELL = re.compile(rb"[^|\s]{1,20}")
+_MM_KEY = re.compile(
+    r"(?:\w{1,40}/)?(bbox|segm|proposal|keypoints)_(mAP(?:_50|_75|_[sml])?|AP(?:50|75|[smlrcf])?|AR@\d{1,5}|AR_[sml]@\d{1,5})"
 )
-_PAIR = re.compile(rb"(A[PR][\w@]*): (-?\d+(?:\.\d+)?|nan)")
 #: Texts of which every line that `SummaryBlock` reads holds one.
-HINTS = (b"Average ", b"Evaluat", b"IoU metric", b"copypaste")
-_SIZES = {b"small": "s", b"medium": "m", b"large": "l"}
+HINTS = (b"Average ", b"Evaluat", b"IoU metric", b"copypaste", b"Task: ", b"AP50")
+_SIZES = {b"small": "s", b"medium": "m", b"large": "l", b"s": "s", b"m": "m", b"l": "l"}
 _MM_NAMES = {"mAP": "AP", "mAP_50": "AP50", "mAP_75": "AP75", "mAP_s": "APs", "mAP_m": "APm", "mAP_l": "APl"}
+_TASKS = {
+    "box": "bbox",
+    "mask": "segm",
+    "masks": "segm",
+    "keypoint": "keypoints",
+    "box_proposals": "proposal",
+}
+#: Prefixes of mmengine's metrics, which are fractions.
+_DATA_SETS = ("coco", "lvis")
+#: Keys of a validation line that are no metric.
+_NO_METRICS = re.compile(r"(?:.*/)?(?:data_time|time|lr|base_lr|memory|step|iter|epoch|grad_norm|.*loss.*)")
+
+
+def defined(value: float) -> float | None:
+    """None for the values that stand for an undefined one."""
+    return None if value == -1 or not math.isfinite(value) else value
 
 
 class SummaryBlock:
@@ -36,7 +61,7 @@ class SummaryBlock:
 
     def __init__(self) -> None:
         self.task = ""
-        self._metrics: dict[str, float] = {}
+        self._metrics: dict[str, float | None] = {}
         self._names: list[str] = []
 
     def feed(self, line: bytes) -> Evaluation | None:
@@ -44,17 +69,22 @@ class SummaryBlock:
         if (match := _SUMMARY.search(line)) is not None:
             name = _summary_name(match)
             done = self.flush() if name in self._metrics else None
-            self._metrics[name] = float(match[6])
+            self._metrics[name] = defined(float(match[7]))
             return self.flush() if name == "ARl" else done
         if (match := _TASK.search(line)) is not None:
             done = self.flush()
-            self.task = next(group for group in match.groups() if group).decode("ascii", "replace")
+            self.task = _task(next(group for group in match.groups() if group))
             return done
-        if (match := _COPYPASTE_NAMES.search(line)) is not None:
-            self._names = match[1].decode("ascii", "replace").split(",")
-        elif self._names and (match := _COPYPASTE_VALUES.search(line)) is not None:
-            return self._percent(match[1])
-        return None
+        if (match := _MM_COPYPASTE.search(line)) is not None:
+            values = zip(COCO_METRICS, map(float, match[2].split()), strict=False)
+            metrics = {name: defined(value) for name, value in values}
+            return Evaluation(_task(match[1]), metrics, "copypaste")
+        return self._of_table(line)
+
+    @property
+    def waiting(self) -> bool:
+        """The names of a table were read, its values were not."""
+        return bool(self._names)
 
     def flush(self) -> Evaluation | None:
         """What was collected, complete or not."""
@@ -63,66 +93,123 @@ class SummaryBlock:
         metrics, self._metrics = self._metrics, {}
         return Evaluation(self.task, metrics)
 
-    def _percent(self, values: bytes) -> Evaluation | None:
+    def _of_table(self, line: bytes) -> Evaluation | None:
+        """Two lines, names and values in percent: `copypaste: AP,AP50,…` and `|  AP  | AP50 | …`."""
+        if line.startswith(b"|"):
+            cells = [cell.decode("ascii", "replace") for cell in _CELL.findall(line[:400])]
+            if cells[:2] == ["AP", "AP50"]:
+                self._names = cells
+            elif self._names and (values := _numbers(cells)) is not None:
+                return self._named(values, "table", percent=True)
+        elif (match := _COPYPASTE_NAMES.search(line)) is not None:
+            self._names = [name.strip() for name in match[1].decode("ascii").split(",")]
+        elif self._names and (match := _COPYPASTE_VALUES.search(line)) is not None:
+            # Detectron and maskrcnn-benchmark print fractions, detectron2 percent.
+            values = _numbers(match[1].decode("ascii").split(","))
+            percent = b"evaluation.testing" in line or any(value > 1 for value in values or ())
+            return self._named(values, "copypaste", percent=percent)
+        return None
+
+    def _named(self, values: list[float] | None, kind: str, *, percent: bool) -> Evaluation | None:
         names, self._names = self._names, []
-        try:
-            numbers = [float(value) for value in values.split(b",")]
-        except ValueError:
+        if values is None or len(values) != len(names):
             return None
-        if len(numbers) != len(names):
-            return None
-        return Evaluation(self.task, {name: n / 100 for name, n in zip(names, numbers, strict=True)})
+        scale = 100 if percent else 1
+        metrics = {
+            name: None if value == -1 else defined(value / scale)
+            for name, value in zip(names, values, strict=True)
+        }
+        return Evaluation(self.task, metrics, kind)
+
+
+def _numbers(cells: list[str]) -> list[float] | None:
+    try:
+        return [float(cell) for cell in cells]
+    except ValueError:
+        return None
+
+
+def _task(name: bytes) -> str:
+    text = name.decode("ascii", "replace")
+    return _TASKS.get(text, text)
 
 
 def _summary_name(match: re.Match[bytes]) -> str:
-    what, low, high, area, max_dets, _ = match.groups()
+    what, low, high, area, max_dets, categories, _ = match.groups()
     short = "AP" if what == b"Precision" else "AR"
+    if categories is not None and categories != b"all":
+        return short + categories.decode("ascii", "replace")
     if area in _SIZES:
         return short + _SIZES[area]
-    if short == "AR":
-        return f"AR@{int(max_dets)}"
-    return "AP" if high else f"AP{int(float(low) * 100 + 0.5)}"
+    if area != b"all":
+        return f"{short}({area.decode('ascii', 'replace')})"
+    if not high or high[1:] == low:  # IoU=0.50:0.50 is not the mean over 0.50:0.95
+        return f"{short}{int(float(low) * 100 + 0.5)}"
+    return "AP" if short == "AP" else "AR" if max_dets == b"20" else f"AR@{int(max_dets)}"
 
 
 def mm_metrics(text: bytes) -> tuple[Evaluation, ...]:
-    """`bbox_mAP: 0.3740, bbox_mAP_50: …` of mmcv and mmengine, one evaluation for each task of the line."""
-    found: dict[str, dict[str, float]] = {}
-    for task, name, value in _MM_PAIR.findall(text):
-        key = name.decode("ascii")
-        found.setdefault(task.decode("ascii"), {})[_MM_NAMES.get(key, _ar_name(key))] = float(value)
-    return _evaluations(found)
-
-
-def _ar_name(key: str) -> str:
-    """AR@100, AR_s@1000 → AR@100, ARs."""
-    return f"AR{key[3]}" if key.startswith("AR_") else key
+    """`bbox_mAP: 0.3740, bbox_mAP_50: …` of mmcv and mmengine, one evaluation for each task of the line; metrics that
+    are not COCO's (`mAP: 0.6749` of VOC) by the names that are printed."""
+    return _named_metrics(pairs(text).items())
 
 
 def pair_metrics(task: str, text: bytes) -> Evaluation:
     """`AP: 0.374  AP50: 0.581 …`, as the project's own trainer prints it."""
-    return Evaluation(task, {name.decode("ascii"): float(value) for name, value in _PAIR.findall(text)})
+    known = {name: defined(value) for name, value in pairs(text).items() if _KNOWN.fullmatch(name)}
+    return Evaluation(task, known, "line")
 
 
 def json_metrics(line: bytes) -> tuple[Evaluation, ...]:
     """`"bbox_mAP": 0.374`, `"coco/bbox_mAP": 0.374` as fractions and `"bbox/AP": 37.4` in percent."""
     try:
-        content: Any = json.loads(line)
+        content: Any = json.loads(line[line.index(b"{") :])
     except (ValueError, RecursionError):
         return ()
-    found: dict[str, dict[str, float]] = {}
-    for key, value in content.items():
-        if type(value) is not float and type(value) is not int:
-            continue
-        name = key.removeprefix("coco/")
-        task, percent, metric = name.partition("/")
-        if percent and metric in COCO_METRICS:
-            found.setdefault(task, {})[metric] = value / 100
-        elif not percent:
-            task, _, metric = name.partition("_")
-            if metric in _MM_NAMES or metric.startswith("AR"):
-                found.setdefault(task, {})[_MM_NAMES.get(metric, _ar_name(metric))] = float(value)
-    return _evaluations(found)
+    values = {key: value for key, value in content.items() if type(value) in (int, float)}
+    percent: dict[str, dict[str, float | None]] = {}
+    for key in list(values):
+        task, slash, metric = key.partition("/")
+        if slash and task not in _DATA_SETS and _KNOWN.fullmatch(metric):
+            value = values.pop(key)
+            percent.setdefault(_task(task.encode()), {})[metric] = (
+                None if value == -1 else defined(value / 100)
+            )
+    if percent:
+        iteration = values.get("iteration")
+        at = int(iteration) if iteration is not None and 0 <= iteration < 10**9 else None
+        return tuple(Evaluation(task, metrics, "line", at) for task, metrics in percent.items())
+    return _named_metrics(values.items())
 
 
-def _evaluations(found: dict[str, dict[str, float]]) -> tuple[Evaluation, ...]:
-    return tuple(Evaluation(task, metrics) for task, metrics in found.items())
+def _named_metrics(values: Iterable[tuple[str, float]]) -> tuple[Evaluation, ...]:
+    found: dict[str, dict[str, float | None]] = {}
+    unknown: dict[str, float | None] = {}
+    for key, value in values:
+        if (match := _MM_KEY.fullmatch(key)) is not None:
+            name = _MM_NAMES.get(match[2], match[2])
+            name = f"AR{name[3]}" if name.startswith("AR_") else name
+            found.setdefault(match[1], {})[name] = defined(float(value))
+        elif not _NO_METRICS.fullmatch(key) and not key.endswith("copypaste"):
+            unknown[key] = defined(float(value))
+    if not found and unknown:
+        found[""] = unknown
+    return tuple(Evaluation(task, metrics, "line") for task, metrics in found.items())
+
+
+def coco_lists(line: bytes) -> tuple[Evaluation, ...]:
+    """`"test_coco_eval_bbox": [12 numbers]` of DETR and its descendants."""
+    try:
+        content: Any = json.loads(line[line.index(b"{") :])
+    except (ValueError, RecursionError):
+        return ()
+    found = []
+    for key, values in content.items():
+        prefix, marker, task = key.partition("test_coco_eval_")
+        if marker and isinstance(values, list) and all(type(value) in (int, float) for value in values):
+            epoch = content.get("epoch")
+            at = epoch if type(epoch) is int else None
+            named = zip(COCO_METRICS, values, strict=False)
+            name = _task(task.encode()) + (f" ({prefix.strip('_')})" if prefix else "")
+            found.append(Evaluation(name, {one: defined(float(value)) for one, value in named}, "line", at))
+    return tuple(found)

@@ -1,59 +1,13 @@
-"""What a training log says, one event at a time: `stream` produces these, `summary` consumes them, nothing is kept.
+"""What the lines of a log say. `stream` produces events, `summary` consumes them one by one.
 
-Times are milliseconds since 1970 as the log's own clock shows them (no time zone is known, none is assumed). Logs that
-print no year start in `clock.ASSUMED_YEAR`, so only differences of their times mean anything.
+Times are milliseconds since 1970 by the log's own clock. No time zone is assumed. Logs that print no year start in
+`clock.ASSUMED_YEAR`: only differences of their times mean anything.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
-
-import numpy as np
-import numpy.typing as npt
-
-if TYPE_CHECKING:
-    from bench.importers.formats import Format
-
-
-class TrainLine(NamedTuple):
-    """One line of training progress. Only its head is parsed; `format.fields(raw)` reads the rest when it is wanted."""
-
-    format: Format
-    time_ms: int | None
-    """None in formats that print no time."""
-    epoch: int | None
-    """As printed."""
-    iteration: int
-    """Counted over the whole run when the format prints the epoch's length; else as printed."""
-    raw: bytes
-    rank: int | None
-    """From a launcher's prefix (`[rank1]:`), when there is one."""
-
-
-@dataclass(frozen=True, eq=False)
-class TrainRun:
-    """Consecutive training lines of one format, in columns: what makes a log of 1 GB readable in seconds."""
-
-    format: Format
-    times_ms: npt.NDArray[np.int64] | None
-    epochs: tuple[bytes, ...]
-    """As printed; b"" where none is."""
-    iterations: npt.NDArray[np.int64]
-    """As `TrainLine.iteration`."""
-    lines: list[bytes]
-
-    def without_first(self) -> TrainRun:
-        times_ms = None if self.times_ms is None else self.times_ms[1:]
-        return TrainRun(self.format, times_ms, self.epochs[1:], self.iterations[1:], self.lines[1:])
-
-    def __iter__(self) -> Iterator[TrainLine]:
-        times = [None] * len(self.lines) if self.times_ms is None else self.times_ms.tolist()
-        for time_ms, epoch, iteration, line in zip(
-            times, self.epochs, self.iterations.tolist(), self.lines, strict=True
-        ):
-            yield TrainLine(self.format, time_ms, int(epoch) if epoch else None, iteration, line, None)
 
 
 @dataclass(frozen=True)
@@ -66,6 +20,7 @@ class Fields:
     images_per_s: float | None = None
     eta_s: int | None = None
     memory_mb: float | None = None
+    """Allocated by the framework's allocator; nvidia-smi shows more."""
     losses: Mapping[str, float] = field(default_factory=dict)
     other: Mapping[str, float] = field(default_factory=dict)
 
@@ -73,11 +28,16 @@ class Fields:
 @dataclass(frozen=True)
 class Evaluation:
     """COCO numbers as fractions (0.275, also where the tool prints 27.5), by their usual names: AP, AP50, AP75, APs,
-    APm, APl, AR@1, AR@10, AR@100, ARs, ARm, ARl."""
+    APm, APl, AR@1, AR@10, AR@100, ARs, ARm, ARl. Numbers that are not COCO's have the names that the log prints."""
 
     task: str
     """bbox, segm, keypoints, proposal, or '' where the log does not say."""
-    metrics: Mapping[str, float]
+    metrics: Mapping[str, float | None]
+    """None: undefined (pycocotools prints -1.000)."""
+    kind: str = "summary"
+    """How it is printed: summary (pycocotools), table, copypaste, line; `summary+line` when it is printed twice."""
+    iteration: int | None = None
+    """Where the line states it."""
     line: int = 0
     time_ms: int | None = None
 
@@ -86,6 +46,8 @@ class Evaluation:
 class Evaluating:
     """A sign that an evaluation runs here: the training clock does not tick for training alone."""
 
+    epoch_length: int | None = None
+    """Iterations of an epoch, where the line may show them."""
     time_ms: int | None = None
 
 
@@ -101,6 +63,8 @@ class Inference:
     s_per_batch: float | None = None
     batches_per_s: float | None = None
     fps: float | None = None
+    what: str = "inference"
+    """inference, or data loader."""
     line: int = 0
     time_ms: int | None = None
 
@@ -114,6 +78,22 @@ class BestMetric:
     value: float
     iteration: int | None = None
     line: int = 0
+
+
+@dataclass(frozen=True)
+class EpochTotal:
+    """`Epoch: [3] Total time: 0:01:16 (0.5954 s / it)`."""
+
+    epoch: int
+    seconds: int
+    s_per_iter: float
+
+
+@dataclass(frozen=True)
+class Cards:
+    """A line says how many processes train together."""
+
+    count: int
 
 
 @dataclass(frozen=True)
@@ -155,18 +135,3 @@ class Broken:
     line: int
     reason: str
     text: str
-
-
-Event = (
-    TrainLine
-    | TrainRun
-    | Evaluation
-    | Evaluating
-    | Inference
-    | BestMetric
-    | Heading
-    | Setting
-    | Claim
-    | Interruption
-    | Broken
-)

@@ -1,27 +1,27 @@
-"""From events to what a log shows: sections, rates, curves, evaluations - in one pass and bounded memory."""
+"""From events to what a log shows: sections, rates, curves, evaluations."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-
-import numpy as np
+from pathlib import Path
 
 from bench.importers.events import (
     BestMetric,
     Broken,
+    Cards,
     Claim,
+    EpochTotal,
+    Evaluating,
     Evaluation,
-    Event,
     Heading,
     Inference,
     Interruption,
     Setting,
-    TrainLine,
-    TrainRun,
 )
-from bench.importers.formats import BrokenLine
-from bench.importers.section import KEPT, Part, Section, Track
+from bench.importers.format import Event, TrainLine
+from bench.importers.section import KEPT, Part, Section
+from bench.importers.track import Track, place_of
 
 #: A rank whose line is older than this many lines is taken to have ended.
 OPEN_LINES = 16
@@ -36,7 +36,11 @@ class Placed:
     event: Evaluation | Inference | BestMetric
     heading: str
     after_iteration: int | None
+    """Or epoch: see `unit`."""
     format: str
+    unit: str = "iteration"
+    section: int | None = None
+    """Index of the section that it follows, or stands in."""
 
 
 @dataclass(frozen=True)
@@ -52,13 +56,41 @@ class LogSummary:
     dropped_found: int
 
 
+@dataclass(frozen=True)
+class ImportResult:
+    """What `import_logs` found."""
+
+    files: tuple[Path, ...]
+    """In the order in which they were read."""
+    from_iter: int | None
+    to_iter: int | None
+    lines: int
+    size_bytes: int
+    train_lines: Mapping[str, int]
+    """Per format."""
+    caveats: Mapping[str, tuple[str, ...]]
+    """Per format: what its printed rates leave out."""
+    log: LogSummary
+
+
+@dataclass
+class _Found:
+    """A `Placed` whose iteration is not known yet: it stands after the line `index` of a track, or before the next."""
+
+    event: Evaluation | Inference | BestMetric
+    heading: str
+    format: str
+    track: Track | None
+    index: int
+
+
 class Summarizer:
     """Takes events in their order; `result()` when there are no more."""
 
     def __init__(self, from_iter: int | None = None, to_iter: int | None = None) -> None:
         low = float("-inf") if from_iter is None else from_iter
         high = float("inf") if to_iter is None else to_iter
-        self._range = (low, high)
+        self._window = (low, high)
         self._open: list[Track] = []
         """Sections that may go on, the one of the last line last."""
         self._ended: list[Track] = []
@@ -67,96 +99,78 @@ class Summarizer:
         self._break = False
         self._format = ""
         self._number = 0
-        self._epoch_length = 0
-        self._found: list[Placed] = []
+        self._cards: int | None = None
+        self._found: list[_Found] = []
+        self._new = 0
+        """`_found` from here on stands after the last training line."""
         self._interruptions: list[Interruption] = []
         self._broken: list[Broken] = []
         self._broken_lines = self._repeated = self._dropped_sections = self._dropped_found = 0
 
-    def add_all(self, events: Iterable[Event]) -> None:
-        for event in events:
-            if isinstance(event, TrainRun):
-                self._run(event)
-            elif isinstance(event, TrainLine):
-                self._train(event)
-            else:
-                self._other(event)
+    def add(self, event: Event) -> None:
+        if isinstance(event, TrainLine):
+            self._train(event)
+        elif isinstance(event, Broken):
+            self._broken_lines += 1
+            if len(self._broken) < KEPT:
+                self._broken.append(event)
+        elif isinstance(event, Interruption):
+            if len(self._interruptions) < KEPT:
+                self._interruptions.append(event)
+        elif isinstance(event, Heading):
+            self._heading(event.text)
+        elif isinstance(event, Setting):
+            self._part.set(event.key, event.value)
+        elif isinstance(event, Cards):
+            self._cards = max(event.count, self._cards or 1)
+            for track in self._open:
+                track.cards = self._cards
+        else:
+            self._of_track(event)
 
-    def _run(self, run: TrainRun) -> None:
-        # What keeps lines from being taken at once is often only the first: it opens a section or ends an evaluation.
-        if not self._take(run):
-            self._train(next(iter(run)))
-            rest = run.without_first()
-            if not self._take(rest):
-                for line in rest:
-                    self._train(line)
-
-    def _take(self, run: TrainRun) -> bool:
-        """All lines at once, if they go on with the only open section."""
-        counted = self._count_run_on(run) if run.format.per_epoch else run
-        if counted is None or len(self._open) != 1 or self._break:
-            return False
-        track, number = self._open[0], self._number + len(run.lines)
-        if track.format is not run.format or track.rank is not None or not track.add_run(counted, number):
-            return False
-        self._number = number
-        return True
-
-    def _count_run_on(self, run: TrainRun) -> TrainRun | None:
-        """`_count_on` for lines that are all of later epochs than the first; None for others."""
-        epochs = np.fromiter(map(int, run.epochs), np.int64, len(run.epochs)) - 1
-        if epochs.min() < 1:
-            return None
-        return replace(run, iterations=epochs * self._epoch_length + run.iterations)
+    def _of_track(self, event: Claim | EpochTotal | Evaluating | Evaluation | Inference | BestMetric) -> None:
+        track = self._open[-1] if self._open else None
+        if isinstance(event, Claim):
+            if track is not None and len(track.claims) < KEPT:
+                track.claims.append(event)
+            return
+        if isinstance(event, EpochTotal):
+            if track is not None:
+                track.totals[event.epoch] = event
+            return
+        for one in self._open:
+            one.disturbed = True
+        if isinstance(event, Evaluating):
+            if event.epoch_length is not None and track is not None:
+                track.learn_epoch_length(event.epoch_length)
+        else:
+            self._place(event)
 
     def _train(self, line: TrainLine) -> None:
         self._number += 1
-        if line.format.per_epoch:
-            line = self._count_on(line)
-        track = self._open[-1] if len(self._open) == 1 and not self._break else None
-        if (
-            track is None
-            or line.iteration <= track.last
-            or line.format is not track.format
-            or line.rank != track.rank
-        ):
-            track = self._choose(line)
-            if track is None:
-                self._repeated += 1
-                return
-        try:
-            track.add(line, self._number)
-        except BrokenLine as error:
-            self._add_broken(Broken(0, str(error), line.raw[:160].decode("utf-8", "replace")))
-            if not track.lines:
-                self._open.remove(track)
-
-    def _choose(self, line: TrainLine) -> Track | None:
-        """The section that the line goes on with, or a new one; None for a line that says the same again."""
+        self._new = len(self._found)
         if self._break or (self._open and self._open[-1].format is not line.format):
             self._end(self._open)
             self._group += 1
             self._break = False
         self._end([track for track in self._open if self._number - track.last_number > OPEN_LINES])
-        if any(track.last == line.iteration and track.last_raw == line.raw for track in self._open):
-            return None
-        fits = [track for track in self._open if track.rank == line.rank and track.last < line.iteration]
+        place = place_of(line)
+        peers = [track for track in self._open if track.rank == line.rank]
+        if any(track.place == place and track.last_line.raw == line.raw for track in peers):
+            self._repeated += 1
+            return
+        fits = [track for track in peers if track.place < place]
         if fits:
-            track = max(fits, key=lambda fit: (fit.last, fit.last_number))
+            # Of ranks that are equally far, the one that has waited longest goes on.
+            track = max(fits, key=lambda fit: (*fit.place, -fit.last_number))
             self._open.remove(track)
         else:
-            track = Track(line, self._group, self._part, self._number, self._range)
+            if not _is_another_rank(peers, line):
+                self._end(peers)
+            track = Track(line, self._group, self._part, self._number, self._cards)
             self._format = line.format.name
         self._open.append(track)
-        return track
-
-    def _count_on(self, line: TrainLine) -> TrainLine:
-        """Iterations over the whole run where only those of the epoch are printed, and not how many it has: the
-        highest one printed so far stands for the epoch's length."""
-        epochs = (line.epoch or 1) - 1
-        if not epochs:
-            self._epoch_length = max(self._epoch_length, line.iteration)
-        return line._replace(iteration=epochs * self._epoch_length + line.iteration)
+        track.add(line, self._number)
 
     def _end(self, tracks: list[Track]) -> None:
         for track in list(tracks):
@@ -167,25 +181,6 @@ class Summarizer:
                 self._ended.append(track)
             else:
                 self._dropped_sections += 1
-
-    def _other(self, event: Event) -> None:
-        if isinstance(event, Broken):
-            self._add_broken(event)
-        elif isinstance(event, Interruption):
-            if len(self._interruptions) < KEPT:
-                self._interruptions.append(event)
-        elif isinstance(event, Heading):
-            self._heading(event.text)
-        elif isinstance(event, Setting):
-            self._part.set(event.key, event.value)
-        elif isinstance(event, Claim):
-            if self._open and len(self._open[-1].claims) < KEPT:
-                self._open[-1].claims.append(event)
-        else:
-            for track in self._open:
-                track.disturbed = True
-            if isinstance(event, Evaluation | Inference | BestMetric):
-                self._place(event)
 
     def _heading(self, text: str) -> None:
         if text:
@@ -198,20 +193,31 @@ class Summarizer:
     def _place(self, event: Evaluation | Inference | BestMetric) -> None:
         if not isinstance(event, Evaluation):
             self._format = event.format
+        elif self._merged(event):
+            return
         if len(self._found) >= KEPT:
             self._dropped_found += 1
             return
-        after = self._open[-1].last if self._open and not self._break else None
-        self._found.append(Placed(event, self._part.heading, after, self._format))
+        track = self._open[-1] if self._open and not self._break else None
+        index = track.lines - 1 if track is not None else 0
+        self._found.append(_Found(event, self._part.heading, self._format, track, index))
 
-    def _add_broken(self, broken: Broken) -> None:
-        self._broken_lines += 1
-        if len(self._broken) < KEPT:
-            self._broken.append(broken)
+    def _merged(self, event: Evaluation) -> bool:
+        """Whether the same evaluation was just printed in another way: as a table, then in one line."""
+        for found in reversed(self._found[self._new :]):
+            one = found.event
+            if isinstance(one, Evaluation) and event.kind not in one.kind.split("+"):
+                metrics = _agreeing(one, event)
+                if metrics is not None:
+                    kind = f"{one.kind}+{event.kind}"
+                    found.event = replace(one, metrics=metrics, task=one.task or event.task, kind=kind)
+                    return True
+        return False
 
     def result(self) -> LogSummary:
         self._end(self._open)
         tracks = sorted(self._ended, key=lambda track: track.first_number)
+        lengths = {group: _epoch_length(tracks, group) for group in {track.group for track in tracks}}
         sections = []
         for index, track in enumerate(tracks):
             family = [other for other in tracks if other.group == track.group and other is not track]
@@ -220,10 +226,18 @@ class Summarizer:
                 for other in family
             )
             earlier = any(other.last_number < track.first_number for other in family)
-            sections.append(track.section(index, earlier and not parallel, parallel))
+            sections.append(
+                track.section(
+                    index,
+                    self._window,
+                    lengths[track.group],
+                    restart=earlier and not parallel,
+                    parallel=parallel,
+                )
+            )
         return LogSummary(
             sections=tuple(sections),
-            found=tuple(self._found),
+            found=tuple(_placed(found, lengths, tracks) for found in self._found),
             interruptions=tuple(self._interruptions),
             broken=tuple(self._broken),
             broken_lines=self._broken_lines,
@@ -231,3 +245,61 @@ class Summarizer:
             dropped_sections=self._dropped_sections,
             dropped_found=self._dropped_found,
         )
+
+
+def _is_another_rank(peers: list[Track], line: TrainLine) -> bool:
+    """Whether a line that goes on with none of the tracks is of another process, and not of a restart.
+
+    Without a rank before it, a lower iteration at a later time is a restart.
+    """
+    if line.time_ms is None:
+        return False
+    for track in peers:
+        passed_ms = line.time_ms - (track.last_line.time_ms or 0)
+        if track.place == place_of(line) and abs(passed_ms) <= track.half_interval_ms():
+            return True
+        if track.place > place_of(line) and passed_ms <= 0:
+            return True
+    return False
+
+
+def _agreeing(one: Evaluation, other: Evaluation) -> dict[str, float | None] | None:
+    """The metrics of both, the more precise ones, when they say the same; None when they do not."""
+    if one.task and other.task and one.task != other.task:
+        return None
+    shared = [name for name in one.metrics if name in other.metrics]
+    for name in shared:
+        a, b = one.metrics[name], other.metrics[name]
+        if (a is None) != (b is None) or (a is not None and b is not None and abs(a - b) > 0.00051):
+            return None
+    if not shared:
+        return None
+    finer = {
+        name: max((one.metrics[name], other.metrics[name]), key=lambda value: len(repr(value)))
+        for name in shared
+    }
+    return {**other.metrics, **one.metrics, **finer}
+
+
+def _epoch_length(tracks: list[Track], group: int) -> int | None:
+    """Of runs that do not print it: from a validation line, else the highest iteration of any epoch."""
+    family = [track for track in tracks if track.group == group and track.format.per_epoch]
+    learned = [track.epoch_length for track in family if track.epoch_length is not None]
+    return max(learned or [track.highest_iteration() for track in family], default=None)
+
+
+def _placed(found: _Found, lengths: dict[int, int | None], tracks: list[Track]) -> Placed:
+    event, track = found.event, found.track
+    stated = event.iteration if isinstance(event, Evaluation | BestMetric) else None
+    after = stated if isinstance(event, Evaluation) else None
+    if after is None and track is not None:
+        iterations = track.iterations(lengths.get(track.group))
+        index = found.index
+        if track.format.evaluates_first and index + 1 < len(iterations):
+            step = iterations[index + 1] - iterations[index]
+            if not index or step == iterations[index] - iterations[index - 1]:
+                index += 1
+        after = iterations[index]
+    unit = "iteration" if track is None else track.format.unit
+    section = tracks.index(track) if track in tracks else None
+    return Placed(event, found.heading, after, found.format, unit, section)

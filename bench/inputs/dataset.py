@@ -65,6 +65,16 @@ def open_evaluation(workload: Workload, cache: Path) -> Dataset:
     return _open(workload.input.dataset, split, count, cache, empty_too=True)
 
 
+def check_dataset(dataset: str, split: str | None, task: str) -> None:
+    """Whether a data set and its split are there, without reading them. Raises BenchError that names the file."""
+    train = task.startswith("train")
+    if dataset == "shapes":
+        if split is not None and split not in shapes.SPLITS:
+            raise BenchError(f"shapes has no split '{split}'", hint=did_you_mean(split, shapes.SPLITS))
+    else:
+        _coco_paths(Path(dataset).expanduser(), split or ("train2017" if train else "val2017"))
+
+
 def _open(dataset: str, split: str, count: int | None, cache: Path, *, empty_too: bool = False) -> Dataset:
     if dataset != "shapes":
         root = Path(dataset).expanduser()
@@ -109,7 +119,7 @@ def _coco_paths(root: Path, split: str) -> tuple[Path, Path]:
     """The annotation file and the image folder of a split."""
     if not root.is_dir():
         raise BenchError(
-            "no such data set folder",
+            "data set folder not found",
             where=str(root),
             hint="input.dataset is `shapes` or a folder with annotations/instances_<split>.json and <split>/",
         )

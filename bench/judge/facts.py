@@ -124,10 +124,10 @@ def observed(arm: ArmRecord, baseline: ArmRecord) -> Iterator[Fact]:
         return
     if len(theirs) != len(ours):
         yield Fact("ranks", len(theirs), len(ours), explained_by=frozenset({"ranks"}))
-    precision = str(arm.workload.get("precision", "float32"))
+    precision = arm.workload.precision
     for number, (a, b) in enumerate(zip(theirs, ours, strict=False)):
         where = f" of rank {number}" if len(theirs) > 1 else ""
-        yield from _Rank(a, b, where, precision, arm.workload.get("weights") == "random").facts()
+        yield from _Rank(a, b, where, precision, arm.workload.weights == "random").facts()
 
 
 @dataclass(frozen=True)

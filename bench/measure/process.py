@@ -22,6 +22,7 @@ from typing import Any, Literal
 import psutil
 
 import bench.worker
+from bench import shipped
 from bench.measure import interrupts
 from bench.worker.__main__ import PRELOAD_VARIABLE
 from bench.worker.channel import SOCKET_VARIABLE, ProtocolError, decode, encode
@@ -51,7 +52,7 @@ def command(launcher: Launcher, python: Path, ranks: int, logs: Path) -> Sequenc
 Reason = Literal["crash", "killed", "oom", "hang", "exception", "nan", "protocol", "environment", "audit"]
 
 #: The package of adapters that a worker sees, unless its arm is of another revision of this project.
-ADAPTERS = Path(bench.worker.__file__).parents[2] / "adapters"
+ADAPTERS = shipped.ROOT / "adapters"
 
 #: Variables of our own interpreter that would lead another one astray.
 FOREIGN = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "PYTHONSTARTUP", "PYTHONSAFEPATH")

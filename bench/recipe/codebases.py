@@ -12,26 +12,32 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import Field, ValidationError
 
+from bench import shipped
 from bench.errors import BenchError, did_you_mean
+from bench.recipe import plain_yaml
+from bench.recipe.problems import explain
 from bench.recipe.workload import Strict
 
-BUILTIN = Path(__file__).resolve().parents[2] / "adapters"
+BUILTIN = shipped.ROOT / "adapters"
 ENTRY_POINT_GROUP = "bench.adapters"
 
 
 class Step(Strict):
-    """One install step of an environment, in order: `pip install` of these arguments.
+    """One install step of an environment, in order: `uv pip install --no-deps` of what it lists.
 
-    In arguments and variables `{adapter}` stands for the adapter's folder, `{site}` for the site-packages.
+    In variables `{adapter}` stands for the adapter's folder.
     """
 
-    pip: list[str]
-    no_deps: bool = False
+    requirements: str = ""
+    """A locked requirements file beside `adapter.yaml`."""
+    packages: list[str] = []
+    """Pinned packages whose own requirements are not to be believed."""
+    options: list[str] = []
+    """Options of `uv pip install`."""
     build_against: list[str] = []
-    """Build a wheel from source against these distributions of the environment, and keep it."""
+    """Build `packages` from source against these distributions of the environment; uv's cache keeps the wheel."""
     variables: dict[str, str] = {}
     """Environment variables of this step (compiler, build switches)."""
 
@@ -40,12 +46,13 @@ class Environment(Strict):
     """The locked virtual environment of a codebase. `project` means the one that bench itself is installed in."""
 
     kind: Literal["project", "own"] = "project"
+    """project: bench's own environment; own: one that `bench env create` builds."""
     python: str = "3.11"
+    """Version of Python."""
     steps: list[Step] = []
+    """Install steps, in order."""
     groups: dict[str, list[Step]] = {}
     """Optional install steps by name (`compiled-ops`)."""
-    overlay: list[str] = []
-    """Packages taken from bench's own environment rather than stored again (torch)."""
     smoke: str = ""
     """Modules to import to see that the environment works, separated by spaces."""
 
@@ -56,20 +63,28 @@ class Offer(Strict):
     name: str
     """The codebase's own name of it."""
     tasks: list[Literal["train", "infer"]] = ["train", "infer"]
+    """Tasks that it can do."""
     options: dict[str, Any] = {}
+    """Handed to the adapter as `job.options`; an arm's own options win."""
     note: str = ""
+    """Shown in lists."""
 
 
 class Codebase(Strict):
     """`adapter.yaml`."""
 
     name: str
+    """How recipes name the codebase."""
     title: str
+    """How reports name it."""
     url: str = ""
+    """Where it is from."""
     summary: str = ""
+    """One sentence for lists."""
     packages: list[str]
     """Distributions whose versions identify the codebase in a table, the first one above all."""
     environment: Environment = Environment()
+    """Where it runs."""
     models: dict[str, Offer]
     """Canonical model → what this codebase calls it."""
     options: dict[str, str] | None = None
@@ -79,13 +94,21 @@ class Codebase(Strict):
     schemes: list[str] = []
     """Prefixes of own model names it also takes: `mmdet` allows `model: mmdet://solov2/…`."""
     inputs: list[Literal["shared", "pipeline"]] = ["shared", "pipeline"]
+    """Input modes that it can do."""
     precisions: list[Literal["float32", "bfloat16", "float16"]] = ["float32"]
+    """Precisions that it can do."""
     devices: list[Literal["cpu", "cuda"]] = ["cpu", "cuda"]
+    """Devices that it can run on."""
     ema: bool = True
+    """Whether it can keep an average of the weights."""
     max_ranks: int = 1
+    """Most processes that it can train with."""
     launcher: Literal["local", "torchrun", "paddle"] = "local"
+    """Who starts its processes: local starts one."""
     variables: dict[str, str] = {}
     """Environment variables with which this codebase is known to run best; recorded."""
+    source: str | None = None
+    """Folder to import the codebase from, seen from the adapter's: the codebase is not installed."""
     preload: list[str] = []
     """Modules that `bench check` may import once and fork both revisions from: what the codebase is built on, never a
     part of itself, and nothing that starts threads when it is imported."""
@@ -94,6 +117,11 @@ class Codebase(Strict):
     @property
     def adapter_file(self) -> Path:
         return self.folder / "adapter.py"
+
+    @property
+    def source_folder(self) -> Path | None:
+        """Where `source` leads."""
+        return None if self.source is None else (self.folder / self.source).resolve()
 
     def why_missing(self, model: str) -> str:
         """Why the codebase does not offer a canonical model."""
@@ -111,16 +139,12 @@ def load_codebase(folder: Path) -> Codebase:
     """Read one adapter folder. Raises BenchError that names the file and the field."""
     path = folder / "adapter.yaml"
     try:
-        content = yaml.safe_load(path.read_text())
+        content, places = plain_yaml.parse(plain_yaml.text_of(path), str(path))
         return Codebase.model_validate(content).model_copy(update={"folder": folder.resolve()})
     except FileNotFoundError:
         raise BenchError("not an adapter folder: it has no adapter.yaml", where=str(folder)) from None
-    except yaml.YAMLError as error:
-        raise BenchError(f"not valid YAML: {error}", where=str(path)) from None
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise BenchError(f"{field}: {first['msg']}", where=str(path), hint="see docs/adapters.md") from None
+        raise explain(error, Codebase, places, path) from None
 
 
 def find_codebases(extra: Iterable[Path] = ()) -> dict[str, Codebase]:

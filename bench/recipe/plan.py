@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import itertools
+import math
 import random
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from bench.errors import BenchError, did_you_mean
 from bench.recipe.codebases import Codebase
-from bench.recipe.load import LoadedRecipe, _check_pattern, validate_workload
+from bench.recipe.load import LoadedRecipe, validate_workload
 from bench.recipe.models import MODELS
 from bench.recipe.schema import ArmSpec, Measure, factor_target, level_text
 from bench.recipe.workload import Workload
+from bench.record.names import file_names
 
 #: What two idle cores and what a V100 reach on convolutions, for estimates only; past runs replace these guesses.
 ROUGH_FLOPS_PER_S = {"cpu": 100e9, "cuda": 5e12}
+
+#: Combinations of arms and levels in one recipe, excluded ones counted.
+MAX_COMBINATIONS = 10_000
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,8 @@ class Arm:
     checkout: Checkout | None = None
     weights: str | None = None
     """An ``.npz`` in the codebase's own names that goes before the workload's weights."""
+    baseline: str | None = None
+    """Id of the arm that this one is compared with; its own id, if it is the baseline."""
 
 
 @dataclass(frozen=True)
@@ -70,18 +76,51 @@ class Plan:
         return tuple(itertools.chain.from_iterable(self.cells))
 
 
-def _slug(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9]+", "-", text).strip("-").lower()
+def _matches(pattern: Mapping[str, Any], spec: ArmSpec, levels: Mapping[str, Any]) -> bool:
+    """Whether a pattern of `exclude` fits an arm: by label or codebase, and by levels."""
+    return all(
+        wanted in (spec.codebase, spec.name) if key == "codebase" else levels[key] == wanted
+        for key, wanted in pattern.items()
+    )
 
 
-def _matches(pattern: Mapping[str, Any], codebase: str, label: str, levels: Mapping[str, Any]) -> bool:
-    for key, wanted in pattern.items():
-        if key == "codebase":
-            if wanted not in (codebase, label):
-                return False
-        elif levels[key] != wanted:
-            return False
-    return True
+class Placed(Protocol):
+    """What decides which arm is a baseline: of a plan's arms and of stored ones."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def codebase(self) -> str: ...
+    @property
+    def label(self) -> str: ...
+    @property
+    def levels(self) -> Mapping[str, Any]: ...
+    @property
+    def cell(self) -> str: ...
+
+
+def baseline_ids(arms: Sequence[Placed], pattern: Mapping[str, Any]) -> dict[str, str]:
+    """The baseline of each arm, by id.
+
+    The baseline of a cell has all levels of the pattern. A label goes before the name of a codebase, which may have
+    several arms. Raises BenchError when several arms of a cell fit.
+    """
+    found: dict[str, str] = {}
+    if not pattern:
+        return found
+    for cell in dict.fromkeys(arm.cell for arm in arms):
+        members = [arm for arm in arms if arm.cell == cell]
+        levels = {name: level for name, level in pattern.items() if name != "codebase"}
+        fitting = [arm for arm in members if all(arm.levels.get(k) == level for k, level in levels.items())]
+        if (wanted := pattern.get("codebase")) is not None:
+            labelled = [arm for arm in fitting if arm.label == wanted]
+            fitting = labelled or [arm for arm in fitting if arm.codebase == wanted]
+        if len(fitting) > 1:
+            names = ", ".join(dict.fromkeys(arm.label for arm in fitting))
+            raise BenchError(f"several arms fit the baseline: {names}", hint="name one by its label")
+        if fitting:
+            found |= {arm.id: fitting[0].id for arm in members}
+    return found
 
 
 def _apply_levels(
@@ -99,7 +138,7 @@ def _apply_levels(
         elif root == "environment":
             if not isinstance(level, int) or isinstance(level, bool) or level < 1:
                 raise BenchError(
-                    f"threads: a positive number is needed, not {level!r}",
+                    f"threads must be a positive number, got {level!r}",
                     where=loaded.place("factors", factor),
                 )
             threads = level
@@ -164,7 +203,16 @@ def _check_options(
 
 
 def make_plan(loaded: LoadedRecipe, codebases: Mapping[str, Codebase], *, aa: bool = False) -> Plan:
-    """Resolve a recipe into arms. Every problem is a BenchError with file and line."""
+    """Resolve a recipe into arms: every combination of levels and arms, less what it excludes.
+
+    Args:
+        loaded: A recipe that was checked for itself.
+        codebases: The known ones, by name.
+        aa: Measure the baseline's arm against itself: the difference is known to be nothing.
+
+    Raises:
+        BenchError: With the file and the line.
+    """
     recipe = loaded.recipe
     for index, spec in enumerate(recipe.arms):
         if spec.codebase not in codebases:
@@ -173,62 +221,64 @@ def make_plan(loaded: LoadedRecipe, codebases: Mapping[str, Codebase], *, aa: bo
                 where=loaded.place("arms", index),
                 hint=did_you_mean(spec.codebase, codebases),
             )
-    for factor in recipe.factors:
-        try:
-            factor_target(factor)
-        except BenchError as error:
-            raise BenchError(error.message, where=loaded.place("factors", factor), hint=error.hint) from None
-
-    specs = list(recipe.arms)
-    baseline = dict(recipe.baseline)
-    if aa:  # one arm against itself: the difference is known to be nothing
-        spec = next((s for s in specs if s.codebase == baseline.get("codebase")), specs[0])
-        name = spec.label or spec.codebase
-        specs = [spec.model_copy(update={"label": f"{name} ({side})"}) for side in "AB"]
-        baseline["codebase"] = specs[0].label
-    labels = [spec.label or spec.codebase for spec in specs]
-    for index, label in enumerate(labels):
-        if label in labels[:index]:
-            raise BenchError(
-                f"two arms are called '{label}'",
-                where=loaded.place("arms", index),
-                hint="give one a label of its own",
-            )
-    names = {*labels, *(spec.codebase for spec in specs)}
-    if baseline:
-        _check_pattern(loaded, baseline, ("baseline",), names)
-    for index, pattern in enumerate(recipe.exclude):
-        _check_pattern(loaded, pattern, ("exclude", index), names | {s.codebase for s in recipe.arms})
-
-    arms: list[Arm] = []
-    for combination in itertools.product(*recipe.factors.values()):
-        levels = dict(zip(recipe.factors, combination, strict=True))
-        for index, (spec, label) in enumerate(zip(specs, labels, strict=True)):
-            if any(_matches(pattern, spec.codebase, label, levels) for pattern in recipe.exclude):
-                continue
-            place = loaded.place("arms", index if not aa else 0)
-            arms.append(_make_arm(loaded, codebases, spec, label, levels, baseline, place))
+    _refuse_too_many(loaded)
+    specs, baseline = list(enumerate(recipe.arms)), dict(recipe.baseline)
+    if aa:
+        index, spec = next((one for one in specs if one[1].codebase == baseline.get("codebase")), specs[0])
+        specs = [(index, spec.model_copy(update={"label": f"{spec.name} ({side})"})) for side in "AB"]
+        baseline["codebase"] = f"{spec.name} (A)"
+    arms = [
+        _make_arm(loaded, codebases, spec, levels, baseline, loaded.place("arms", index))
+        for levels in _combinations(recipe.factors)
+        for index, spec in specs
+        if not any(_matches(pattern, spec, levels) for pattern in recipe.exclude)
+    ]
     if not arms:
         raise BenchError("exclude leaves nothing to measure", where=loaded.place("exclude"))
-    ids = [arm.id for arm in arms]
-    if len(set(ids)) != len(ids):
-        twice = next(name for name in ids if ids.count(name) > 1)
+    ids, cell_ids = file_names(arm.id for arm in arms), file_names(arm.cell for arm in arms)
+    arms = [replace(arm, id=ids[arm.id], cell=cell_ids[arm.cell]) for arm in arms]
+    final = [arm.id for arm in arms]
+    if twice := next((name for name in final if final.count(name) > 1), None):
         raise BenchError(f"two arms would be called '{twice}'", where=loaded.place("factors"))
+    try:
+        chosen = baseline_ids(arms, baseline)
+    except BenchError as error:
+        raise BenchError(error.message, where=loaded.place("baseline"), hint=error.hint) from None
+    arms = [replace(arm, baseline=chosen.get(arm.id)) for arm in arms]
     cells = {arm.cell: tuple(other for other in arms if other.cell == arm.cell) for arm in arms}
     if any(len({arm.workload.task == "train_eval" for arm in cell}) > 1 for cell in cells.values()):
-        raise BenchError("train_eval is compared with itself only", where=loaded.place("baseline"))
+        raise BenchError(
+            "a train_eval arm can be compared only with train_eval arms", where=loaded.place("baseline")
+        )
     return Plan(recipe.name, tuple(cells.values()), recipe.measure, baseline, aa)
+
+
+def _refuse_too_many(loaded: LoadedRecipe) -> None:
+    """The product of the factors is counted before it is made."""
+    recipe = loaded.recipe
+    count = len(recipe.arms) * math.prod(map(len, recipe.factors.values()))
+    if count > MAX_COMBINATIONS:
+        raise BenchError(
+            f"arms and factors make {count:,} combinations; at most {MAX_COMBINATIONS:,} are planned",
+            where=loaded.place("factors") if recipe.factors else loaded.place("arms"),
+        )
+
+
+def _combinations(factors: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
+    """Every choice of one level of each factor."""
+    for levels in itertools.product(*factors.values()):
+        yield dict(zip(factors, levels, strict=True))
 
 
 def _make_arm(
     loaded: LoadedRecipe,
     codebases: Mapping[str, Codebase],
     spec: ArmSpec,
-    label: str,
     levels: dict[str, Any],
     baseline: Mapping[str, Any],
     place: str,
 ) -> Arm:
+    label = spec.name
     workload, options, threads = _apply_levels(loaded, levels)
     options.update(spec.options)
     _check_options(loaded, codebases[spec.codebase], spec, options, place)
@@ -245,11 +295,11 @@ def _make_arm(
         )
     shown = {key: level for key, level in levels.items() if len(loaded.recipe.factors[key]) > 1}
     return Arm(
-        id=_slug("_".join([label, *(f"{key}-{level_text(level)}" for key, level in shown.items())])),
+        id="_".join([label, *(f"{key}-{level_text(level)}" for key, level in shown.items())]),
         codebase=spec.codebase,
         label=label,
         levels=levels,
-        cell=_slug("_".join(f"{k}-{level_text(v)}" for k, v in levels.items() if k not in baseline)) or "all",
+        cell="_".join(f"{k}-{level_text(v)}" for k, v in levels.items() if k not in baseline) or "all",
         workload=workload,
         options=options,
         variables={**loaded.recipe.environment.variables, **spec.variables},
@@ -274,7 +324,7 @@ def round_orders(arms: int, rounds: int, seed: int) -> list[list[int]]:
 
 def estimate_s_per_step(arm: Arm, past: Mapping[str, float]) -> tuple[float, bool]:
     """Seconds of one step, and whether they come from a past run of the same work (else a rough count of FLOPs)."""
-    key = work_key(arm.codebase, arm.workload.model_dump(), arm.options)
+    key = work_key(arm.codebase, arm.workload, arm.options)
     if key in past:
         return past[key], True
     size = arm.workload.input.size
@@ -286,11 +336,16 @@ def estimate_s_per_step(arm: Arm, past: Mapping[str, float]) -> tuple[float, boo
     return flops * passes * sharing / ROUGH_FLOPS_PER_S[arm.workload.device], False
 
 
-def work_key(codebase: str, workload: Mapping[str, Any], options: Mapping[str, Any]) -> str:
-    """Arms with the same key do the same work and should take about the same time on one machine."""
-    return repr(
-        (codebase, sorted(Workload.model_validate(workload).model_dump().items()), sorted(options.items()))
+def work_key(codebase: str, workload: Workload, options: Mapping[str, Any]) -> str:
+    """Arms with the same key do the same work and should take about the same time on one machine. Where a data set
+    or a file of weights lies has no part in it."""
+    named = workload.model_copy(
+        update={
+            "input": workload.input.model_copy(update={"dataset": Path(workload.input.dataset).name}),
+            "weights": Path(workload.weights).name,
+        }
     )
+    return repr((codebase, sorted(named.model_dump().items()), sorted(options.items())))
 
 
 def steps_of(arm: Arm, measure: Measure) -> int:

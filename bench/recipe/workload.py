@@ -18,14 +18,16 @@ IMAGENET_STD = (58.395, 57.12, 57.375)
 class Strict(BaseModel):
     """Base of everything that is read from a recipe: unknown keys are errors, values do not change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class ShortLong(Strict):
     """Keep-ratio resize: the short side becomes `short` unless the long side would pass `long`."""
 
-    short: Annotated[int, Field(ge=32)]
-    long: Annotated[int, Field(ge=32)]
+    short: Annotated[int, Field(ge=32, le=4096)]
+    """Pixels of the short side."""
+    long: Annotated[int, Field(ge=32, le=4096)]
+    """Most pixels of the long side."""
 
 
 Extent = Annotated[int, Field(ge=32, le=4096)]
@@ -40,11 +42,11 @@ class Input(Strict):
     """`shapes` (generated) or a folder in COCO layout (`annotations/instances_<split>.json` and `<split>/`)."""
     split: str | None = None
     """Split to read; by default train2017 for training, val2017 for inference."""
-    images: Annotated[int, Field(ge=1)] = 16
+    images: Annotated[int, Field(ge=1, le=10_000_000)] = 16
     """Number of images used: the first ones of the split, by id, that have objects."""
     size: tuple[Extent, Extent] | ShortLong = (512, 512)
     """[height, width]: fit with the ratio kept and pad right and bottom to exactly that; or short and long side."""
-    workers: Annotated[int, Field(ge=0)] = 0
+    workers: Annotated[int, Field(ge=0, le=1024)] = 0
     """Loader processes of a codebase's own pipeline."""
 
 
@@ -52,9 +54,12 @@ class Optimizer(Strict):
     """SGD, as all the reference configurations use it."""
 
     lr: Annotated[float, Field(ge=0)] = 1e-3
+    """Learning rate."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Momentum."""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
-    warmup: Annotated[int, Field(ge=0)] = 0
+    """Weight decay."""
+    warmup: Annotated[int, Field(ge=0, le=10_000_000)] = 0
     """Steps in which the learning rate rises linearly from 0 (train_eval)."""
     milestones: tuple[Annotated[int, Field(ge=1)], ...] = ()
     """Steps from which on the learning rate is a tenth of what it was before (train_eval)."""
@@ -68,9 +73,11 @@ class Workload(Strict):
     model: str
     """A canonical model name (`bench list models`)."""
     input: Input = Input()
-    batch_size: Annotated[int, Field(ge=1)] = 2
+    """Images and their size."""
+    batch_size: Annotated[int, Field(ge=1, le=4096)] = 2
     """Images per step and rank."""
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Type of weights and activations."""
     frozen_stages: Annotated[int, Field(ge=-1, le=5)] = 1
     """Backbone stages without gradient: 0 none, 1 the stem and the first stage, … (-1 means 0)."""
     frozen_bn: bool = True
@@ -78,14 +85,18 @@ class Workload(Strict):
     ema: bool = False
     """Keep an exponential moving average of the weights, updated in every step."""
     ema_decay: Annotated[float, Field(gt=0, lt=1)] = 0.9998
+    """Decay of the average."""
     optimizer: Optimizer = Optimizer()
+    """The optimizer."""
     weights: str = "transplant"
     """transplant: one seeded set of weights, the same in every codebase; random: each codebase's own seeded
     initialisation; else the path of a canonical `.npz`, in which `{model}` stands for the model, or a folder of runs:
     what the newest one in it left of a train_eval arm of this model in our own codebase."""
     score_threshold: Annotated[float, Field(ge=0, le=1)] = 0.05
-    max_detections: Annotated[int, Field(ge=1)] = 100
-    steps: Annotated[int, Field(ge=1)] = 100
+    """Lowest score of a detection."""
+    max_detections: Annotated[int, Field(ge=1, le=100_000)] = 100
+    """Most detections of an image."""
+    steps: Annotated[int, Field(ge=1, le=10_000_000)] = 100
     """Steps of a train_eval arm."""
     eval_every: Annotated[int, Field(ge=1)] | None = None
     """Steps of a train_eval arm from one evaluation to the next; by default only after the last one."""
@@ -100,9 +111,11 @@ class Workload(Strict):
     flip: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Probability that a training image of a train_eval arm is mirrored (`input.mode: shared`)."""
     device: Literal["cpu", "cuda"] = "cpu"
-    ranks: Annotated[int, Field(ge=1)] = 1
+    """Device of the workers."""
+    ranks: Annotated[int, Field(ge=1, le=1024)] = 1
     """Processes, one per device; gradients are averaged over them."""
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Seed of weights, batches and sampling."""
 
     @property
     def trains(self) -> bool:

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import platform
-import subprocess
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
@@ -23,18 +23,10 @@ import psutil
 
 Facts = dict[str, Any]
 
-#: Beginnings of the names of environment variables that change speed.
-SPEED_PREFIXES = (
-    "OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "BLIS_", "VECLIB_", "NUMEXPR_", "TBB_",
-    "DNNL_", "ONEDNN_", "ATEN_", "TORCH_", "TORCHINDUCTOR_", "PYTORCH_", "FLAGS_", "PADDLE_", "XLA_",
-    "CUDA_", "CUBLAS_", "CUDNN_", "NCCL_", "NVIDIA_", "HIP_", "ROCR_", "MIOPEN_", "GLOO_",
-    "MALLOC_", "LD_PRELOAD", "OPENCV_", "PYTHONOPTIMIZE", "PYTHONMALLOC",
-)  # fmt: skip
-
 #: Instruction sets that decide which kernels a library picks.
 _ISA_FLAGS = (
     "avx", "avx2", "fma", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16", "avx512_fp16", "avx_vnni",
-    "amx_tile", "amx_bf16", "amx_int8", "asimd", "asimdhp", "asimddp", "sve", "sve2", "bf16", "i8mm",
+    "amx_tile", "amx_bf16", "amx_int8", "neon", "asimd", "asimdhp", "asimddp", "sve", "sve2", "bf16", "i8mm",
 )  # fmt: skip
 
 #: Bits of NVML's clocks-event ("throttle") reasons.
@@ -43,19 +35,6 @@ _CLOCK_REASONS = {
     0x10: "sync boost", 0x20: "software thermal slowdown", 0x40: "hardware thermal slowdown",
     0x80: "hardware power brake slowdown", 0x100: "display clock setting",
 }  # fmt: skip
-
-_LIST_PACKAGES = """
-import sys
-sys.path[:] = [path for path in sys.path if path]  # the current folder is not part of an environment
-import importlib.metadata, json, platform
-packages = {}
-for found in importlib.metadata.distributions():
-    name = found.metadata["Name"]
-    if name and name not in packages:  # the first on the path is the one that is imported
-        packages[name] = found.version
-print(json.dumps({"python": platform.python_version(), "implementation": platform.python_implementation(),
-                  "packages": dict(sorted(packages.items(), key=lambda item: item[0].lower()))}))
-"""
 
 
 def _facts(**sources: Callable[[], Any]) -> Facts:
@@ -69,28 +48,14 @@ def _facts(**sources: Callable[[], Any]) -> Facts:
     return facts
 
 
-def _run(*command: str, timeout_s: float = 10, env: Mapping[str, str] | None = None) -> str:
-    """Standard output of a command. Raises OSError or subprocess.SubprocessError."""
-    return subprocess.run(
-        command,
-        check=True,
-        capture_output=True,
-        text=True,
-        timeout=timeout_s,
-        stdin=subprocess.DEVNULL,
-        env=env,
-    ).stdout
-
-
 # -- the machine -----------------------------------------------------------------------------------------
 
 
 def describe_machine(root: Path = Path("/")) -> Facts:
-    """Everything about the machine and its present state: ``host, os, cpu, memory, load_average, temperature_c``
-    and `gpu_facts`. ``root`` is where ``proc`` and ``sys`` are. Takes a few milliseconds; never raises.
+    """Everything about the machine and its present state, but no name of it: ``os, cpu, memory, load_average,
+    temperature_c`` and `gpu_facts`. ``root`` is where ``proc`` and ``sys`` are. Takes a few milliseconds; never raises.
     """
     facts = _facts(
-        host=platform.node,
         os=lambda: _os_facts(root),
         cpu=lambda: _cpu_facts(root),
         memory=lambda: _memory_facts(root),
@@ -128,7 +93,16 @@ def _os_facts(root: Path) -> Facts:
         container=lambda: (
             True if (root / ".dockerenv").exists() or (root / "run/.containerenv").exists() else None
         ),
+        image_digest=lambda: _image_digest(root),
     )
+
+
+def _image_digest(root: Path) -> str | None:
+    """Of the container's image, where its engine tells: Podman does, Docker does not."""
+    found = re.search(
+        r'^imageid="(?:sha256:)?([0-9a-f]{64})"', _read(root / "run/.containerenv"), re.MULTILINE
+    )
+    return f"sha256:{found[1]}" if found else None
 
 
 def _cpu_facts(root: Path) -> Facts:
@@ -378,54 +352,26 @@ def foreign_load(interval_s: float = 0.2, threshold_cores: float = 0.05) -> list
     ]
 
 
-# -- software --------------------------------------------------------------------------------------------
-
-
-def environment_of(python: Path, env: Mapping[str, str] | None = None) -> Facts:
-    """What an interpreter has: ``{python, implementation, packages: {name: version}}``, all installed packages on
-    its path. Asks the interpreter itself (3.8 or newer, nothing needed in it). Empty when it does not answer.
-    """
-    try:
-        return dict(json.loads(_run(str(python), "-c", _LIST_PACKAGES, timeout_s=120, env=env)))
-    except (OSError, ValueError, subprocess.SubprocessError):
-        return {}
-
-
-def git_revision(folder: Path) -> Facts:
-    """``{revision, dirty}`` of a folder that git tracks, else empty.
-
-    Dirty means changes to tracked files: new files, such as results, are not changes of the code. A folder inside
-    a work tree that git does not track (an environment in a clone) is no revision of anything.
-    """
-    git = ("git", "-C", str(folder))
-    try:
-        _run(*git, "ls-files", "--error-unmatch", ".")
-        revision = _run(*git, "rev-parse", "HEAD").strip()
-        changes = _run(*git, "--no-optional-locks", "status", "--porcelain", "--untracked-files=no")
-    except (OSError, subprocess.SubprocessError):
-        return {}
-    return {"revision": revision, "dirty": bool(changes.strip())}
-
-
-def speed_variables(env: Mapping[str, str]) -> dict[str, str]:
-    """Those of an environment's variables that change speed, sorted."""
-    return {name: env[name] for name in sorted(env) if name.startswith(SPEED_PREFIXES)}
+#: What tells one kind of processor from another.
+_CPU_KIND = (
+    "model", "family", "architecture", "instruction_sets", "physical_cores", "logical_cores", "quota_cores",
+)  # fmt: skip
 
 
 def fingerprint(machine: Mapping[str, Any]) -> str:
-    """12 hexadecimal digits, the same for every machine of the same kind: CPU model, cores, memory to the GiB,
-    GPU models. The name of the host and the state of the machine have no part in it.
+    """12 hexadecimal digits, the same for every machine of the same kind: CPU model, family, stepping, instruction
+    sets and cores, memory to the GiB, GPU models, memory and driver. The state of the machine has no part in it.
+
+    Of a record that lacks a fact it is of the others: such a machine equals none whose record has the fact.
     """
     cpu, memory = machine.get("cpu", {}), machine.get("memory", {})
     kind = {
-        "cpu": [
-            cpu.get(key)
-            for key in ("model", "architecture", "physical_cores", "logical_cores", "quota_cores")
-        ],
+        "cpu": [cpu.get(key) for key in _CPU_KIND],
         "memory_gib": round(memory.get("total_bytes", 0) / (1 << 30)),
         "gpus": [
             [gpu.get("model"), round(gpu.get("memory_total_bytes", 0) / (1 << 30))]
             for gpu in machine.get("gpus", [])
         ],
+        "gpu_driver": machine.get("gpu_driver"),
     }
     return hashlib.sha256(json.dumps(kind, sort_keys=True).encode()).hexdigest()[:12]

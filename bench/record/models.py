@@ -2,94 +2,297 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat
 
-SCHEMA_VERSION = 1
+from bench.recipe.workload import Workload
+from bench.record.names import FileName, InnerPath, file_name
+
+#: 2: data sets by name, split and checksum; no path, host or user name of the machine; ground truth beside predictions.
+SCHEMA_VERSION = 2
 
 Status = Literal["ok", "failed", "partial"]
 
+#: Beyond the schema: what recipes, workers and frameworks say in words of their own.
+Facts = dict[str, Any]
+
+
+def _known_version(version: int) -> int:
+    if not 1 <= version <= SCHEMA_VERSION:
+        raise ValueError(
+            f"schema {version} is unknown: this bench reads schemas 1 to {SCHEMA_VERSION}; update it"
+        )
+    return version
+
+
+SchemaVersion = Annotated[int, AfterValidator(_known_version)]
+
 
 class RecordModel(BaseModel):
-    """Records of a newer minor schema may hold more keys; they are kept, not refused."""
+    """A record may hold more keys than the schema; they are kept, not refused."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", use_attribute_docstrings=True)
+
+
+# -- the journal ---------------------------------------------------------------------------------------------
+
+
+class RankTimes(RecordModel):
+    """When the steps of one rank's block began, and when the last one ended. Nanoseconds of the worker's clock."""
+
+    start_ns: Annotated[list[int], Field(min_length=1)]
+    """Start of every step."""
+    end_ns: int
+    """End of the last step."""
+
+
+class Block(RecordModel):
+    """One finished block of an arm: a line of the journal."""
+
+    arm: str
+    """Id of the arm."""
+    launch: Annotated[int, Field(ge=0)]
+    """Launch, from 0."""
+    round: Annotated[int, Field(ge=-1)]
+    """0-based within the launch; -1 of the warm-up."""
+    position: Annotated[int, Field(ge=0)]
+    """Place of the arm in the order of the round."""
+    ranks: Annotated[list[RankTimes], Field(min_length=1)]
+    """The times of every rank."""
+    batches: list[int] = Field(default_factory=list)
+    """Number of the batch of each step on the first rank; empty: not known."""
+    taken_cores: float | None = None
+    """Processors that others kept busy meanwhile; None: not observed."""
+    allowed_cores: float = 0.1
+    """More than this is a disturbance."""
+    losses: dict[str, list[float | None]] = Field(default_factory=dict)
+    """Of a train_eval arm: loss → value of every step; None where it is no finite number."""
+
+    @property
+    def steps(self) -> int:
+        """Steps of the block."""
+        return len(self.ranks[0].start_ns)
+
+
+# -- parts of an arm's record ----------------------------------------------------------------------------------
 
 
 class Failure(RecordModel):
     """Why an arm failed."""
 
     reason: Literal["crash", "killed", "oom", "hang", "exception", "nan", "protocol", "environment", "audit"]
+    """What happened."""
     message: str
+    """The message of the failure."""
     stage: str = ""
     """The message the worker was answering: hello, prepare, run_block, …"""
     launch: int = 0
-    log: str = ""
+    """Launch in which it happened, from 0."""
+    log: InnerPath = ""
     """Path of the log, relative to the run folder."""
     log_tail: list[str] = Field(default_factory=list)
+    """Last lines of the log."""
 
 
 class Memory(RecordModel):
     """One memory pass, per rank. Bytes."""
 
     rank: int = 0
+    """Rank of the process."""
     launch: int = 0
+    """Launch, from 0."""
     host_baseline_bytes: int | None = None
     """Resident set after the framework was imported, before the model was built."""
     host_peak_bytes: int | None = None
     """Highest resident set over the pass."""
     allocated_bytes: int | None = None
+    """Peak of allocated memory of the device."""
     reserved_bytes: int | None = None
+    """Peak of reserved memory of the device."""
     device_bytes: int | None = None
+    """Memory of the process by NVML."""
     described: bool = False
     """The audit looked at the work in this process before, and what it needs for that is in the figures."""
+
+
+class Losses(RecordModel):
+    """The losses of one step."""
+
+    launch: int
+    """Launch, from 0."""
+    round: int | None = None
+    """Round within the launch, from 0."""
+    step: int | None = None
+    """Of a train_eval arm: 0-based step of the training."""
+    losses: dict[str, float | None]
+    """Loss → value; None where it is no finite number."""
+
+
+class Prediction(RecordModel):
+    """One prediction pass: every image once."""
+
+    path: InnerPath
+    """Detections in COCO's results format, relative to the run folder."""
+    images: Annotated[int, Field(ge=0)]
+    """Images predicted."""
+    detections: Annotated[int, Field(ge=0)]
+    """Detections written."""
+    seconds: FiniteFloat = 0.0
+    """Seconds of the whole pass."""
+    phases: dict[str, FiniteFloat] = Field(default_factory=dict)
+    """Phase → seconds of all images."""
+
+
+class Truth(RecordModel):
+    """What every evaluation of an arm is of."""
+
+    split: str
+    """Split of the data set."""
+    checksum: str
+    """Checksum of images and annotations."""
+    ground_truth: InnerPath
+    """Annotations in COCO's format, relative to the run folder."""
+    image_ids: list[int]
+    """Images evaluated."""
+
+
+class Accuracy(RecordModel):
+    """Boxes or masks of one evaluation (`bench.judge.accuracy.Evaluation`, without the image ids)."""
+
+    metrics: dict[str, float | None]
+    """Metric of COCO → value from 0 to 1; None where it is undefined."""
+    objects: int = 0
+    """Objects to find, crowds not counted."""
+    images_without_objects: int = 0
+    """Images without any annotation."""
+    detections: int = 0
+    """Detections in these images."""
+
+
+class Evaluation(RecordModel):
+    """The accuracy of an arm after a number of steps."""
+
+    step: int | None = None
+    """None of task eval."""
+    train_s: FiniteFloat | None = None
+    """Seconds of all steps so far; None of task eval."""
+    predictions: Prediction
+    """The detections evaluated."""
+    bbox: Accuracy | None = None
+    """Accuracy of boxes."""
+    segm: Accuracy | None = None
+    """Accuracy of masks."""
+
+    def kinds(self) -> dict[Literal["bbox", "segm"], Accuracy]:
+        """What was evaluated, boxes before masks."""
+        found = {}
+        if self.bbox is not None:
+            found["bbox"] = self.bbox
+        if self.segm is not None:
+            found["segm"] = self.segm
+        return found  # type: ignore[return-value]
+
+
+class Revision(RecordModel):
+    """The code that git tracks; empty where git tracks none."""
+
+    revision: str | None = None
+    """Commit."""
+    dirty: bool | None = None
+    """Tracked files were changed."""
+    diff: InnerPath = ""
+    """The changes, relative to the run folder; cut where they are longer than `bench.record.machine.MAX_DIFF_BYTES`."""
+
+
+class Environment(RecordModel):
+    """The interpreter that an arm ran in."""
+
+    python: str | None = None
+    """Version of Python."""
+    implementation: str | None = None
+    """Implementation of Python."""
+    packages: dict[str, str] = Field(default_factory=dict)
+    """Distribution → version, of all that are installed."""
+    git: Revision = Field(default_factory=Revision)
+    """Of the codebase's source, where git tracks it."""
+    variables: dict[str, str] = Field(default_factory=dict)
+    """Variables that change speed, and those that the recipe and the adapter set."""
+    preloaded: list[str] = Field(default_factory=list)
+    """Modules that all arms of this codebase were forked with."""
+
+
+class DatasetRecord(RecordModel):
+    """A data set that the run used."""
+
+    name: str = ""
+    """Name of the data set."""
+    split: str = ""
+    """Split of the data set."""
+    images: int = 0
+    """Images used."""
+    checksum: str = ""
+    """Checksum of images and annotations."""
+
+
+# -- records ---------------------------------------------------------------------------------------------------
 
 
 class ArmRecord(RecordModel):
     """Identity, facts and outcome of one arm; the raw samples are beside it."""
 
-    schema_version: int = SCHEMA_VERSION
-    id: str
+    schema_version: SchemaVersion = SCHEMA_VERSION
+    """Version of this schema."""
+    id: FileName
     """File-safe name, unique in the run."""
     codebase: str
+    """Name of the codebase."""
     label: str
     """How reports name the arm: the codebase, and the levels that tell it from its neighbours."""
-    levels: dict[str, Any] = Field(default_factory=dict)
+    levels: Facts = Field(default_factory=dict)
     """Factor → level of this arm (without the codebase)."""
-    cell: str
+    cell: FileName
     """Arms with the same cell are interleaved and compared with each other."""
-    workload: dict[str, Any]
-    """The resolved workload (bench.recipe.workload.Workload)."""
-    options: dict[str, Any] = Field(default_factory=dict)
+    baseline: str | None = None
+    """Id of the arm that this one is compared with; its own id, if it is the baseline."""
+    workload: Workload
+    """The work of the arm, as resolved."""
+    options: Facts = Field(default_factory=dict)
+    """Options of the arm."""
     status: Status
+    """ok, failed, or partial after an interruption."""
     failure: Failure | None = None
+    """Why the arm failed."""
     launches: int = 0
+    """Launches that were measured."""
     blocks: int = 0
+    """Blocks that were measured."""
     steps: int = 0
-    description: dict[str, Any] = Field(default_factory=dict)
+    """Steps that were measured."""
+    description: Facts = Field(default_factory=dict)
     """What the worker said of the work (bench.worker.api.Description)."""
-    audit: dict[str, Any] = Field(default_factory=dict)
+    audit: Facts = Field(default_factory=dict)
     """What was observed of a few steps: ``ranks``, one `bench.worker.audit.audit` per rank, in canonical names."""
-    environment: dict[str, Any] = Field(default_factory=dict)
-    """python, packages {name: version}, git {revision, dirty}, variables {name: value}."""
+    environment: Environment = Field(default_factory=Environment)
+    """The interpreter of the arm."""
     phases: dict[str, list[float]] = Field(default_factory=dict)
     """Phase → seconds per step, one value per step of the phase passes (data, forward, backward, …)."""
     operators: dict[str, list[float]] = Field(default_factory=dict)
     """Operator → seconds in a step, and `step` → seconds of all of it, one value per operator pass."""
     memory: list[Memory] = Field(default_factory=list)
-    losses: list[dict[str, Any]] = Field(default_factory=list)
-    """First and last losses of each launch: {launch, step, losses: {name: value}}."""
-    predictions: dict[str, Any] | None = None
-    """{path, images, detections, seconds, phases} of the prediction pass."""
-    evaluated: dict[str, Any] | None = None
-    """What every evaluation is of: {split, checksum, image_ids, ground_truth (path)}."""
-    evaluations: list[dict[str, Any]] = Field(default_factory=list)
-    """One per evaluation: step (None: of task eval), train_s (seconds of all steps so far), predictions (as above),
-    bbox and segm (bench.judge.accuracy.Evaluation, without the image ids)."""
-    input: dict[str, Any] = Field(default_factory=dict)
+    """Memory passes."""
+    losses: list[Losses] = Field(default_factory=list)
+    """First and last losses of each launch."""
+    predictions: Prediction | None = None
+    """Detections of the last prediction pass."""
+    evaluated: Truth | None = None
+    """What the predictions are evaluated against."""
+    evaluations: list[Evaluation] = Field(default_factory=list)
+    """Every evaluation, by steps."""
+    input: Facts = Field(default_factory=dict)
     """Of a train_eval arm: what decided order and augmentation: SHA-256 of the schedule of its batches, seed, flip."""
     warnings: list[str] = Field(default_factory=list)
+    """What the reader of a report must know."""
 
     def memory_counted(self) -> list[Memory]:
         """The memory passes of processes that had not described their work before, if there are any: tools of the
@@ -98,30 +301,50 @@ class ArmRecord(RecordModel):
         return [one for one in self.memory if not one.described] or self.memory
 
 
+def _named_recipe(recipe: Facts) -> Facts:
+    if "name" in recipe:
+        file_name(str(recipe["name"]))
+    return recipe
+
+
 class RunRecord(RecordModel):
     """What was asked for, where and with what."""
 
-    schema_version: int = SCHEMA_VERSION
-    id: str
-    recipe: dict[str, Any]
+    schema_version: SchemaVersion = SCHEMA_VERSION
+    """Version of this schema."""
+    id: FileName
+    """Name of the run folder."""
+    recipe: Annotated[Facts, AfterValidator(_named_recipe)]
     """The recipe as resolved, factors and overrides applied."""
     recipe_path: str = ""
+    """File of the recipe."""
     command: list[str] = Field(default_factory=list)
+    """Command line."""
     started_utc: str
+    """Time of the start."""
     ended_utc: str | None = None
+    """Time of the end."""
     status: Literal["running", "complete", "interrupted", "failed"] = "running"
+    """State of the run."""
     bench_version: str
-    git: dict[str, Any] = Field(default_factory=dict)
-    machine: dict[str, Any] = Field(default_factory=dict)
+    """Version of bench."""
+    git: Revision = Field(default_factory=Revision)
+    """Of bench itself."""
+    machine: Facts = Field(default_factory=dict)
+    """`bench.record.machine.describe_machine`."""
     load_before: list[float] = Field(default_factory=list)
+    """Load averages before the run."""
     load_after: list[float] = Field(default_factory=list)
-    dataset: dict[str, Any] = Field(default_factory=dict)
-    """Per dataset used: path, images, checksum."""
-    arms: list[str] = Field(default_factory=list)
+    """Load averages after the run."""
+    dataset: dict[str, DatasetRecord] = Field(default_factory=dict)
+    """Data sets used, by `name/split`."""
+    arms: list[FileName] = Field(default_factory=list)
     """Ids of all planned arms, in plan order."""
-    baseline: dict[str, Any] = Field(default_factory=dict)
+    baseline: Facts = Field(default_factory=dict)
     """Factor or `codebase` → level; the arm of a cell group that the others are compared with."""
     aa: bool = False
-    check: dict[str, Any] | None = None
+    """Whether the baseline was measured against itself."""
+    check: Facts | None = None
     """Of a run of `bench check`: revisions, verdict, comparisons."""
     warnings: list[str] = Field(default_factory=list)
+    """What the reader of a report must know."""

@@ -17,7 +17,9 @@ Everything is data: nothing read here is ever evaluated or unpickled.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,8 +29,13 @@ import pandas as pd
 from pydantic import BaseModel, ValidationError
 
 from bench.errors import BenchError, StorageError
-from bench.record.models import ArmRecord, RunRecord
-from bench.record.samples import samples_frame
+from bench.record.models import ArmRecord, Block, Revision, RunRecord
+from bench.record.names import file_name
+from bench.record.places import Places
+from bench.record.samples import problem_of, read_samples, samples_frame
+from bench.record.software import git_diff, git_revision
+
+JOURNAL = "blocks.jsonl"
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -64,64 +71,103 @@ def write_atomic(path: Path, text: str | bytes) -> None:
 
 def _read_model(path: Path, model: type[ModelT]) -> ModelT:
     try:
-        return model.model_validate(json.loads(path.read_text()))
+        return model.model_validate_json(path.read_bytes())
     except FileNotFoundError:
         raise BenchError(
-            "no such record", where=str(path), hint="bench list runs shows what is there"
+            "record not found", where=str(path), hint="bench list runs shows what is there"
         ) from None
-    except (ValueError, ValidationError) as error:
-        raise BenchError(f"not a valid record: {error}", where=str(path)) from None
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        field = ".".join(map(str, first["loc"]))
+        message = first["msg"].removeprefix("Value error, ")
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        problem = f"{field}: {message}{more}" if field else f"{message}{more}"
+        raise BenchError(f"not a valid record: {problem}", where=str(path)) from None
+    except OSError as error:
+        raise BenchError(f"cannot be read: {error.strerror or error}", where=str(path)) from None
 
 
 class Run:
-    """One run folder."""
+    """One run folder. ``cache``: the cache folder of the session that measures it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, cache: Path | None = None) -> None:
         self.folder = folder
+        self.places = Places(folder.absolute(), cache)
 
     # -- reading -------------------------------------------------------------------------------------------------
 
     def record(self) -> RunRecord:
+        """What was asked for, where and with what."""
         return _read_model(self.folder / "run.json", RunRecord)
 
     def arms(self) -> list[ArmRecord]:
         """Records of the arms that ended, in plan order."""
         paths = {path.stem: path for path in (self.folder / "arms").glob("*.json")}
-        planned = [arm for arm in self.record().arms if arm in paths]
-        return [_read_model(paths[arm], ArmRecord) for arm in planned]
+        records = []
+        for arm in (arm for arm in self.record().arms if arm in paths):
+            records.append(_read_model(paths[arm], ArmRecord))
+            if records[-1].id != arm:
+                raise BenchError(f"id: '{records[-1].id}' is not the name of the file", where=str(paths[arm]))
+        return records
+
+    def status(self) -> str:
+        """The status of the record; `killed` when it says running and no session holds the folder any more."""
+        status = self.record().status
+        return "killed" if status == "running" and not _held(self.folder / ".lock") else status
 
     def samples(self, arm: str) -> pd.DataFrame:
-        """Raw samples of an arm (`SAMPLE_COLUMNS`); of an arm that has not ended, what the journal holds."""
-        path = self.folder / "samples" / f"{arm}.parquet"
+        """Raw samples of an arm (`SAMPLE_COLUMNS`). Of an arm that has not ended, or whose table is torn, those of
+        the journal.
+
+        Raises:
+            BenchError: a time that is not positive and finite, or a torn table and no journal.
+        """
+        path = self.folder / "samples" / f"{file_name(arm)}.parquet"
+        problem = None
         if path.exists():
-            return pd.read_parquet(path)
-        return samples_frame([block for block in self.journal() if block["arm"] == arm])
+            try:
+                return self._sound(arm, path, read_samples(path))
+            except ValueError as error:
+                problem = str(error)
+        found = samples_frame([block for block in self.journal() if block.arm == arm])
+        if problem is not None and found.empty:
+            raise BenchError(f"{problem}; the journal has no samples of {arm} either", where=str(path))
+        return self._sound(arm, self.folder / JOURNAL, found)
+
+    def _sound(self, arm: str, path: Path, samples: pd.DataFrame) -> pd.DataFrame:
+        if problem := problem_of(samples):
+            raise BenchError(f"{arm}: {problem}", where=str(path), hint="measure this arm again")
+        return samples
 
     def loss_curve(self, arm: str) -> dict[str, list[float]]:
         """Losses of every step of a train_eval arm, by name; empty for other arms."""
         curve: dict[str, list[float]] = {}
         for block in self.journal():
-            if block["arm"] == arm:
-                for name, values in block.get("losses", {}).items():
-                    curve.setdefault(name, []).extend(values)
+            if block.arm == arm:
+                for name, values in block.losses.items():
+                    curve.setdefault(name, []).extend(
+                        math.nan if value is None else value for value in values
+                    )
         return curve
 
-    def journal(self) -> list[dict[str, Any]]:
-        """Finished blocks. A torn last line, left by a kill or a full disk, is not a finished block."""
-        path = self.folder / "blocks.jsonl"
+    def journal(self) -> list[Block]:
+        """Finished blocks. A torn line, left by a kill or a full disk, is not a finished block."""
+        path = self.folder / JOURNAL
         blocks = []
-        if path.exists():
-            for line in path.read_bytes().split(b"\n"):
-                try:
-                    blocks.append(json.loads(line))
-                except ValueError:
-                    continue
+        for line in path.read_bytes().split(b"\n") if path.exists() else ():
+            with contextlib.suppress(ValidationError):
+                blocks.append(Block.model_validate_json(line))
         return blocks
 
     # -- writing -------------------------------------------------------------------------------------------------
 
     def write_record(self, record: RunRecord) -> None:
-        write_atomic(self.folder / "run.json", record.model_dump_json(indent=1))
+        """Write `run.json`, without anything of this machine's folders and names."""
+        values = record.model_dump(mode="json")
+        for name in ("recipe", "recipe_path"):
+            values[name] = self.places.recipe(values[name])
+        values["command"] = [self.places.argument(one) for one in record.command]
+        self._write("run.json", values)
 
     def write_arm(self, record: ArmRecord, samples: pd.DataFrame) -> None:
         """Samples first: an arm's record never speaks of samples that are not there."""
@@ -131,16 +177,44 @@ class Run:
             temporary = path.with_suffix(".tmp")
             samples.to_parquet(temporary, index=False, compression="zstd")
             os.replace(temporary, path)
-        write_atomic(self.folder / "arms" / f"{record.id}.json", record.model_dump_json(indent=1))
+        values = record.model_dump(mode="json")
+        values["workload"] = self.places.recipe(values["workload"])
+        self._write(f"arms/{record.id}.json", values)
 
-    def append_block(self, block: dict[str, Any]) -> None:
+    def _write(self, name: str, values: Any) -> None:
+        text = json.dumps(self.places.portable(values), indent=1, ensure_ascii=False)
+        write_atomic(self.folder / name, text)
+
+    def note_revision(self, folder: Path, name: str) -> Revision:
+        """The revision of a source folder; changes that are not committed are stored as `diffs/<name>.diff`."""
+        revision = Revision.model_validate(git_revision(folder))
+        if revision.dirty and (diff := git_diff(folder)):
+            revision.diff = f"diffs/{name}.diff"
+            write_atomic(self.folder / revision.diff, self.places.text(diff))
+        return revision
+
+    def append_block(self, block: Block) -> None:
         """One line, handed to the system before this returns, so that a later kill cannot lose it.
 
         A line that a full disk tore is ended by the newline that the next one starts with.
         """
-        path = self.folder / "blocks.jsonl"
+        path = self.folder / JOURNAL
+        values = block.model_dump(mode="json", exclude=None if block.losses else {"losses"})
+        line = json.dumps(self.places.portable(values), separators=(",", ":")).encode()
         with _storage_errors(path), path.open("ab") as file:
-            file.write(b"\n" + json.dumps(block, separators=(",", ":")).encode() + b"\n")
+            file.write(b"\n" + line + b"\n")
+
+
+def _held(lock: Path) -> bool:
+    """Whether a session holds this lock."""
+    try:
+        with lock.open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # no such file, or a file system without locks
+        return False
+    return False
 
 
 def find_runs(root: Path) -> list[Path]:
@@ -158,5 +232,5 @@ def resolve_run(name: str, root: Path) -> Path:
     matches = [run for run in runs if run.name.startswith(name) or run.name.endswith(f"-{name}")]
     if len(matches) == 1:
         return matches[0]
-    problem = "several runs match" if matches else "no such run"
+    problem = "several runs match" if matches else "run not found"
     raise BenchError(f"{problem}: {name}", hint=f"bench list runs shows the runs in {root}")

@@ -10,9 +10,10 @@ from typing import Any
 
 import yaml
 
+from bench import shipped
 from bench.errors import BenchError
 
-PUBLISHED = Path(__file__).resolve().parents[2] / "results" / "published"
+PUBLISHED = shipped.ROOT / "results" / "published"
 _HINT = "the published tables are part of the repository, not of the installed package"
 ZOO, THROUGHPUT, SOLOV2 = "mmdetection_model_zoo", "detectron2_benchmarks", "solov2_reference_log"
 

@@ -85,7 +85,7 @@ def read_solov2_log(path: Path) -> Solov2Log:
                 and one.settings.get("use_ema") == str(ema)
                 and one.wall_clock is not None
             ):
-                return one, one.wall_clock
+                return one, one.wall_clock.cut_to_seconds()
         raise _missing(path, f"a run of {format} with use_ema = {ema}")
 
     def pair(ema: bool) -> Pair:
@@ -131,4 +131,4 @@ def _after_20000(path: Path, found: tuple[Placed, ...], format: str) -> After200
 
 
 def _missing(path: Path, what: str) -> BenchError:
-    return BenchError(f"this is not the reference log: it has not {what}", where=str(path))
+    return BenchError(f"not the reference log: {what} is missing", where=str(path))

@@ -11,7 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from bench.judge.accuracy import Difference, IouType, match, paired_difference
+from bench.judge.difference import Difference, match, paired_difference
+from bench.judge.pairs import counterpart_of
+from bench.judge.results import IouType
 from bench.record.models import ArmRecord
 from bench.record.run import Run
 
@@ -110,7 +112,7 @@ def _cell(
     last = [one.ap for one in made]
     target = min((ap for ap in last if ap is not None), default=None)
     target = target if target and None not in last else None
-    references = [_reference(arm, arms, baseline) for arm in arms]
+    references = [counterpart_of(arm, arms, baseline) for arm in arms]
     final = []
     for arm, one, reference in zip(arms, made, references, strict=True):
         differences = _differences(run, arm, reference) if reference and reference is not arm else {}
@@ -122,15 +124,16 @@ def _cell(
                 differences=differences,
             )
         )
-    truth, evaluation = arms[0].evaluated or {}, arms[0].evaluations[-1]["bbox"]
+    truth, boxes = arms[0].evaluated, arms[0].evaluations[-1].bbox
+    assert truth is not None
     return CellAccuracy(
         cell=cell,
-        model=str(arms[0].workload["model"]),
-        split=str(truth["split"]),
-        checksum=str(truth["checksum"]),
-        images=len(truth["image_ids"]),
-        images_without_objects=int(evaluation["images_without_objects"]),
-        objects=int(evaluation["objects"]),
+        model=arms[0].workload.model,
+        split=truth.split,
+        checksum=truth.checksum,
+        images=len(truth.image_ids),
+        images_without_objects=boxes.images_without_objects if boxes else 0,
+        objects=boxes.objects if boxes else 0,
         target_ap=target,
         arms=tuple(final),
         partings=tuple(_partings(made)),
@@ -138,21 +141,23 @@ def _cell(
 
 
 def _arm(run: Run, arm: ArmRecord, name: str) -> ArmAccuracy:
-    kinds: list[IouType] = [kind for kind in TITLES if kind in arm.evaluations[-1]]
-    predictions = arm.evaluations[-1]["predictions"]
-    images, phases = predictions["images"], predictions["phases"]
+    last = arm.evaluations[-1].kinds()
+    predictions = arm.evaluations[-1].predictions
+    images, phases = predictions.images, predictions.phases
     return ArmAccuracy(
         arm=arm.id,
         codebase=arm.codebase,
         label=arm.label,
         name=name,
-        ema=bool(arm.workload.get("ema")),
+        ema=arm.workload.ema,
         evaluations=tuple(
-            Evaluated(one["step"], one["train_s"], {kind: one[kind]["metrics"]["AP"] for kind in kinds})
+            Evaluated(
+                one.step, one.train_s, {kind: found.metrics["AP"] for kind, found in one.kinds().items()}
+            )
             for one in arm.evaluations
         ),
-        metrics={kind: arm.evaluations[-1][kind]["metrics"] for kind in kinds},
-        detections=int(predictions["detections"]),
+        metrics={kind: found.metrics for kind, found in last.items()},
+        detections=predictions.detections,
         fps=images / sum(phases.values()) if sum(phases.values()) else None,
         phase_s={phase: seconds / images for phase, seconds in phases.items()},
         losses=tuple(run.loss_curve(arm.id).get("loss", ())),
@@ -166,28 +171,19 @@ def _reached_s(arm: ArmAccuracy, target: float | None) -> float | None:
     return next(reached, None)
 
 
-def _reference(arm: ArmRecord, arms: Sequence[ArmRecord], baseline: Mapping[str, Any]) -> ArmRecord | None:
-    """The arm of the baseline's codebase at the same levels: with EMA where the arm has it, without where not."""
-    wanted = baseline.get("codebase")
-    fitting = [other for other in arms if other.levels == arm.levels]
-    return next(
-        (one for key in ("label", "codebase") for one in fitting if getattr(one, key) == wanted), None
-    )
-
-
 def _differences(run: Run, arm: ArmRecord, reference: ArmRecord) -> dict[IouType, Difference]:
     """At the last step that both evaluated."""
-    steps = [one["step"] for one in reference.evaluations]
-    common = [one for one in arm.evaluations if one["step"] in steps]
+    steps = [one.step for one in reference.evaluations]
+    common = [one for one in arm.evaluations if one.step in steps]
     if not common or arm.evaluated is None or arm.evaluated != reference.evaluated:
         return {}
     mine = common[-1]
-    other = next(one for one in reference.evaluations if one["step"] == mine["step"])
-    truth = run.folder / arm.evaluated["ground_truth"]
-    paths = [run.folder / one["predictions"]["path"] for one in (mine, other)]
+    other = next(one for one in reference.evaluations if one.step == mine.step)
+    truth = run.folder / arm.evaluated.ground_truth
+    paths = [run.folder / one.predictions.path for one in (mine, other)]
     if not all(path.exists() for path in (truth, *paths)):
         return {}
-    kinds = [kind for kind in TITLES if kind in mine and kind in other]
+    kinds = [kind for kind in mine.kinds() if kind in other.kinds()]
     return {
         kind: paired_difference(match(truth, paths[0], kind), match(truth, paths[1], kind)) for kind in kinds
     }

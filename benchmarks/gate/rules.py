@@ -2,7 +2,7 @@
 
 Each takes the step times in seconds of the baseline and of the current revision, [N] and [M], and says
 whether it would fail the change. Written from the behaviour of the tools named, for the table of
-`docs/gate.md`.
+`docs/notebook/gate-error-rates.md`.
 """
 
 from __future__ import annotations

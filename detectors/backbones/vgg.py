@@ -38,7 +38,7 @@ class VGG16(nn.Module):
             self.stages.append(stage)
         self.fc6 = Conv2d(in_channels, 1024, 3, padding=6, dilation=6)
         self.fc7 = Conv2d(1024, 1024, 1)
-        self.out_channels = [512, 1024]
+        self.out_channels = [STAGES[3][-1], 1024]
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

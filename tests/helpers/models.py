@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest.mock import patch
+
 import numpy as np
 import torch
 from torch import nn
 
 from detectors import Target, build, list_models
+from detectors.backbones import resnet, vgg
 from detectors.backbones.resnet import ResNet
 from detectors.htc import HTC
 from detectors.necks.fpn import FPN
@@ -36,10 +42,15 @@ def target(*boxes: tuple[float, float, float, float], size: tuple[int, int] = (S
     return Target(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4), labels, masks)
 
 
-def small(name: str, num_classes: int = CLASSES) -> nn.Module:
-    """A model that looks at few proposals, so that its steps are quick."""
+def small(name: str, num_classes: int = CLASSES, **settings: Any) -> nn.Module:
+    """A model of few layers that looks at few proposals, so that its steps are quick. ``settings``: as of ``build``."""
     torch.manual_seed(0)
-    model = small_solov2(num_classes) if name.startswith("solov2") else build(name, num_classes=num_classes)
+    with few_layers():
+        model = (
+            small_solov2(num_classes, deformable="dcn" in name)
+            if name.startswith("solov2")
+            else build(name, num_classes=num_classes, **settings)
+        )
     if isinstance(model, RegionDetector) and model.rpn is not None:
         model.rpn.pre_nms = model.rpn.post_nms = (32, 32)
     for module in model.modules():
@@ -48,9 +59,17 @@ def small(name: str, num_classes: int = CLASSES) -> nn.Module:
     return model
 
 
-def small_solov2(num_classes: int) -> SOLOv2:
+@contextmanager
+def few_layers() -> Iterator[None]:
+    """ResNet-50 has one block per stage and VGG-16 a quarter of its channels: of every layer there is one."""
+    stages = ((16, 16), (32, 32), (64, 64, 64), (128, 128, 128), (128, 128, 128))
+    with patch.dict(resnet.BLOCKS, {50: (1, 1, 1, 1)}), patch.object(vgg, "STAGES", stages):
+        yield
+
+
+def small_solov2(num_classes: int, *, deformable: bool = False) -> SOLOv2:
     """SOLOv2-light with grids of fewer cells, for objects of small images."""
-    body = ResNet(50)
+    body = ResNet(50, dcn_stages=(5,) if deformable else ())
     neck = FPN(body.out_channels)
     grids = (8, 6, 5, 4, 3)
     levels = [Level(cells, sizes, 2) for cells, sizes in zip(grids, LIGHT_SIZES, strict=True)]
@@ -58,7 +77,7 @@ def small_solov2(num_classes: int) -> SOLOv2:
         body,
         neck,
         MaskFeatures(256, 128, 128),
-        GridHead(256, 256, num_classes, 128, convs=2, grids=grids),
+        GridHead(256, 256, num_classes, 128, convs=2, grids=grids, deformable=deformable),
         levels,
     )
 

@@ -23,11 +23,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 from bench.importers import import_logs
+from bench.importers.clock import Clock
 from bench.importers.formats.detectors import FORMAT
 from bench.inputs import shapes
+from detectors import build, calibrate, runtime, train, training_state
 from detectors import config as configs
 from detectors import eval as evaluation
-from detectors import runtime, train, training_state
 from detectors.coco import Batch
 from detectors.config import ConfigError
 from detectors.eval import METRICS
@@ -53,8 +54,19 @@ def shapes_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def backbone_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights of a backbone whose frozen statistics fit its random convolutions."""
+    torch.manual_seed(0)
+    model = build("mask_rcnn_r50_fpn", num_classes=8)
+    calibrate(model, torch.randn(1, 3, 96, 128), torch.tensor([[96, 128]]))
+    path = tmp_path_factory.mktemp("weights") / "backbone.pth"
+    torch.save(model.backbone.state_dict(), path)
+    return path
+
+
 @pytest.fixture
-def write_config(tmp_path: Path, shapes_folder: Path) -> Callable[..., Path]:
+def write_config(tmp_path: Path, shapes_folder: Path, backbone_file: Path) -> Callable[..., Path]:
     """Writes a config on shapes; keyword arguments replace top-level keys of ``TINY``.
 
     Nothing is evaluated unless ``evaluated``: that takes longer than training does.
@@ -67,7 +79,13 @@ def write_config(tmp_path: Path, shapes_folder: Path) -> Callable[..., Path]:
         }
         data = {"train": split, "workers": 0} | ({"val": split} if evaluated else {})
         path = tmp_path / f"{name}.yaml"
-        content = {**TINY, "data": data, "output": str(tmp_path / name), **changes}
+        content = {
+            **TINY,
+            "data": data,
+            "weights": str(backbone_file),
+            "output": str(tmp_path / name),
+            **changes,
+        }
         path.write_text(yaml.safe_dump(content, sort_keys=False))
         return path
 
@@ -252,6 +270,30 @@ def test_a_backbone_of_another_project_is_begun_with(
     assert torch.equal(model["backbone.stages.0.0.conv1.conv.weight"], other.layer1[0].conv1.weight)
 
 
+def test_a_detector_of_torchvision_is_fine_tuned_on_other_classes(
+    tmp_path: Path, write_config: Callable[..., Path]
+) -> None:
+    other = torchvision.models.detection.maskrcnn_resnet50_fpn(weights=None, weights_backbone=None)
+    torch.save(other.state_dict(), tmp_path / "coco.pth")
+    path = write_config(weights=str(tmp_path / "coco.pth"), schedule={"iterations": 1})
+    assert train.main([str(path)]) == 0
+    log = (tmp_path / "run" / "train.log").read_text()
+    assert "torchvision: matched 301 of 307; other shape 6 (box_head.classes.weight" in log
+    model = training_state.read(tmp_path / "run" / "checkpoint_00000001.pt")["model"]
+    assert torch.equal(
+        model["backbone.stages.0.0.conv1.conv.weight"], other.backbone.body.layer1[0].conv1.weight
+    )
+
+
+def test_random_layers_that_never_learn_are_refused(
+    write_config: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train.main([str(write_config(weights=None))]) == 2
+    error = capsys.readouterr().err
+    assert "are random and never learn" in error
+    assert "set weights: imagenet or a file" in error
+
+
 class Toy(nn.Module):
     """A model with one loss, for what does not depend on the model."""
 
@@ -332,7 +374,9 @@ def test_the_log_says_what_bench_reads(tmp_path: Path, write_config: Callable[..
     assert log.broken_lines == 0
     text = file.read_text()
     (last,) = [line for line in text.splitlines() if " iter: 2/2 " in line]
-    fields = FORMAT.fields(last.encode())
+    line = FORMAT.read(last.encode(), Clock())
+    assert line is not None
+    fields = line.fields
     assert set(fields.losses) == {"loss", "loss_classification", "loss_bbox_regression"}
     assert fields.losses["loss"] == pytest.approx(
         fields.losses["loss_classification"] + fields.losses["loss_bbox_regression"], rel=1e-3

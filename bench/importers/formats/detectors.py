@@ -19,7 +19,7 @@ import re
 
 from bench.importers.evaluation import pair_metrics
 from bench.importers.events import Evaluating, Inference
-from bench.importers.formats import Format
+from bench.importers.format import Format
 
 NAME = "detectors"
 
@@ -27,7 +27,7 @@ FORMAT = Format(
     name=NAME,
     title="detectors (this project)",
     marker=b" detectors INFO: iter: ",
-    start=re.compile(rb"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}) detectors INFO: iter: ()(\d+)/(\d+)  "),
+    start=re.compile(rb"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}) detectors INFO: iter: ()(\d+)/(\d+) {1,9}"),
     claim=re.compile(rb"\bdetectors INFO: iter: "),
     keys={
         "lr": "lr",
@@ -37,19 +37,19 @@ FORMAT = Format(
         "max_mem": "memory_mb",
     },
     once=b" INFO: ",
-    end=re.compile(rb"  max_mem: \d+ MB$"),
+    end=re.compile(rb" max_mem: \d+ MB$"),
     others=(
         (b"evaluating: ", re.compile(rb" detectors INFO: evaluating: \d+/\d+$"), lambda _: (Evaluating(),)),
         (
             b"inference: ",
-            re.compile(rb" detectors INFO: inference: (\d+) images  s/image: (\d+\.\d+)  FPS: (\d+\.\d+)$"),
+            re.compile(rb" detectors INFO: inference: (\d+) images +s/image: (\d+\.\d+) +FPS: (\d+\.\d+)$"),
             lambda m: (Inference(NAME, images=int(m[1]), s_per_image=float(m[2]), fps=float(m[3])),),
         ),
         (
             b"evaluation: ",
-            re.compile(rb" detectors INFO: evaluation: (\w+)  (.*)$"),
+            re.compile(rb" detectors INFO: evaluation: (\w{1,40}) (.*)$"),
             lambda m: (pair_metrics(m[1].decode("ascii", "replace"), m[2]),),
         ),
     ),
-    caveats=("s/iter is wall time since the line before, evaluation taken out",),
+    caveats=("s/iter and data are means since the line before; the time of evaluations is left out",),
 )

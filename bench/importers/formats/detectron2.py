@@ -12,7 +12,7 @@ the hooks. The copypaste line is evaluation in percent.
 import re
 
 from bench.importers.events import Evaluating, Inference
-from bench.importers.formats import Format, duration_s
+from bench.importers.format import Format, duration_s
 
 NAME = "detectron2"
 
@@ -21,13 +21,13 @@ FORMAT = Format(
     title="detectron2, text",
     marker=b".utils.events",
     start=re.compile(
-        rb"\[(\d\d/\d\d \d\d:\d\d:\d\d)(?: (?:d2|detectron2)\.utils\.events\]|\] (?:d2|detectron2)\.utils\.events INFO)"
-        rb": +(?:eta: (?:-?\d+ days?, )?\d+:\d\d:\d\d  )?iter: ()(\d+)()  "
+        rb"\[(\d\d/\d\d \d\d:\d\d:\d\d)(?: [\w.]{1,40}\.utils\.events\]|\] [\w.]{1,40}\.utils\.events INFO)"
+        rb": {0,9}(?:eta: (?:-?\d{1,9} days?, )?\d{1,9}:\d\d:\d\d {1,9})?iter: ()(\d+)() {1,9}"
     ),
-    claim=re.compile(rb"\.utils\.events[ \]].* iter: "),
+    claim=re.compile(rb"\.utils\.events[ \]].{0,80} iter: "),
     keys={"lr": "lr", "time": "s_per_iter", "data_time": "data_s", "max_mem": "memory_mb"},
     once=b".utils.events",
-    end=re.compile(rb" max_mem: \d+M *$| lr: (?:[\d.e+-]+|N/A) *$"),
+    end=re.compile(rb" max_mem: \d+M$| lr: (?:[\d.e+-]+|N/A)$"),
     closed=False,
     others=(
         (b"Inference done", re.compile(rb"\bInference done \d+/\d+\."), lambda _: (Evaluating(),)),
@@ -39,7 +39,11 @@ FORMAT = Format(
             lambda m: (Inference(NAME, total_s=duration_s(m[1]), s_per_batch=float(m[2])),),
         ),
     ),
+    evaluates_first=True,
     caveats=(
-        "time stops before the hooks (EMA, evaluation, checkpoints) and is a mean since the run's start",
+        "time is the mean since the run's start, data_time of the last 20 iterations",
+        "time stops before the hooks (EMA, evaluation, checkpoints)",
+        "losses are medians of the last 20 iterations",
+        "max_mem is the peak since the start",
     ),
 )

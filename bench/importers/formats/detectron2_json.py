@@ -11,28 +11,28 @@ import re
 
 from bench.importers.evaluation import json_metrics
 from bench.importers.events import Evaluating
-from bench.importers.formats import Format
+from bench.importers.format import Format, JsonKeys
 
 FORMAT = Format(
     name="detectron2-json",
     title="detectron2, metrics.json",
     marker=b'"total_loss": ',
-    start=re.compile(rb'()\{(?=.*\}$).*"iteration": ()(\d+)()[,}]'),
+    start=re.compile(rb'\{"'),
     claim=re.compile(rb'"total_loss": '),
     keys={"lr": "lr", "time": "s_per_iter", "data_time": "data_s"},
     once=b"{",
     end=re.compile(rb"\}$"),
-    is_json=True,
+    json=JsonKeys("iteration", lambda line: "total_loss" in line),
     mixed=b'/AP"',
     others=(
         (
             b'/AP"',
-            re.compile(rb'^\{.*"\w+/AP": .*"iteration": \d+.*\}$'),
+            re.compile(rb"\{.*\}$"),
             lambda m: json_metrics(m[0]) or (Evaluating(),),
         ),
     ),
     caveats=(
+        "values are medians of the last 20 iterations",
         "prints no time of day: the wall clock is unknown",
-        "time is the median of the last 20 iterations",
     ),
 )

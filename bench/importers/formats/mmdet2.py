@@ -13,7 +13,7 @@ import re
 
 from bench.importers.evaluation import mm_metrics
 from bench.importers.events import Evaluating, Inference
-from bench.importers.formats import Format
+from bench.importers.format import Format
 
 NAME = "mmdet2"
 
@@ -22,11 +22,11 @@ FORMAT = Format(
     title="mmdetection 1.x/2.x, text",
     marker=b", data_time: ",
     start=re.compile(
-        rb"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}) - (?:\S+ - )?INFO - "
-        rb"(?:Epoch(?:\(train\))? \[(\d+)\]\[|Iter(?:\(train\))? \[)(\d+)/(\d+)\](?:\t| +)"
+        rb"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}) - (?:\S{1,100} - )?INFO - "
+        rb"(?:Epoch(?:\(train\))? \[(\d+)\]\[|Iter(?:\(train\))? \[)(\d+)/(\d+)\][\t ]{1,20}"
     ),
     claim=re.compile(
-        rb"(?:Epoch|Iter)(?:\(train\))? \[\d[\d\]\[]*/?\d*(?:\][\t ]|$)|/\d+\](?:\t| +)lr: .*, "
+        rb"(?:Epoch|Iter)(?:\(train\))? \[\d[\d\]\[]{0,40}/?\d{0,20}(?:\][\t ]|$)|/\d{1,20}\][\t ]{1,20}lr: "
     ),
     keys={"lr": "lr", "time": "s_per_iter", "data_time": "data_s", "memory": "memory_mb"},
     once=b" - INFO - ",
@@ -36,21 +36,20 @@ FORMAT = Format(
     others=(
         (
             b"(val) [",
-            re.compile(rb" - INFO - (?:Epoch|Iter)\(val\) \[.*?\]\t(.*)"),
+            re.compile(rb"(?:Epoch|Iter)\(val\) \[[\d\]\[/ ]{1,60}\][\t ]{1,20}(?=\S)(.*)"),
             lambda m: mm_metrics(m[1]) or (Evaluating(),),
         ),
         (
             b"Overall fps",
-            re.compile(rb"Overall fps: (\d+\.\d+) img / s, times per image: (\d+\.\d+) ms / img"),
-            lambda m: (Inference(NAME, fps=float(m[1]), s_per_image=float(m[2]) / 1000),),
-        ),
-        (
-            b"Overall fps",
-            re.compile(rb"Overall fps: (\d+\.\d+) img / s$"),
-            lambda m: (Inference(NAME, fps=float(m[1])),),
+            re.compile(
+                rb"Overall fps: (\d+(?:\.\d+)?) img / s(?:, times per image: (\d+(?:\.\d+)?) ms / img)?"
+            ),
+            lambda m: (Inference(NAME, fps=float(m[1]), s_per_image=float(m[2]) / 1000 if m[2] else None),),
         ),
     ),
     caveats=(
-        "time is the mean over the logging interval; EMA and other hooks count as the next iteration's data_time",
+        "values are means over the logging interval",
+        "EMA and other hooks count as the next iteration's data_time",
+        "memory is the peak since the start, the highest of all ranks",
     ),
 )

@@ -11,7 +11,7 @@ their mean wall time.
 import re
 
 from bench.importers.events import BestMetric, Evaluating, Inference
-from bench.importers.formats import Format
+from bench.importers.format import Format
 
 NAME = "paddledetection-2020"
 
@@ -20,10 +20,11 @@ FORMAT = Format(
     title="PaddleDetection of 2020",
     marker=b"-INFO: iter: ",
     start=re.compile(rb"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3})-INFO: iter: ()(\d+)(), "),
-    claim=re.compile(rb"-INFO: iter: |^.{0,40}\biter: \d+, lr: .*'loss"),
+    claim=re.compile(rb"-INFO: iter: |\biter: \d{1,20}, lr: [\d.e-]{1,20}, 'loss"),
     keys={"lr": "lr", "batch_cost": "s_per_iter", "time": "s_per_iter", "ips": "images_per_s"},
     once=b"-INFO: ",
     end=re.compile(rb" images/sec$|, time: \d+\.\d+, eta: (?:-?\d+ days?, )?\d+:\d\d:\d\d$"),
+    first_times_nothing=True,
     others=(
         (b"Test ", re.compile(rb"-INFO: Test (?:finish )?iter \d+$"), lambda _: (Evaluating(),)),
         (
@@ -39,7 +40,7 @@ FORMAT = Format(
     ),
     caveats=(
         "batch_cost is the mean of the last 20 iterations: the line after an evaluation holds the evaluation's time",
-        "losses are medians of the last 20 iterations",
+        "losses are medians of the last 20 iterations, ips is images by batch_cost",
         "`Best test box ap` is the mask AP of a model without boxes",
     ),
 )

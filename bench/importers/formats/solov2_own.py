@@ -10,7 +10,7 @@ Iterations count from 1; losses are those of one iteration; no rate is printed.
 import re
 
 from bench.importers.events import Evaluating, Inference
-from bench.importers.formats import Format
+from bench.importers.format import Format
 
 NAME = "solov2-own"
 
@@ -32,7 +32,7 @@ FORMAT = Format(
         ),
         (
             b"Speed: ",
-            re.compile(rb"-INFO: Speed: (\d+\.\d+)s per image,  (\d+\.\d+) FPS\.$"),
+            re.compile(rb"-INFO: Speed: (\d+\.\d+)s per image, {1,9}(\d+\.\d+) FPS\.$"),
             lambda m: (Inference(NAME, s_per_image=float(m[1]), fps=float(m[2])),),
         ),
     ),

@@ -10,8 +10,8 @@ epoch began (not read); time and data are means of the last 20. No time of day.
 
 import re
 
-from bench.importers.events import Evaluating, Inference
-from bench.importers.formats import Format, duration_s
+from bench.importers.events import EpochTotal, Evaluating, Inference
+from bench.importers.format import Format, duration_s
 
 NAME = "torchvision"
 
@@ -19,22 +19,30 @@ FORMAT = Format(
     name=NAME,
     title="torchvision reference scripts",
     marker=b"Epoch: [",
-    start=re.compile(rb"()Epoch: \[(\d+)\]  \[ *(\d+)/(\d+)\]  "),
-    claim=re.compile(rb"Epoch: \[\d*\]?  \["),
-    keys={"lr": "lr", "time": "s_per_iter", "data": "data_s", "mem": "memory_mb"},
+    start=re.compile(rb"()Epoch: \[(\d+)\] {1,9}\[ {0,9}(\d+)/(\d+)\] {1,9}(?=eta: )"),
+    claim=re.compile(rb"Epoch: \[\d{0,20}\]? {1,9}\["),
+    keys={"lr": "lr", "time": "s_per_iter", "data": "data_s", "max mem": "memory_mb"},
     once=b"Epoch: [",
-    end=re.compile(rb"  (?:max mem: \d+|data: \d+\.\d{4})$"),
+    end=re.compile(rb" (?:max mem: \d+|data: \d+\.\d{4})$"),
     closed=False,
     others=(
-        (b"Test:  [", re.compile(rb"^Test:  \["), lambda _: (Evaluating(),)),
+        (b"Test: ", re.compile(rb"Test: {1,9}\[ {0,9}\d"), lambda _: (Evaluating(),)),
         (
             b"Test: Total",
-            re.compile(rb"^Test: Total time: ((?:\d+ days?, )?[\d:]+) \((\d+\.\d+) s / it\)"),
+            re.compile(rb"Test: Total time: ((?:\d{1,9} days?, )?\d{1,9}:\d\d:\d\d) \((\d+\.\d+) s / it\)"),
             lambda m: (Inference(NAME, total_s=duration_s(m[1]), s_per_batch=float(m[2])),),
+        ),
+        (
+            b"Total time",
+            re.compile(
+                rb"Epoch: \[(\d{1,9})\] Total time: ((?:\d{1,9} days?, )?\d{1,9}:\d\d:\d\d) \((\d+\.\d+) s / it\)"
+            ),
+            lambda m: (EpochTotal(int(m[1]), int(duration_s(m[2])), float(m[3])),),
         ),
     ),
     caveats=(
-        "prints no time of day: the wall clock is unknown",
-        "time is the mean of the last 20 iterations",
+        "losses are medians of the last 20 iterations, time and data their means",
+        "max mem is the peak since the start",
+        "prints no time of day: the rate is that of the epochs' total times",
     ),
 )

@@ -26,7 +26,7 @@ def test_a_codebase_or_model_without_a_mapping_is_said_not_to_be_supported() -> 
     assert not supports("torchvision", "no_such_model")
     assert not supports("no_such_codebase", "faster_rcnn_r50_fpn")
     assert not supports("../torchvision", "faster_rcnn_r50_fpn")
-    with pytest.raises(BenchError, match="no mapping"):
+    with pytest.raises(BenchError, match="have no mapping"):
         to_codebase("no_such_codebase", "faster_rcnn_r50_fpn", {})
 
 

@@ -1,0 +1,209 @@
+"""Everything that arms need, made once and before anything is timed: inputs, schedules, interpreters, weights."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.environments import python_of
+from bench.errors import BenchError
+from bench.inputs import weights as mappings
+from bench.inputs.batches import prepare_batches, prepare_schedule
+from bench.inputs.dataset import Dataset, open_dataset, open_evaluation
+from bench.measure.arm import MeasuredArm, Prepared, Site
+from bench.measure.preflight import check_weights, refuse_other_packages
+from bench.measure.process import WorkerFailure, WorkerGroup
+from bench.recipe.codebases import Codebase
+from bench.recipe.plan import Arm
+from bench.recipe.workload import Workload
+from bench.record.models import DatasetRecord
+from bench.record.run import Run
+from bench.record.software import environment_of
+
+#: The codebase whose seeded initialisation is transplanted into all others; canonical names are its names.
+WEIGHTS_SOURCE = "native"
+
+
+def prepare_all(site: Site, arms: Sequence[MeasuredArm]) -> None:
+    """Prepare every arm that is to be measured. Bad input is a BenchError; an arm without weights or interpreter
+    fails alone."""
+    made = _Made(site)
+    for one in arms:
+        check_weights(one.arm)
+        one.prepared = made.input_of(one.arm.workload)
+    site.run.write_record(site.record)
+    for one in arms:
+        if one.alive:
+            with one.failing(0):
+                one.prepared = made.complete(one)
+
+
+@dataclass
+class _Made:
+    """What is made so far, each distinct thing once."""
+
+    site: Site
+    opened: dict[Any, Dataset] = field(default_factory=dict)
+    inputs: dict[str, Prepared] = field(default_factory=dict)
+    environments: dict[Path, dict[str, Any]] = field(default_factory=dict)
+    canonical: dict[str, Path] = field(default_factory=dict)
+
+    def input_of(self, workload: Workload) -> Prepared:
+        """Images, batches and schedule of a workload."""
+        # What else a workload says (EMA, precision, learning rate, …) does not change its input.
+        same = {"ema": False, "precision": "float32", "device": "cpu", "frozen_bn": False, "frozen_stages": 0}
+        key = repr(sorted(workload.model_copy(update=same).model_dump(exclude={"optimizer"}).items()))
+        if key not in self.inputs:
+            self.inputs[key] = self._input(workload)
+        return self.inputs[key]
+
+    def _input(self, workload: Workload) -> Prepared:
+        cache = self.site.cache
+        if workload.task == "eval":  # timed on the images that it evaluates
+            dataset = self._evaluation(workload)
+        else:
+            key = (workload.input.model_dump_json(), workload.trains)
+            dataset = self._opened(key, lambda: open_dataset(workload.input, workload.task, cache))
+        prepared = Prepared(dataset, prepare_batches(dataset, workload, cache))
+        if workload.evaluates:
+            evaluated = self._evaluation(workload)
+            if evaluated.category_ids != dataset.category_ids:
+                raise BenchError(
+                    "the split to evaluate has other categories than the one to train on",
+                    where=str(evaluated.annotations),
+                )
+            single = workload.model_copy(update={"batch_size": 1, "ranks": 1})
+            batches = prepare_batches(evaluated, single, cache)
+            prepared = replace(prepared, evaluated=evaluated, evaluation_batches=batches)
+        if workload.task == "train_eval":
+            path, sha256 = prepare_schedule(dataset, workload, cache)
+            prepared = replace(prepared, schedule={"path": str(path), "sha256": sha256})
+        return prepared
+
+    def _evaluation(self, workload: Workload) -> Dataset:
+        key = (workload.input.dataset, workload.input.images, workload.eval_split, workload.eval_images)
+        return self._opened(key, lambda: open_evaluation(workload, self.site.cache))
+
+    def _opened(self, key: Any, opening: Any) -> Dataset:
+        if key not in self.opened:
+            dataset: Dataset = opening()
+            self.opened[key] = dataset
+            self.site.record.dataset[f"{dataset.name}/{dataset.split}"] = DatasetRecord(
+                name=dataset.name,
+                split=dataset.split,
+                images=len(dataset.image_ids),
+                checksum=dataset.checksum,
+            )
+        return self.opened[key]
+
+    def complete(self, one: MeasuredArm) -> Prepared:
+        """The input of an arm with its interpreter and weights. Raises WorkerFailure."""
+        arm, prepared = one.arm, one.prepared
+        assert prepared is not None
+        if prepared.schedule:
+            workload = arm.workload
+            sha256 = prepared.schedule["sha256"]
+            shared = {"schedule_sha256": sha256, "seed": workload.seed, "flip": workload.flip}
+            own = {"order": "of the codebase's own loader", "augmentation": "of the codebase's own loader"}
+            one.record.input = shared if workload.input.mode == "shared" else own
+        python = _python_of(self.site.codebase(arm))
+        if python not in self.environments:
+            self.environments[python] = environment_of(python)
+        if one.record.blocks:
+            began = one.record.environment.packages
+            refuse_other_packages(began, self.environments[python].get("packages", {}), arm.id)
+        prepared = replace(prepared, python=python, environment=self.environments[python])
+        if arm.weights is not None:
+            return replace(prepared, weights=_weights_file(arm.weights, arm.workload))
+        canonical = self._canonical_weights_of(one, prepared)
+        if canonical is None:
+            return prepared
+        with np.load(canonical, allow_pickle=False) as file:
+            state = dict(file)
+        model = arm.workload.model
+        target = self.site.scratch / f"{canonical.stem}-{model}-{arm.codebase}.npz"
+        if not target.exists():
+            np.savez(target, **mappings.to_codebase(arm.codebase, model, state))  # type: ignore[arg-type]
+        names = mappings.canonical_names(arm.codebase, model, state)
+        return replace(prepared, weights=target, names=names)
+
+    def _canonical_weights_of(self, one: MeasuredArm, prepared: Prepared) -> Path | None:
+        """The weights an arm starts from, in canonical names; None: its own seeded initialisation."""
+        arm, workload = one.arm, one.arm.workload
+        if workload.weights == "random" or "://" in workload.model:
+            return None
+        if workload.weights == "transplant":
+            source = self.site.codebases.get(WEIGHTS_SOURCE)
+            if source is None or workload.model not in source.models:
+                _own_weights(one, f"{WEIGHTS_SOURCE} offers no {workload.model}")
+                return None
+            options = mappings.source_options(arm.codebase, workload.model, arm.options)
+            canonical = self._canonical(arm, source, prepared, options)
+        else:
+            canonical = _weights_file(workload.weights, workload)
+        if not mappings.supports(arm.codebase, workload.model):
+            _own_weights(one, f"no mapping of {workload.model} to {arm.codebase}")
+            return None
+        return canonical
+
+    def _canonical(self, arm: Arm, source: Codebase, prepared: Prepared, options: dict[str, Any]) -> Path:
+        """Seeded weights of the canonical model, made by the source codebase with these options."""
+        plain = {"ema": False, "precision": "float32", "device": "cpu", "ranks": 1, "weights": "random"}
+        workload = arm.workload.model_copy(update=plain)
+        identity = (
+            f"{workload.model}-{options}-{workload.seed}-{workload.frozen_bn}-{prepared.dataset.checksum}"
+        )
+        key = hashlib.sha256(identity.encode()).hexdigest()[:16]
+        if key not in self.canonical:
+            path = self.site.scratch / f"canonical-{key}.npz"
+            name = f"weights-{workload.model}"
+            maker = Arm(name, source.name, source.name, {}, "", workload, options, {}, arm.threads)
+            self.site.listener.stage(maker, 0, "weights")
+            spec = self.site.launch_spec(maker, _python_of(source), self.site.log(maker, 0))
+            deadline_s = self.site.deadline_s
+            with WorkerGroup(spec) as group:
+                group.start(deadline_s)
+                job = self.site.job(maker, prepared, 0)
+                group.request("prepare", deadline_s, adapter_file=str(source.adapter_file), job=job)
+                group.request("save", deadline_s, path=str(path))
+                group.stop()
+            self.canonical[key] = path
+        return self.canonical[key]
+
+
+def _python_of(codebase: Codebase) -> Path:
+    try:
+        return python_of(codebase)
+    except BenchError as error:
+        raise WorkerFailure("environment", f"{error.message}; {error.hint}", "hello") from None
+
+
+def _own_weights(one: MeasuredArm, reason: str) -> None:
+    """The arm keeps its own random weights, and its record says so."""
+    warning = f"own random weights, not the transplanted ones: {reason}"
+    if warning not in one.record.warnings:
+        one.record.warnings.append(warning)
+
+
+def _weights_file(path: str, workload: Workload) -> Path:
+    """A file of weights, whose name may hold the model's, or the newest that a run in a folder left of the model, in
+    canonical names. Raises WorkerFailure."""
+    file = Path(path.replace("{model}", workload.model)).expanduser().resolve()
+    if file.is_dir():
+        runs = [file] if (file / "run.json").exists() else sorted(p.parent for p in file.glob("*/run.json"))
+        file = next((found for run in reversed(runs) if (found := _kept(Run(run), workload.model))), file)
+    if not file.is_file():
+        raise WorkerFailure("environment", f"no weights of {workload.model} at {file}", "prepare")
+    return file
+
+
+def _kept(run: Run, model: str) -> Path | None:
+    """The checkpoint of the source codebase's arm of a model."""
+    arms = (arm.id for arm in run.arms() if arm.codebase == WEIGHTS_SOURCE and arm.workload.model == model)
+    paths = (run.folder / "checkpoints" / f"{arm}.npz" for arm in arms)
+    return next((path for path in paths if path.is_file()), None)

@@ -1,0 +1,20 @@
+"""Text from files of strangers, made safe to print."""
+
+from __future__ import annotations
+
+import re
+
+# Control characters of C0 and C1 (with the escape character), marks that turn the direction of text, line separators,
+# and halves of surrogate pairs, which no output can encode.
+_UNSAFE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
+)
+
+
+def for_terminal(text: str) -> str:
+    """The text with every character that a terminal would obey shown as its escape; tabs and newlines stay.
+
+    >>> for_terminal("\x1b]0;title\x07")
+    '\\x1b]0;title\\x07'
+    """
+    return _UNSAFE.sub(lambda match: ascii(match[0])[1:-1], text)

@@ -1,0 +1,237 @@
+"""Whatever a codebase, a user or the machine does: one failed arm, nothing measured lost, no process left."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from bench.record.run import Run
+from tests.conftest import FAKE, Cli, alive, pids
+from tests.helpers.runs import wait_for_blocks
+
+SLOW: dict[str, Any] = {"codebase": "fake", "label": "slow", "options": {"step_s": 0.02}}
+
+
+def faulty(**options: Any) -> list[dict[str, Any]]:
+    return [SLOW, {"codebase": "fake", "label": "faulty", "options": {"step_s": 0.001, **options}}]
+
+
+@pytest.mark.parametrize(
+    ("options", "reason", "text"),
+    [
+        ({"kill_at": 4}, "killed", "SIGKILL"),
+        ({"crash_at": 4}, "crash", "exit code 9"),
+        ({"raise_at": 4}, "exception", "raised as asked"),
+        ({"nan_at": 4}, "nan", "loss = nan"),
+        ({"prepare": "raise"}, "exception", "prepare failed as asked"),
+        ({"prepare": "exit"}, "crash", "exit code 7"),
+        ({"hang_at": 4}, "hang", "deadline"),
+        ({"prepare": "hang"}, "hang", "deadline"),
+    ],
+)
+def test_a_faulty_codebase_is_one_failed_arm_with_its_reason_and_the_others_go_on(
+    cli: Cli, tmp_path: Path, options: dict[str, Any], reason: str, text: str
+) -> None:
+    recipe = cli.recipe(arms=faulty(pid_file=str(tmp_path / "pids"), **options))
+    done = cli.run(recipe, "--set", "measure.deadline_s=3")
+    assert done.code == 4, done.err
+    failed, healthy = cli.arm("faulty"), cli.arm("slow")
+    assert failed["status"] == "failed"
+    assert failed["failure"]["reason"] == reason
+    assert text in failed["failure"]["message"]
+    assert healthy["status"] == "ok"
+    assert healthy["blocks"] == 6
+    assert not any(alive(pid) for pid in pids(tmp_path / "pids"))
+    if "prepare" not in options:  # step 4 is in the second block: the first one was measured and stays
+        assert failed["blocks"] >= 1
+
+
+def test_the_log_tail_of_a_failed_arm_shows_where_the_codebase_raised(cli: Cli) -> None:
+    cli.run(cli.recipe(arms=faulty(raise_at=4)))
+    tail = "\n".join(cli.arm("faulty")["failure"]["log_tail"])
+    assert "Traceback" in tail
+    assert "ValueError: raised as asked" in tail
+
+
+def test_garbage_on_standard_output_disturbs_neither_the_messages_nor_the_terminal(cli: Cli) -> None:
+    done = cli.run(cli.recipe(arms=faulty(garbage="\x00\x1b[31m{]")))
+    assert done.code == 0, done.err
+    assert "\x1b[31m{]" not in done.out + done.err
+    log = cli.runs()[-1] / "logs" / "faulty-0.log"
+    assert b"\x1b[31m{]" in log.read_bytes()
+
+
+def test_a_process_that_left_the_workers_group_does_not_outlive_the_run(cli: Cli, tmp_path: Path) -> None:
+    done = cli.run(cli.recipe(arms=faulty(child=str(tmp_path / "children"))))
+    assert done.code == 0, done.err
+    assert len(pids(tmp_path / "children")) == 2  # one a launch
+    assert not any(alive(pid) for pid in pids(tmp_path / "children"))
+
+
+def long_recipe(cli: Cli, tmp_path: Path) -> Path:
+    arms = [{"codebase": "fake", "label": label, "options": {"step_s": 0.03, "pid_file": str(tmp_path / "pids")}}
+            for label in ("slow", "fast")]  # fmt: skip
+    return cli.recipe(arms=arms, measure={"warmup": 1, "steps": 2, "rounds": 30, "launches": 2})
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("blocks", [0, 7])
+def test_an_interrupt_at_any_moment_keeps_the_finished_blocks_and_resume_completes_the_run(
+    cli: Cli, tmp_path: Path, number: signal.Signals, blocks: int
+) -> None:
+    recipe = long_recipe(cli, tmp_path)
+    process = cli.start("run", recipe, "--adapters", FAKE, "--results", cli.results)
+    if blocks:
+        folder = wait_for_blocks(cli, blocks)
+    else:
+        time.sleep(0.9 if number == signal.SIGINT else 1.4)  # somewhere in the preparation
+    process.send_signal(number)
+    process.communicate(timeout=30)
+    assert not any(alive(pid) for pid in pids(tmp_path / "pids"))
+    if not blocks:
+        assert process.returncode in (130, -number)  # before the session: Python's own way to end
+        return
+    assert process.returncode == 130
+    assert Run(folder).record().status == "interrupted"
+    kept = Run(folder).journal()
+    assert len(kept) >= blocks
+    assert {arm.status for arm in Run(folder).arms()} == {"partial"}
+
+    done = cli("run", "--resume", folder, "--adapters", FAKE, "--results", cli.results)
+    assert done.code == 0, done.err
+    run = Run(folder)
+    assert run.record().status == "complete"
+    assert run.journal()[: len(kept)] == kept
+    measured = {arm.id: run.samples(arm.id).query("round >= 0") for arm in run.arms()}
+    pairs = [set(zip(frame["launch"], frame["round"], strict=True)) for frame in measured.values()]
+    assert len(pairs[0] & pairs[1]) == 60
+
+
+def test_a_session_killed_outright_leaves_no_worker_and_its_run_can_be_completed(
+    cli: Cli, tmp_path: Path
+) -> None:
+    process = cli.start(
+        "run", long_recipe(cli, tmp_path), "--adapters", FAKE, "--results", cli.results,
+        "--set", "measure.rounds=6",
+    )  # fmt: skip
+    folder = wait_for_blocks(cli, 5)
+    process.kill()
+    process.communicate()
+    end = time.monotonic() + 10
+    while any(alive(pid) for pid in pids(tmp_path / "pids")) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not any(alive(pid) for pid in pids(tmp_path / "pids"))
+    kept = Run(folder).journal()
+    done = cli("run", "--resume", folder, "--adapters", FAKE, "--results", cli.results)
+    assert done.code == 0, done.err
+    assert Run(folder).journal()[: len(kept)] == kept
+    assert all(arm.description for arm in Run(folder).arms())
+
+
+def test_a_killed_session_leaves_neither_forked_workers_nor_what_they_were_forked_from(
+    cli: Cli, tmp_path: Path
+) -> None:
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter.py").write_text((FAKE / "adapter.py").read_text())
+    (adapter / "adapter.yaml").write_text((FAKE / "adapter.yaml").read_text() + "preload: [numpy]\n")
+    recipe = cli.recipe(arms=[SLOW], measure={"warmup": 1, "steps": 2, "rounds": 500})
+    process = cli.start("run", recipe, "--aa", "--adapters", adapter, "--results", cli.results)
+    wait_for_blocks(cli, 5)
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert len(children) == 3
+    process.kill()
+    process.communicate()
+    assert not psutil.wait_procs(children, timeout=10)[1]
+
+
+def test_two_sessions_at_once_on_one_results_folder_keep_apart(cli: Cli) -> None:
+    recipe = cli.recipe()
+    arguments = ("run", recipe, "--adapters", FAKE, "--results", cli.results)
+    processes = [cli.start(*arguments) for _ in range(2)]
+    for process in processes:
+        _, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err
+    assert len(cli.runs()) == 2
+    for folder in cli.runs():
+        assert [arm.blocks for arm in Run(folder).arms()] == [6, 6]
+
+
+def test_a_run_that_is_being_measured_cannot_be_resumed_at_the_same_time(cli: Cli, tmp_path: Path) -> None:
+    process = cli.start("run", long_recipe(cli, tmp_path), "--adapters", FAKE, "--results", cli.results)
+    folder = wait_for_blocks(cli, 2)
+    second = cli("run", "--resume", folder, "--adapters", FAKE, "--results", cli.results)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    assert second.code == 2
+    assert "another bench session" in second.err
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+def test_a_full_disk_keeps_the_finished_blocks_and_resume_completes_the_run(cli: Cli, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)], capture_output=True)
+    if mount.returncode != 0:
+        pytest.skip("no tmpfs can be mounted here")
+    try:
+        cli.results = disk / "results"
+        filler = disk / "filler"
+        process = cli.start(
+            "run", long_recipe(cli, tmp_path), "--adapters", FAKE, "--results", cli.results,
+            "--set", "measure.rounds=20",
+        )  # fmt: skip
+        folder = wait_for_blocks(cli, 6)
+        with filler.open("wb", buffering=0) as file:
+            try:
+                while True:
+                    file.write(b"\0" * 1024)
+            except OSError:
+                pass
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 4
+        assert "No space left" in err
+        assert "--resume" in err
+        assert not any(alive(pid) for pid in pids(tmp_path / "pids"))
+        kept = Run(folder).journal()
+        assert len(kept) >= 6
+
+        filler.unlink()
+        shutil.copytree(cli.results, tmp_path / "roomier")
+        moved = tmp_path / "roomier" / folder.relative_to(cli.results)
+        done = cli("run", "--resume", moved, "--adapters", FAKE, "--results", tmp_path / "roomier")
+        assert done.code == 0, done.err
+        assert Run(moved).journal()[: len(kept)] == kept
+        assert {arm.status for arm in Run(moved).arms()} == {"ok"}
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=False)
+
+
+def test_a_missing_environment_is_a_failed_arm_that_says_how_to_get_it(cli: Cli, tmp_path: Path) -> None:
+    adapter = tmp_path / "elsewhere"
+    shutil.copytree(FAKE, adapter)
+    text = (adapter / "adapter.yaml").read_text().replace("name: fake\n", "name: elsewhere\n", 1)
+    (adapter / "adapter.yaml").write_text(text + "environment: {kind: own, steps: [{pip: [numpy==2.4.6]}]}\n")
+    recipe = cli.recipe(arms=[SLOW, {"codebase": "elsewhere"}])
+    done = cli.run(recipe, "--adapters", adapter, env={**os.environ, "BENCH_CACHE": str(tmp_path / "cache")})
+    assert done.code == 4
+    failure = cli.arm("elsewhere")["failure"]
+    assert failure["reason"] == "environment"
+    assert "bench env create elsewhere" in failure["message"]
+    assert cli.arm("slow")["status"] == "ok"
+
+
+def test_json_output_is_one_document_and_nothing_else_also_when_an_arm_fails(cli: Cli) -> None:
+    done = cli.run(cli.recipe(arms=faulty(raise_at=4)), "--json")
+    document = json.loads(done.out)
+    assert document["exit_code"] == done.code == 4
+    assert {arm["id"]: arm["status"] for arm in document["arms"]} == {"slow": "ok", "faulty": "failed"}

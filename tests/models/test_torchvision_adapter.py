@@ -1,0 +1,552 @@
+"""The torchvision adapter, and through it what `adapters/torch_common.py` does for every torch codebase."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bench.recipe import codebases
+from bench.recipe.workload import Workload
+from bench.worker.api import Batch, Job
+from tests.conftest import Cli
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("torchvision")
+
+from adapters import torch_common, torch_facts, torch_state  # noqa: E402
+
+TORCHVISION = codebases.load_codebase(codebases.BUILTIN / "torchvision")
+MODELS = sorted(TORCHVISION.models)
+CLASSES = ["cat", "dog"]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def load_adapter(codebase: codebases.Codebase) -> Any:
+    """The `Adapter` class of a folder, imported as the worker imports it."""
+    spec = importlib.util.spec_from_file_location(f"adapter_{codebase.name}", codebase.adapter_file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.Adapter
+
+
+def input_size(model: str) -> tuple[int, int]:
+    return (300, 300) if model == "ssd300_vgg16" else (96, 128)
+
+
+def make_job(
+    model: str,
+    codebase: codebases.Codebase = TORCHVISION,
+    *,
+    weights: str | None = None,
+    options: dict[str, Any] | None = None,
+    dataset: dict[str, Any] | None = None,
+    **workload: Any,
+) -> Job:
+    settings = {"input": {"size": input_size(model)}, **workload}
+    offer = codebase.models[model]
+    return Job(
+        workload=Workload(model=model, **settings).model_dump(mode="json"),
+        options={**offer.options, **(options or {})},
+        model=offer.model_dump(),
+        classes=CLASSES,
+        category_ids=[3, 7],
+        dataset=dataset or {},
+        weights=weights,
+        batches="",
+        threads=1,
+        rank=0,
+        world_size=1,
+        scratch="",
+    )
+
+
+def prepared(model: str, **settings: Any) -> Any:
+    codebase = settings.get("codebase", TORCHVISION)
+    adapter = load_adapter(codebase)(make_job(model, **settings))
+    adapter.prepare()
+    return adapter
+
+
+def make_batch(height: int, width: int) -> Batch:
+    """Two images, the second one lower than its padding; the files are twice as large."""
+    rng = np.random.default_rng(0)
+    sizes = np.array([[height, width], [height - 16, width]])
+    images = rng.standard_normal((2, 3, height, width)).astype(np.float32)
+    images[1, :, height - 16 :] = 0
+    boxes = np.array([[20, 10, 80, 60], [70, 30, 110, 70]], np.float32)
+    masks = np.zeros((2, height, width), np.uint8)
+    for mask, (x1, y1, x2, y2) in zip(masks, boxes.astype(int), strict=True):
+        mask[y1:y2, x1:x2] = 1
+    return Batch(
+        images=images,
+        image_sizes=sizes,
+        original_sizes=2 * sizes,
+        image_ids=np.array([11, 12]),
+        boxes=(boxes, boxes[:1]),
+        labels=(np.array([0, 1]), np.array([1])),
+        masks=(masks, masks[:1]),
+    )
+
+
+def train_step(adapter: Any, data: Any) -> dict[str, float]:
+    losses = adapter.forward(adapter.load(data))
+    adapter.backward(losses)
+    adapter.optimizer_step()
+    values: dict[str, float] = adapter.loss_values(losses)
+    return values
+
+
+def predict(adapter: Any, batch: Batch) -> list[Any]:
+    data = adapter.load(adapter.convert(batch))
+    found: list[Any] = adapter.detections(adapter.postprocess(adapter.network(data), data), data)
+    return found
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_training_step_learns_in_the_unfrozen_parts_only(model: str) -> None:
+    adapter = prepared(model, frozen_stages=2)
+    before = {name: value.clone() for name, value in adapter.model.state_dict().items()}
+    values = train_step(adapter, adapter.convert(make_batch(*input_size(model))))
+    assert len(values) >= 3
+    assert all(np.isfinite(value) and value >= 0 for value in values.values())
+    assert values["loss"] == pytest.approx(sum(v for name, v in values.items() if name != "loss"))
+    frozen = {p for stage in adapter.stages()[:2] for part in stage for p in part.parameters()}
+    assert frozen
+    unchanged = set()
+    for name, parameter in adapter.model.named_parameters():
+        if parameter in frozen:
+            assert not parameter.requires_grad
+            unchanged.add(name)
+        else:
+            assert parameter.grad is not None, name
+            assert torch.isfinite(parameter.grad).all(), name
+    after = adapter.model.state_dict()
+    moved = {name for name in after if not torch.equal(after[name], before[name])}
+    assert not moved & unchanged
+    assert not any("bn" in name or "downsample.1" in name for name in moved), "batch normalisation is frozen"
+    assert moved
+
+
+def test_unfrozen_batch_norm_learns_and_keeps_statistics_except_in_frozen_stages() -> None:
+    adapter = prepared("retinanet_r50_fpn", frozen_bn=False, frozen_stages=1)
+    body = adapter.model.backbone.body
+    train_step(adapter, adapter.convert(make_batch(96, 128)))
+    assert body.bn1.num_batches_tracked == 0
+    assert body.layer1[0].bn1.num_batches_tracked == 0
+    assert body.layer2[0].bn1.num_batches_tracked == 1
+    assert body.layer2[0].bn1.weight.grad is not None
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_detections_are_in_pixels_of_the_original_file(model: str) -> None:
+    height, width = input_size(model)
+    adapter = prepared(model, task="infer", score_threshold=0.005, max_detections=20)
+    found = predict(adapter, make_batch(height, width))
+    assert [one.image_id for one in found] == [11, 12]
+    for one, (rows, columns) in zip(
+        found, [(2 * height, 2 * width), (2 * (height - 16), 2 * width)], strict=True
+    ):
+        assert 0 < len(one.boxes) <= 20
+        assert one.boxes.shape == (len(one.scores), 4)
+        assert set(one.labels.tolist()) <= {0, 1}
+        assert (one.scores >= 0.005).all()
+        assert one.boxes.min() >= 0
+        assert (one.boxes <= [columns, rows, columns, rows]).all()
+        assert one.boxes[:, 2].max() > width, "boxes reach beyond the size of the input"
+        if model == "mask_rcnn_r50_fpn":
+            assert one.masks.shape == (len(one.boxes), rows, columns)
+            assert one.masks.dtype == bool
+        else:
+            assert one.masks is None
+
+
+def test_padding_does_not_change_what_torchvision_itself_would_find() -> None:
+    """The same image, unpadded, through torchvision's own transform and forward."""
+    from torchvision.models.detection import retinanet_resnet50_fpn
+
+    adapter = prepared("retinanet_r50_fpn", task="infer", score_threshold=0.005, frozen_bn=False)
+    batch = make_batch(96, 128)
+    ours = predict(adapter, batch)[0]
+    theirs = retinanet_resnet50_fpn(
+        weights=None, weights_backbone=None, num_classes=2, score_thresh=0.005, detections_per_img=100,
+        min_size=96, max_size=128, image_mean=[0, 0, 0], image_std=[1, 1, 1],
+    ).eval()  # fmt: skip
+    theirs.load_state_dict(adapter.model.state_dict())
+    with torch.inference_mode():
+        reference = theirs([torch.from_numpy(batch.images[0])])[0]
+    assert len(reference["boxes"]) > 10
+    # Scores that differ in the last bit may stand in either order, so every detection looks for its own.
+    boxes, labels = 2 * reference["boxes"].numpy(), reference["labels"].numpy()
+    away = np.abs(ours.boxes[:, None] - boxes).max(axis=-1) + 1000.0 * (ours.labels[:, None] != labels)
+    its = away.argmin(axis=1)
+    assert sorted(its) == list(range(len(boxes)))
+    assert away.min(axis=1).max() < 1e-3
+    np.testing.assert_allclose(ours.scores, reference["scores"].numpy()[its], atol=1e-6)
+
+
+def test_frozen_batch_norm_computes_what_batch_norm_does_in_inference(tmp_path: Path) -> None:
+    open_bn = prepared("fcos_r50_fpn", task="infer", frozen_bn=False, score_threshold=0.005)
+    for name, buffer in open_bn.model.named_buffers():
+        if name.endswith("running_mean"):
+            buffer.normal_(0, 0.1)
+    open_bn.save_weights(str(tmp_path / "weights.npz"))
+    frozen = prepared(
+        "fcos_r50_fpn", task="infer", weights=str(tmp_path / "weights.npz"), score_threshold=0.005
+    )
+    batch = make_batch(96, 128)
+    for one, other in zip(predict(open_bn, batch), predict(frozen, batch), strict=True):
+        np.testing.assert_allclose(one.boxes, other.boxes, atol=1e-2)
+        np.testing.assert_allclose(one.scores, other.scores, atol=1e-5)
+
+
+def test_the_moving_average_equals_a_plain_loop_over_the_weights() -> None:
+    adapter = prepared("retinanet_r50_fpn", ema=True, ema_decay=0.5, frozen_bn=False, optimizer={"lr": 1e-2})
+    data = adapter.convert(make_batch(96, 128))
+    names = ["head.classification_head.cls_logits.weight", "backbone.body.layer4.2.bn3.running_var"]
+    expected: dict[str, Any] = {}
+    for update in range(4):
+        train_step(adapter, data)
+        adapter.ema_update()
+        decay = min(0.5, (1 + update) / (10 + update)) if update else 0.0
+        state = adapter.model.state_dict()
+        for name in names:
+            expected[name] = decay * expected.get(name, 0.0) + (1 - decay) * state[name].double()
+    averaged = adapter.ema.module.state_dict()
+    for name in names:
+        torch.testing.assert_close(averaged[name].double(), expected[name], rtol=1e-5, atol=1e-7)
+        assert not torch.equal(averaged[name], state[name])
+    assert averaged["backbone.body.layer4.2.bn3.num_batches_tracked"] == 4
+
+
+def test_saved_weights_give_the_same_detections_when_loaded(tmp_path: Path) -> None:
+    path = str(tmp_path / "weights.npz")
+    settings: dict[str, Any] = {"task": "infer", "score_threshold": 0.01}
+    first = prepared("fcos_r50_fpn", **settings, seed=1)
+    first.save_weights(path)
+    second = prepared("fcos_r50_fpn", **settings, seed=2, weights=path)
+    batch = make_batch(96, 128)
+    for one, other in zip(predict(first, batch), predict(second, batch), strict=True):
+        assert len(one.boxes)
+        np.testing.assert_array_equal(one.boxes, other.boxes)
+        np.testing.assert_array_equal(one.scores, other.scores)
+
+
+def test_weights_of_another_model_are_refused_by_name(tmp_path: Path) -> None:
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3))
+    path = tmp_path / "weights.npz"
+    np.savez(path, **{"0.weight": np.zeros((4, 3, 1, 1), np.float32), "1.weight": np.zeros(1)})
+    with pytest.raises(ValueError, match=r"missing 1: 0\.bias.*unexpected 1: 1\.weight.*shape 1: 0\.weight"):
+        torch_state.load_weights(model, str(path))
+
+
+def test_a_training_arm_predicts_with_its_averaged_weights_and_goes_on_training() -> None:
+    adapter = prepared("retinanet_r50_fpn", ema=True, frozen_bn=False, score_threshold=0.001)
+    batch = make_batch(96, 128)
+    data = adapter.convert(batch)
+    train_step(adapter, data)
+    adapter.ema_update()
+    flags = [module.training for module in adapter.model.modules()]
+    before = predict(adapter, batch)
+    with torch.no_grad():
+        for parameter in adapter.model.parameters():
+            parameter.zero_()  # not what the average holds
+    after = predict(adapter, batch)
+    np.testing.assert_array_equal(before[0].scores, after[0].scores)
+    assert [module.training for module in adapter.model.modules()] == flags
+    assert np.isfinite(train_step(adapter, data)["loss"])
+
+
+def test_the_description_counts_what_the_model_has() -> None:
+    adapter = prepared(
+        "faster_rcnn_r50_fpn", frozen_stages=2, frozen_bn=False, max_detections=7, score_threshold=0.25
+    )
+    model = adapter.model
+    data = adapter.convert(make_batch(96, 128))
+    state, flags = copy.deepcopy(model.state_dict()), [module.training for module in model.modules()]
+    random_numbers = torch.get_rng_state()
+    facts = adapter.describe(data)
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert [module.training for module in model.modules()] == flags
+    assert torch.equal(torch.get_rng_state(), random_numbers)
+    assert facts.parameters == sum(p.numel() for p in model.parameters())
+    assert facts.trainable_parameters == sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert facts.parameters_by_module["rpn.head"] == sum(p.numel() for p in model.rpn.head.parameters())
+    assert sum(facts.parameters_by_module.values()) == facts.parameters
+    assert sum(facts.trainable_by_module.values()) == facts.trainable_parameters < facts.parameters
+    assert (facts.input_shape, facts.input_dtype, facts.input_layout) == ([2, 3, 96, 128], "float32", "NCHW")
+    assert facts.postprocess["score_threshold"] == 0.25
+    assert facts.postprocess["max_detections"] == 7
+    assert facts.postprocess["proposals"] == 2000, "what torchvision keeps while training"
+    values = train_step(adapter, data)
+    assert facts.loss_terms == [name for name in values if name != "loss"]
+    kept = sum(v.numel() for s in adapter.optimizer.state.values() for v in s.values() if v is not None)
+    assert facts.optimizer["state_values"] == kept
+
+
+def test_flops_are_twice_the_multiply_adds_of_convolutions_and_linear_layers() -> None:
+    from torch import nn
+    from torchvision.ops import DeformConv2d
+
+    image = torch.zeros(2, 4, 10, 12)
+    offsets = torch.zeros(2, 18, 10, 12)
+    cases = [
+        (nn.Conv2d(4, 6, 3, padding=1, groups=2), (image,), 2 * 6 * 10 * 12 * (4 // 2) * 9),
+        (nn.ConvTranspose2d(4, 6, 2, stride=2), (image,), 2 * 10 * 12 * 4 * 6 * 4),
+        (nn.Linear(12, 5), (image,), 2 * 4 * 10 * 12 * 5),
+        (DeformConv2d(4, 6, 3, padding=1), (image, offsets), 2 * 6 * 10 * 12 * 4 * 9),
+    ]
+    for layer, inputs, multiply_adds in cases:
+        model = nn.Sequential(nn.BatchNorm2d(4), layer)  # normalisation is not counted
+        with torch.no_grad():
+            facts = torch_facts.forward_facts(model, lambda layer=layer, inputs=inputs: layer(*inputs))
+        assert facts.flops == 2 * multiply_adds
+
+
+def test_wrong_normalisation_inside_a_model_shows_in_the_mean_of_what_its_first_convolution_gets() -> None:
+    image = torch.full((1, 3, 8, 8), 2.0)
+    layer = torch.nn.Conv2d(3, 4, 3)
+    with torch.no_grad():
+        right = torch_facts.forward_facts(layer, lambda: layer(image))
+        wrong = torch_facts.forward_facts(layer, lambda: layer(image * 255))
+    assert (right.input_mean, wrong.input_mean) == (2.0, 510.0)
+
+
+def test_options_change_how_it_runs_and_not_what_it_computes() -> None:
+    batch = make_batch(96, 128)
+    plain = prepared("retinanet_r50_fpn")
+    nhwc = prepared("retinanet_r50_fpn", options={"channels_last": True})
+    facts = nhwc.describe(nhwc.convert(batch))
+    assert facts.input_layout == "NHWC"
+    assert nhwc.model.head.classification_head.cls_logits.weight.is_contiguous(
+        memory_format=torch.channels_last
+    )
+    first, second = train_step(plain, plain.convert(batch)), train_step(nhwc, nhwc.convert(batch))
+    assert first == pytest.approx(second, rel=1e-4)
+
+
+def test_lower_precision_still_trains_and_predicts() -> None:
+    batch = make_batch(96, 128)
+    adapter = prepared("fcos_r50_fpn", precision="bfloat16", score_threshold=0.001)
+    exact = prepared("fcos_r50_fpn")
+    low, full = (train_step(one, one.convert(batch))["loss"] for one in (adapter, exact))
+    assert low == pytest.approx(full, rel=0.05)
+    assert low != full
+    assert len(predict(adapter, batch)[0].boxes)
+
+
+class OneWeight(torch_common.TorchAdapter):
+    """A model of one weight; `factor` is a hundred times its gradient."""
+
+    factor = 1e-7
+
+    def build_model(self) -> Any:
+        return torch.nn.Linear(1, 1, bias=False)
+
+    def compute_losses(self, data: Any) -> dict[str, Any]:
+        return {"loss_a": (self.model(data) * self.factor).float().sum() / 100}
+
+    def load(self, data: Any) -> Any:
+        return data
+
+
+def test_small_float16_gradients_survive_and_an_overflow_skips_the_step() -> None:
+    settings = {"precision": "float16", "frozen_stages": 0, "optimizer": {"lr": 1.0, "weight_decay": 0.0}}
+    adapter = OneWeight(make_job("fcos_r50_fpn", **settings))
+    adapter.prepare()
+    torch.nn.init.zeros_(adapter.model.weight)
+    train_step(adapter, torch.ones(1, 1))
+    moved = adapter.model.weight.item()
+    assert moved == pytest.approx(-1e-9, rel=0.1), "float16 ends at 6e-8"
+    adapter.factor = float("inf")
+    train_step(adapter, torch.ones(1, 1))
+    assert adapter.model.weight.item() == moved
+
+
+RANK = """
+import sys
+sys.path[:0] = sys.argv[1:3]
+import torch
+from test_torchvision_adapter import Job, OneWeight, make_job, train_step
+rank, settings = int(sys.argv[3]), {"frozen_stages": 0, "ranks": 2, "optimizer": {"lr": 1.0, "weight_decay": 0.0}}
+adapter = OneWeight(Job(**{**vars(make_job("fcos_r50_fpn", **settings)), "rank": rank, "world_size": 2}))
+adapter.factor = 100.0
+adapter.prepare()
+start = adapter.model.weight.item()
+values = train_step(adapter, torch.full((1, 1), float(1 + 2 * rank)))
+print(start, adapter.model.weight.item(), values["loss"])
+adapter.close()
+"""
+
+
+def test_two_ranks_average_their_gradients_and_keep_their_own_losses() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    paths = [str(codebases.BUILTIN.parent), str(Path(__file__).parent)]
+    variables = {
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "OMP_NUM_THREADS": "1",
+    }
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", RANK, *paths, str(rank)],
+            env={**os.environ, **variables, "RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    outputs = [rank.communicate(timeout=120)[0] for rank in ranks]
+    (start, first, loss), (other_start, second, other_loss) = (map(float, text.split()) for text in outputs)
+    assert start == other_start
+    assert first == second == pytest.approx(start - (1 + 3) / 2)
+    assert [loss, other_loss] == pytest.approx([start, 3 * start])
+
+
+def test_ssd_at_another_size_than_its_own_is_refused() -> None:
+    with pytest.raises(ValueError, match="300x300"):
+        prepared("ssd300_vgg16", input={"size": (320, 320)})
+
+
+def test_frozen_stages_of_an_unknown_backbone_are_refused_rather_than_ignored() -> None:
+    job = make_job("faster_rcnn_r50_fpn")
+    unknown = {"name": "fasterrcnn_mobilenet_v3_large_320_fpn"}
+    adapter = load_adapter(TORCHVISION)(Job(**{**vars(job), "model": unknown}))
+    with pytest.raises(ValueError, match="frozen_stages: 0"):
+        adapter.prepare()
+
+
+# -- its own loader --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shapes_input(tmp_path: Path) -> tuple[Any, Any, list[Batch]]:
+    """Three generated images as a data set and as the shared batches that bench makes of them."""
+    from bench.inputs.batches import prepare_batches
+    from bench.inputs.dataset import open_dataset
+    from bench.worker.batches import load_batches
+
+    workload = Workload(model="mask_rcnn_r50_fpn", input={"images": 3, "size": (96, 128), "mode": "pipeline"})
+    dataset = open_dataset(workload.input, "train", tmp_path)
+    batches = load_batches(str(prepare_batches(dataset, workload, tmp_path)), 0, 1)
+    return workload, dataset, batches
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_own_loader_gives_the_same_images_objects_and_order_as_the_shared_batches(
+    shapes_input: tuple[Any, Any, list[Batch]], workers: int
+) -> None:
+    workload, dataset, batches = shapes_input
+    job = make_job(
+        workload.model,
+        input={**workload.input.model_dump(), "workers": workers},
+        dataset={
+            "images": str(dataset.images),
+            "annotations": str(dataset.annotations),
+            "image_ids": list(dataset.image_ids),
+        },
+    )
+    job = Job(**{**vars(job), "classes": dataset.classes, "category_ids": dataset.category_ids})
+    adapter = load_adapter(TORCHVISION)(job)
+    assert len(batches) == 2
+    loaded = adapter.pipeline()
+    for batch in [*batches, batches[0]]:
+        own, shared = next(loaded), adapter.convert(batch)
+        assert own.image_ids == shared.image_ids
+        assert own.image_sizes == shared.image_sizes
+        assert own.original_sizes == shared.original_sizes
+        assert own.images.shape == shared.images.shape
+        assert (own.images - shared.images).abs().max() < 0.05, "two of 255 levels"
+        for field in ("boxes", "labels", "masks"):
+            for mine, theirs in zip(getattr(own, field), getattr(shared, field), strict=True):
+                torch.testing.assert_close(mine, theirs)
+    adapter.close()
+
+
+# -- the example of docs/tutorial/wrap-your-codebase.md ---------------------------------------------------------
+
+
+DOCUMENT = codebases.BUILTIN.parent / "docs" / "tutorial" / "wrap-your-codebase.md"
+
+
+def write_example(folder: Path) -> None:
+    """The two files that the document shows, as a user would paste them."""
+    blocks = dict(re.findall(r"^`(adapter\.\w+)`:\n\n```\w+\n(.*?)^```", DOCUMENT.read_text(), re.M | re.S))
+    assert set(blocks) == {"adapter.yaml", "adapter.py"}
+    assert sum(len(text.splitlines()) for text in blocks.values()) < 80
+    folder.mkdir()
+    for name, text in blocks.items():
+        (folder / name).write_text(text)
+
+
+def test_the_adapter_shown_in_the_documents_trains_and_predicts(tmp_path: Path) -> None:
+    folder = tmp_path / "example"
+    write_example(folder)
+    (codebase,) = [found for found in codebases.find_codebases([tmp_path]).values() if found.folder == folder]
+    (model,) = codebase.models
+    adapter = prepared(model, codebase=codebase, frozen_stages=0, ema=True)
+    batch = make_batch(96, 128)
+    values = train_step(adapter, adapter.convert(batch))
+    assert len(values) >= 2
+    assert all(np.isfinite(value) for value in values.values())
+    adapter.ema_update()
+    facts = adapter.describe(adapter.convert(batch))
+    assert facts.parameters == sum(p.numel() for p in adapter.model.parameters())
+    found = predict(
+        prepared(model, codebase=codebase, frozen_stages=0, task="infer", score_threshold=0.001), batch
+    )
+    assert len(found[0].boxes)
+    assert set(found[0].labels.tolist()) <= {0, 1}
+    assert (found[0].boxes <= [256, 192, 256, 192]).all()
+
+
+@pytest.mark.parametrize("found_as", ["folder", "entry point"])
+def test_an_adapter_outside_this_repository_is_found_and_measured(cli: Cli, found_as: str) -> None:
+    package = cli.folder / "site" / "tinyfcos_bench"
+    package.parent.mkdir()
+    write_example(package)
+    options = {}
+    if found_as == "entry point":  # what `pip install` of such a package leaves
+        (package / "__init__.py").touch()
+        info = cli.folder / "site" / "tinyfcos_bench-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: tinyfcos-bench\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text("[bench.adapters]\ntinyfcos = tinyfcos_bench\n")
+        options["env"] = {**os.environ, "PYTHONPATH": str(package.parent)}
+    arguments = ["--adapters", package] if found_as == "folder" else []
+    workload = {"task": "train", "model": "tiny_fcos", "weights": "random", "frozen_stages": 0}
+    recipe = cli.recipe(
+        workload={**workload, "batch_size": 1, "input": {"images": 1, "size": [64, 64]}},
+        arms=["tinyfcos"], baseline="tinyfcos", measure={"warmup": 1, "steps": 1, "rounds": 1, "launches": 1},
+    )  # fmt: skip
+    done = cli("run", recipe, "--results", cli.results, "--quiet", *arguments, **options)
+    assert done.code == 0, done.err
+    assert cli.arm("tinyfcos")["status"] == "ok"
+
+
+def test_listing_an_adapter_reads_no_code_of_it() -> None:
+    text = json.dumps(TORCHVISION.model_dump(mode="json", exclude={"folder"}))
+    assert "fasterrcnn_resnet50_fpn" in text

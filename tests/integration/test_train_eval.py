@@ -186,7 +186,7 @@ def test_the_report_puts_ap_beside_speed_and_draws_the_curves(cli: Cli, whole: P
     for words in ("box AP", "mask AP", "time to AP", "FPS"):
         assert words in text
     for name in ("accuracy-tradeoff", "losses-1", "ap-1"):
-        assert f"figures/{name}.png" in text
+        assert f"figures/{name}.svg" in text
         assert (tmp_path / "report" / "figures" / f"{name}.svg").stat().st_size > 1000
 
 

@@ -209,7 +209,7 @@ def displace_points(model: Any) -> None:
     derivative jumps, and rounding would decide on which side each framework is."""
     import torch
 
-    from detectors.layers import DeformConvNorm
+    from detectors.deformable import DeformConvNorm
 
     with torch.no_grad():
         for module in model.modules():

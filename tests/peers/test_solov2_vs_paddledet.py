@@ -15,11 +15,12 @@ import torch
 import detectors
 from bench.environments import python_of
 from bench.inputs.weights import to_codebase
+from bench.measure.process import worker_path
 from bench.recipe.workload import Input
 from bench.worker.batches import load_batches
 from detectors.solov2 import SOLOv2
 from tests.peers.peer import assert_gradients, assert_solov2_agrees, displace_points
-from tests.peers.ppdet import DEADLINE_S, PADDLEDET, Bench, worker_path, workload
+from tests.peers.ppdet import DEADLINE_S, PADDLEDET, Bench, workload
 
 pytestmark = pytest.mark.peers
 

@@ -79,6 +79,8 @@ class CocoFolder:
         if category_ids is None:
             category_ids = sorted(category["id"] for category in content["categories"])
         self.category_ids = list(category_ids)
+        known = {category["id"]: category.get("name", "") for category in content["categories"]}
+        self.category_names = [known.get(one) or str(one) for one in category_ids]
         self.labels = {category: label for label, category in enumerate(category_ids)}
         self.masks = masks
         self.objects: dict[int, list[dict[str, Any]]] = defaultdict(list)

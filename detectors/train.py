@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -314,6 +315,18 @@ def _prepare(loaded: Loaded, ranks: Ranks, *, resumed: bool) -> tuple[CocoFolder
     return coco, image_ids, trainer
 
 
+def _save(trainer: Trainer, coco: CocoFolder, output: Path, iteration: int) -> None:
+    """Write a checkpoint. Raises Failed where that is impossible."""
+    classes = {"category_ids": coco.category_ids, "category_names": coco.category_names}
+    try:
+        path = training_state.save(
+            {**trainer.state(iteration), **classes}, output, trainer.config.checkpoint.keep
+        )
+    except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError when the disk is full
+        raise Failed(f"cannot write a checkpoint to {output}: {str(error).splitlines()[0]}") from None
+    log.info("wrote %s", path)
+
+
 def _run(
     trainer: Trainer,
     coco: CocoFolder,
@@ -327,14 +340,7 @@ def _run(
     batches = training_batches(coco, image_ids, config, ranks, first)
     meter = Meter(ranks, config.batch)
 
-    def save(iteration: int) -> None:
-        state = {**trainer.state(iteration), "category_ids": coco.category_ids}
-        try:
-            path = training_state.save(state, output, config.checkpoint.keep)
-        except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError when the disk is full
-            raise Failed(f"cannot write a checkpoint to {output}: {str(error).splitlines()[0]}") from None
-        log.info("wrote %s", path)
-
+    save = partial(_save, trainer, coco, output)
     for iteration in range(first, schedule.iterations):
         waiting = time.perf_counter()
         batch = next(batches).to(ranks.device)

@@ -119,6 +119,7 @@ class CocoFolder:
         return other
 
     def has_objects(self, image_id: int) -> bool:
+        """Whether an image has an object of at least a pixel."""
         return any(_is_visible(_box(item, self.sizes[image_id])) for item in self.objects.get(image_id, ()))
 
     def image(self, image_id: int) -> np.ndarray:
@@ -150,6 +151,7 @@ class CocoFolder:
         return pixels
 
     def sample(self, image_id: int) -> Sample:
+        """An image with its objects. Raises BadImage."""
         image = self.image(image_id)
         size = image.shape[0], image.shape[1]
         boxes, labels, masks = [], [], []
@@ -253,8 +255,11 @@ class Draw(NamedTuple):
 
 
 class AugmentedCoco(Dataset[Example]):
-    """Training examples by ``Draw``. What is done to an image depends on ``seed`` and the draw alone: neither on the
-    worker that does it nor on what was drawn before, so that training goes on as if it had never stopped."""
+    """Training examples by ``Draw``.
+
+    What is done to an image depends on ``seed`` and the draw alone: neither on the worker that does it nor on what
+    was drawn before, so that training goes on as if it had never stopped.
+    """
 
     def __init__(
         self, coco: CocoFolder, augment: Augment, pixels: Pixels, seed: int, *, skip_broken: bool = False
@@ -287,6 +292,7 @@ class AugmentedCoco(Dataset[Example]):
 
 
 def augmented(sample: Sample, augment: Augment, fill: Sequence[float], random: np.random.Generator) -> Sample:
+    """The sample after all changes of ``augment``; ``fill``: the colour of a canvas, RGB."""
     if augment.distort:
         sample = sample._replace(image=transforms.distort(sample.image, random))
     if augment.expand > 1:
@@ -304,8 +310,9 @@ def resized_size(old: Size, resize: Resize, short: int | None = None) -> Size:
 
 
 class TrainingOrder:
-    """The batches of an endless training, from a given iteration on: every image once in each epoch, in an order that
-    ``seed`` and the number of the epoch give.
+    """The batches of an endless training, from a given iteration on.
+
+    Every image once in each epoch, in an order that ``seed`` and the number of the epoch give.
 
     ``is_wide`` [N]: of the images; wide and tall ones are not mixed as long as there are enough of a kind. ``batch``:
     images of all ranks together, of which each takes an equal part. The last batch of an epoch is filled up with its
@@ -333,6 +340,7 @@ class TrainingOrder:
 
     @property
     def batches_per_epoch(self) -> int:
+        """Batches until every image has been drawn."""
         return -(-len(self.image_ids) // self.batch)
 
     def epoch(self, number: int) -> np.ndarray:
@@ -361,8 +369,11 @@ class TrainingOrder:
 
 
 class Batch(NamedTuple):
-    """What a model takes. images: float32 [B, 3, H, W]. image_sizes: without padding; original_sizes: of the files,
-    both (height, width). targets: in pixels of the input, masks padded like it."""
+    """What a model takes.
+
+    images: float32 [B, 3, H, W]. image_sizes: without padding; original_sizes: of the files, both (height, width).
+    targets: in pixels of the input, masks padded like it.
+    """
 
     images: Tensor
     image_sizes: list[Size]
@@ -371,10 +382,12 @@ class Batch(NamedTuple):
     targets: list[Target]
 
     def sizes(self) -> Tensor:
-        """int64 [B, 2], on the device of the images."""
+        """Sizes int64 [B, 2], on the device of the images."""
         return torch.tensor(self.image_sizes).to(self.images.device, non_blocking=True)
 
     def to(self, device: torch.device) -> Batch:
+        """The batch with its tensors on a device."""
+
         def move(tensor: Tensor | None) -> Tensor | None:
             return None if tensor is None else tensor.to(device, non_blocking=True)
 
@@ -382,6 +395,7 @@ class Batch(NamedTuple):
         return self._replace(images=self.images.to(device, non_blocking=True), targets=targets)
 
     def pin_memory(self) -> Batch:
+        """The batch in memory that a device copies from without waiting."""
         targets = [
             Target(*(None if one is None else one.pin_memory() for one in target)) for target in self.targets
         ]
@@ -396,6 +410,7 @@ class Collate:
         self.size = resize.size
 
     def __call__(self, examples: Sequence[Example]) -> Batch:
+        """The batch of some examples."""
         sizes = [(example.image.shape[0], example.image.shape[1]) for example in examples]
         padded = self.size or transforms.padded_size(sizes)
         step = 1 if self.pixels.order == "rgb" else -1

@@ -237,6 +237,7 @@ def _log_speed(seconds: Seconds, images: int) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m detectors.eval", description="COCO AP and speed of a model."
     )

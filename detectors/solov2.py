@@ -9,21 +9,17 @@ losses/solov2_loss.py (PaddleDetection 2.6.0), which average the mask loss in tw
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from detectors.backbones.resnet import ResNet
 from detectors.deformable import DeformConvNorm
 from detectors.drop_block import DropBlock
 from detectors.layers import Conv2d, ConvNorm
 from detectors.matrix_nms import keep_local_peaks, matrix_nms
-from detectors.necks.fpn import FPN
 from detectors.parameter_rules import Rule
 from detectors.precision import full
 from detectors.solov2_masks import (
@@ -40,11 +36,12 @@ from detectors.structures import Detections, Target
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
+    """Normalisation in 32 groups."""
     return nn.GroupNorm(32, channels)
 
 
 def coordinates(feature: Tensor) -> Tensor:
-    """x and y of each position, from -1 to 1, [1, 2, H, W] for a feature [B, C, H, W]."""
+    """Positions x and y, from -1 to 1, [1, 2, H, W] for a feature [B, C, H, W]."""
     height, width = feature.shape[-2:]
     x = torch.linspace(-1, 1, width, dtype=feature.dtype, device=feature.device)
     y = torch.linspace(-1, 1, height, dtype=feature.dtype, device=feature.device)
@@ -52,8 +49,10 @@ def coordinates(feature: Tensor) -> Tensor:
 
 
 def with_coordinates(feature: Tensor, where: Tensor) -> Tensor:
-    """[B, C, H, W] and coordinates [1, 2, H, W] to [B, C + 2, H, W], in the memory format of the feature: `torch.cat`
-    keeps it only if all parts have it, and a convolution of another format than its weight's takes twice as long.
+    """[B, C, H, W] and coordinates [1, 2, H, W] to [B, C + 2, H, W], in the memory format of the feature.
+
+    `torch.cat` keeps it only if all parts have it, and a convolution of another format than its weight's takes twice
+    as long.
     """
     channels_last = feature.is_contiguous(memory_format=torch.channels_last)
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
@@ -244,7 +243,16 @@ class SOLOv2(nn.Module):
     # -- training --------------------------------------------------------------------------------------------
 
     def losses(self, images: Tensor, image_sizes: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:  # noqa: ARG002
-        """Loss terms; their sum is what to minimise. Targets need masks."""
+        """Loss terms of a batch.
+
+        Args:
+            images: float32 [B, 3, H, W], normalised, padded right and bottom.
+            image_sizes: int64 [B, 2], height and width of each without padding.
+            targets: the objects of each image, with masks.
+
+        Returns:
+            A number for each term; their sum is what to minimise.
+        """
         image_size = (images.shape[2], images.shape[3])
         assigned = [assign(target, self.levels, self.num_classes, image_size) for target in targets]
         predicted = self.predict(images)
@@ -261,6 +269,7 @@ class SOLOv2(nn.Module):
     # -- inference -------------------------------------------------------------------------------------------
 
     def network(self, images: Tensor, image_sizes: Tensor) -> Prediction:  # noqa: ARG002
+        """What the network says, before any threshold; images and sizes as for ``losses``."""
         return self.predict(images)
 
     def postprocess(
@@ -285,11 +294,18 @@ class SOLOv2(nn.Module):
         return found
 
     def _candidates(self, scores: Tensor, kernels: Tensor, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Class scores [cells, K], kernels [cells, D], features [D, h, w] to cells [N], scores [N], labels [N] of
-        the best candidates, best first.
+        """The best candidates of an image, best first.
 
         A score is the class's times the mean probability within the mask, which has to have some area. Masks of some
         candidates at a time: there can be thousands, and the few that are wanted afterwards are drawn again.
+
+        Args:
+            scores: [cells, K].
+            kernels: [cells, D].
+            features: [D, h, w].
+
+        Returns:
+            Cells [N], scores [N] and labels [N].
         """
         cell, label = (scores > self.candidate_threshold).nonzero(as_tuple=True)
         smallest = torch.cat([scores.new_full((level.cells**2,), level.min_area) for level in self.levels])
@@ -317,95 +333,3 @@ class SOLOv2(nn.Module):
         scores, best = scores.sort(descending=True)
         best = best[: self.max_detections][scores[: self.max_detections] >= self.score_threshold]
         return masks[best], scores[: len(best)], labels[best]
-
-
-# -- models --------------------------------------------------------------------------------------------------
-
-GRIDS = (40, 36, 24, 16, 12)
-MIN_AREAS = (8, 8, 16, 32, 32)
-#: Sizes of the objects of each level: mmdetection's solov2_r50_fpn_1x_coco, solov2-light_r50_fpn_ms-3x_coco and
-#: solov2-light_r50-dcn_fpn_ms-3x_coco.
-SIZES = ((1, 96), (48, 192), (96, 384), (192, 768), (384, 2048))
-LIGHT_SIZES = ((1, 56), (28, 112), (56, 224), (112, 448), (224, 896))
-DEFORMABLE_SIZES = ((1, 64), (32, 128), (64, 256), (128, 512), (256, 2048))
-
-#: Of PaddleDetection's solov2_light_r50_vd_fpn_dcn_512_3x. Its backbone, distilled, learns slowly, but for the offsets.
-SLOW_BACKBONE = (
-    Rule(r"^backbone\.stages\.\d\..*\.offset\."),
-    *(
-        Rule(rf"^backbone\.stages\.{stage}\..*{part}", lr=lr, weight_decay=decay)
-        for stage, lr in enumerate((0.05, 0.05, 0.1, 0.15))
-        for part, decay in ((r"\.norm\.", 0.0), (r"\.conv\.", 1.0))
-    ),
-    Rule(r"\.norm\.", weight_decay=0.0),
-    Rule(r"^neck\..*\.bias$", lr=2.0, weight_decay=0.0),
-)
-
-
-def solov2_fpn(
-    *,
-    backbone: Callable[..., nn.Module],
-    light: bool,
-    num_classes: int,
-    deformable: bool = False,
-    drop_block: DropBlock | None = None,
-    conventions: str = "mmdet",
-    parameter_rules: Sequence[Rule] = (),
-    frozen_stages: int = 1,
-    frozen_bn: bool = True,
-    score_threshold: float = 0.05,
-    max_detections: int = 100,
-) -> SOLOv2:
-    """SOLOv2 on a backbone with FPN; ``light``: half as wide and as deep a head, for images of a short side around 450.
-
-    ``deformable``: the light head's last convolution before its outputs is, and is one more. ``conventions``: "mmdet"
-    or "paddledet", whose mask loss is another mean. Raises ValueError for others.
-    """
-    if conventions not in ("mmdet", "paddledet"):
-        raise ValueError(f"unknown conventions {conventions!r} of SOLOv2; there are mmdet, paddledet")
-    if deformable and not light:
-        raise ValueError("deformable=True is defined for the light head")
-    body = backbone(frozen_stages=frozen_stages, frozen_bn=frozen_bn)
-    neck = FPN(body.out_channels)
-    channels, convs, kernel_channels = (256, 3 if deformable else 2, 128) if light else (512, 4, 256)
-    sizes = DEFORMABLE_SIZES if deformable else LIGHT_SIZES if light else SIZES
-    return SOLOv2(
-        body,
-        neck,
-        MaskFeatures(neck.out_channels, 128, kernel_channels),
-        GridHead(
-            neck.out_channels,
-            channels,
-            num_classes,
-            kernel_channels,
-            convs=convs,
-            grids=GRIDS,
-            deformable=deformable,
-            drop_block=drop_block,
-        ),
-        [Level(*values) for values in zip(GRIDS, sizes, MIN_AREAS, strict=True)],
-        score_threshold=score_threshold,
-        max_detections=max_detections,
-        drawn_only=conventions == "paddledet",
-        parameter_rules=parameter_rules,
-    )
-
-
-def solov2_light_vd_dcn(
-    *, num_classes: int, frozen_stages: int = 0, frozen_bn: bool = False, **settings: Any
-) -> SOLOv2:
-    """solov2_light_r50_vd_fpn_dcn_512 of PaddleDetection (2020-12-03, configs/solov2/
-    solov2_light_r50_vd_fpn_dcn_512_3x.yml), where nothing is frozen; ``settings`` as in ``solov2_fpn``.
-    """
-    return solov2_fpn(
-        backbone=partial(ResNet, 50, vd=True, dcn_stages=(3, 4, 5)),
-        light=True,
-        deformable=True,
-        num_classes=num_classes,
-        drop_block=DropBlock(size=3, keep=0.9),
-        conventions="paddledet",
-        parameter_rules=SLOW_BACKBONE,
-        frozen_stages=frozen_stages,
-        frozen_bn=frozen_bn,
-        **settings,
-    )

@@ -39,8 +39,15 @@ def by_cell(maps: Sequence[Tensor]) -> Tensor:
 def mask_losses(
     predicted: Prediction, assigned: Sequence[Assignment], targets: Sequence[Target]
 ) -> tuple[Tensor, Tensor]:
-    """Of all pairs of a cell and its object the dice loss, 1 - 2 Σpt / (Σp² + Σt²), and whether the object has a pixel
-    at the features' resolution. Both [P].
+    """The dice loss, 1 - 2 Σpt / (Σp² + Σt²), of all pairs of a cell and its object.
+
+    Args:
+        predicted: of the batch.
+        assigned: of each image.
+        targets: of each image, with masks.
+
+    Returns:
+        The losses [P], and whether the object has a pixel at the features' resolution, [P].
     """
     kernels = by_cell(predicted.kernels)
     losses, drawn = [], []
@@ -67,12 +74,20 @@ def class_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def draw_masks(masks: Tensor, threshold: float, size: tuple[int, int], original: tuple[int, int]) -> Tensor:
-    """Where masks [N, h, w] at stride 4, with padding, are above the threshold, once enlarged, cut to size and resized:
-    bool [N, *original].
+    """Masks at the size of the original image.
 
     Bilinear interpolation is a matrix for the rows and one for the columns, and so are two of them, one after the
     other: two products instead of two interpolations, and no masks between them. Some masks at a time, so that
     probabilities of all at the original size are never in memory.
+
+    Args:
+        masks: probabilities [N, h, w] at stride 4, with padding.
+        threshold: above which a pixel is the object's, once the mask is enlarged, cut to ``size`` and resized.
+        size: height and width of the input without padding.
+        original: height and width of the image.
+
+    Returns:
+        bool [N, *original].
     """
     masks = masks.float()  # also where the network ran in half precision: pixels are decided here
     axes = zip(masks.shape[1:], size, original, strict=True)
@@ -85,7 +100,8 @@ def draw_masks(masks: Tensor, threshold: float, size: tuple[int, int], original:
 
 
 def _enlarged(cells: int, pixels: int, original: int, *, like: Tensor) -> Tensor:
-    """What interpolation from cells of stride 4, cut to so many pixels, to the original length multiplies with:
+    """What interpolation from cells of stride 4, cut to so many pixels, to the original length multiplies with.
+
     [cells, original].
     """
     unit = torch.eye(cells, dtype=like.dtype, device=like.device).unsqueeze(0)

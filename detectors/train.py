@@ -48,6 +48,7 @@ class Losses(nn.Module):
         self.model = model
 
     def forward(self, images: Tensor, image_sizes: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
+        """The model's ``losses``."""
         return self.model.losses(images, image_sizes, targets)
 
 
@@ -119,14 +120,17 @@ class Trainer:
         return {name: loss.detach() for name, loss in losses.items()}
 
     def evaluated_model(self) -> nn.Module:
+        """The averaged model if there is one, else the model itself."""
         return self.model if self.ema is None else self.ema.model
 
     def state(self, iteration: int) -> training_state.State:
+        """What a checkpoint holds after so many steps."""
         return training_state.state_of(
             iteration, self.model, self.optimizer, self.ema, self.scaler, self.config.as_dict()
         )
 
     def restore(self, state: training_state.State) -> int:
+        """Go on from what ``state`` gave; returns the iteration to go on with."""
         return training_state.restore(state, self.model, self.optimizer, self.ema, self.scaler)
 
 
@@ -139,6 +143,7 @@ class Meter:
         self.reset()
 
     def reset(self) -> None:
+        """Begin anew, after a line."""
         self.start_s = time.perf_counter()
         self.data_s = 0.0
         self.count = 0
@@ -146,6 +151,7 @@ class Meter:
         self.sums: Tensor | None = None
 
     def add(self, losses: Mapping[str, Tensor], data_s: float) -> None:
+        """Count a step that waited ``data_s`` for its batch."""
         values = torch.stack([loss.float() for loss in losses.values()])
         self.sums = values if self.sums is None else self.sums + values
         # Readers of the log know a loss by its name.
@@ -187,6 +193,7 @@ class Meter:
 
 
 def training_images(coco: CocoFolder, loaded: Loaded) -> list[int]:
+    """The images to train on. Raises ConfigError if there are none."""
     config = loaded.config
     chosen = [one for one in sorted(coco.files) if config.data.keep_empty or coco.has_objects(one)]
     if not chosen:
@@ -375,6 +382,7 @@ def _run(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code."""
     parser = argparse.ArgumentParser(prog="python -m detectors.train", description="Train a detector.")
     parser.add_argument("config", help="YAML, see detectors/configs")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="over the config")

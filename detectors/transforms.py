@@ -28,6 +28,7 @@ class Sample(NamedTuple):
 
     @property
     def size(self) -> Size:
+        """Height and width."""
         return self.image.shape[0], self.image.shape[1]
 
     def only(self, chosen: np.ndarray) -> Sample:
@@ -74,6 +75,7 @@ def resize_mask(mask: np.ndarray, size: Size) -> np.ndarray:
 
 
 def resize(sample: Sample, size: Size) -> Sample:
+    """The sample at another size."""
     scale = np.array([size[1] / sample.size[1], size[0] / sample.size[0]] * 2)
     masks = sample.masks
     if masks is not None:
@@ -99,8 +101,14 @@ def mirror(sample: Sample) -> Sample:
 
 
 def expand(sample: Sample, largest: float, fill: Sequence[float], random: np.random.Generator) -> Sample:
-    """Half of the times put the image somewhere on a canvas 1 to ``largest`` times as high and wide, of colour ``fill``
-    (SSD's zoom out)."""
+    """Half of the times, put the image somewhere on a larger canvas (SSD's zoom out).
+
+    Args:
+        sample: of any size.
+        largest: the canvas is 1 to so many times as high and wide.
+        fill: its colour, RGB.
+        random: draws whether, how large and where.
+    """
     if random.random() < 0.5:
         return sample
     ratio = random.uniform(1, largest)
@@ -125,8 +133,11 @@ CROP_TRIES = 50
 
 
 def crop(sample: Sample, random: np.random.Generator) -> Sample:
-    """A random part of at least 0.3 of each side, no more than twice as long as wide, that overlaps every object by
-    one of ``CROP_IOUS``; objects stay whose centre is inside (SSD; mmdetection's ``MinIoURandomCrop``)."""
+    """A random part that overlaps every object by one of ``CROP_IOUS``; objects stay whose centre is inside.
+
+    The part has at least 0.3 of each side and is no more than twice as long as wide (SSD; mmdetection's
+    ``MinIoURandomCrop``).
+    """
     while True:
         least = CROP_IOUS[random.integers(len(CROP_IOUS))]
         if least is None:
@@ -169,8 +180,11 @@ def _cut(sample: Sample, part: np.ndarray) -> Sample:
 
 
 def distort(pixels: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Other colours, uint8 [h, w, 3]: brightness, contrast, saturation and hue, each half of the times, contrast
-    before or after the two last (SSD; strengths of mmdetection's ``PhotoMetricDistortion``)."""
+    """Other colours, uint8 [h, w, 3].
+
+    Brightness, contrast, saturation and hue, each half of the times, contrast before or after the two last (SSD;
+    strengths of mmdetection's ``PhotoMetricDistortion``).
+    """
     x = pixels.astype(np.float32)
     if random.random() < 0.5:
         x += np.float32(random.uniform(-32, 32))
@@ -213,8 +227,17 @@ def normalised_batch(
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
 ) -> Tensor:
-    """Images uint8 [h_i, w_i, 3] to one float32 batch [B, 3, H, W], channels last in memory, padded with zeros right
-    and bottom. The pixels are never transposed."""
+    """Images as one batch, padded with zeros right and bottom. The pixels are never transposed.
+
+    Args:
+        images: uint8 [h_i, w_i, 3].
+        size: height and width of the batch.
+        mean: of each channel, 0..255.
+        std: of each channel.
+
+    Returns:
+        float32 [B, 3, H, W], channels last in memory.
+    """
     batch = torch.zeros((len(images), *size, 3))
     offset, scale = torch.tensor(mean), 1 / torch.tensor(std)
     for padded, image in zip(batch, images, strict=True):

@@ -23,8 +23,9 @@ BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 
 
 class Bottleneck(nn.Module):
-    """1×1 reduce, 3×3 in ``groups``, 1×1 expand to four times ``channels``, and a shortcut that is projected where the
-    shape changes. ``width``: channels of the 3×3.
+    """1×1 reduce, 3×3 in ``groups``, 1×1 expand to four times ``channels``, and a shortcut.
+
+    The shortcut is projected where the shape changes. ``width``: channels of the 3×3.
     """
 
     def __init__(

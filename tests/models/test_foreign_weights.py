@@ -19,7 +19,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from detectors import build, calibrate, config, runtime
 from detectors.coco_classes import COCO_IDS, COCO_NAMES
 from detectors.config import ConfigError
-from detectors.foreign import COCO_IDS, CODEBASES, load_weights, shapes_of
+from detectors.foreign import CODEBASES, load_weights, shapes_of
 from detectors.names import torchvision as torchvision_names
 from detectors.weight_files import read_checkpoint
 from tests.helpers.models import few_layers

@@ -61,10 +61,15 @@ class Model:
 
 @checked
 class Split:
-    """A folder in COCO layout: the file of annotations and the folder of images."""
+    """A folder in COCO layout: the file of annotations and the folder of images.
+
+    ``semantic``: for models that learn classes of pixels, the folder of COCO's stuffthingmaps: a PNG for each image,
+    called as it is, with a byte for each pixel, 255 for those that do not count.
+    """
 
     annotations: str
     images: str
+    semantic: str | None = None
 
 
 @checked

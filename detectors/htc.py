@@ -159,15 +159,19 @@ class HTC(CascadeRCNN):
         image_sizes: Tensor,
         targets: Sequence[Target],
     ) -> dict[str, Tensor]:
-        """Without semantic labels in the targets there is no semantic loss."""
+        """Loss terms of all stages and of the semantic head.
+
+        Raises:
+            ValueError: for targets without classes of pixels, which a semantic head learns from.
+        """
         assert isinstance(pyramid, FusedPyramid)
         losses = {}
-        labels = [target.semantic for target in targets if target.semantic is not None]
-        if (
-            self.semantic_head is not None
-            and pyramid.semantic_logits is not None
-            and len(labels) == len(targets)
-        ):
+        if self.semantic_head is not None and pyramid.semantic_logits is not None:
+            labels = [target.semantic for target in targets if target.semantic is not None]
+            if len(labels) < len(targets):
+                raise ValueError(
+                    "this HTC learns classes of pixels; give Target.semantic, or take htc_without_semantic"
+                )
             losses.update(self.semantic_head.losses(pyramid.semantic_logits, torch.stack(labels)))
         for stage, (box_head, mask_head) in enumerate(zip(self.box_heads, self.mask_heads, strict=True)):
             sample = box_head.sample(regions, truth)

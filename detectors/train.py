@@ -26,10 +26,11 @@ from torch.utils.data import DataLoader
 
 from detectors import config as configs
 from detectors import cpu, runtime, training_state
-from detectors.coco import AugmentedCoco, BadImage, Batch, CocoFolder, Collate, TrainingOrder
+from detectors.coco import AugmentedCoco, BadImage, Batch, CocoFolder, Collate
 from detectors.config import Config, ConfigError, Loaded, Optimizer
 from detectors.ema import EMA
 from detectors.eval import evaluate
+from detectors.order import TrainingOrder
 from detectors.parameter_rules import Rule, parameter_groups
 from detectors.runtime import MIB, Failed, Ranks, log
 from detectors.schedule import Schedule, make_schedule
@@ -246,6 +247,7 @@ def start_model(loaded: Loaded, coco: CocoFolder, ranks: Ranks, *, resumed: bool
             coco.require_outlines()
         except ValueError as error:
             raise ConfigError(str(error), loaded.place("data", "train", "annotations")) from None
+    _semantic_maps(model, coco, loaded)
     if config.weights is not None and not resumed:
         runtime.begin_with(model, config.weights, loaded)
     if config.weights is None and not resumed and (frozen := runtime.frozen_names(model)):
@@ -254,6 +256,22 @@ def start_model(loaded: Loaded, coco: CocoFolder, ranks: Ranks, *, resumed: bool
         raise ConfigError(f"{problem}; {hint}", loaded.place("model"))
     model.to(ranks.device, memory_format=torch.channels_last)
     return model
+
+
+def _semantic_maps(model: nn.Module, coco: CocoFolder, loaded: Loaded) -> None:
+    """Let the images come with classes of pixels if the model learns them. Raises ConfigError if there are none."""
+    head = getattr(model, "semantic_head", None)
+    if head is None:
+        return
+    folder = loaded.config.data.train.semantic
+    name = loaded.config.model.name
+    if folder is None:
+        problem = f"{name} learns classes of pixels; set data.train.semantic to the folder of their maps"
+        other = name.replace("htc_", "htc_without_semantic_", 1)
+        raise ConfigError(f"{problem}, or take {other}", loaded.place("model", "name"))
+    if not Path(folder).is_dir():
+        raise ConfigError(f"no such folder: {folder}", loaded.place("data", "train", "semantic"))
+    coco.semantic, coco.semantic_classes = Path(folder), head.classes.out_channels
 
 
 def train(loaded: Loaded, *, resume: bool = False) -> int:

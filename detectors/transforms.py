@@ -14,17 +14,22 @@ from torch.nn import functional as F
 Size = tuple[int, int]  # (height, width)
 
 
+#: The class of pixels that do not count.
+UNLABELLED = 255
+
+
 class Sample(NamedTuple):
     """An image and its objects in its pixels.
 
     image: uint8 [h, w, 3], RGB. boxes: float32 [N, 4] (x1, y1, x2, y2). labels: int64 [N]. masks: uint8 [N, h, w], or
-    None.
+    None. semantic: uint8 [h, w], the class of each pixel, UNLABELLED for those that do not count, or None.
     """
 
     image: np.ndarray
     boxes: np.ndarray
     labels: np.ndarray
     masks: np.ndarray | None
+    semantic: np.ndarray | None = None
 
     @property
     def size(self) -> Size:
@@ -81,7 +86,8 @@ def resize(sample: Sample, size: Size) -> Sample:
     if masks is not None:
         masks = np.array([resize_mask(mask, size) for mask in masks], np.uint8).reshape(-1, *size)
     boxes = (sample.boxes * scale).astype(np.float32)
-    return Sample(resize_image(sample.image, size), boxes, sample.labels, masks)
+    semantic = None if sample.semantic is None else resize_mask(sample.semantic, size)
+    return Sample(resize_image(sample.image, size), boxes, sample.labels, masks, semantic)
 
 
 def without_vanished(sample: Sample) -> Sample:
@@ -97,6 +103,7 @@ def mirror(sample: Sample) -> Sample:
         image=np.ascontiguousarray(sample.image[:, ::-1]),
         boxes=np.stack([width - x2, y1, width - x1, y2], axis=1),
         masks=None if sample.masks is None else np.ascontiguousarray(sample.masks[:, :, ::-1]),
+        semantic=None if sample.semantic is None else np.ascontiguousarray(sample.semantic[:, ::-1]),
     )
 
 
@@ -124,7 +131,11 @@ def expand(sample: Sample, largest: float, fill: Sequence[float], random: np.ran
     if masks is not None:
         masks = np.zeros((objects, *canvas_size), np.uint8)
         masks[:, *window] = sample.masks
-    return Sample(canvas, sample.boxes + np.float32([left, top] * 2), sample.labels, masks)
+    semantic = sample.semantic
+    if semantic is not None:
+        semantic = np.full(canvas_size, UNLABELLED, np.uint8)
+        semantic[window] = sample.semantic
+    return Sample(canvas, sample.boxes + np.float32([left, top] * 2), sample.labels, masks, semantic)
 
 
 #: What the least covered object has to overlap with the crop, one of them at random; None leaves the image whole.
@@ -176,7 +187,9 @@ def _cut(sample: Sample, part: np.ndarray) -> Sample:
     left, top, right, bottom = part.tolist()
     boxes = np.clip(sample.boxes, [left, top] * 2, [right, bottom] * 2) - [left, top] * 2
     masks = None if sample.masks is None else sample.masks[:, top:bottom, left:right]
-    return Sample(sample.image[top:bottom, left:right], boxes.astype(np.float32), sample.labels, masks)
+    semantic = None if sample.semantic is None else sample.semantic[top:bottom, left:right]
+    image = sample.image[top:bottom, left:right]
+    return Sample(image, boxes.astype(np.float32), sample.labels, masks, semantic)
 
 
 def distort(pixels: np.ndarray, random: np.random.Generator) -> np.ndarray:
@@ -250,6 +263,12 @@ def padded_size(sizes: Sequence[Size], multiple: int = 32) -> Size:
     """The smallest size that holds all, each side a multiple of ``multiple``."""
     height, width = (-(-max(side) // multiple) * multiple for side in zip(*sizes, strict=True))
     return height, width
+
+
+def pad_semantic(semantic: Tensor, size: Size) -> Tensor:
+    """Classes of pixels [h, w] to [H, W], where the padding does not count."""
+    below, beside = size[0] - semantic.shape[0], size[1] - semantic.shape[1]
+    return F.pad(semantic, (0, beside, 0, below), value=UNLABELLED)
 
 
 def pad_masks(masks: Tensor, size: Size) -> Tensor:

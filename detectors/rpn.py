@@ -58,6 +58,7 @@ class RPN(nn.Module):
         negative_iou: float = 0.3,
         forced_iou: float = 0.0,
         forced_to_object: bool = False,
+        least_positives: int = 0,
         rounded_anchors: bool = True,
         strides: tuple[int, ...] | None = None,
         inside_only: bool = False,
@@ -66,8 +67,8 @@ class RPN(nn.Module):
     ) -> None:
         """``pre_nms``, ``post_nms``: per level and per image, (training, inference). ``forced_iou``,
         ``forced_to_object``: as for ``match``; ``rounded_anchors``, ``strides``: as for ``pyramid_anchors``.
-        ``inside_only``: the loss ignores anchors that are partly outside their image. ``min_size``: proposals not
-        larger are dropped. ``beta``: of smooth L1, 0 for L1.
+        ``least_positives``: as in ``Conventions``. ``inside_only``: the loss ignores anchors that are partly outside
+        their image. ``min_size``: proposals not larger are dropped. ``beta``: of smooth L1, 0 for L1.
         """
         super().__init__()
         self.scales = scales
@@ -80,6 +81,7 @@ class RPN(nn.Module):
         self.negative_iou = negative_iou
         self.forced_iou = forced_iou
         self.forced_to_object = forced_to_object
+        self.least_positives = least_positives
         self.rounded_anchors = rounded_anchors
         self.strides = strides
         self.inside_only = inside_only
@@ -179,7 +181,8 @@ class RPN(nn.Module):
         objects = index.gather(1, sample.index)
         boxes = truth.boxes.gather(1, objects.unsqueeze(-1).expand(-1, -1, 4))
         goal = self.coder.encode(torch.where(sample.positive.unsqueeze(-1), boxes, anchors), anchors)
-        count = sample.valid.sum().clamp(min=1)
+        missing = (self.least_positives - sample.positive.sum(dim=1)).clamp(min=0)
+        count = (sample.valid.sum() + missing.sum()).clamp(min=1)
         loss_objectness = F.binary_cross_entropy_with_logits(
             objectness,
             sample.positive.to(objectness.dtype),

@@ -38,6 +38,8 @@ from bench.recipe.schema import level_text
 from bench.record.models import RunRecord
 from bench.record.run import Run, find_runs, resolve_run
 from bench.record.samples import block_times
+from bench.report.outcome import outcome_blocks
+from bench.report.render.terminal import show
 
 app = typer.Typer()
 
@@ -203,6 +205,7 @@ def _print_outcome(outcome: Outcome, *, quiet: bool) -> None:
             say.print(
                 f"failed: {arm.id}: {arm.failure.reason}: {arm.failure.message}", markup=False, style="red"
             )
+    show(outcome_blocks(outcome.run), Console(stderr=True, highlight=False))
     if outcome.exit_code == ExitCode.INTERRUPTED:
         say.print(f"interrupted; complete it with: bench run --resume {outcome.run.folder}", markup=False)
     else:

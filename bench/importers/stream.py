@@ -33,8 +33,8 @@ _NOTE_BYTES = 400
 _SETTING = re.compile(r"([A-Za-z_]\w{0,80}) ?= ?([\w.+-]{1,200})\s*$", re.ASCII)
 _CLAIM = re.compile(r"(\d{1,12}) ?steps? / (\d{1,9}) ?s = (\d{1,9}\.\d{1,9}) ?steps?/s", re.ASCII)
 _CARDS = re.compile(
-    rb"(?:\bnranks: |\b[Ww]orld[ _][Ss]ize[:=] ?|\bdp_degree: |\bon )(\d{1,5})\b(?! images)(?: devices\))?"
-    rb"|\bdistributed init \(rank (\d{1,5})\)"
+    rb"(?:\bnranks: |\b[Ww]orld[ _][Ss]ize[:=] ?|\bdp_degree: )(\d{1,5})\b"
+    rb"|\bon (\d{1,5}) devices\)|\bdistributed init \(rank (\d{1,5})\)"
 )
 _CARD_HINTS = (b"nranks: ", b"orld size", b"orld_size", b"dp_degree: ", b" devices)", b"distributed init ")
 _DEATHS = (b"Traceback (most recent call last)", b"KeyboardInterrupt", b"FatalError: ")
@@ -140,7 +140,8 @@ class Stream:
                 found = True
                 yield event
         if any(hint in line for hint in _CARD_HINTS) and (match := _CARDS.search(line)) is not None:
-            yield Cards(int(match[1]) if match[1] else int(match[2]) + 1)
+            count = int(match[1] or match[2] or int(match[3]) + 1)
+            yield Cards(count, at_least=match[3] is not None)
         if found:
             return
         if self._format is not None and self._format.claim.search(line) is not None:

@@ -161,9 +161,16 @@ def exportable(model: nn.Module, size: tuple[int, int]) -> nn.Module:
     """
     if isinstance(model, DenseDetector) and isinstance(model.head, RetinaNetHead | FCOSHead):
         return ExportableDense(model, size)
-    if isinstance(model, RCNN) and model.rpn is not None and model.mask_head is None and model.neck is not None:
+    if (
+        isinstance(model, RCNN)
+        and model.rpn is not None
+        and model.mask_head is None
+        and model.neck is not None
+    ):
         return ExportableRCNN(model, size)
-    raise ValueError(f"{type(model).__name__} cannot be exported yet; RetinaNet, FCOS and Faster R-CNN with FPN can")
+    raise ValueError(
+        f"{type(model).__name__} cannot be exported yet; RetinaNet, FCOS and Faster R-CNN with FPN can"
+    )
 
 
 def export_program(model: nn.Module, size: tuple[int, int]) -> torch.export.ExportedProgram:

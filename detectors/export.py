@@ -120,7 +120,10 @@ def clipped(boxes: Tensor, size: tuple[int, int]) -> Tensor:
 def best_of(
     boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float, limit: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The ``limit`` best boxes [N, 4] of score [N] that are no duplicates within their group [N], padded with score -1."""
+    """The ``limit`` best boxes [N, 4] of score [N], without duplicates within their group [N].
+
+    Padded with score -1.
+    """
     apart = boxes + (groups.to(boxes.dtype) * (boxes.max() + 1)).unsqueeze(1)
     kept = torch.ops.torchvision.nms(apart, scores, threshold)
     # How many there are is not known in a graph; where they are is.

@@ -191,11 +191,11 @@ class Adapter(abc.ABC):
         raise NotImplementedError
 
     def backward(self, losses: Any) -> None:
-        """Compute all gradients. *Timed.*"""
+        """*Timed:* compute all gradients."""
         raise NotImplementedError
 
     def optimizer_step(self) -> None:
-        """Update the weights. *Timed.*"""
+        """*Timed:* update the weights."""
         raise NotImplementedError
 
     def ema_update(self) -> None:

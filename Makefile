@@ -34,7 +34,7 @@ lint: $(STAMP)
 	$(VENV)/bin/rumdl check --quiet $(TEXTS) adapters
 
 docs: $(STAMP)  ## the documentation as a site, in site/
-	$(VENV)/bin/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
 
 bench: $(STAMP)  ## the harness's own benchmarks: overhead, idle workers, evaluators
 	$(VENV)/bin/python -m benchmarks.overhead

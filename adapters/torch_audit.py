@@ -175,9 +175,9 @@ class TorchObserver(Observer):
                 parameter.grad if kind == "gradients" else state.get("momentum_buffer", state.get("exp_avg"))
             )
             if value is not None:
-                found[name] = np.array(array(value))
+                found[name] = array(value)
                 if kind == "gradients" and scale != 1:
-                    found[name] /= scale
+                    found[name] = found[name] / scale
         return found
 
     def settings(self) -> dict[str, Any]:
@@ -190,7 +190,7 @@ class TorchObserver(Observer):
 
 def _state(model: nn.Module) -> dict[str, np.ndarray]:
     state = model.state_dict()
-    return {name: np.array(array(value)) for name, value in state.items() if value.is_floating_point()}
+    return {name: array(value) for name, value in state.items() if value.is_floating_point()}
 
 
 @contextlib.contextmanager

@@ -7,6 +7,8 @@ is made here. READMEs that stand beside the code become pages, with their links 
 from __future__ import annotations
 
 import importlib
+import inspect
+import pkgutil
 import posixpath
 import re
 from collections.abc import Mapping
@@ -109,7 +111,8 @@ def type_text(facts: Mapping[str, Any]) -> str:
     """A type of JSON schema in words."""
     if "$ref" in facts:
         name = facts["$ref"].rpartition("/")[2]
-        return f"[{name}](#{name.lower()})"
+        page = "recipe.md" if name == "Workload" else ""  # records speak of it, too
+        return f"[{name}]({page}#{name.lower()})"
     if "anyOf" in facts:
         return " or ".join(type_text(one) for one in facts["anyOf"])
     if "enum" in facts:
@@ -165,9 +168,14 @@ def models() -> str:
 
 
 def formats() -> str:
-    """The log formats that `bench import` reads."""
-    from bench.importers.formats import known_formats
+    """What the module of each log format says of it."""
+    from bench.importers import formats as package
 
-    return table(
-        ("format", "written by"), [(f"`{name}`", one.title) for name, one in known_formats().items()]
-    )
+    names = list(package.known_formats())
+    modules = [
+        importlib.import_module(one.name)
+        for one in pkgutil.iter_modules(package.__path__, f"{package.__name__}.")
+    ]
+    modules.sort(key=lambda module: names.index(module.FORMAT.name))
+    parts = [f"### {module.FORMAT.name}\n\n{inspect.getdoc(module)}" for module in modules]
+    return "\n\n".join(parts)

@@ -70,6 +70,7 @@ class Cli:
             ],
             "baseline": "slow",
             "measure": {
+                "quiet": "off",
                 "warmup": 1,
                 "steps": 2,
                 "rounds": 3,

@@ -45,7 +45,11 @@ def sysfs(tmp_path: Path) -> Path:
 
 
 def test_the_facts_that_explain_a_cpus_speed_are_recorded(sysfs: Path) -> None:
+    (sysfs / "run").mkdir()
+    (sysfs / "run/.containerenv").write_text(f'engine="podman"\nimageid="{"ab" * 32}"\n')
     facts = machine.describe_machine(sysfs)
+    assert facts["os"]["image_digest"] == "sha256:" + "ab" * 32
+    assert "host" not in facts
     expected = {
         "model": "AMD EPYC 7763",
         "vendor": "AuthenticAMD",
@@ -207,9 +211,25 @@ def test_the_fingerprint_knows_the_hardware_and_not_its_state_or_name() -> None:
     for change in (
         {"cpu": {"model": "Y", "logical_cores": 2}},
         {"gpus": []},
+        {"gpu_driver": "580.65.06"},
         {"memory": {"total_bytes": 8 << 30}},
     ):
         assert machine.fingerprint(facts) != machine.fingerprint(facts | change)
+
+
+def test_fingerprint_tells_zen_3_from_zen_4() -> None:
+    zen3 = {"model": "AMD EPYC", "family": "cpu family 25 model 1 stepping 1", "instruction_sets": ["avx2"]}
+    zen4 = zen3 | {"family": "cpu family 25 model 17 stepping 1", "instruction_sets": ["avx2", "avx512f"]}
+    masked = zen4 | {"instruction_sets": ["avx2"]}  # a hypervisor hides AVX-512
+    prints = {machine.fingerprint({"cpu": cpu}) for cpu in (zen3, zen4, masked)}
+    assert len(prints) == 3
+
+
+def test_fingerprint_of_fewer_facts_equals_none_with_more() -> None:
+    old = {"cpu": {"model": "AMD EPYC", "logical_cores": 2}}
+    new = {"cpu": old["cpu"] | {"instruction_sets": ["avx2"]}}
+    assert machine.fingerprint(old) == machine.fingerprint(old)
+    assert machine.fingerprint(old) != machine.fingerprint(new)
 
 
 def test_a_busy_stranger_is_found_and_our_own_workers_are_not_blamed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,65 +246,3 @@ def test_a_busy_stranger_is_found_and_our_own_workers_are_not_blamed(monkeypatch
     (row,) = [row for row in strangers if row["pid"] == process.pid]
     assert 0.02 <= row["cores"] <= 1.1
     assert [row["cores"] for row in strangers] == sorted((row["cores"] for row in strangers), reverse=True)
-
-
-# -- software -------------------------------------------------------------------------------------------
-
-
-def test_all_packages_of_a_foreign_interpreter_are_listed_with_those_it_would_import(tmp_path: Path) -> None:
-    for folder, version in (("first", "1.0"), ("second", "2.0")):
-        info = tmp_path / folder / f"somedet-{version}.dist-info"
-        info.mkdir(parents=True)
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: somedet\nVersion: {version}\n")
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(str(tmp_path / name) for name in ("first", "second"))}
-    facts = machine.environment_of(Path(sys.executable), env)
-    assert facts["python"] == sys.version.split()[0]
-    assert facts["packages"]["numpy"]
-    assert facts["packages"]["somedet"] == "1.0"
-
-
-def test_an_interpreter_that_does_not_start_is_no_error(tmp_path: Path) -> None:
-    broken = tmp_path / "python"
-    broken.write_text("#!/bin/sh\nexit 3\n")
-    broken.chmod(0o755)
-    assert machine.environment_of(broken) == {}
-    assert machine.environment_of(tmp_path / "absent") == {}
-
-
-def test_a_revision_is_only_claimed_for_code_that_git_tracks(tmp_path: Path) -> None:
-    def git(*arguments: str) -> None:
-        identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
-        subprocess.run(["git", *identity, "-C", str(tmp_path), *arguments], check=True, capture_output=True)
-
-    assert machine.git_revision(tmp_path / "absent") == {}
-    git("init")
-    (tmp_path / "code").mkdir()
-    (tmp_path / "code" / "a.py").write_text("1")
-    assert machine.git_revision(tmp_path) == {}
-    git("add", "code")
-    git("commit", "-m", "first")
-    clean = machine.git_revision(tmp_path / "code")
-    assert len(clean["revision"]) == 40
-    assert clean["dirty"] is False
-    (tmp_path / "results.json").write_text("{}")
-    assert machine.git_revision(tmp_path) == clean, "a new file is no change of the code"
-    (tmp_path / "code" / "a.py").write_text("2")
-    assert machine.git_revision(tmp_path) == {**clean, "dirty": True}
-    (tmp_path / "venv").mkdir()
-    (tmp_path / "venv" / "b.py").write_text("1")
-    assert machine.git_revision(tmp_path / "venv") == {}, "an environment inside a clone has no revision"
-
-
-def test_variables_that_change_speed_are_recorded_and_secrets_are_not() -> None:
-    env = {
-        "OMP_NUM_THREADS": "1",
-        "FLAGS_use_mkldnn": "1",
-        "MKL_DEBUG_CPU_TYPE": "5",
-        "AWS_SECRET": "x",
-        "HOME": "/",
-    }
-    expected = {"FLAGS_use_mkldnn": "1", "MKL_DEBUG_CPU_TYPE": "5", "OMP_NUM_THREADS": "1"}
-    assert machine.speed_variables(env) == expected
-    assert machine.speed_variables(
-        {"NCCL_DEBUG": "a", "LD_PRELOAD": "jemalloc.so", "CUDA_VISIBLE_DEVICES": "0"}
-    )

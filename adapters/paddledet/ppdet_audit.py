@@ -50,7 +50,44 @@ OTHER_NORMS = ("group_norm", "layer_norm", "instance_norm")
 
 
 def array(value: Tensor) -> np.ndarray:
-    return np.array(value.detach().astype("float32").numpy())
+    return value.detach().astype("float32").numpy()
+
+
+@contextlib.contextmanager
+def best_proposals_first(head: Any) -> Iterator[None]:
+    """Inside, the RPN's proposals are in the order of their scores, as other codebases have them, also where they are
+    so few that ppdet leaves them level by level. So the first candidates are the same ones everywhere."""
+    if head is None:
+        yield
+        return
+    seen: list[Tensor] = []
+    plain, makers = head._gen_proposal, (head.train_proposal, head.test_proposal)
+
+    def listening(make: Any) -> Any:
+        def made(*args: Any, **settings: Any) -> Any:
+            found = make(*args, **settings)
+            seen.append(found[1].flatten())
+            return found
+
+        return made
+
+    def generate(scores: list[Tensor], *args: Any) -> Any:
+        seen.clear()
+        proposals, counts = plain(scores, *args)
+        levels = len(scores)
+        for image, boxes in enumerate(proposals):
+            found = paddle.concat(seen[image * levels : (image + 1) * levels])
+            if len(found) == len(boxes):  # else they were sorted when the best ones were taken
+                proposals[image] = paddle.gather(boxes, paddle.argsort(found, descending=True))
+        return proposals, counts
+
+    head._gen_proposal = generate
+    head.train_proposal, head.test_proposal = map(listening, makers)
+    try:
+        yield
+    finally:
+        del head._gen_proposal
+        head.train_proposal, head.test_proposal = makers
 
 
 class PaddleObserver(Observer):
@@ -61,6 +98,7 @@ class PaddleObserver(Observer):
         self.randomness: list[str] = []
         self._first: list[int] | None = None
         self._names: dict[str, str] = {}
+        self._biases: dict[str, Any] = {}
 
     def _dropping(self) -> list[Any]:
         return [layer for layer in self.adapter.model.sublayers() if "drop" in type(layer).__name__.lower()]
@@ -77,7 +115,8 @@ class PaddleObserver(Observer):
             layer.train = lambda: None  # the adapter calls `train` of the whole model in every step
         shuffled, paddle.randperm = paddle.randperm, ordered
         try:
-            yield
+            with best_proposals_first(getattr(self.adapter.model, "rpn_head", None)):
+                yield
         finally:
             paddle.randperm = shuffled
             for layer in self._dropping():
@@ -88,7 +127,9 @@ class PaddleObserver(Observer):
         if phase == "data":
             yield
             return
-        self._names = {p.name: name for name, p in self.adapter.model.named_parameters() if p.ndim >= 2}
+        parameters = dict(self.adapter.model.named_parameters())
+        self._names = {p.name: name for name, p in parameters.items() if p.ndim >= 2}
+        self._biases = {name: parameters.get(name.replace("weight", "bias")) for name in self._names.values()}
         for layer in self._dropping():
             layer.training = False
         hooks = [layer.register_forward_pre_hook(_counting(sink)) for layer in self._dropping()]
@@ -130,7 +171,9 @@ class PaddleObserver(Observer):
                 sink.first_input(array(x))
         name = self._names.get(weight.name)
         if name is not None and flops:
-            sink.layer(name, array(out))
+            bias = self._biases[name]  # Paddle adds that of a convolution afterwards
+            added = 0.0 if bias is None or out.ndim != 4 else array(bias)[:, None, None]
+            sink.layer(name, array(out) + added)
         gradients = (not x.stop_gradient) + (not weight.stop_gradient)
         if gradients and not out.stop_gradient:
 

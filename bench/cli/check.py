@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -12,13 +11,16 @@ import typer
 from bench.cli.options import (
     RESULTS,
     Adapters,
+    AllowVariables,
     AsJson,
     Quiet,
     Recipe,
     Results,
     Settings,
+    closed_pipe_is_fine,
     examples,
     print_json,
+    say,
 )
 from bench.cli.run import plan_of
 from bench.environments import cache_folder
@@ -26,14 +28,14 @@ from bench.errors import BenchError
 from bench.gate import history as series
 from bench.gate import output
 from bench.gate.calibrate import calibrate as measure_noise
-from bench.gate.calibrate import impossible
+from bench.gate.calibrate import calibrated, impossible
 from bench.gate.check import Result, check_revisions
 from bench.gate.checkouts import sources_of
 from bench.gate.metrics import read_settings
 from bench.gate.stored import check_against_run, check_stored
 from bench.recipe.codebases import find_codebases
 from bench.record.run import Run, resolve_run
-from bench.report import show
+from bench.report.render.terminal import show
 
 app = typer.Typer()
 
@@ -68,15 +70,13 @@ def check(
         typer.Option(help="CODEBASE=PATH of a git checkout. Default: this project's. Repeatable."),
     ] = None,
     tolerance: Tolerances = None,
-    weight: Annotated[
-        list[str] | None, typer.Option(help="METRIC=NUMBER: its share of the false alarms.")
-    ] = None,
     budget_s: Annotated[float, typer.Option(min=1, help="Seconds of measuring.")] = 600.0,
     inconclusive_is: Annotated[
         str, typer.Option(help="Treat inconclusive as pass or fail. Default: exit code 3.")
     ] = "inconclusive",
     junit: Annotated[Path | None, typer.Option(help="File for JUnit XML.")] = None,
     comment: Annotated[Path | None, typer.Option(help="File for a pull-request comment in Markdown.")] = None,
+    allow_variables: AllowVariables = False,
     settings: Settings = None,
     quiet: Quiet = False,
     results: Results = RESULTS,
@@ -84,7 +84,7 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """Fail if HEAD is slower than BASE. Exit codes: 0 pass, 1 regression, 3 inconclusive."""
-    asked = read_settings(tolerance or [], weight or [], budget_s, inconclusive_is)
+    asked = read_settings(tolerance or [], budget_s, inconclusive_is)
     if (base is None) == (baseline is None):
         raise BenchError("name what to compare with: --base REVISION or --baseline RUN")
     if baseline and (source or head != "HEAD"):
@@ -94,13 +94,13 @@ def check(
     cache, quiet = cache_folder(), quiet or as_json
     earlier = Run(resolve_run(baseline, results)) if baseline else None
     if earlier and not Path(subject).is_file():
-        result = check_stored(Run(resolve_run(subject, results)), earlier, asked, cache, reference)
+        result = check_stored(Run(resolve_run(subject, results)), earlier, asked, cache, results, reference)
     else:
         codebases = find_codebases(adapters or [])
-        loaded, plan = plan_of(Path(subject), settings or [], adapters or [])
+        loaded, plan = plan_of(Path(subject), settings or [], adapters or [], allow_variables=allow_variables)
         notes = list(impossible(plan, asked, cache))
         for note in notes if not quiet else ():
-            print(note, file=sys.stderr)
+            say(note, error=True)
         if earlier:
             result = check_against_run(
                 loaded, plan, codebases, earlier, asked, results, cache, reference=reference, quiet=quiet
@@ -117,10 +117,12 @@ def check(
                 asked,
                 results,
                 cache,
+                calibrated=calibrated(plan, cache),
                 notes=notes,
                 quiet=quiet,
             )
-    _tell(result, junit, comment, as_json=as_json)
+    with closed_pipe_is_fine():
+        _tell(result, junit, comment, as_json=as_json)
     raise typer.Exit(result.exit_code)
 
 
@@ -129,7 +131,7 @@ def _tell(result: Result, junit: Path | None, comment: Path | None, *, as_json: 
     step_summary = os.environ.get("GITHUB_STEP_SUMMARY")
     output.write(result, junit, comment, Path(step_summary) if step_summary else None)
     if os.environ.get("GITHUB_ACTIONS"):  # the runner reads both streams, and standard output is a document's
-        print("\n".join(output.workflow_commands(result)), file=sys.stderr)
+        say("\n".join(output.workflow_commands(result)), error=True)
     print_json(result.as_json()) if as_json else show(output.blocks(result))
 
 
@@ -139,6 +141,7 @@ def calibrate(
     launches: Annotated[int, typer.Option(min=3, help="Launches of the A/A run.")] = 12,
     tolerance: Tolerances = None,
     budget_s: Annotated[float, typer.Option(min=1, help="Seconds that a later check may measure.")] = 600.0,
+    allow_variables: AllowVariables = False,
     settings: Settings = None,
     quiet: Quiet = False,
     results: Results = RESULTS,
@@ -146,8 +149,8 @@ def calibrate(
     as_json: AsJson = False,
 ) -> None:
     """Measure every arm against itself, and say what a check can detect on this machine."""
-    asked = read_settings(tolerance or [], [], budget_s)
-    loaded, plan = plan_of(recipe, settings or [], adapters or [])
+    asked = read_settings(tolerance or [], budget_s)
+    loaded, plan = plan_of(recipe, settings or [], adapters or [], allow_variables=allow_variables)
     found = measure_noise(
         loaded,
         plan,
@@ -167,16 +170,18 @@ def history(
         bool, typer.Option("--bisect", help="Name the runs and revisions between which each change happened.")
     ] = False,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder to write to. Default: reports/history.")
+        Path | None,
+        typer.Option("--output", "-o", help="Write figures and tables of all series to this folder."),
     ] = None,
     results: Results = RESULTS,
     as_json: AsJson = False,
 ) -> None:
     """Find lasting changes in the stored runs, per arm and machine."""
     found, notes = series.collect(results)
-    path = series.write(found, notes, output or Path("reports") / "history")
+    path = series.write(found, notes, output) if output else None
     if as_json:
         print_json([one.as_json() for one in found])
-    else:
-        show(series.blocks(found, notes, bisect=bisect, figures=False))
-        print(path)
+        return
+    show(series.blocks(found, notes, bisect=bisect))
+    if path:
+        say(path)

@@ -1,4 +1,4 @@
-"""`bench import`: training logs of other tools."""
+"""`bench import` and `bench compare-logs`: training logs of other tools."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from bench import importers
-from bench.cli.options import AsJson, examples, print_json
+from bench.cli.options import AsJson, examples, print_json, say
 from bench.errors import BenchError
 from bench.reference.model_zoo import transcribe
 from bench.reference.published import PUBLISHED, ZOO
@@ -31,7 +31,31 @@ def import_(
         if len(files) != 1:
             raise BenchError("model-zoo reads one document")
         written = [str(path) for path in transcribe(files[0], PUBLISHED / ZOO)]
-        print_json(written) if as_json else typer.echo("\n".join(written))
+        print_json(written) if as_json else say("\n".join(written))
         return
     result = importers.import_logs(log_format, files, from_iter=from_iter, to_iter=to_iter)
-    print_json(importers.to_json(result)) if as_json else typer.echo(importers.render(result))
+    print_json(importers.to_json(result)) if as_json else say(importers.render(result))
+
+
+@app.command("compare-logs", epilog=examples("bench compare-logs ours.log theirs.log --images-per-step 16"))
+def compare_logs(
+    files: Annotated[list[Path], typer.Argument(help="Two logs or more. The first is the baseline.")],
+    images_per_step: Annotated[
+        list[float] | None,
+        typer.Option(help="Images of a step of all cards. Once, or once per log."),
+    ] = None,
+    section: Annotated[
+        list[int] | None,
+        typer.Option(help="Section of a log, as numbered by bench import. Default: the longest."),
+    ] = None,
+    from_iter: Annotated[int | None, typer.Option(help="First iteration of the rates.")] = None,
+    to_iter: Annotated[int | None, typer.Option(help="Last iteration of the rates.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Put training logs side by side: rates, memory, accuracy."""
+    results = [importers.import_logs("auto", [file], from_iter=from_iter, to_iter=to_iter) for file in files]
+    comparison = importers.compare_logs(results, images_per_step or (), section or ())
+    if as_json:
+        print_json(importers.comparison_json(comparison))
+    else:
+        say(importers.render_comparison(comparison))

@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, cast
 
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from bench.cli.options import RESULTS, AsJson, Results, examples, print_json
+from bench.cli.options import RESULTS, AsJson, Results, examples, print_json, say
 from bench.errors import BenchError, did_you_mean
 from bench.judge import accuracy
-from bench.judge.audit import audit_run
+from bench.judge.results import IouType, what_is_there
 from bench.recipe.codebases import find_codebases
 from bench.record.run import Run, resolve_run
 from bench.reference.page import generate_published
-from bench.report import Verdict, comparison_blocks, comparison_table, generate, resolve_side, show, to_json
+from bench.report.comparison import comparison_blocks, comparison_table, resolve_side
+from bench.report.render.terminal import show
+from bench.report.values import to_json
+from bench.report.write import generate
+from bench.text_safety import for_terminal
 
 app = typer.Typer()
+
+
+class Figures(StrEnum):
+    """Which figures a report has."""
+
+    MAIN = "main"
+    ALL = "all"
 
 
 @app.command(epilog=examples("bench report", "bench report latest", "bench report --published"))
@@ -34,6 +47,9 @@ def report(
         bool,
         typer.Option("--published", help="Report the published tables and the SOLOv2 log; runs follow them."),
     ] = False,
+    figures: Annotated[
+        Figures, typer.Option("--figures", help="all: also draw the single steps of every workload.")
+    ] = Figures.MAIN,
     results: Results = RESULTS,
     as_json: AsJson = False,
 ) -> None:
@@ -44,22 +60,8 @@ def report(
     else:
         first = named[0].record()
         target = output or Path("reports") / str(first.recipe["name"]) / first.id
-        path = generate(named, target, codebases=find_codebases(), verdicts=_verdicts(named))
-    print_json({"report": str(path)}) if as_json else typer.echo(path)
-
-
-def _verdicts(runs: Sequence[Run]) -> dict[tuple[str, str], Verdict]:
-    """The audit's verdicts by (run, arm), as tables show them."""
-    found = {}
-    for run in runs:
-        record = run.record()
-        for arm, audit in audit_run(run.arms(), record.baseline).items():
-            reasons = [
-                *map(str, audit.differences),
-                *(f"not observed in both: {one}" for one in audit.unknown),
-            ]
-            found[record.id, arm] = Verdict(audit.verdict, audit.equal, tuple(reasons))
-    return found
+        path = generate(named, target, codebases=find_codebases(), every_figure=figures == Figures.ALL)
+    print_json({"report": str(path)}) if as_json else say(path)
 
 
 @app.command(epilog=examples("bench compare latest:slow latest:fast"))
@@ -78,30 +80,64 @@ def compare(
 def evaluate(
     ground_truth: Annotated[Path, typer.Argument(help="Ground truth: COCO instances JSON.")],
     detections: Annotated[Path, typer.Argument(help="Detections: COCO results JSON.")],
-    iou_type: Annotated[str, typer.Option(help="bbox, segm or both.")] = "both",
+    iou_type: Annotated[
+        str, typer.Option(help="bbox, segm, keypoints, or both: what both files have.")
+    ] = "both",
     backend: Annotated[str, typer.Option(help="hotcoco (fast) or pycocotools (the reference).")] = "hotcoco",
     as_json: AsJson = False,
 ) -> None:
-    """Compute COCO AP and AR of detections."""
-    wanted: dict[str, tuple[Literal["bbox", "segm"], ...]]
-    wanted = {"bbox": ("bbox",), "segm": ("segm",), "both": ("bbox", "segm")}
-    if iou_type not in wanted:
-        raise BenchError(f"unknown IoU type '{iou_type}'", hint=did_you_mean(iou_type, wanted))
-    found = [accuracy.evaluate(ground_truth, detections, one, backend=backend) for one in wanted[iou_type]]
+    """Compute COCO AP and AR of detections, per class, and what the errors cost."""
+    known = ["bbox", "segm", "keypoints", "both"]
+    if iou_type not in known:
+        raise BenchError(f"unknown IoU type '{iou_type}'", hint=did_you_mean(iou_type, known))
+    wanted: Sequence[IouType] = [cast(IouType, iou_type)]
+    if iou_type == "both":
+        wanted, missing = what_is_there(ground_truth, detections)
+        if not wanted:
+            raise BenchError("nothing to evaluate: " + "; ".join(missing.values()), where=str(detections))
+        for kind in (kind for kind in ("bbox", "segm") if kind in missing):
+            typer.echo(f"not evaluated: {kind}: {missing[kind]}", err=True)
+    found = [accuracy.evaluate(ground_truth, detections, one, backend=backend, errors=True) for one in wanted]
     print_json([one.as_json() for one in found]) if as_json else _print_evaluations(found)
 
 
+#: More classes than this are not printed one by one.
+_MOST_CLASSES = 100
+
+
 def _print_evaluations(found: Sequence[accuracy.Evaluation]) -> None:
-    """The 12 numbers, one column per IoU type, and the images they are of."""
+    """The numbers, one column per IoU type, the images they are of, AP per class, and what errors cost."""
     console = Console(highlight=False)
-    table = Table("", *(one.iou_type for one in found))
-    for name in found[0].metrics:
-        values = (one.metrics[name] for one in found)
-        table.add_row(name, *("–" if value is None else f"{value:.3f}" for value in values))
-    console.print(table)
+    names = dict.fromkeys(name for one in found for name in one.metrics)
+    _print_table(console, "", found, [(name, [one.metrics.get(name) for one in found]) for name in names])
     one = found[0]
     console.print(
         f"{len(one.image_ids)} images, {one.images_without_objects} of them without objects; {one.objects} objects,"
         f" {one.crowds} crowds, {one.detections} detections; evaluated by {one.backend}",
         markup=False,
     )
+    classes = [
+        (row.name, [each.classes[place].metrics["AP"] for each in found])
+        for place, row in enumerate(one.classes)
+    ]
+    if len(classes) <= _MOST_CLASSES:
+        _print_table(console, "AP of a class", found, classes)
+    else:
+        console.print(f"AP of {len(classes)} classes: see --json")
+    costs = [{} if each.errors is None else each.errors.cost for each in found]
+    kinds = [(text, [cost.get(name) for cost in costs]) for name, text in accuracy.ERRORS.items()]
+    if any(costs):
+        _print_table(console, "AP50 lost by errors", found, kinds)
+
+
+def _print_table(
+    console: Console,
+    title: str,
+    found: Sequence[accuracy.Evaluation],
+    rows: Sequence[tuple[str, Sequence[float | None]]],
+) -> None:
+    table = Table(title, *(one.iou_type for one in found))
+    for name, values in rows:
+        cells = ("–" if value is None else f"{value:.3f}" for value in values)
+        table.add_row(Text(for_terminal(name)), *cells)
+    console.print(table)

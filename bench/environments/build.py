@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -154,6 +156,7 @@ class _Uv:
                 text=True,
                 errors="replace",
                 env={**self._variables, **(variables or {})},
+                start_new_session=True,  # a group that ends as a whole: a build starts compilers
             )
             try:
                 assert process.stdout is not None
@@ -164,7 +167,7 @@ class _Uv:
                 status = process.wait()
             finally:
                 if process.poll() is None:  # interrupted
-                    process.terminate()
+                    os.killpg(process.pid, signal.SIGTERM)
                     process.wait()
         if status != 0:
             tail = "\n".join(f"    {line}" for line in self._log.read_text().splitlines()[-_LOG_TAIL_LINES:])

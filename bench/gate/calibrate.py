@@ -12,23 +12,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
+import numpy as np
 
 from bench.errors import BenchError
-from bench.gate import decide, simulate
-from bench.gate.check import FEWEST_LAUNCHES, FIRST_LAUNCHES, PerLaunch, doubled, finite, lean
-from bench.gate.metrics import Settings
+from bench.gate import simulate
+from bench.gate.check import FIRST_LAUNCHES, PerLaunch, doubled, finite, lean
+from bench.gate.decide import FEWEST_LAUNCHES, Launches, Schedule, Spread
+from bench.gate.metrics import Metric, Settings
 from bench.gate.simulate import Noise
 from bench.gate.values import SIDES, interleaved, side_id
-from bench.judge import ratio
 from bench.measure.progress import Quiet
 from bench.measure.session import Session, new_run
 from bench.recipe.codebases import Codebase
 from bench.recipe.load import LoadedRecipe
-from bench.recipe.plan import Checkout, Plan, work_key
+from bench.recipe.plan import Arm, Checkout, Plan, work_key
 from bench.recipe.workload import Workload
 from bench.record import machine
-from bench.record.run import write_atomic
+from bench.record.run import Run, write_atomic
 from bench.record.samples import block_times
 
 
@@ -48,6 +48,7 @@ class Calibration:
     rounds: int
     start_s: float
     round_s: float
+    bias: simulate.Bias
     false_alarms: simulate.FalseAlarms
     tolerance: float
     budget_s: float
@@ -75,7 +76,21 @@ def calibrate(
 ) -> list[Calibration]:
     """Measure every arm against itself, as a check would, and store what that says under the machine's fingerprint.
 
-    ``launches``: of the A/A run. ``settings.budget_s``: the budget of the checks to come.
+    Args:
+        loaded: the recipe.
+        plan: its plan.
+        codebases: by name.
+        settings: tolerances, and the budget of the checks to come.
+        launches: of the A/A run.
+        results: folder of the run.
+        cache: folder of the calibrations.
+        quiet: no progress.
+
+    Returns:
+        A calibration for each arm.
+
+    Raises:
+        BenchError: for too few launches, or when an arm fails.
     """
     if launches < FIRST_LAUNCHES:
         raise BenchError(f"{launches} launches are too few to estimate their spread", hint="take 12 or more")
@@ -98,35 +113,14 @@ def calibrate(
     if code:
         failed = "; ".join(f"{arm.id}: {arm.failure.message}" for arm in run.arms() if arm.failure)
         raise MeasuringError(failed or "interrupted", code)
-    rounds = plan.measure.rounds
     launch_s = (ends[-1] - ends[0]) / (launches - 1) / len(pairs)  # of one pair, its rounds included
     found = interleaved(run, pairs, settings, cache)
-    arms = {arm.id: arm for arm in run.arms()}
     calibrations = []
     for name in pairs:
-        base, head = (block_times(run.samples(side_id(name, side))) for side in SIDES)
-        paired = ratio.pair(head, base)
-        noise = simulate.noise(paired.launch, paired.log_ratio)
-        round_s = _round_s(base) + _round_s(head)
-        start_s = max(0.0, launch_s - rounds * round_s)
-        arm = arms[side_id(name, "base")]
+        arm = next(one for one in run.arms() if one.id == side_id(name, "base"))
         target = settings.metrics_of(arm.workload.task)[0]
-        check = decide.Plan.within(max(FEWEST_LAUNCHES, int(settings.budget_s / launch_s)))
-        calibration = Calibration(
-            arm=name,
-            recipe=plan.name,
-            machine=machine.fingerprint(record.machine),
-            created_utc=machine.utc_now(),
-            noise=noise,
-            rounds=rounds,
-            start_s=round(start_s, 4),
-            round_s=round(round_s, 4),
-            false_alarms=simulate.false_alarms(found[name, target.name][1], target, check),
-            tolerance=target.tolerance,
-            budget_s=settings.budget_s,
-            smallest_slowdown=simulate.smallest_slowdown(noise, target, check, rounds),
-            suggestion=simulate.suggest(noise, start_s, round_s, settings.budget_s, target),
-            load_average=record.load_before,
+        calibration = _calibration(
+            run, name, plan, target, found[name, target.name][1], settings.budget_s, launch_s
         )
         path = _calibration_path(cache, calibration.machine, arm.codebase, arm.workload, arm.options, plan)
         write_atomic(path, json.dumps(calibration.as_json(), indent=1))
@@ -134,8 +128,35 @@ def calibrate(
     return calibrations
 
 
-def _round_s(blocks: pd.DataFrame) -> float:
-    return float((blocks["s_per_step"] * blocks["steps"]).median())
+def _calibration(
+    run: Run, name: str, plan: Plan, target: Metric, seen: Launches, budget_s: float, launch_s: float
+) -> Calibration:
+    """What the A/A run says of one arm; ``seen``: its launches, ``launch_s``: seconds that one takes."""
+    record, rounds = run.record(), plan.measure.rounds
+    blocks = [block_times(run.samples(side_id(name, side))) for side in SIDES]
+    tables = [table.set_index(["launch", "round"])["s_per_step"] for table in blocks]
+    of_launch = (tables[1] / tables[0]).dropna().groupby("launch")
+    noise = simulate.noise([np.log(np.asarray(ratios, dtype=np.float64)) for _, ratios in of_launch])
+    round_s = sum(float((table["s_per_step"] * table["steps"]).median()) for table in blocks)
+    start_s = max(0.0, launch_s - rounds * round_s)
+    check = Schedule.within(max(FEWEST_LAUNCHES, int(budget_s / launch_s)))
+    return Calibration(
+        arm=name,
+        recipe=plan.name,
+        machine=machine.fingerprint(record.machine),
+        created_utc=machine.utc_now(),
+        noise=noise,
+        rounds=rounds,
+        start_s=round(start_s, 4),
+        round_s=round(round_s, 4),
+        bias=simulate.bias(seen.values, target),
+        false_alarms=simulate.false_alarms(seen, target, check),
+        tolerance=target.tolerance,
+        budget_s=budget_s,
+        smallest_slowdown=simulate.smallest_slowdown(noise, target, check, rounds),
+        suggestion=simulate.suggest(noise, start_s, round_s, budget_s, target),
+        load_average=record.load_before,
+    )
 
 
 class MeasuringError(BenchError):
@@ -154,29 +175,54 @@ def _calibration_path(
     return cache / "calibration" / fingerprint / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
 
 
+@dataclass(frozen=True)
+class _Stored:
+    """Noise of an arm on this machine, and the seconds of one launch."""
+
+    noise: Noise
+    launch_s: float
+
+
+def _stored(arm: Arm, plan: Plan, cache: Path) -> _Stored:
+    """The calibration of this machine for the work of an arm. Raises FileNotFoundError, or others if damaged."""
+    fingerprint = machine.fingerprint(machine.describe_machine())
+    path = _calibration_path(cache, fingerprint, arm.codebase, arm.workload, arm.options, plan)
+    stored = json.loads(path.read_text())
+    launch_s = stored["start_s"] + plan.measure.rounds * stored["round_s"]
+    return _Stored(Noise(**stored["noise"]), launch_s)
+
+
+def calibrated(plan: Plan, cache: Path) -> dict[str, Spread]:
+    """Spread of the launches of each arm against itself, for the arms that this machine is calibrated for."""
+    found = {}
+    for arm in plan.arms:
+        try:
+            seen = _stored(arm, plan, cache).noise
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        found[arm.id] = Spread(seen.launch_mean_sd(plan.measure.rounds), seen.launches - 1)
+    return found
+
+
 def impossible(plan: Plan, settings: Settings, cache: Path) -> Iterator[str]:
     """What the calibration of this machine says against the check that is asked for."""
-    fingerprint = machine.fingerprint(machine.describe_machine())
     for arm in plan.arms:
-        path = _calibration_path(cache, fingerprint, arm.codebase, arm.workload, arm.options, plan)
         target = settings.metrics_of(arm.workload.task)[0]
         try:
-            stored = json.loads(path.read_text())
-            launch_s = stored["start_s"] + plan.measure.rounds * stored["round_s"]
-            seen = Noise(**stored["noise"])
+            stored = _stored(arm, plan, cache)
         except FileNotFoundError:
             yield f"{arm.id}: this machine is not calibrated for this work (bench calibrate)"
             continue
         except (OSError, ValueError, KeyError, TypeError):
-            yield f"{arm.id}: the calibration of this machine cannot be read ({path})"
+            yield f"{arm.id}: the calibration of this machine cannot be read (in {cache / 'calibration'})"
             continue
-        fit = int(settings.budget_s / launch_s)
+        fit = int(settings.budget_s / stored.launch_s)
         if fit < FEWEST_LAUNCHES:
             yield (
                 f"{arm.id}: {settings.budget_s:.0f} s are about {fit} launches on this machine; a regression needs "
-                f"{FEWEST_LAUNCHES} to be confirmed, about {FEWEST_LAUNCHES * launch_s:.0f} s"
+                f"{FEWEST_LAUNCHES} to be confirmed, about {FEWEST_LAUNCHES * stored.launch_s:.0f} s"
             )
             continue
-        warning = simulate.warn_impossible(seen, target, decide.Plan.within(fit), plan.measure.rounds)
+        warning = simulate.warn_impossible(stored.noise, target, Schedule.within(fit), plan.measure.rounds)
         if warning:
             yield f"{arm.id}: {warning}"

@@ -18,12 +18,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bench.errors import BenchError, ExitCode
-from bench.gate import decide
 from bench.gate.checkouts import Source, temporary_folder
-from bench.gate.decide import Verdict
+from bench.gate.decide import FEWEST_LAUNCHES, Decision, Launches, Ruling, Schedule, Spread, decide
 from bench.gate.metrics import Metric, Settings
-from bench.gate.values import SIDES, interleaved, side_id
-from bench.judge import ratio
+from bench.gate.values import NOTHING, SIDES, interleaved, side_id
 from bench.judge.audit import audit_run
 from bench.measure import interrupts
 from bench.measure.progress import Lines, Quiet
@@ -37,22 +35,18 @@ from bench.record.software import git_revision
 
 FIRST_LAUNCHES = 3
 """Measured before the plan of looks is fixed, which needs to know how many launches fit the budget."""
-FEWEST_LAUNCHES = 6
-"""With fewer a regression could not be confirmed."""
 SPARE = 1.05
 """Launches are planned as if they took this much longer, so that the last look comes before the budget ends."""
-"""The first one is always checked, the others when they are given a tolerance."""
-
 State = Literal["pass", "fail", "inconclusive", "error"]
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Judgement:
     """One metric of one arm: what was asked, what was found."""
 
     arm: str
     metric: Metric
-    decision: decide.Decision
+    decision: Decision
 
     @property
     def name(self) -> str:
@@ -70,7 +64,7 @@ class Result:
     how: str
     state: State
     exit_code: int
-    comparisons: tuple[Comparison, ...] = ()
+    comparisons: tuple[Judgement, ...] = ()
     notes: tuple[str, ...] = ()
     errors: tuple[str, ...] = ()
     run: str = ""
@@ -131,7 +125,7 @@ def doubled(plan: Plan, checkouts: Mapping[str, Mapping[str, Checkout | None]]) 
 
 def lean(plan: Plan, settings: Settings, **changes: Any) -> Plan:
     """Without the passes that no metric needs."""
-    only = {"phase_steps": 0, "predict": "AP" in settings.metrics, "time_budget_s": None}
+    only = {"quiet": "off", "phase_steps": 0, "predict": "AP" in settings.metrics, "time_budget_s": None}
     if "max memory" not in settings.metrics:
         only["memory_steps"] = 0
     return replace(plan, measure=plan.measure.model_copy(update={**only, **changes}))
@@ -147,7 +141,7 @@ class PerLaunch(Lines):
 
 @dataclass
 class Referee:
-    """Says how many launches a check still needs. ``verdict``: of the launches so far."""
+    """Says how many launches a check still needs. ``ruling``: of the launches so far."""
 
     run: Run
     pairs: Sequence[str]
@@ -155,9 +149,10 @@ class Referee:
     cache: Path
     say: Callable[[str], None]
     started: float = field(default_factory=time.monotonic)
-    plan: decide.Plan | None = None
-    verdict: Verdict | None = None
-    found: dict[tuple[str, str], tuple[Metric, ratio.Floats]] = field(default_factory=dict)
+    calibrated: Mapping[str, Spread] = field(default_factory=dict)
+    plan: Schedule | None = None
+    ruling: Ruling | None = None
+    found: dict[tuple[str, str], tuple[Metric, Launches]] = field(default_factory=dict)
     _first_s: float = math.nan
     """When the first launch ended; it alone also prepared data and weights."""
 
@@ -178,32 +173,30 @@ class Referee:
             missing = FIRST_LAUNCHES - launches
             if elapsed_s * (1 + missing / launches) <= self.settings.budget_s:
                 return missing
-            return self._judge(decide.Plan(), out_of_budget=True)
+            return self._judge(Schedule(), out_of_budget=True)
         launch_s = (elapsed_s - self._first_s) / (launches - 1)
         if self.plan is None:  # before the first look: what is seen later must not change it
             fit = launches + int((self.settings.budget_s - elapsed_s) / (SPARE * launch_s))
             rates = self.settings.false_alarm, self.settings.false_pass
-            self.plan = decide.Plan.within(max(fit, FEWEST_LAUNCHES), *rates)
+            self.plan = Schedule.within(max(fit, FEWEST_LAUNCHES), *rates)
         more = self._judge(self.plan)
         if more and elapsed_s + more * launch_s > self.settings.budget_s:
             return self._judge(self.plan, out_of_budget=True)
         return more
 
-    def _judge(self, plan: decide.Plan, out_of_budget: bool = False) -> int:
-        self.found = interleaved(self.run, self.pairs, self.settings, self.cache)
-        self.verdict = decide.decide(
-            {_name(*key): value for key, value in self.found.items()}, plan, out_of_budget
-        )
+    def _judge(self, plan: Schedule, out_of_budget: bool = False) -> int:
+        self.found = interleaved(self.run, self.pairs, self.settings, self.cache, self.calibrated)
+        self.ruling = decide({_name(*key): value for key, value in self.found.items()}, plan, out_of_budget)
         for one in self.comparisons():
             found = one.decision
             worse = worse_text(one.metric, found)
             self.say(f"{one.name} after {found.launches} launches: worse by {worse}: {found.reason}")
-        return self.verdict.more_launches
+        return self.ruling.more_launches
 
-    def comparisons(self) -> tuple[Comparison, ...]:
-        decisions = self.verdict.decisions if self.verdict else {}
+    def comparisons(self) -> tuple[Judgement, ...]:
+        decisions = self.ruling.decisions if self.ruling else {}
         return tuple(
-            Comparison(arm, target, decisions[_name(arm, metric)])
+            Judgement(arm, target, decisions[_name(arm, metric)])
             for (arm, metric), (target, _) in self.found.items()
             if _name(arm, metric) in decisions
         )
@@ -220,7 +213,7 @@ def amount_text(target: Metric, share: float) -> str:
     return f"{100 * share:+.1f} %" if target.relative else f"{share:+.4f}"
 
 
-def worse_text(target: Metric, decision: decide.Decision) -> str:
+def worse_text(target: Metric, decision: Decision) -> str:
     """`+2.1 % [-0.3 %, +4.5 %]`; one launch has no interval."""
     value = amount_text(target, decision.worsening)
     if not math.isfinite(decision.high):
@@ -239,12 +232,14 @@ def check_revisions(
     results: Path,
     cache: Path,
     *,
+    calibrated: Mapping[str, Spread] = NOTHING,
     notes: Sequence[str] = (),
     quiet: bool,
 ) -> Result:
     """Measure two revisions interleaved on this machine until the gate has decided or the budget is spent.
 
-    The work trees are removed whatever happens; the run is kept in ``results``. Raises BenchError for bad input.
+    The work trees are removed whatever happens; the run is kept in ``results``. ``calibrated``: spread of the
+    launches of each arm against itself. Raises BenchError for bad input.
     """
     revisions = {"base": base, "head": head}
     commits = {(s.codebase.name, side): s.commit(revisions[side]) for s in sources for side in SIDES}
@@ -262,7 +257,7 @@ def check_revisions(
         chosen = replace(chosen, name=f"{plan.name}-check")
         settings.refuse_unused(arm.workload.task for arm in chosen.arms)
         run, code, referee = _measure_pairs(
-            loaded, chosen, pairs, codebases, settings, results, cache, quiet=quiet
+            loaded, chosen, pairs, codebases, settings, results, cache, calibrated, quiet=quiet
         )
     texts = {side: ", ".join(f"{s.codebase.name} {commits[s.codebase.name, side][:10]}" for s in sources)
              for side in SIDES}  # fmt: skip
@@ -284,7 +279,7 @@ def _concluded(
 ) -> Result:
     """The outcome with the verdict, or with what failed; stored with the run."""
     record, arms = run.record(), run.arms()
-    if outcome.exit_code or referee.verdict is None:
+    if outcome.exit_code or referee.ruling is None:
         errors = [f"{a.id} failed in {a.failure.stage}: {a.failure.message}" for a in arms if a.failure]
         outcome = replace(
             outcome,
@@ -292,7 +287,7 @@ def _concluded(
             errors=tuple(errors or ["interrupted"]),
         )
     else:
-        state: Any = referee.verdict.state
+        state: Any = referee.ruling.state
         outcome = replace(
             outcome, state=state, exit_code=settings.exit_code(state), comparisons=referee.comparisons()
         )
@@ -311,13 +306,14 @@ def _measure_pairs(
     settings: Settings,
     results: Path,
     cache: Path,
+    calibrated: Mapping[str, Spread],
     *,
     quiet: bool,
 ) -> tuple[Run, int, Referee]:
     run, record = new_run(loaded, plan, results, ["bench", *sys.argv[1:]])
     record.check = {}  # so that a check which is killed is no part of a history
     shown: Quiet = Quiet() if quiet else PerLaunch()
-    referee = Referee(run, pairs, settings, cache, shown.note)
+    referee = Referee(run, pairs, settings, cache, shown.note, calibrated=calibrated)
     session = Session(plan, run, record, codebases, cache, shown, more_launches=referee.more_launches)
     return run, session.execute(), referee
 

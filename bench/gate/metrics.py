@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.errors import BenchError, ExitCode, did_you_mean
-from bench.judge.ratio import Floats
+from bench.judge.steady import Floats
 
 #: Share of a launch's rounds that is left out at either end.
 TRIMMED = 0.25
@@ -22,13 +22,16 @@ State = Literal["pass", "fail", "inconclusive", "undecided"]
 # -- what is compared --------------------------------------------------------------------------------------
 
 
+Statistic = Literal["trimmed", "mean", "p90", "p99"]
+
+
 @dataclass(frozen=True)
 class Metric:
     """How a metric gets worse, and how much of that is tolerated.
 
     ``better``: the direction of improvement. ``relative``: the tolerance is a share of the baseline (0.02:
     2 %), else in the metric's own unit. ``exact``: the metric has no noise (AP of fixed weights), so a
-    single value decides. ``weight``: share of the false-alarm budget among several comparisons.
+    single value decides. ``statistic``: what is taken of the rounds of a launch; the quantiles are of its steps.
     """
 
     name: str
@@ -36,16 +39,15 @@ class Metric:
     tolerance: float
     relative: bool = True
     exact: bool = False
-    weight: float = 1.0
+    statistic: Statistic = "trimmed"
 
     def __post_init__(self) -> None:
-        share = self.relative and self.better == "higher"
-        if not 0 <= self.tolerance < (1 if share else math.inf):
-            allowed = "between 0 and 1" if share else "0 or more"
-            problem = f"{self.name}: tolerance must be {allowed}, got {self.tolerance}"
-            raise BenchError(problem, hint="for example --tolerance s/iter=3%")
-        if self.weight <= 0:
-            raise BenchError(f"{self.name}: weight must be above 0, got {self.weight}")
+        most = 1.0 if self.relative and self.better == "higher" else math.inf
+        if not 0 <= self.tolerance < most:
+            raise BenchError(
+                f"{self.name}: tolerance must be between 0 and {most:g}, got {self.tolerance}",
+                hint=f"for example --tolerance '{self.name}=3%'",
+            )
 
     @property
     def limit(self) -> float:
@@ -78,34 +80,41 @@ METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
         Metric("s/iter", "lower", 0.02),
+        Metric("s/iter mean", "lower", 0.02, statistic="mean"),
+        Metric("s/iter p90", "lower", 0.05, statistic="p90"),
+        Metric("s/iter p99", "lower", 0.10, statistic="p99"),
         Metric("images/s", "higher", 0.02),
         Metric("FPS", "higher", 0.02),
+        Metric("FPS mean", "higher", 0.02, statistic="mean"),
         Metric("max memory", "lower", 0.02),
         Metric("AP", "higher", 0.001, relative=False, exact=True),
         Metric("EMA cost", "lower", 0.01, relative=False),
     )
 }
+"""With their default tolerances. AP is a share in 0..1, EMA cost a share of the step (`bench.judge.ratio.cost`)."""
 
 
-def metric(name: str, tolerance: float | None = None, weight: float = 1.0) -> Metric:
-    """A metric by name, with its own tolerance and weight. Raises `BenchError` for an unknown name."""
+def metric(name: str, tolerance: float | None = None) -> Metric:
+    """A metric by name, with its own tolerance. Raises `BenchError` for an unknown name."""
     if name not in METRICS:
         raise BenchError(f"unknown metric '{name}'", hint=did_you_mean(name, METRICS))
     known = METRICS[name]
-    return replace(known, tolerance=known.tolerance if tolerance is None else tolerance, weight=weight)
+    return replace(known, tolerance=known.tolerance if tolerance is None else tolerance)
 
 
-TIME_METRICS = ("s/iter", "images/s", "FPS")
+TIME_METRICS = ("s/iter", "s/iter mean", "s/iter p90", "s/iter p99", "images/s", "FPS", "FPS mean")
 METRICS_OF_TASK = {
-    "train": ("s/iter", "images/s", "max memory", "EMA cost"),
-    "infer": ("FPS", "s/iter", "images/s", "max memory", "AP"),
-    "eval": ("FPS", "s/iter", "images/s", "max memory", "AP"),
+    "train": ("s/iter", "s/iter mean", "s/iter p90", "s/iter p99", "images/s", "max memory", "EMA cost"),
+    "infer": ("FPS", "FPS mean", "s/iter", "s/iter p90", "s/iter p99", "images/s", "max memory", "AP"),
 }
+METRICS_OF_TASK["eval"] = METRICS_OF_TASK["infer"]
+ALWAYS = 2
+"""So many metrics of a task are always checked; the others when they are given a tolerance."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """``metrics``: those with a tolerance or weight of their own, by name."""
+    """``metrics``: those with a tolerance of their own, by name."""
 
     metrics: Mapping[str, Metric]
     budget_s: float
@@ -114,13 +123,15 @@ class Settings:
     false_pass: float = 0.05
 
     def metrics_of(self, task: str) -> list[Metric]:
+        """What is checked of an arm. The plain mean has the tolerance of the trimmed mean unless it has its own."""
         if task not in METRICS_OF_TASK:
             raise BenchError(
                 f"bench check cannot judge task '{task}'", hint="check task train, infer or eval"
             )
-        default, *others = METRICS_OF_TASK[task]
-        chosen = [default, *(name for name in others if name in self.metrics)]
-        return [self.metrics.get(name) or metric(name) for name in chosen]
+        default, mean, *others = METRICS_OF_TASK[task]
+        first = self.metrics.get(default) or metric(default)
+        second = self.metrics.get(mean) or metric(mean, first.tolerance)
+        return [first, second, *(self.metrics[name] for name in others if name in self.metrics)]
 
     def refuse_unused(self, tasks: Iterable[str]) -> None:
         known = {name for task in tasks for name in METRICS_OF_TASK.get(task, ())}
@@ -136,14 +147,10 @@ class Settings:
 
 
 def read_settings(
-    tolerances: Sequence[str], weights: Sequence[str], budget_s: float, inconclusive_is: str = "inconclusive"
+    tolerances: Sequence[str], budget_s: float, inconclusive_is: str = "inconclusive"
 ) -> Settings:
-    """From the command line: `--tolerance s/iter=3%`, `--weight FPS=2`."""
-    given_tolerances, given_weights = _numbers("tolerance", tolerances), _numbers("weight", weights)
-    metrics = {
-        name: metric(name, given_tolerances.get(name), given_weights.get(name, 1.0))
-        for name in {**given_tolerances, **given_weights}
-    }
+    """From the command line: `--tolerance s/iter=3%`, `--tolerance AP=0.002`."""
+    metrics = {name: metric(name, tolerance) for name, tolerance in map(_tolerance, tolerances)}
     choices: dict[str, Literal["inconclusive", "pass", "fail"]] = {
         "inconclusive": "inconclusive", "pass": "pass", "fail": "fail",
     }  # fmt: skip
@@ -155,16 +162,21 @@ def read_settings(
     return Settings(metrics, budget_s, choices[inconclusive_is])
 
 
-def _numbers(option: str, texts: Sequence[str]) -> dict[str, float]:
-    found = {}
-    for text in texts:
-        name, _, value = text.rpartition("=")
-        try:
-            found[name] = float(value[:-1]) / 100 if value.endswith("%") else float(value)
-        except ValueError:
-            found[name] = math.nan
-        if not name or not math.isfinite(found[name]):
-            raise BenchError(
-                f"--{option} {text}: expected METRIC=NUMBER", hint=f"for example --{option} s/iter=3%"
-            )
-    return found
+def _tolerance(text: str) -> tuple[str, float]:
+    """`s/iter=3%` or `s/iter=0.03`. A bare number of 1 or more is refused: 5 would be 500 %."""
+    name, _, value = text.rpartition("=")
+    percent = value.endswith("%")
+    try:
+        number = float(value.removesuffix("%"))
+    except ValueError:
+        number = math.nan
+    if not name or not math.isfinite(number):
+        raise BenchError(
+            f"--tolerance {text}: expected METRIC=SHARE", hint="for example --tolerance s/iter=3%"
+        )
+    if not percent and number >= 1:
+        raise BenchError(
+            f"--tolerance {text}: {value} is {100 * number:g} % without a per cent sign",
+            hint=f"write --tolerance '{name}={value}%' or '{name}={number / 100:g}'",
+        )
+    return name, number / 100 if percent else number

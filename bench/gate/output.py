@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bench.gate.calibrate import Calibration
-from bench.gate.check import Comparison, Result, worse_text
+from bench.gate.check import Judgement, Result, worse_text
 from bench.gate.metrics import Metric
 from bench.record.run import write_atomic
 from bench.report.document import Block, Bullets, Cell, Column, Heading, Table, Text, Tone
@@ -32,7 +32,7 @@ def tolerance_text(metric: Metric) -> str:
     return f"{100 * metric.tolerance:g} %" if metric.relative else f"{metric.tolerance:g}"
 
 
-def sentence(one: Comparison) -> str:
+def sentence(one: Judgement) -> str:
     """`native: s/iter worse by +10.2 % [+8.1 %, +12.3 %], tolerance 2 %: worse than tolerated …`."""
     worse, tolerance = worse_text(one.metric, one.decision), tolerance_text(one.metric)
     return f"{one.name} worse by {worse}, tolerance {tolerance}: {one.decision.reason}"
@@ -61,7 +61,7 @@ def blocks(result: Result) -> Iterator[Block]:
         yield Bullets((*result.errors, *result.notes))
 
 
-def _row(one: Comparison) -> tuple[Cell, ...]:
+def _row(one: Judgement) -> tuple[Cell, ...]:
     found = one.decision
     return (
         cell(one.arm),
@@ -84,6 +84,9 @@ def calibration_blocks(found: Sequence[Calibration]) -> Iterator[Block]:
             (
                 f"noise of head ÷ base: {100 * seen.launch_sd:.2f} % between launches, {100 * seen.round_sd:.2f} % "
                 f"between rounds ({seen.launches} launches, {seen.rounds} rounds in all)",
+                f"mean of head against base: {100 * one.bias.mean:+.2f} % [{100 * one.bias.low:+.2f} %, "
+                f"{100 * one.bias.high:+.2f} %], p = {one.bias.p_value:.2g} of no difference"
+                + (": one side is slower, and would be so in a check" if one.bias.p_value < 0.01 else ""),
                 f"a launch of {one.rounds} rounds takes {one.start_s + one.rounds * one.round_s:.1f} s",
                 f"false alarms: {100 * rate.share:.1f} % [{100 * rate.low:.1f} %, {100 * rate.high:.1f} %] of "
                 f"{rate.checks} checks replayed from these launches",

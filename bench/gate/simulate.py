@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
-from scipy.stats import binomtest
-from scipy.stats.mstats import winsorize
+from scipy.stats import binomtest, ttest_1samp
 
 from bench.errors import BenchError
-from bench.gate.decide import Plan, _by_launch, decide, launch_means
-from bench.gate.metrics import TRIMMED, Metric, State
-from bench.judge.ratio import Floats
+from bench.gate.decide import Launches, Schedule, decide
+from bench.gate.metrics import Metric, State
+from bench.gate.summaries import trimmed
+from bench.judge.steady import Floats
 
 # -- calibration -------------------------------------------------------------------------------------------
 
@@ -33,26 +32,24 @@ class Noise:
         return math.hypot(self.launch_sd, self.round_sd / math.sqrt(rounds))
 
 
-def noise(launch: npt.ArrayLike, log_ratio: npt.ArrayLike) -> Noise:
-    """Noise of paired log-ratios (`stats.pair`) of an arm against itself; needs two launches of two rounds.
+def noise(rounds: Sequence[Floats]) -> Noise:
+    """Noise of an arm against itself.
 
-    ``round_sd`` is what the trimmed means make of it, sqrt(n) times their standard error (Yuen, Biometrika 1974).
+    Args:
+        rounds: log-ratio of each round, an array for each launch.
+
+    Raises:
+        BenchError: with fewer than two launches of four rounds, the fewest that give a trimmed mean its error.
     """
-    by_launch = _by_launch(launch, log_ratio)
-    if len(by_launch) < 2 or max(map(len, by_launch)) < 2:
-        raise BenchError("calibration needs at least two launches of two rounds")
-    round_variance = float(np.mean([r.size * _squared_error(r) for r in by_launch if r.size > 1]))
-    between = float(launch_means(launch, log_ratio).var(ddof=1))
-    sizes = np.array([rounds.size for rounds in by_launch])
-    launch_variance = max(0.0, between - round_variance * float((1 / sizes).mean()))
-    return Noise(math.sqrt(launch_variance), math.sqrt(round_variance), sizes.size, int(sizes.sum()))
-
-
-def _squared_error(rounds: Floats) -> float:
-    """Of a trimmed mean: the sum of squares of the winsorised values over h (h - 1), with h values left."""
-    left = rounds.size - 2 * int(TRIMMED * rounds.size)
-    kept = np.asarray(winsorize(rounds, (TRIMMED, TRIMMED)))
-    return float(((kept - kept.mean()) ** 2).sum()) / (left * (left - 1))
+    found = [trimmed(values) for values in rounds]
+    known = [n.size * one.error**2 for n, one in zip(rounds, found, strict=True) if one.freedom]
+    if len(found) < 2 or not known:
+        raise BenchError("calibration needs at least two launches of four rounds")
+    between = float(np.var([one.value for one in found], ddof=1))
+    round_variance = float(np.mean(known))
+    launch_variance = max(0.0, between - round_variance * float(np.mean([1 / n.size for n in rounds])))
+    sizes = [n.size for n in rounds]
+    return Noise(math.sqrt(launch_variance), math.sqrt(round_variance), len(sizes), sum(sizes))
 
 
 @dataclass(frozen=True)
@@ -65,13 +62,21 @@ class Rates:
 
 
 def simulate(
-    seen: Noise, slowdown: float, target: Metric, plan: Plan, rounds: int, checks: int = 500, seed: int = 0
+    seen: Noise,
+    slowdown: float,
+    target: Metric,
+    plan: Schedule,
+    rounds: int,
+    checks: int = 500,
+    seed: int = 0,
 ) -> Rates:
     """Outcomes of checks of a time metric under normal noise of the size seen; a slowdown of 0.05 is 5 %."""
     generator = np.random.default_rng(seed)
     shape = (checks, plan.launches)
-    launches = math.log1p(slowdown) + seen.launch_mean_sd(rounds) * generator.standard_normal(shape)
-    outcomes = [run_check(list(values), target, plan) for values in launches]
+    drawn = math.log1p(slowdown) + seen.launch_mean_sd(rounds) * generator.standard_normal(shape)
+    errors = np.full(plan.launches, seen.round_sd / math.sqrt(rounds))
+    freedoms = np.full(plan.launches, max(1, rounds // 2 - 1))
+    outcomes = [run_check({"": (target, Launches(values, errors, freedoms))}, plan) for values in drawn]
     states = [state for state, _ in outcomes]
     return Rates(
         states.count("fail") / checks,
@@ -80,20 +85,25 @@ def simulate(
     )
 
 
-def run_check(launches: Sequence[float], target: Metric, plan: Plan) -> tuple[State, int]:
-    """Play a check of one comparison over recorded or simulated launches: outcome, and launches used."""
+def run_check(comparisons: Mapping[str, tuple[Metric, Launches]], plan: Schedule) -> tuple[State, int]:
+    """Play a check over recorded or simulated launches, the same number of all comparisons.
+
+    Returns:
+        The outcome, and the launches used.
+    """
+    recorded = min(launches.values.size for _, launches in comparisons.values())
     used = 0
     while True:
-        verdict = decide({target.name: (target, launches[:used])}, plan)
-        if not verdict.more_launches:
-            return verdict.state, used
-        if used + verdict.more_launches > len(launches):
+        ruling = decide({name: (one, all_.part(0, used)) for name, (one, all_) in comparisons.items()}, plan)
+        if not ruling.more_launches:
+            return ruling.state, used
+        if used + ruling.more_launches > recorded:
             return "inconclusive", used
-        used += verdict.more_launches
+        used += ruling.more_launches
 
 
 def smallest_slowdown(
-    seen: Noise, target: Metric, plan: Plan, rounds: int, power: float = 0.95, checks: int = 400
+    seen: Noise, target: Metric, plan: Schedule, rounds: int, power: float = 0.95, checks: int = 400
 ) -> float:
     """The smallest slowdown that a check fails with the given probability, to a tenth; infinite above 100 %."""
     low, high = target.tolerance, 1.0
@@ -109,7 +119,7 @@ def smallest_slowdown(
 
 
 def smallest_tolerance(
-    seen: Noise, target: Metric, plan: Plan, rounds: int, power: float = 0.95, checks: int = 400
+    seen: Noise, target: Metric, plan: Schedule, rounds: int, power: float = 0.95, checks: int = 400
 ) -> float | None:
     """The smallest usual tolerance at which a check of equal revisions passes with the given probability."""
     for tolerance in (0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.10, 0.15, 0.20):
@@ -130,22 +140,44 @@ class FalseAlarms:
 
 
 def false_alarms(
-    worsening: npt.ArrayLike, target: Metric, plan: Plan, checks: int = 300, seed: int = 0
+    launches: Launches, target: Metric, plan: Schedule, checks: int = 300, seed: int = 0
 ) -> FalseAlarms:
-    """False-alarm rate of checks replayed from the launches of an A/A run, worsening [K].
+    """False-alarm rate of checks replayed from the launches of an A/A run, drawn with replacement.
 
-    Launches are drawn with replacement and with random signs, since in an A/A run either arm may be the head. The
-    interval is that of the replay: noise that did not occur in the recorded launches is not in it.
+    The launches keep their signs: an effect that stays with one side is part of what a check meets. The interval is
+    that of the replay: noise that did not occur in the recorded launches is not in it.
     """
-    recorded = np.asarray(worsening, dtype=np.float64)
-    if recorded.size < 3:
+    if launches.values.size < 3:
         raise BenchError("a false-alarm rate needs an A/A run of at least three launches")
     generator = np.random.default_rng(seed)
-    shape = (checks, plan.launches)
-    drawn = generator.choice(recorded, shape) * generator.choice([-1.0, 1.0], shape)
-    alarms = sum(run_check(list(launches), target, plan)[0] == "fail" for launches in drawn)
+    alarms = 0
+    for drawn in generator.integers(0, launches.values.size, (checks, plan.launches)):
+        replayed = Launches(launches.values[drawn], launches.errors[drawn], launches.freedoms[drawn])
+        alarms += run_check({"": (target, replayed)}, plan)[0] == "fail"
     interval = binomtest(alarms, checks).proportion_ci()
     return FalseAlarms(alarms / checks, float(interval.low), float(interval.high), checks)
+
+
+@dataclass(frozen=True)
+class Bias:
+    """Mean of head against base in an A/A run, as a share, with its 95 % interval and the p-value of zero."""
+
+    mean: float
+    low: float
+    high: float
+    p_value: float
+
+
+def bias(worsening: Floats, target: Metric) -> Bias:
+    """Whether one side of an A/A run is slower: it would be so in every check (worsening of each launch [K])."""
+    mean = target.share(float(worsening.mean()))
+    if worsening.std() == 0:
+        return Bias(mean, mean, mean, float(worsening[0] == 0))
+    found = ttest_1samp(worsening, 0)
+    interval = found.confidence_interval(0.95)
+    return Bias(
+        mean, target.share(float(interval.low)), target.share(float(interval.high)), float(found.pvalue)
+    )
 
 
 @dataclass(frozen=True)
@@ -177,14 +209,16 @@ def suggest(
     best = min(spread * math.sqrt(launch_s / round_s), 50.0)
     rounds = min(max(3, round(best)), most)
     launches = int(budget_s / (launch_s + rounds * round_s))
-    plan = Plan.within(launches)
+    plan = Schedule.within(launches)
     tolerance = smallest_tolerance(seen, target, plan, rounds, checks=checks)
     chosen = replace(target, tolerance=tolerance or target.tolerance)
     slowdown = smallest_slowdown(seen, chosen, plan, rounds, checks=checks)
     return Suggestion(rounds, plan.launches, tolerance, slowdown)
 
 
-def warn_impossible(seen: Noise, target: Metric, plan: Plan, rounds: int, checks: int = 300) -> str | None:
+def warn_impossible(
+    seen: Noise, target: Metric, plan: Schedule, rounds: int, checks: int = 300
+) -> str | None:
     """What to say before a check that would mostly be inconclusive on this machine; None when it is fine."""
     passed = simulate(seen, 0.0, target, plan, rounds, checks).passed
     if passed >= 0.8:

@@ -5,16 +5,21 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
+
 from bench.errors import BenchError
-from bench.gate import decide
-from bench.gate.check import Comparison, PerLaunch, Result, _name, lean
+from bench.gate.check import Judgement, PerLaunch, Result, _name, lean
+from bench.gate.decide import Schedule, Spread, Stored, decide_stored
 from bench.gate.metrics import TIME_METRICS, Metric, Settings
-from bench.gate.values import _metrics_of, badness
-from bench.judge import ratio
+from bench.gate.summaries import trimmed
+from bench.gate.values import badness, metrics_of
 from bench.judge.pairs import baseline_of
+from bench.judge.steady import Floats
 from bench.measure.progress import Quiet
 from bench.measure.session import Session, new_run
 from bench.recipe.codebases import Codebase
@@ -22,78 +27,160 @@ from bench.recipe.load import LoadedRecipe
 from bench.recipe.plan import Plan, baseline_ids, work_key
 from bench.record import machine
 from bench.record.models import ArmRecord
-from bench.record.run import Run
+from bench.record.run import Run, find_runs
 
-# -- stored runs ----------------------------------------------------------------------------------------------
+MIN_SESSIONS = 5
+"""Stored runs of the same work, the baseline included, from which the spread between sessions is taken."""
 
 
 def check_stored(
-    head: Run, base: Run, settings: Settings, cache: Path, reference: str | None = None, **about: Any
+    head: Run,
+    base: Run,
+    settings: Settings,
+    cache: Path,
+    results: Path,
+    reference: str | None = None,
+    **about: Any,
 ) -> Result:
     """Judge a run against an earlier one, arm by arm.
 
     On machines of one kind times are compared as they are. On others they are compared as ratios to a reference arm
-    that both runs measured: ``reference`` (label or codebase), else the recipe's baseline; without one that is a
-    BenchError.
+    that both runs measured. How much sessions differ is taken from the runs in ``results``; where they are too few
+    the answer is inconclusive.
+
+    Args:
+        head: the run under check.
+        base: the earlier run.
+        settings: metrics, tolerances and error rates.
+        cache: folder of data sets.
+        results: folder of the stored runs.
+        reference: label or codebase of the reference arm; by default the recipe's baseline.
+        about: further fields of the result, such as ``notes``.
+
+    Returns:
+        The result.
+
+    Raises:
+        BenchError: for runs of different machines without a reference arm, or without a common arm.
     """
-    records = {"base": base.record(), "head": head.record()}
-    same = machine.fingerprint(records["base"].machine) == machine.fingerprint(records["head"].machine)
+    same = _fingerprint(base) == _fingerprint(head)
     earlier = {_identity(arm): arm for arm in base.arms() if arm.status == "ok"}
     arms = [arm for arm in head.arms() if arm.status == "ok" and _identity(arm) in earlier]
-    by_id = {arm.id: arm for arm in arms}
     settings.refuse_unused(arm.workload.task for arm in arms)
-    asked = records["head"].baseline
-    through = baseline_ids(arms, {**asked, "codebase": reference}) if reference else {}
-    found: dict[tuple[str, str], tuple[Metric, ratio.Floats, ratio.Floats]] = {}
-    used: dict[str, None] = {}
-    for arm in arms:
-        for target in _metrics_of(settings, arm):
-            sides = badness(base, earlier[_identity(arm)], target, cache), badness(head, arm, target, cache)
-            if target.name in TIME_METRICS and (reference or not same):
-                fixed = by_id.get(through.get(arm.id, "")) if reference else baseline_of(arm, arms, asked)
-                if fixed is None:
-                    wanted = f"'{reference}'" if reference else "that both runs measured"
-                    because = "" if same else "the runs are of different machines, and "
-                    raise BenchError(
-                        f"{because}{arm.id} has no reference arm {wanted}",
-                        hint="measure an arm that does not change in both runs and name it: --reference ARM",
-                    )
-                if fixed.id == arm.id:
-                    continue
-                used[fixed.label] = None
-                theirs = (
-                    badness(base, earlier[_identity(fixed)], target, cache),
-                    badness(head, fixed, target, cache),
-                )
-                sides = (sides[0] - theirs[0]).dropna(), (sides[1] - theirs[1]).dropna()
-            means = [decide.launch_means(side.index.get_level_values("launch"), side) for side in sides]
-            found[arm.id, target.name] = target, means[0], means[1]
-    plan = decide.Plan(settings.false_alarm, settings.false_pass)
-    verdict = decide.decide_stored({_name(*key): value for key, value in found.items()}, plan)
-    state: Any = verdict.state
+    asked = [
+        _Asked(arm, target, _through(arm, target, arms, head, reference, same=same))
+        for arm in arms
+        for target in metrics_of(settings, arm)
+    ]
+    asked = [one for one in asked if one.through is None or one.through.id != one.arm.id]
+    sessions = [run for run in map(Run, find_runs(results)) if run.folder.resolve() != head.folder.resolve()]
+    found = {
+        (one.arm.id, one.target.name): (
+            one.target,
+            Stored(
+                one.launches(base, cache), one.launches(head, cache), _between(one, sessions, head, cache)
+            ),
+        )
+        for one in asked
+    }
+    plan = Schedule(settings.false_alarm, settings.false_pass)
+    ruling = decide_stored({_name(*key): value for key, value in found.items()}, plan)
     how = "stored run of a machine of the same kind" if same else "stored run of ANOTHER machine"
+    used = dict.fromkeys(one.through.label for one in asked if one.through)
     if used:
         how += f", through the reference arm {', '.join(used)} measured in both (ratio of ratios)"
-    notes = list(about.pop("notes", ()))
-    missing = [arm.id for arm in head.arms() if arm not in arms]
-    if missing:
-        notes.append(f"not in both runs, so not compared: {', '.join(missing)}")
-    notes.append("not interleaved: what the machine did between the two runs is part of the difference")
+    state: Any = ruling.state
     return Result(
-        recipe=str(records["head"].recipe.get("name", "")),
+        recipe=str(head.record().recipe.get("name", "")),
         base=base.folder.name,
         head=head.folder.name,
         how=how,
         state=state,
         exit_code=settings.exit_code(state),
         comparisons=tuple(
-            Comparison(arm, target, verdict.decisions[_name(arm, metric)])
-            for (arm, metric), (target, _, _) in found.items()
+            Judgement(arm, target, ruling.decisions[_name(arm, metric)])
+            for (arm, metric), (target, _) in found.items()
         ),
-        notes=tuple(notes),
+        notes=(*about.pop("notes", ()), *_notes(head, arms)),
         run=str(head.folder),
         **about,
     )
+
+
+def _fingerprint(run: Run) -> str:
+    return machine.fingerprint(run.record().machine)
+
+
+def _notes(head: Run, arms: list[ArmRecord]) -> list[str]:
+    """What the reader of a comparison of stored runs has to know."""
+    missing = [arm.id for arm in head.arms() if arm not in arms]
+    notes = [f"not in both runs, so not compared: {', '.join(missing)}"] if missing else []
+    return [*notes, "not interleaved: what the machine did between the two runs is part of the difference"]
+
+
+def _through(
+    arm: ArmRecord, target: Metric, arms: list[ArmRecord], head: Run, reference: str | None, *, same: bool
+) -> ArmRecord | None:
+    """The arm whose time is taken out; None where times are compared as they are."""
+    if target.name not in TIME_METRICS or (same and not reference):
+        return None
+    pattern = head.record().baseline
+    if reference:
+        wanted_id = baseline_ids(arms, {**pattern, "codebase": reference}).get(arm.id)
+        fixed = next((other for other in arms if other.id == wanted_id), None)
+    else:
+        fixed = baseline_of(arm, arms, pattern)
+    if fixed is None:
+        wanted = f"'{reference}'" if reference else "that both runs measured"
+        because = "" if same else "the runs are of different machines, and "
+        raise BenchError(
+            f"{because}{arm.id} has no reference arm {wanted}",
+            hint="measure an arm that does not change in both runs and name it: --reference ARM",
+        )
+    return fixed
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A metric of an arm, less that of the reference arm ``through``."""
+
+    arm: ArmRecord
+    target: Metric
+    through: ArmRecord | None
+
+    def launches(self, run: Run, cache: Path) -> Floats:
+        """Badness of each launch [K] of the same work in a run. Raises KeyError where the run has no such arm."""
+        arms = {_identity(arm): arm for arm in run.arms() if arm.status == "ok"}
+        values = badness(run, arms[_identity(self.arm)], self.target, cache)
+        if self.through:
+            values = (values - badness(run, arms[_identity(self.through)], self.target, cache)).dropna()
+        return np.array([self._launch(rounds) for _, rounds in values.groupby("launch")])
+
+    def _launch(self, rounds: pd.Series[float]) -> float:
+        given = np.asarray(rounds, dtype=np.float64)
+        if self.target.statistic == "mean":
+            return float(np.log(np.exp(given).mean()))
+        return trimmed(given).value
+
+
+def _between(one: _Asked, sessions: list[Run], head: Run, cache: Path) -> Spread:
+    """Spread of the means of earlier sessions; changes of the code are part of it, which errs on the safe side."""
+    means = []
+    for run in sessions:
+        try:
+            record = run.record()
+            if (
+                record.aa
+                or record.check is not None
+                or (not one.through and _fingerprint(run) != _fingerprint(head))
+            ):
+                continue
+            means.append(float(one.launches(run, cache).mean()))
+        except (BenchError, KeyError, OSError, ValueError):
+            continue  # it has no such arm, or cannot be read
+    if len(means) < MIN_SESSIONS or one.target.exact:
+        return Spread()
+    return Spread(float(np.std(means, ddof=1)), len(means) - 1)
 
 
 def _identity(arm: ArmRecord) -> tuple[str, str]:
@@ -126,4 +213,4 @@ def check_against_run(
         about = plan.name, base.folder.name, run.folder.name, "stored run"
         return Result(*about, "error", code, errors=tuple(errors or ["interrupted"]), run=str(run.folder),
                       elapsed_s=elapsed_s, notes=tuple(warnings))  # fmt: skip
-    return check_stored(run, base, settings, cache, reference, elapsed_s=elapsed_s, notes=warnings)
+    return check_stored(run, base, settings, cache, results, reference, elapsed_s=elapsed_s, notes=warnings)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
+import numpy as np
 import pandas as pd
 
 from bench.errors import BenchError
-from bench.gate import decide
-from bench.gate.metrics import Metric, Settings
+from bench.gate.decide import Launches, Spread
+from bench.gate.metrics import TIME_METRICS, Metric, Settings
+from bench.gate.summaries import mean_of, trimmed
 from bench.inputs.dataset import open_dataset
-from bench.judge import ratio
 from bench.judge.accuracy import evaluate
 from bench.recipe.workload import Workload
 from bench.record.models import ArmRecord, Memory
@@ -19,27 +21,57 @@ from bench.record.run import Run
 from bench.record.samples import block_times
 
 SIDES = ("base", "head")
+QUANTILES = {"p90": 0.90, "p99": 0.99}
+STEPS_BEYOND = 3
+NOT_KNOWN = Spread()
+NOTHING: Mapping[str, Spread] = MappingProxyType({})
 
 
 # -- values of launches ---------------------------------------------------------------------------------------
 
 
 def badness(run: Run, arm: ArmRecord, target: Metric, cache: Path) -> pd.Series[float]:
-    """`Metric.badness` of an arm's measured values, indexed by launch and round."""
+    """`Metric.badness` of an arm's measured values, indexed by launch and round (quantiles: by launch and 0)."""
     if target.name == "AP":
         return pd.Series(target.badness([_average_precision(run, arm, cache)]), index=_index([(0, 0)]))
     if target.name == "max memory":
         values = memory_bytes(arm, arm.memory)  # of both revisions alike, tools of the audit included
         return pd.Series(target.badness(list(values.values())), index=_index([(x, 0) for x in values]))
-    seconds = block_times(run.samples(arm.id)).set_index(["launch", "round"])["s_per_step"].sort_index()
+    if target.statistic in QUANTILES:
+        return _quantiles(run, arm, target)
+    seconds = _block_seconds(run, arm)
     if target.name == "EMA cost":
-        plain = _without_ema(run, arm)
-        without = block_times(run.samples(plain.id)).set_index(["launch", "round"])["s_per_step"]
-        cost = (1 - without / seconds).dropna()
+        cost = (1 - _block_seconds(run, _without_ema(run, arm)) / seconds).dropna()
         return pd.Series(target.badness(cost), index=cost.index)
     images = arm.workload.batch_size * arm.workload.ranks
-    values_per_block = seconds if target.name == "s/iter" else images / seconds
+    values_per_block = seconds if target.name.startswith("s/iter") else images / seconds
     return pd.Series(target.badness(values_per_block), index=seconds.index)
+
+
+def _block_seconds(run: Run, arm: ArmRecord) -> pd.Series[float]:
+    blocks = block_times(run.samples(arm.id))
+    return blocks.set_index(["launch", "round"])["s_per_step"].sort_index()
+
+
+def _quantiles(run: Run, arm: ArmRecord, target: Metric) -> pd.Series[float]:
+    """Badness of a quantile of the step times of each launch, the slowest rank counting.
+
+    Raises:
+        BenchError: where a launch has so few steps that fewer than three lie beyond the quantile.
+    """
+    share = QUANTILES[target.statistic]
+    samples = run.samples(arm.id)
+    measured = samples[samples["round"] >= 0]
+    steps = measured.groupby(["launch", "round", "position", "step"])["duration_ns"].max()
+    of_launch = steps.groupby("launch")
+    fewest = round(STEPS_BEYOND / (1 - share))
+    if int(of_launch.size().min()) < fewest:
+        raise BenchError(
+            f"{target.name} needs {fewest} steps in every launch, {arm.id} has {int(of_launch.size().min())}",
+            hint="raise measure.rounds or measure.steps",
+        )
+    found = of_launch.quantile(share) / 1e9
+    return pd.Series(target.badness(found), index=_index([(int(x), 0) for x in found.index]))
 
 
 def _index(keys: list[tuple[int, int]]) -> pd.MultiIndex:
@@ -89,24 +121,59 @@ def _without_ema(run: Run, arm: ArmRecord) -> ArmRecord:
     return found
 
 
-def _metrics_of(settings: Settings, arm: ArmRecord) -> list[Metric]:
+def metrics_of(settings: Settings, arm: ArmRecord) -> list[Metric]:
     """EMA cost is a matter of arms that have it."""
     metrics = settings.metrics_of(arm.workload.task)
     return [one for one in metrics if one.name != "EMA cost" or arm.workload.ema]
 
 
+def launches_of(
+    base: pd.Series[float], head: pd.Series[float], target: Metric, calibrated: Spread = NOT_KNOWN
+) -> Launches:
+    """Worsening of each launch, head against base, from the rounds that both have.
+
+    Args:
+        base: `badness` of the base, indexed by launch and round.
+        head: of the head.
+        target: says what is taken of the rounds.
+        calibrated: spread of the launches of equal revisions, where it is known.
+    """
+    both = pd.concat([base, head], axis=1, join="inner", keys=SIDES).sort_index()
+    values, errors, freedoms = [], [], []
+    for _, rounds in both.groupby("launch"):
+        sides = rounds.to_numpy(dtype=np.float64)
+        summary = (
+            mean_of(sides[:, 0], sides[:, 1])
+            if target.statistic == "mean"
+            else trimmed(sides[:, 1] - sides[:, 0])
+        )
+        values.append(summary.value)
+        errors.append(summary.error)
+        freedoms.append(summary.freedom)
+    return Launches(np.array(values), np.array(errors), np.array(freedoms), calibrated)
+
+
 def interleaved(
-    run: Run, pairs: Sequence[str], settings: Settings, cache: Path
-) -> dict[tuple[str, str], tuple[Metric, ratio.Floats]]:
-    """Worsening of each launch by (arm, metric): head against base, paired by launch and round."""
+    run: Run,
+    pairs: Sequence[str],
+    settings: Settings,
+    cache: Path,
+    calibrated: Mapping[str, Spread] = NOTHING,
+) -> dict[tuple[str, str], tuple[Metric, Launches]]:
+    """Worsening of each launch by (arm, metric): head against base, paired by launch and round.
+
+    ``calibrated``: spread of the launches of each arm against itself; it holds for times.
+    """
     arms = {arm.id: arm for arm in run.arms()}
     found = {}
     for name in pairs:
         base, head = (arms[side_id(name, side)] for side in SIDES)
-        for target in _metrics_of(settings, head):
-            worse = (badness(run, head, target, cache) - badness(run, base, target, cache)).dropna()
-            launches = worse.index.get_level_values("launch")
-            found[name, target.name] = target, decide.launch_means(launches, worse)
+        for target in metrics_of(settings, head):
+            spread = calibrated.get(name, NOT_KNOWN) if target.name in TIME_METRICS else NOT_KNOWN
+            launches = launches_of(
+                badness(run, base, target, cache), badness(run, head, target, cache), target, spread
+            )
+            found[name, target.name] = target, launches
     return found
 
 

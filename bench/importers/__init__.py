@@ -15,13 +15,23 @@ from pathlib import Path
 from bench.errors import BenchError, did_you_mean
 from bench.importers import reader
 from bench.importers.clock import STAMP, Clock
+from bench.importers.compare import compare_logs, comparison_json, render_comparison
 from bench.importers.format import Format
 from bench.importers.formats import known_formats
 from bench.importers.render import render, to_json
 from bench.importers.stream import Stream
 from bench.importers.summary import ImportResult, Summarizer
 
-__all__ = ["ImportResult", "import_logs", "known_formats", "render", "to_json"]
+__all__ = [
+    "ImportResult",
+    "compare_logs",
+    "comparison_json",
+    "import_logs",
+    "known_formats",
+    "render",
+    "render_comparison",
+    "to_json",
+]
 
 AUTO = "auto"
 _LINES_SEARCHED_FOR_A_STAMP = 10_000

@@ -67,6 +67,8 @@ class TrainLine(NamedTuple):
     """Iterations of an epoch, where the format prints both."""
     fields: Fields
     raw: bytes
+    exact: bool
+    """Milliseconds are printed."""
     rank: int | None = None
     """From a launcher's prefix (`[rank1]:`), when there is one."""
 
@@ -171,13 +173,14 @@ class Format:
         fields = self._fields(_text_numbers(body), eta)
         try:
             time_ms = clock.read(stamp) if stamp else None
+            exact = b"," in stamp or b"." in stamp
         except ValueError as error:
             raise BrokenLine(str(error)) from None
         if not epoch:
-            return TrainLine(self, time_ms, None, int(iteration), None, fields, line)
+            return TrainLine(self, time_ms, None, int(iteration), None, fields, line, exact)
         before = (int(epoch) - self.first_epoch) * int(length or 0)
         return TrainLine(
-            self, time_ms, int(epoch), before + int(iteration), int(length or 0) or None, fields, line
+            self, time_ms, int(epoch), before + int(iteration), int(length or 0) or None, fields, line, exact
         )
 
     def _json_line(self, line: bytes) -> TrainLine | None:
@@ -203,6 +206,7 @@ class Format:
             None,
             self._fields(values, _ETA.search(line)),
             line,
+            exact=True,
         )
 
     def _fields(self, values: Mapping[str, float], eta: re.Match[bytes] | None) -> Fields:

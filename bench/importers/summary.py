@@ -39,6 +39,8 @@ class Placed:
     """Or epoch: see `unit`."""
     format: str
     unit: str = "iteration"
+    section: int | None = None
+    """Index of the section that it follows, or stands in."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,8 @@ class Summarizer:
         self._format = ""
         self._number = 0
         self._cards: int | None = None
+        self._cards_at = 0
+        """After so many training lines the log last said how many cards there are."""
         self._found: list[_Found] = []
         self._new = 0
         """`_found` from here on stands after the last training line."""
@@ -120,11 +124,16 @@ class Summarizer:
         elif isinstance(event, Setting):
             self._part.set(event.key, event.value)
         elif isinstance(event, Cards):
-            self._cards = max(event.count, self._cards or 1)
-            for track in self._open:
-                track.cards = self._cards
+            self._count_cards(event)
         else:
             self._of_track(event)
+
+    def _count_cards(self, event: Cards) -> None:
+        known = self._cards if self._cards_at == self._number else None
+        self._cards = max(event.count, known or 1) if event.at_least else event.count
+        self._cards_at = self._number
+        for track in self._open:
+            track.cards = track.cards or self._cards
 
     def _of_track(self, event: Claim | EpochTotal | Evaluating | Evaluation | Inference | BestMetric) -> None:
         track = self._open[-1] if self._open else None
@@ -235,7 +244,7 @@ class Summarizer:
             )
         return LogSummary(
             sections=tuple(sections),
-            found=tuple(_placed(found, lengths) for found in self._found),
+            found=tuple(_placed(found, lengths, tracks) for found in self._found),
             interruptions=tuple(self._interruptions),
             broken=tuple(self._broken),
             broken_lines=self._broken_lines,
@@ -286,7 +295,7 @@ def _epoch_length(tracks: list[Track], group: int) -> int | None:
     return max(learned or [track.highest_iteration() for track in family], default=None)
 
 
-def _placed(found: _Found, lengths: dict[int, int | None]) -> Placed:
+def _placed(found: _Found, lengths: dict[int, int | None], tracks: list[Track]) -> Placed:
     event, track = found.event, found.track
     stated = event.iteration if isinstance(event, Evaluation | BestMetric) else None
     after = stated if isinstance(event, Evaluation) else None
@@ -299,4 +308,5 @@ def _placed(found: _Found, lengths: dict[int, int | None]) -> Placed:
                 index += 1
         after = iterations[index]
     unit = "iteration" if track is None else track.format.unit
-    return Placed(event, found.heading, after, found.format, unit)
+    section = tracks.index(track) if track in tracks else None
+    return Placed(event, found.heading, after, found.format, unit, section)

@@ -210,7 +210,7 @@ class Track:
         exact_ms += self._times_ms[inside[-1]] - self._times_ms[span_start]
         first, last = iterations[inside[0]], iterations[inside[-1]]
         steps = last - first - excluded_steps
-        exact = any(time % 1000 for time in self._times_ms)
+        exact = self.last_line.exact
         if steps <= 0 or exact_ms <= 0 or (not exact and seconds <= 0):
             return None, "fewer than two lines with time between them count", tuple(excluded)
         clock = WallClock(

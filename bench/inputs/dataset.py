@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from bench.errors import BenchError, StorageError, did_you_mean
 from bench.inputs import shapes
-from bench.inputs.coco import Json, decode, read_coco
+from bench.inputs.coco import Json, decode, image_path, read_coco, read_file
 from bench.recipe.workload import Input, Workload
 from bench.worker.batches import CorruptBatch, read_manifest, verify_file
 
@@ -65,6 +65,16 @@ def open_evaluation(workload: Workload, cache: Path) -> Dataset:
     return _open(workload.input.dataset, split, count, cache, empty_too=True)
 
 
+def check_dataset(dataset: str, split: str | None, task: str) -> None:
+    """Whether a data set and its split are there, without reading them. Raises BenchError that names the file."""
+    train = task.startswith("train")
+    if dataset == "shapes":
+        if split is not None and split not in shapes.SPLITS:
+            raise BenchError(f"shapes has no split '{split}'", hint=did_you_mean(split, shapes.SPLITS))
+    else:
+        _coco_paths(Path(dataset).expanduser(), split or ("train2017" if train else "val2017"))
+
+
 def _open(dataset: str, split: str, count: int | None, cache: Path, *, empty_too: bool = False) -> Dataset:
     if dataset != "shapes":
         root = Path(dataset).expanduser()
@@ -85,7 +95,7 @@ def _open_coco(
     subset = _subset(coco, count, annotations, empty_too)
     categories = subset["categories"]
     text = json.dumps(subset, sort_keys=True, separators=(",", ":"))
-    checksum = _checksum(text, [images / image["file_name"] for image in subset["images"]])
+    checksum = _checksum(text, [image_path(images, image) for image in subset["images"]])
     target = cache / "subsets" / checksum[:16] / f"instances_{split}.json"
     _publish_folder(
         target.parent,
@@ -160,10 +170,7 @@ def _checksum(annotations: str, images: Iterable[Path]) -> str:
     bytes, since decoding a JPEG differs between libraries."""
     digest = hashlib.sha256(annotations.encode())
     for path in images:
-        try:
-            digest.update(decode(path).tobytes() if path.suffix.lower() == ".png" else path.read_bytes())
-        except OSError as error:
-            raise BenchError(f"image cannot be read: {error.strerror or error}", where=str(path)) from None
+        digest.update(decode(path).tobytes() if path.suffix.lower() == ".png" else read_file(path))
     return digest.hexdigest()
 
 

@@ -22,7 +22,8 @@ def matched_share(first: Mapping[str, Any], second: Mapping[str, Any]) -> float:
         second: The same of the other side.
 
     Returns:
-        From 0 to 1. Partners have one label, IoU of at least 0.9, and scores that differ by at most 0.01; each has one.
+        From 0 to 1. Partners have one label, IoU of at least 0.9 (of boxes a pixel larger), and scores that differ by
+        at most 0.01; each has one.
     """
     counts = len(first["scores"]), len(second["scores"])
     if not any(counts):
@@ -46,7 +47,8 @@ def matched_share(first: Mapping[str, Any], second: Mapping[str, Any]) -> float:
 
 
 def _iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    a, b = first[:, None], second[None, :]
+    grown = np.array([0, 0, 1, 1])  # a box that was cut to the border may have no area
+    a, b = (first + grown)[:, None], (second + grown)[None, :]
     sides = np.clip(np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]), 0, None)
     common = sides.prod(-1)
     areas = [(boxes[..., 2:] - boxes[..., :2]).prod(-1) for boxes in (a, b)]

@@ -6,21 +6,21 @@ import math
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
-from bench.judge.ratio import Floats, Integers
+from bench.judge.steady import Floats, Integers, effect_of, first_round, warms_up
 
 MIN_LAUNCHES = 3
 MIN_ROUNDS = 5
-MAX_SPREAD = 0.10  # standard deviation over mean; the bound of `pyperf check`
-MAX_DRIFT = 0.03
-DRIFT_P_VALUE = 0.01
-MIN_MODE_SEPARATION = (
-    4.5  # in standard deviations; a normal sample cut at its mean has 2.6, a uniform one 3.5
-)
+MAX_SPREAD = 0.10
+"""Standard deviation over mean; the bound of `pyperf check`."""
+MIN_MODE_SEPARATION = 4.5
+"""In standard deviations; a normal sample cut at its mean has 2.6, a uniform one 3.5."""
+FEW_BLOCKS_SEPARATION = 80.0
+"""Over the number of blocks: what chance separates grows as blocks become few (9 deviations for 9 blocks)."""
 MIN_MODE_SHARE = 0.2
 MIN_MODE_GAP = 0.02
-MIN_BLOCKS_FOR_SHAPE = 12
+MIN_OUTLIER = 0.05
+MIN_BLOCKS_FOR_SHAPE = 8
 
 
 # -- noise -------------------------------------------------------------------------------------------------
@@ -29,18 +29,27 @@ MIN_BLOCKS_FOR_SHAPE = 12
 def check(blocks: pd.DataFrame) -> list[str]:
     """What is wrong with the measurement of one arm: the number that is off and what to do about it.
 
-    In the manner of `pyperf check`. Nothing is dropped: outliers are named, counted and kept.
+    In the manner of `pyperf check`. Outliers are named, counted and kept.
+
+    Args:
+        blocks: table of `bench.record.samples.block_times`.
+
+    Returns:
+        One sentence per problem.
     """
     if blocks.empty:
         return ["no measured block; look at the arm's failure"]
     ordered = blocks.sort_values(["launch", "round"])
-    seconds = ordered["s_per_step"].to_numpy(dtype=np.float64)
-    launch = ordered["launch"].to_numpy(dtype=np.int64)
+    warming = warms_up(ordered)
+    steady = ordered[ordered["round"] > 0] if warming else ordered
+    seconds = steady["s_per_step"].to_numpy(dtype=np.float64)
+    launch = steady["launch"].to_numpy(dtype=np.int64)
     found = [
         _few_launches(launch),
-        _few_rounds(launch),
+        _few_rounds(ordered["launch"].to_numpy(dtype=np.int64)),
         _wide(seconds),
-        _drifts(launch, seconds),
+        _warms_up(ordered) if warming else None,
+        _drifts(steady),
         _two_modes(launch, seconds),
         _outliers(seconds),
     ]
@@ -76,32 +85,30 @@ def _wide(seconds: Floats) -> str | None:
     )
 
 
-def _relative(launch: Integers, seconds: Floats) -> Floats:
-    """Block times over the median of their launch, [N]."""
-    _, member = np.unique(launch, return_inverse=True)
-    medians = np.array([np.median(seconds[member == index]) for index in range(member.max() + 1)])
-    relative: Floats = seconds / medians[member]
-    return relative
-
-
-def _drifts(launch: Integers, seconds: Floats) -> str | None:
-    """First against last third of each launch: a shift of the median that a rank test confirms."""
-    relative = _relative(launch, seconds)
-    first, last = [], []
-    for index in np.unique(launch):
-        times = relative[launch == index]
-        third = len(times) // 3
-        first.append(times[:third])
-        last.append(times[len(times) - third :])
-    early, late = np.concatenate(first), np.concatenate(last)
-    if min(early.size, late.size) < 3:
-        return None
-    change = float(np.median(late) / np.median(early)) - 1
-    if abs(change) <= MAX_DRIFT or stats.mannwhitneyu(early, late).pvalue >= DRIFT_P_VALUE:
-        return None
-    slower = "slower" if change > 0 else "faster"
+def _warms_up(blocks: pd.DataFrame) -> str | None:
+    effect = first_round(blocks)
     return (
-        f"the last third of a launch is {_percent(abs(change))} {slower} than the first: "
+        None
+        if effect is None
+        else (
+            f"the first round of a launch is {_percent(effect.change)} slower than the others and is left out of "
+            "ratios: warm up longer (measure.warmup)"
+        )
+    )
+
+
+def _drifts(blocks: pd.DataFrame) -> str | None:
+    """A straight line through the rounds of a launch, with the same slope in all launches."""
+    rounds = blocks.groupby("launch")["round"]
+    length = (rounds.transform("max") - rounds.transform("min")).clip(lower=1)
+    place = ((blocks["round"] - rounds.transform("min")) / length).to_numpy(dtype=np.float64)
+    log_s = np.log(blocks["s_per_step"].to_numpy(dtype=np.float64))
+    effect = effect_of(blocks["launch"].to_numpy(dtype=np.int64), log_s, place)
+    if effect is None or not effect.shown:
+        return None
+    slower = "slower" if effect.change > 0 else "faster"
+    return (
+        f"the last round of a launch is {_percent(abs(effect.change))} {slower} than the first: "
         "warm up longer (measure.warmup), let the machine reach its temperature"
     )
 
@@ -122,7 +129,7 @@ def _two_modes(launch: Integers, seconds: Floats) -> str | None:
     low, high = times[:cut], times[cut:]
     distance = float(high.mean() - low.mean())
     spread = math.sqrt((float(low.var(ddof=1)) + float(high.var(ddof=1))) / 2)
-    if distance <= MIN_MODE_GAP * float(np.median(times)) or distance <= MIN_MODE_SEPARATION * spread:
+    if distance <= MIN_MODE_GAP * float(np.median(times)) or distance <= _separation(n) * spread:
         return None
     levels = f"{low.mean():.4g} s ({cut} blocks) and {high.mean():.4g} s ({n - cut} blocks)"
     names, member = np.unique(launch, return_inverse=True)
@@ -136,6 +143,10 @@ def _two_modes(launch: Integers, seconds: Floats) -> str | None:
     return f"block times have two levels, {levels}: {advice}"
 
 
+def _separation(blocks: int) -> float:
+    return max(MIN_MODE_SEPARATION, FEW_BLOCKS_SEPARATION / blocks)
+
+
 def _outliers(seconds: Floats) -> str | None:
     """Tukey's far-out values: more than three interquartile ranges outside the quartiles."""
     if seconds.size < MIN_BLOCKS_FOR_SHAPE:
@@ -143,7 +154,7 @@ def _outliers(seconds: Floats) -> str | None:
     lower, median, upper = np.percentile(seconds, [25, 50, 75])
     reach = 3 * (upper - lower)
     far = (seconds < lower - reach) | (seconds > upper + reach)
-    far &= np.abs(seconds - median) > MIN_MODE_GAP * median
+    far &= np.abs(seconds - median) > MIN_OUTLIER * median
     if not far.any():
         return None
     worst = float(np.max(np.abs(seconds[far] - median)) / median)

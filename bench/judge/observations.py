@@ -11,6 +11,11 @@ Json = Mapping[str, Any]
 FINAL = frozenset({"classes", "deltas", "objectness", "centreness", "logits", "kernels", "output"})
 
 
+def is_final(name: str) -> bool:
+    """Whether the outputs of the layer with this weight are raw predictions."""
+    return bool(FINAL & set(name.split("."))) and not name.startswith("neck.")
+
+
 def group_of(name: str) -> str:
     """The part of the model that a parameter belongs to: a stage of the backbone, a layer of a head."""
     parts = name.split(".")
@@ -38,9 +43,7 @@ def summary(facts: Json, names: Mapping[str, str] | None) -> dict[str, Any]:
     for step in facts["steps"]:
         kept = dict(step)
         layers = canonical(step["layers"])
-        kept["layers"] = {
-            name: one for name, one in layers.items() if not names or FINAL & set(name.split("."))
-        }
+        kept["layers"] = {name: one for name, one in layers.items() if not names or is_final(name)}
         for kind in ("gradient", "update", "momentum"):
             if kind in step:
                 kept[kind] = _norms(canonical(step[kind]))

@@ -1,36 +1,23 @@
 """How fast, how much faster, and how sure: the statistics of blocks of steps.
 
-Small pure functions over block times (`bench.record.samples.block_times`). Everything multiplicative is done on
-logarithms: times are positive, noise is relative, and the ratio of A to B has to be one over the ratio of B
-to A.
-
-**The model.** In round *r* of launch *l* the arm and its baseline are timed one after the other, and
-
-    y[l, r] = log(t_baseline / t_arm) = log(ratio) + launch[l] + round[l, r]
-
-Drift and bursts that hit both arms of a round cancel in the difference; because the order of the arms flips
-from round to round, what a steady drift leaves has alternating sign and cancels in the mean. ``launch`` is
-what a fresh process draws anew (memory layout, thread placement, autotuned kernels) and what no number of
-rounds averages out (Kalibera and Jones, "Rigorous benchmarking in reasonable time", ISMM 2013). The launch
-is therefore the unit of replication: three launches of five rounds say more than one launch of a hundred.
+Small pure functions over block times (`bench.record.samples.block_times`), on logarithms: noise is relative, and the
+ratio of A to B has to be one over the ratio of B to A. docs/explanation/ratios-and-intervals.md has the model.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from scipy.special import nctdtrinc, stdtrit
 
 from bench.errors import BenchError
+from bench.judge.steady import Floats, Integers, warms_up
 
-Floats = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.int64]
-
-RESAMPLES = 4000
 POWER = 0.8
 """Power at which `Ratio.detectable` is given."""
 
@@ -43,12 +30,14 @@ class Pairs:
     """Rounds in which both arms were timed.
 
     ``launch``: int64 [N]. ``log_ratio``: float64 [N], log(t_baseline / t_arm). ``unpaired``: rounds that
-    only one of the two arms has (a failed or interrupted launch), which are left out.
+    only one of the two arms has (a failed or interrupted launch), which are left out. ``unsteady``: first rounds
+    that are left out because one of the arms still warmed up in them.
     """
 
     launch: Integers
     log_ratio: Floats
     unpaired: int
+    unsteady: int = 0
 
 
 @dataclass(frozen=True)
@@ -68,6 +57,7 @@ class Ratio:
     rounds: int
     detectable: float
     method: str
+    sessions: int = 1
 
     @property
     def differs(self) -> bool:
@@ -78,8 +68,18 @@ class Ratio:
 def pair(arm: pd.DataFrame, baseline: pd.DataFrame) -> Pairs:
     """Match the blocks of two arms by launch and round.
 
-    Both arguments are tables of `bench.record.samples.block_times`. Should an arm have several blocks in one round,
-    their geometric mean counts. Raises `BenchError` for block times that are not positive and finite.
+    Should an arm have several blocks in one round, their geometric mean counts. The first round of every launch is
+    left out when one of the arms still warms up in it (`bench.judge.steady.warms_up`).
+
+    Args:
+        arm: table of `bench.record.samples.block_times`.
+        baseline: the same of the arm to compare with.
+
+    Returns:
+        The rounds that both have.
+
+    Raises:
+        BenchError: for block times that are not positive and finite.
     """
     logs = []
     for blocks in (arm, baseline):
@@ -89,174 +89,139 @@ def pair(arm: pd.DataFrame, baseline: pd.DataFrame) -> Pairs:
         keyed = blocks[["launch", "round"]].assign(log_s=np.log(seconds))
         logs.append(keyed.groupby(["launch", "round"])["log_s"].mean())
     both = pd.concat(logs, axis=1, keys=["arm", "baseline"], join="inner").sort_index()
+    steady = both
+    if warms_up(arm) or warms_up(baseline):
+        steady = both[both.index.get_level_values("round") > 0]
     return Pairs(
-        launch=both.index.get_level_values("launch").to_numpy(dtype=np.int64),
-        log_ratio=(both["baseline"] - both["arm"]).to_numpy(dtype=np.float64),
+        launch=steady.index.get_level_values("launch").to_numpy(dtype=np.int64),
+        log_ratio=(steady["baseline"] - steady["arm"]).to_numpy(dtype=np.float64),
         unpaired=len(logs[0]) + len(logs[1]) - 2 * len(both),
+        unsteady=len(both) - len(steady),
     )
 
 
 @dataclass(frozen=True)
-class Components:
-    """Estimates of the model above; ``sizes`` are the rounds per launch, largest first."""
+class Level:
+    """What the spread at one level of the design says of the mean.
 
-    sizes: tuple[int, ...]
-    mean: float
-    standard_error: float
-    launch_sd: float
-    round_sd: float
-    residuals: Floats  # magnitudes, sorted, scaled to the variance of `round`
-
-
-def variance_components(launch: Integers, y: Floats) -> Components:
-    """Variance components by moments, one-way random effects (Searle, "Linear Models", 1971, ch. 11).
-
-    The mean is over all rounds, so launch *l* has the weight w = n_l / N, and the squared standard error is
-    L / (L - 1) * sum w² (mean_l - mean)²: with equal n the variance of the launch means over L, which is
-    unbiased whatever the spread within launches, since that is part of it.
+    ``name``: sessions, launches or rounds. ``error``: standard error of the mean log-ratio if this level were the
+    only source of noise above it. ``freedom``: degrees of freedom of that estimate.
     """
-    _, member, counts = np.unique(launch, return_inverse=True, return_counts=True)
-    launches, total = len(counts), len(y)
-    means = np.bincount(member, weights=y) / counts
-    mean = float(y.mean())
-    residual = y - means[member]
-    freedom = total - launches
-    within = float(residual @ residual) / freedom if freedom else 0.0
-    if launches == 1:
-        variance, launch_variance = within / total, 0.0
-    else:
-        weights = counts / total
-        variance = float((weights**2) @ (means - mean) ** 2) * launches / (launches - 1)
-        between = float(counts @ (means - mean) ** 2) / (launches - 1)
-        rounds = (total - float(counts @ counts) / total) / (launches - 1)
-        launch_variance = max(0.0, (between - within) / rounds)
-    scale = math.sqrt(total / freedom) if freedom else 0.0
-    return Components(
-        sizes=tuple(sorted(counts.tolist(), reverse=True)),
-        mean=mean,
-        standard_error=math.sqrt(variance),
-        launch_sd=math.sqrt(launch_variance),
-        round_sd=math.sqrt(within),
-        residuals=np.sort(np.abs(residual)) * scale,
-    )
+
+    name: str
+    error: float
+    freedom: int
+
+    def half_width(self, confidence: float) -> float:
+        """Half width of the interval of the mean, by Student's t."""
+        return float(stdtrit(self.freedom, (1 + confidence) / 2)) * self.error
+
+    def detectable(self, confidence: float) -> float:
+        """The true log-ratio that an interval of this level excludes from zero with a power of `POWER`."""
+        quantile = float(stdtrit(self.freedom, (1 + confidence) / 2))
+        return float(nctdtrinc(self.freedom, 1 - POWER, quantile)) * self.error if self.error else 0.0
 
 
-@lru_cache(maxsize=8)
-def _draws(sizes: tuple[int, ...], seed: int, resamples: int) -> tuple[Integers, Floats]:
-    """Random numbers of a bootstrap: which of 2 N residuals [R, N], and normals [R, L] (of one launch: [R, N]).
+def levels(session: Integers, launch: Integers, y: Floats) -> tuple[float, list[Level]]:
+    """The mean over sessions of the means over launches, and its error seen from every level.
 
-    Kept between calls because a report compares many arms of the same design.
+    Every launch counts alike in its session, and every session in the whole, however many rounds they have. The
+    spread of a level contains that of the levels below it, so each estimate stands alone. Spreads are pooled
+    within the units above: launches within sessions, rounds within launches.
+
+    Args:
+        session: session of each round, int [N].
+        launch: launch of each round, int [N]; different sessions may use the same numbers.
+        y: log-ratio of each round [N].
+
+    Returns:
+        The mean, and the levels that have a spread, from the top.
     """
-    generator = np.random.default_rng(seed)
-    total, launches = sum(sizes), len(sizes)
-    picks = generator.integers(0, 2 * total, (resamples, total))
-    return picks, generator.standard_normal((resamples, launches if launches > 1 else total))
-
-
-def _bootstrap(components: Components, seed: int, resamples: int) -> tuple[Floats, Floats]:
-    """Means and standard errors [R] of simulated runs of the same design whose true log-ratio is zero."""
-    sizes = np.array(components.sizes)
-    launches, total = len(sizes), int(sizes.sum())
-    picks, normals = _draws(components.sizes, seed, resamples)
-    freedom = total - launches
-    smooth = min(1.0, 2 / freedom) if freedom else 1.0  # the normal share of the variance of rounds
-    both_signs = np.concatenate([components.residuals, -components.residuals])
-    rounds = (math.sqrt(1 - smooth) * both_signs)[picks]
-    if launches == 1:
-        rounds += math.sqrt(smooth) * components.round_sd * normals
-        return rounds.mean(axis=1), rounds.std(axis=1, ddof=1) / math.sqrt(total)
-    # The mean of a launch has two normal parts, its own effect and the smooth part of its rounds: one draw.
-    normal_sd = np.sqrt(components.launch_sd**2 + smooth * components.round_sd**2 / sizes)
-    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-    means = np.add.reduceat(rounds, starts, axis=1) / sizes + normal_sd * normals
-    weights = sizes / total
-    mean = means @ weights
-    squares = ((means - mean[:, None]) ** 2) @ weights**2
-    return mean, np.sqrt(squares * launches / (launches - 1))
+    units, member = np.unique(np.stack([session, launch]), axis=1, return_inverse=True)
+    rounds = np.bincount(member)
+    launch_mean = np.bincount(member, weights=y) / rounds
+    _, of_session = np.unique(units[0], return_inverse=True)
+    launches = np.bincount(of_session)
+    session_mean = np.bincount(of_session, weights=launch_mean) / launches
+    weight = 1 / (launches.size * launches[of_session])  # of each launch in the mean
+    found = []
+    for name, values, means, group, scale in (
+        ("sessions", session_mean, session_mean.mean(keepdims=True), np.zeros(launches.size, np.int64),
+         1 / launches.size),
+        ("launches", launch_mean, session_mean, of_session, float(weight @ weight)),
+        ("rounds", y, launch_mean, member, float(weight**2 @ (1 / rounds))),
+    ):  # fmt: skip
+        freedom = values.size - means.size
+        if freedom:
+            residual = values - means[group]
+            found.append(Level(name, math.sqrt(float(residual @ residual) / freedom * scale), freedom))
+    return float(session_mean.mean()), found
 
 
 def ratio(
     launch: npt.ArrayLike,
     log_ratio: npt.ArrayLike,
     confidence: float = 0.95,
-    seed: int = 0,
-    resamples: int = RESAMPLES,
+    session: npt.ArrayLike | None = None,
 ) -> Ratio:
-    """Geometric mean of paired ratios, its interval by a studentised hierarchical bootstrap (launch → round).
+    """Geometric mean of paired ratios with its interval: sessions over launches over rounds.
 
-    ``launch`` int [N], ``log_ratio`` float [N] (see `pair`). Raises `BenchError` without rounds.
+    The half width is the largest that any level asks for by Student's t: sessions when there are several, launches,
+    rounds. Launches that agree by chance cannot make it narrower than their own rounds allow.
+    docs/explanation/ratios-and-intervals.md has the derivation and what it covers.
 
-    **Why not the plain bootstrap.** Drawing launches and then rounds with replacement and reading percentiles
-    takes the spread of L launch means as known, and counts the spread of rounds twice (it is part of the
-    spread of launch means). With 2 to 6 launches such a 95 % interval covers the truth in 59 to 86 % of runs
-    when launches differ much, and in up to 98 % when they do not. Two changes mend that:
+    Args:
+        launch: launch of each round, int [N].
+        log_ratio: log(t_baseline / t_arm) of each round [N] (see `pair`).
+        confidence: of the interval.
+        session: run folder of each round, int [N]; by default all are of one session.
 
-    1. *Studentise* (Efron; Davison and Hinkley, "Bootstrap Methods and their Application", 1997, §5.2.1).
-       Each resampled run yields its mean m* and its own standard error s*, as `variance_components` computes it,
-       from the spread of its launch means. The interval is m ± q s with q the `confidence` quantile of
-       abs(m*) / s*. For normal noise and equal launches q is the Student quantile with L - 1 degrees of
-       freedom, whatever the two variances are.
-    2. *Smooth.* Two or three launches are no distribution to draw from, so launch effects are drawn from a
-       normal one with the estimated variance (which may be zero: rounds then do all the work). Rounds are
-       drawn from the residuals, inflated to unbiased variance (`scale`) and mixed with a normal part of
-       share 2 / (N - L) of the variance, so that a handful of residuals counts as little more than their
-       variance and a hundred keep their own shape, outliers included.
+    Returns:
+        The ratio. With one round its interval is (0, inf).
 
-    Residuals get random signs: the ratio of B to A has to have the mirrored interval, and the interval is
-    symmetric in the logarithm.
-
-    **What holds** (simulated in tests/test_stats.py: normal, lognormal and gamma noise, drift, 2 to 6
-    launches of 3 to 20 rounds, launches with and without an effect of their own): a 95 % interval covers
-    the true ratio in 93 to 97 % of runs. With two launches it is honest but very wide (one degree of
-    freedom): prefer launches to rounds. *One launch* covers what that launch's rounds vary, not what the
-    next launch would give; `method` says so. *One round* has no spread to learn from: the interval is (0,
-    inf). Rounds that depend on each other within a launch do no harm when there are several launches, since
-    only launch means enter s. Rare large bursts that hit only one of the two arms are beyond any interval
-    of a few rounds: one that has not occurred cannot be counted.
+    Raises:
+        BenchError: without rounds.
     """
     launches = np.asarray(launch, dtype=np.int64)
     y = np.asarray(log_ratio, dtype=np.float64)
+    sessions = np.zeros_like(launches) if session is None else np.asarray(session, dtype=np.int64)
     if y.size == 0:
         raise BenchError("no round measured both arms", hint="look at the failures of the arms")
-    if launches.shape != y.shape or y.ndim != 1 or not np.isfinite(y).all():
-        raise ValueError("launch and log_ratio must be one-dimensional, of one length and finite")
+    if not launches.shape == sessions.shape == y.shape or y.ndim != 1 or not np.isfinite(y).all():
+        raise ValueError("session, launch and log_ratio must be one-dimensional, of one length and finite")
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must be between 0 and 1, got {confidence}")
-    components = variance_components(launches, y)
-    if y.size == 1:
-        half_width, detectable, method = math.inf, math.inf, "one round: no interval"
-    else:
-        means, errors = _bootstrap(components, seed, resamples)
-        method = f"studentised hierarchical bootstrap over {len(components.sizes)} launches"
-        if len(components.sizes) == 1:
-            method = "studentised bootstrap over the rounds of 1 launch (without launch-to-launch variation)"
-        moving = errors > 0
-        studentised = np.abs(means[moving]) / errors[moving] if moving.any() else np.zeros(1)
-        quantile = float(np.quantile(studentised, confidence))
-        half_width = quantile * components.standard_error
-        # A true effect d shows when m* + d > q s*: in a share POWER of runs for d = quantile of q s* - m*.
-        detectable = _exp(float(np.quantile(quantile * errors - means, POWER))) - 1
+    mean, found = levels(sessions, launches, y)
+    half_width = max((level.half_width(confidence) for level in found), default=math.inf)
     return Ratio(
-        value=math.exp(components.mean),
-        low=math.exp(components.mean - half_width),
-        high=_exp(components.mean + half_width),
+        value=math.exp(mean),
+        low=math.exp(mean - half_width),
+        high=_exp(mean + half_width),
         confidence=confidence,
-        launches=len(components.sizes),
+        launches=int(np.unique(np.stack([sessions, launches]), axis=1).shape[1]),
         rounds=y.size,
-        detectable=detectable,
-        method=method,
+        detectable=_exp(max((level.detectable(confidence) for level in found), default=math.inf)) - 1,
+        method=_method(found),
+        sessions=int(np.unique(sessions).size),
     )
+
+
+def _method(found: Sequence[Level]) -> str:
+    """How the interval was made, and what it leaves out."""
+    names = [level.name for level in found]
+    if not names:
+        return "one round: no interval"
+    text = f"Student's t over {names[0]}"
+    if len(names) > 1:
+        text += f", not narrower than over {' or '.join(names[1:])}"
+    if names[0] == "rounds":
+        return f"{text} (without launch-to-launch variation)"
+    return text if names[0] == "sessions" else f"{text} (one session)"
 
 
 def _exp(exponent: float) -> float:
     """exp, infinite where the number is too large to write."""
     return math.exp(exponent) if exponent < 700 else math.inf
-
-
-def compare(arm: pd.DataFrame, baseline: pd.DataFrame, confidence: float = 0.95, seed: int = 0) -> Ratio:
-    """`ratio` of two tables of block times."""
-    pairs = pair(arm, baseline)
-    return ratio(pairs.launch, pairs.log_ratio, confidence, seed)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from bench.inputs.dataset import Dataset
 from bench.judge import accuracy
 from bench.judge.observations import summary
 from bench.measure.process import ADAPTERS, LaunchSpec, WorkerFailure, WorkerGroup
+from bench.measure.quiet import LONGEST_WAIT_S, allowed_cores, read_clock, taken_cores, wait_until_quiet
 from bench.recipe.codebases import Codebase
 from bench.recipe.plan import Arm, Checkout, Plan
 from bench.record import machine
@@ -86,6 +88,10 @@ class Site:
     deadline: float | None
     """On the monotonic clock; None: no time budget."""
     servers: dict[str, WorkerGroup] = field(default_factory=dict)
+    disturbed: defaultdict[str, list[tuple[int, int]]] = field(default_factory=lambda: defaultdict(list))
+    """Cell → of each launch the disturbed rounds, and those among the rounds that were measured in their place."""
+    waited_s: float = 0.0
+    """Seconds spent waiting for a quiet machine."""
 
     @property
     def deadline_s(self) -> float:
@@ -95,6 +101,20 @@ class Site:
     def warn(self, text: str) -> None:
         self.record.warnings.append(text)
         self.listener.note(text)
+
+    def wait_until_quiet(self) -> None:
+        """Wait for other processes to end, at most `LONGEST_WAIT_S` in a session, where the recipe says so."""
+        if self.plan.measure.quiet == "wait":
+            self.waited_s += wait_until_quiet(LONGEST_WAIT_S - self.waited_s, self.listener.note)
+
+    def warn_of_disturbance(self) -> None:
+        """Say how many rounds others disturbed."""
+        for cell, launches in self.disturbed.items():
+            bad, again = (sum(numbers) for numbers in zip(*launches, strict=True))
+            self.warn(
+                f"{cell}: other processes disturbed {bad} rounds; {bad} were measured in their place, "
+                f"{again} of them disturbed again"
+            )
 
     def out_of_time(self) -> bool:
         return self.deadline is not None and time.monotonic() > self.deadline
@@ -259,12 +279,20 @@ class MeasuredArm:
             self.group.stop()
             self.group = None
 
-    def block(self, launch: int, round_: int, position: int, steps: int) -> None:
-        """Time consecutive steps; the block is in the journal when this returns."""
-        replies = self.request("run_block", steps=steps, settle=self.site.plan.measure.settle)
-        self.keep_block(launch, round_, position, replies, {})
+    def block(self, launch: int, round_: int, position: int, steps: int) -> bool:
+        """Time consecutive steps; the block is in the journal when this returns. Returns whether it was disturbed.
+
+        The rounds of a run go through the shared batches in turn, so that each is timed equally often.
+        """
+        measure = self.site.plan.measure
+        first = None if round_ < 0 else (launch * measure.rounds + round_) * measure.steps
+        before = read_clock()
+        replies = self.request("run_block", steps=steps, settle=measure.settle, first=first)
+        taken = None if measure.quiet == "off" else taken_cores(before, read_clock())
+        self.keep_block(launch, round_, position, replies, taken_cores=taken, batches=replies[0]["batches"])
         self.record.losses.append(Losses(launch=launch, round=round_, losses=replies[0]["losses"]))
         self.show_block(launch, round_, replies, steps)
+        return taken is not None and taken > allowed_cores()
 
     def keep_block(
         self,
@@ -272,12 +300,20 @@ class MeasuredArm:
         round_: int,
         position: int,
         replies: list[dict[str, Any]],
-        losses: dict[str, list[float | None]],
+        **known: Any,
     ) -> None:
-        """Add a block to the journal; ``replies``: one of each rank."""
+        """Add a block to the journal; ``replies``: one of each rank; ``known``: other fields of `Block`."""
         ranks = [RankTimes(start_ns=reply["start_ns"], end_ns=reply["end_ns"]) for reply in replies]
         self.site.run.append_block(
-            Block(arm=self.arm.id, launch=launch, round=round_, position=position, ranks=ranks, losses=losses)
+            Block(
+                arm=self.arm.id,
+                launch=launch,
+                round=round_,
+                position=position,
+                ranks=ranks,
+                allowed_cores=allowed_cores(),
+                **known,
+            )
         )
 
     def show_block(self, launch: int, round_: int, replies: list[dict[str, Any]], steps: int) -> None:

@@ -55,6 +55,7 @@ def _audit_cell(site: Site, arms: Sequence[MeasuredArm]) -> None:
 def _run_launch(site: Site, arms: Sequence[MeasuredArm], launch: int, rounds: int) -> None:
     """Fresh workers for all arms of a cell, their rounds, and the passes of their own."""
     measure = site.plan.measure
+    site.wait_until_quiet()
     with contextlib.ExitStack() as stack:
         start_all([one for one in arms if one.alive], launch, stack)
         for one in arms:
@@ -64,17 +65,30 @@ def _run_launch(site: Site, arms: Sequence[MeasuredArm], launch: int, rounds: in
         if site.strict:
             refuse_unequal(site, arms, launch)
         seed = zlib.crc32(f"{arms[0].arm.cell}/{launch}/{arms[0].arm.workload.seed}".encode())
-        for round_, position, index in turns(site, len(arms), rounds, seed):
-            if position == 0 and site.out_of_time():
-                break
-            if arms[index].alive:
-                with arms[index].failing(launch):
-                    arms[index].block(launch, round_, position, measure.steps)
+        disturbed = _take_rounds(site, arms, launch, rounds, 0, seed)
+        if disturbed and measure.interleave:
+            again = _take_rounds(site, arms, launch, disturbed, measure.rounds, seed + 1)
+            site.disturbed[arms[0].arm.cell].append((disturbed, again))
         for one in arms:
             if one.alive:
                 with one.failing(launch):
                     one.passes(launch)
             one.stop()
+
+
+def _take_rounds(
+    site: Site, arms: Sequence[MeasuredArm], launch: int, rounds: int, first: int, seed: int
+) -> int:
+    """Measure so many rounds, numbered from `first`. Returns how many of them others disturbed."""
+    disturbed = set()
+    for round_, position, index in turns(site, len(arms), rounds, seed):
+        if position == 0 and site.out_of_time():
+            break
+        if arms[index].alive:
+            with arms[index].failing(launch):
+                if arms[index].block(launch, first + round_, position, site.plan.measure.steps):
+                    disturbed.add(round_)
+    return len(disturbed)
 
 
 def start_all(arms: Sequence[MeasuredArm], launch: int, stack: contextlib.ExitStack) -> None:
@@ -122,7 +136,7 @@ def rounds_done(site: Site, arms: Sequence[MeasuredArm]) -> tuple[int, int]:
     for block in site.run.journal():
         if block.arm in ids:
             last = max(last, block.launch)
-            if block.round >= 0:
+            if 0 <= block.round < site.plan.measure.rounds:  # later ones stand for disturbed ones
                 seen.setdefault((block.launch, block.round), set()).add(block.arm)
     return sum(wanted <= found for found in seen.values()), last + 1
 

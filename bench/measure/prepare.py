@@ -16,6 +16,7 @@ from bench.inputs import weights as mappings
 from bench.inputs.batches import prepare_batches, prepare_schedule
 from bench.inputs.dataset import Dataset, open_dataset, open_evaluation
 from bench.measure.arm import MeasuredArm, Prepared, Site
+from bench.measure.preflight import check_weights, refuse_other_packages
 from bench.measure.process import WorkerFailure, WorkerGroup
 from bench.recipe.codebases import Codebase
 from bench.recipe.plan import Arm
@@ -33,6 +34,7 @@ def prepare_all(site: Site, arms: Sequence[MeasuredArm]) -> None:
     fails alone."""
     made = _Made(site)
     for one in arms:
+        check_weights(one.arm)
         one.prepared = made.input_of(one.arm.workload)
     site.run.write_record(site.record)
     for one in arms:
@@ -112,6 +114,9 @@ class _Made:
         python = _python_of(self.site.codebase(arm))
         if python not in self.environments:
             self.environments[python] = environment_of(python)
+        if one.record.blocks:
+            began = one.record.environment.packages
+            refuse_other_packages(began, self.environments[python].get("packages", {}), arm.id)
         prepared = replace(prepared, python=python, environment=self.environments[python])
         if arm.weights is not None:
             return replace(prepared, weights=_weights_file(arm.weights, arm.workload))

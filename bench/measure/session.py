@@ -22,6 +22,7 @@ from bench.errors import BenchError, ExitCode, StorageError
 from bench.measure import interrupts
 from bench.measure.arm import Listener, MeasuredArm, Site
 from bench.measure.cell import run_cell
+from bench.measure.preflight import refuse_other_place, refuse_other_revision
 from bench.measure.prepare import prepare_all
 from bench.measure.training import run_training
 from bench.recipe.codebases import Codebase
@@ -31,6 +32,7 @@ from bench.recipe.schema import Recipe
 from bench.record import machine
 from bench.record.models import ArmRecord, RunRecord
 from bench.record.run import Run
+from bench.record.software import git_revision
 
 
 @dataclass
@@ -96,6 +98,7 @@ class Session:
                 trained = cell[0].arm.workload.task == "train_eval" and site.plan.measure.rounds
                 (run_training if trained else run_cell)(site, cell)
             if not (more := self.more_launches()):
+                site.warn_of_disturbance()
                 return all(one.alive for cell in cells for one in cell)
             launches = site.plan.measure.launches + more
             site.plan = replace(
@@ -158,6 +161,8 @@ def resumed(run: Run, codebases: Mapping[str, Codebase]) -> tuple[Plan, RunRecor
     record = run.record()
     loaded = LoadedRecipe(Recipe.model_validate(run.places.local(record.recipe)), run.folder / "run.json", {})
     check_names(loaded)
+    refuse_other_place(record, run.arms(), machine.describe_machine())
+    refuse_other_revision(record.git.revision, git_revision(Path(__file__).parent).get("revision"), "bench")
     plan = make_plan(loaded, codebases, aa=record.aa)
     if [arm.id for arm in plan.arms] != record.arms:
         raise BenchError("this version of bench plans other arms for this recipe", where=str(run.folder))

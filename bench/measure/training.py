@@ -100,7 +100,7 @@ def _turn(one: MeasuredArm, launch: int, round_: int, position: int) -> None:
     by_rank = [{"state": str(path)} for path in _states(site, arm, end)]
     replies = one.request("train", by_rank=by_rank, steps=end - begin)
     losses = replies[0]["losses"]
-    one.keep_block(launch, round_, position, replies, losses)
+    one.keep_block(launch, round_, position, replies, losses=losses)
     if begin:
         for path in _states(site, arm, begin):
             path.unlink(missing_ok=True)

@@ -60,6 +60,12 @@ class Block(RecordModel):
     """Place of the arm in the order of the round."""
     ranks: Annotated[list[RankTimes], Field(min_length=1)]
     """The times of every rank."""
+    batches: list[int] = Field(default_factory=list)
+    """Number of the batch of each step on the first rank; empty: not known."""
+    taken_cores: float | None = None
+    """Processors that others kept busy meanwhile; None: not observed."""
+    allowed_cores: float = 0.1
+    """More than this is a disturbance."""
     losses: dict[str, list[float | None]] = Field(default_factory=dict)
     """Of a train_eval arm: loss → value of every step; None where it is no finite number."""
 

@@ -76,6 +76,10 @@ class Places:
         words += [rf"(?<=/){re.escape(user)}(?=/|$|\W)"] if _telling(user) else []
         return re.compile("|".join(sorted(words, key=len, reverse=True))) if words else None
 
+    @cached_property
+    def _secrets(self) -> list[str]:
+        return secrets.own_values()
+
     def text(self, text: str) -> str:
         """A text without anything of this machine or its user."""
 
@@ -84,7 +88,7 @@ class Places:
             return f"{name}{match[2]}" if name else ("" if match[2] else ".")
 
         text = text.encode("utf-8", "backslashreplace").decode()  # half of a surrogate pair is no text
-        text = secrets.hidden(self._pattern.sub(place, text))
+        text = secrets.hidden(self._pattern.sub(place, text), self._secrets)
         return self._names.sub("{name}", text) if self._names else text
 
     def portable(self, value: Any) -> Any:

@@ -23,7 +23,7 @@ import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pandas as pd
 from pydantic import BaseModel, ValidationError
@@ -167,9 +167,7 @@ class Run:
         for name in ("recipe", "recipe_path"):
             values[name] = self.places.recipe(values[name])
         values["command"] = [self.places.argument(one) for one in record.command]
-        write_atomic(
-            self.folder / "run.json", json.dumps(self.places.portable(values), indent=1, ensure_ascii=False)
-        )
+        self._write("run.json", values)
 
     def write_arm(self, record: ArmRecord, samples: pd.DataFrame) -> None:
         """Samples first: an arm's record never speaks of samples that are not there."""
@@ -181,10 +179,11 @@ class Run:
             os.replace(temporary, path)
         values = record.model_dump(mode="json")
         values["workload"] = self.places.recipe(values["workload"])
-        write_atomic(
-            self.folder / "arms" / f"{record.id}.json",
-            json.dumps(self.places.portable(values), indent=1, ensure_ascii=False),
-        )
+        self._write(f"arms/{record.id}.json", values)
+
+    def _write(self, name: str, values: Any) -> None:
+        text = json.dumps(self.places.portable(values), indent=1, ensure_ascii=False)
+        write_atomic(self.folder / name, text)
 
     def note_revision(self, folder: Path, name: str) -> Revision:
         """The revision of a source folder; changes that are not committed are stored as `diffs/<name>.diff`."""

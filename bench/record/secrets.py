@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
-from functools import lru_cache
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bench.errors import BenchError
@@ -43,9 +42,9 @@ def is_secret(name: str) -> bool:
     return bool(_SECRET_NAME.search(name))
 
 
-def hidden(text: str) -> str:
-    """A text without keys and without the values of this process's secret variables."""
-    for value in _own_values(tuple(os.environ.items())):
+def hidden(text: str, own: Sequence[str] | None = None) -> str:
+    """A text without keys and without ``own``, the secret values of this process (`own_values`)."""
+    for value in own_values() if own is None else own:
         text = text.replace(value, HIDDEN)
     return _KEY.sub(HIDDEN, text)
 
@@ -79,8 +78,7 @@ def restored(recipe: Any) -> Any:
     return found
 
 
-@lru_cache(maxsize=4)
-def _own_values(environment: tuple[tuple[str, str], ...]) -> list[str]:
-    """Longest first, so that no part of one stays."""
-    values = {value for name, value in environment if is_secret(name) and len(value) >= _SHORTEST}
+def own_values() -> list[str]:
+    """Values of this process's secret variables, longest first, so that no part of one stays."""
+    values = {value for name, value in os.environ.items() if is_secret(name) and len(value) >= _SHORTEST}
     return sorted(values, key=len, reverse=True)

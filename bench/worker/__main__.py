@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import importlib
 import importlib.util
-import itertools
 import mmap
 import os
 import platform
@@ -29,6 +28,26 @@ def rank_of_environment() -> int:
     return int(os.environ.get("RANK") or os.environ.get("PADDLE_TRAINER_ID") or 0)
 
 
+class Rotation:
+    """The shared batches of a rank, again and again. A block may begin at any of them."""
+
+    def __init__(self, batches: Sequence[Any]) -> None:
+        self.batches = batches
+        self.number = 0
+
+    def seek(self, number: int, count: int) -> List[int]:
+        """Go on with batch ``number``, counted without end. Returns which ones the next ``count`` steps take."""
+        self.number = number
+        return [(number + step) % len(self.batches) for step in range(count)]
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        self.number += 1
+        return self.batches[(self.number - 1) % len(self.batches)]
+
+
 class Worker:
     """Answers messages; each method named as its message returns the reply's fields."""
 
@@ -38,6 +57,7 @@ class Worker:
         self.batches: List[Any] = []
         self.baseline_bytes = 0
         self.trainer: Any = None
+        self.source: Any = None
 
     def prepare(self, adapter_file: str, job: Dict[str, Any]) -> Dict[str, Any]:
         """Import the adapter and its codebase, build the model, convert the shared batches."""
@@ -50,7 +70,7 @@ class Worker:
         self.adapter = module.Adapter(Job(**job))
         self.batches = load_batches(job["batches"], job["rank"], job["world_size"])
         self.adapter.prepare()
-        source = self._source(job)
+        self.source = source = self._source(job)
         self.phases = probe.phases_of(self.adapter, source)
         if job.get("schedule"):
             from bench.worker.training import Trainer
@@ -71,7 +91,7 @@ class Worker:
             return SharedFeed(self.adapter, own, images_of(load_batches(job["batches"], 0, 1)))
         if pipeline:
             return iter(self.adapter.pipeline())
-        return itertools.cycle([self.adapter.convert(batch) for batch in self.batches])
+        return Rotation([self.adapter.convert(batch) for batch in self.batches])
 
     def describe(self) -> Dict[str, Any]:
         data = self.adapter.load(self.adapter.convert(self.batches[0]))
@@ -83,10 +103,14 @@ class Worker:
 
         return {"audit": audit(self.adapter, self.batches)}
 
-    def run_block(self, steps: int, settle: int) -> Dict[str, Any]:
+    def run_block(self, steps: int, settle: int, first: Optional[int] = None) -> Dict[str, Any]:
+        """Time steps. ``first``: number of the first timed step's batch, where the batches are shared."""
         from bench.worker import probe
 
-        return probe.run_block(self.adapter, self.phases, steps, settle)
+        batches: List[int] = []
+        if first is not None and isinstance(self.source, Rotation):
+            batches = self.source.seek(first - settle, settle + steps)[settle:]
+        return {**probe.run_block(self.adapter, self.phases, steps, settle), "batches": batches}
 
     def phase_pass(self, steps: int) -> Dict[str, Any]:
         from bench.worker import probe

@@ -133,7 +133,7 @@ class Observer(abc.ABC):
 
     @abc.abstractmethod
     def tensors(self, kind: str) -> Dict[str, np.ndarray]:
-        """Copies as float32, by the codebase's names of the parameters.
+        """float32 arrays by the codebase's names of the parameters, which the next step may overwrite.
 
         Args:
             kind: ``weights`` (buffers of normalisation included), ``gradients`` (those that exist, unscaled),

@@ -146,70 +146,97 @@ def _plain(values: np.ndarray) -> List[float]:
 # -- training ---------------------------------------------------------------------------------
 
 
+Arrays = Dict[str, np.ndarray]
+
+
 class Change:
     """Norms by parameter of what a step made: gradient, momentum, update; and how far the average followed."""
 
     def __init__(self, observer: Observer) -> None:
         self._observer = observer
-        self._weights = observer.tensors("weights")
-        self._average = observer.tensors("average")
-        self._momentum: Dict[str, np.ndarray] = {}
-        self._gradients: Dict[str, np.ndarray] = {}
+        self._weights, self._average = (
+            _kept({}, observer.tensors("weights")),
+            _kept({}, observer.tensors("average")),
+        )
+        self._gradients: Arrays = {}
+        self._momentum: Arrays = {}
+        self._scratch = np.empty(max((value.size for value in self._weights.values()), default=0), np.float32)
         self.first = {name: norm(value) for name, value in self._weights.items()}
         self.changed: Dict[str, int] = {}
 
     def after_backward(self) -> None:
-        self._gradients = self._observer.tensors("gradients")
+        self._gradients = _kept(self._gradients, self._observer.tensors("gradients"))
 
     def after_step(self) -> Facts:
         weights, momentum = self._observer.tensors("weights"), self._observer.tensors("momentum")
-        average, old = self._observer.tensors("average"), self._average
-        before, self._weights = self._weights, weights
-        updates = {name: weights[name] - before[name] for name in weights}
-        for name, update in updates.items():
+        facts: Facts = {"gradient": {}, "update": {}, "momentum": {}, "average": {}}
+        sums = np.zeros(7)
+        for name, value in weights.items():
+            update = self._difference(value, self._weights[name])
             if update.any():
                 self.changed[name] = int(update.size)
-        facts = {
-            "gradient": {name: norm(value) for name, value in self._gradients.items()},
-            "update": {name: norm(value) for name, value in updates.items() if name in self._gradients},
-            "momentum": {name: norm(value) for name, value in momentum.items()},
-            "average": {name: _moved(value - old[name], weights[name] - old[name])
-                        for name, value in average.items() if name in self._gradients},
-            "rule": self._rule(before, updates, momentum),
-        }  # fmt: skip
-        self._momentum, self._average = momentum, average
+            if name not in self._gradients:
+                continue
+            facts["gradient"][name] = norm(self._gradients[name])
+            facts["update"][name] = norm(update)
+            if name in momentum:
+                facts["momentum"][name] = norm(momentum[name])
+                sums += self._products(name, momentum[name], update)
+        average = self._observer.tensors("average")
+        for name, value in average.items():
+            if name in self._gradients:
+                old = self._average[name]
+                distance = self._difference(weights[name], old).copy()
+                step = self._difference(value, old)
+                facts["average"][name] = [_dot(step, distance), _dot(distance, distance)]
+        facts["rule"] = self._rule(sums) if facts["momentum"] else {}
+        self._weights, self._momentum = _kept(self._weights, weights), _kept(self._momentum, momentum)
+        self._average = _kept(self._average, average)
         return facts
 
-    def _rule(
-        self, before: Dict[str, np.ndarray], updates: Dict[str, np.ndarray], momentum: Dict[str, np.ndarray]
-    ) -> Facts:
+    def _difference(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        """In memory that the next call takes again."""
+        into = self._scratch[: a.size]
+        np.subtract(a.ravel(), b.ravel(), out=into)
+        return into
+
+    def _products(self, name: str, momentum: np.ndarray, update: np.ndarray) -> np.ndarray:
+        """Inner products of one parameter for `_rule`."""
+        weights, old = self._weights[name], self._momentum.get(name)
+        shrunk = _dot(update, momentum), _dot(momentum, momentum)
+        rest = self._difference(momentum, self._gradients[name])  # decay · w + momentum · v
+        by_old = (0.0, 0.0) if old is None else (_dot(rest, old), _dot(old, old))
+        cross = 0.0 if old is None else _dot(weights, old)
+        return np.array([*shrunk, _dot(rest, weights), _dot(weights, weights), *by_old, cross])
+
+    def _rule(self, sums: np.ndarray) -> Facts:
         """The optimizer's constants, as its tensors show them: v ← momentum · v + g + decay · w, w ← w - lr · v.
 
-        Least squares over all parameters. Empty without a momentum.
+        Least squares over all parameters.
         """
-        names = [name for name in momentum if name in self._gradients]
-        if not names:
-            return {}
-
-        def dot(a: Dict[str, np.ndarray], b: Dict[str, np.ndarray]) -> float:
-            return float(sum(np.dot(a[n].ravel(), b[n].ravel()) for n in names))
-
-        rest = {name: momentum[name] - self._gradients[name] for name in names}
-        old = self._momentum
-        rule = {"lr": -dot(updates, momentum) / max(dot(momentum, momentum), 1e-30)}
-        matrix = [[dot(before, before)]]
-        right = [dot(rest, before)]
-        if old:
-            matrix = [[matrix[0][0], dot(before, old)], [dot(before, old), dot(old, old)]]
-            right.append(dot(rest, old))
-        found = np.linalg.lstsq(np.array(matrix), np.array(right), rcond=None)[0]
-        return {**rule, **dict(zip(("weight_decay", "momentum"), (float(value) for value in found)))}
+        update_v, v_v, rest_w, w_w, rest_old, old_old, w_old = sums
+        rule = {"lr": -update_v / max(v_v, 1e-30)}
+        if not old_old:
+            return {**rule, "weight_decay": rest_w / max(w_w, 1e-30)}
+        matrix, right = np.array([[w_w, w_old], [w_old, old_old]]), np.array([rest_w, rest_old])
+        decay, momentum = np.linalg.lstsq(matrix, right, rcond=None)[0]
+        return {**rule, "weight_decay": float(decay), "momentum": float(momentum)}
 
 
-def _moved(step: np.ndarray, distance: np.ndarray) -> List[float]:
-    """Of an average: its step along the distance to the new weights, and that distance, both squared. Their ratio is
-    the weight of the new values, 1 - decay; sums over parameters keep that meaning."""
-    return [float(np.dot(step.ravel(), distance.ravel())), float(np.dot(distance.ravel(), distance.ravel()))]
+def _kept(old: Arrays, new: Arrays) -> Arrays:
+    """Copies of ``new``, in the memory of ``old`` where that fits."""
+    for name, value in new.items():
+        if name in old and old[name].shape == value.shape:
+            np.copyto(old[name], value)
+        else:
+            old[name] = np.array(value, np.float32)
+    for name in set(old) - set(new):
+        del old[name]
+    return old
+
+
+def _dot(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.dot(a.ravel(), b.ravel()))
 
 
 def _train(adapter: Adapter, observer: Observer, batches: Sequence[Batch]) -> Facts:

@@ -24,12 +24,13 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import binomtest, trim_mean
+from scipy.stats import binomtest
 
-from bench.gate import decide, metrics, simulate
+from bench.gate import metrics, simulate
+from bench.gate.decide import Schedule
 from bench.record.run import Run
 from bench.record.samples import block_times
-from benchmarks.gate import rules
+from benchmarks.gate import errors, rules
 
 Floats = npt.NDArray[np.float64]
 
@@ -76,7 +77,7 @@ class Check:
     sequential: tuple[Floats, Floats]
 
 
-def replay(recording: Recording, slowdown: float, plan: decide.Plan, rng: np.random.Generator) -> Check:
+def replay(recording: Recording, slowdown: float, plan: Schedule, rng: np.random.Generator) -> Check:
     """Draw one check. Sequential data keep the order of time: base is a stretch of launches, head the next one."""
     count = len(recording.seconds)
     drawn = recording.seconds[rng.integers(0, count, plan.launches)].copy()
@@ -88,13 +89,14 @@ def replay(recording: Recording, slowdown: float, plan: decide.Plan, rng: np.ran
     return Check((drawn[:, 0], drawn[:, 1] * (1 + slowdown)), (before, after * (1 + slowdown)))
 
 
-def ours(base: Floats, head: Floats, plan: decide.Plan, tolerance: float) -> bool:
+def ours(base: Floats, head: Floats, plan: Schedule, tolerance: float) -> bool:
     """Whether our gate fails the change. Launches beyond those recorded are out of budget."""
-    worsening = trim_mean(np.log(head) - np.log(base), metrics.TRIMMED, axis=1)
-    return simulate.run_check(list(worsening), metrics.metric("s/iter", tolerance), plan)[0] == "fail"
+    settings = metrics.read_settings([f"s/iter={tolerance}"], budget_s=60)
+    found = errors.comparisons(np.log(base), np.log(head), settings.metrics_of("train"))
+    return simulate.run_check(found, plan)[0] == "fail"
 
 
-def judges(plan: decide.Plan, tolerance: float) -> dict[str, Callable[[Floats, Floats], bool]]:
+def judges(plan: Schedule, tolerance: float) -> dict[str, Callable[[Floats, Floats], bool]]:
     """Name → function of base and head [launches, rounds]. Other tools see blocks without their structure.
 
     A launch of ours is a run of theirs: pytest-benchmark and github-action-benchmark compare a run with a run, asv
@@ -117,7 +119,7 @@ def judges(plan: decide.Plan, tolerance: float) -> dict[str, Callable[[Floats, F
 
 
 def alarms(
-    recording: Recording, plan: decide.Plan, tolerance: float, checks: int = CHECKS, seed: int = 0
+    recording: Recording, plan: Schedule, tolerance: float, checks: int = CHECKS, seed: int = 0
 ) -> dict[tuple[str, str], list[int]]:
     """(rule, kind of data) → number of failed checks for each of `SLOWDOWNS`."""
     rng = np.random.default_rng(seed)
@@ -156,7 +158,7 @@ def main(arguments: list[str] | None = None) -> None:
     launches, _, rounds = recording.seconds.shape
     source = chosen.run or "a made-up machine, no measurement"
     print(f"{chosen.checks} checks replayed from {launches} launches of {rounds} rounds ({source})\n")
-    plan = decide.Plan()
+    plan = Schedule()
     print(table(alarms(recording, plan, chosen.tolerance, chosen.checks), chosen.checks))
 
 

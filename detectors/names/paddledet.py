@@ -3,20 +3,23 @@
 Classes and background in the same order, so only names change, and linear layers, which Paddle keeps as [in, out].
 
 Its SOLOv2 registers some layers under two names, and has a bias in the head's deformable convolutions, which the
-published models of 2020-12 and mmdetection have not: it gets zeros.
+published models of 2020-12 and mmdetection have not: it gets zeros. Its FCOS always has a factor per level, as the
+first edition had: where the canonical model has none, it starts at 1.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 MODELS = frozenset(
     {
+        "fcos_r50_fpn",
         "faster_rcnn_r50_fpn",
         "mask_rcnn_r50_fpn",
+        "retinanet_r50_fpn",
         "solov2_r50_fpn",
         "solov2_r101_fpn",
         "solov2_light_r50_fpn",
@@ -68,6 +71,32 @@ RENAMES = (
     (r"head\.classes\.", "solov2_head.solo_cate."),
     (r"head\.kernels\.", "solov2_head.solo_kernel."),
 )
+#: Of RetinaNet and FCOS, whose pyramids begin at the second of the stages.
+DENSE = (
+    (r"neck\.lateral\.2\.", "neck.fpn_inner_res5_sum."),
+    (r"neck\.lateral\.0\.", "neck.fpn_inner_res3_sum_lateral."),
+    (r"neck\.lateral\.1\.", "neck.fpn_inner_res4_sum_lateral."),
+    (r"neck\.output\.0\.", "neck.fpn_res3_sum."),
+    (r"neck\.output\.1\.", "neck.fpn_res4_sum."),
+    (r"neck\.output\.2\.", "neck.fpn_res5_sum."),
+    (r"neck\.p(\d)\.", r"neck.fpn_\1."),
+)
+RETINANET = (
+    *DENSE,
+    (r"head\.class_tower\.(\d)\.", r"head.conv_feat.fcos_head_cls_tower_conv_\1.conv."),
+    (r"head\.box_tower\.(\d)\.", r"head.conv_feat.fcos_head_reg_tower_conv_\1.conv."),
+    (r"head\.classes\.", "head.retina_cls."),
+    (r"head\.deltas\.", "head.retina_reg."),
+)
+FCOS = (
+    *DENSE,
+    (r"head\.class_tower\.(\d)\.", r"fcos_head.fcos_feat.fcos_head_cls_tower_conv_\1."),
+    (r"head\.box_tower\.(\d)\.", r"fcos_head.fcos_feat.fcos_head_reg_tower_conv_\1."),
+    (r"head\.classes\.", "fcos_head.fcos_head_cls."),
+    (r"head\.deltas\.", "fcos_head.fcos_head_reg."),
+    (r"head\.centreness\.", "fcos_head.fcos_head_centerness."),
+)
+FCOS_LEVELS = (3, 4, 5, 6, 7)
 STATISTICS = {"running_mean": "_mean", "running_var": "_variance"}
 LAYERS = {"conv1": "branch2a", "conv2": "branch2b", "conv3": "branch2c", "shortcut": "short"}
 #: The other name of a layer that ppdet registers twice.
@@ -79,11 +108,11 @@ TWICE = {
 LINEAR = ("box_head.fc1.weight", "box_head.fc2.weight", "box_head.classes.weight", "box_head.deltas.weight")
 
 
-def rename(name: str, *, deep: bool = False, vd: bool = False) -> str:
+def rename(name: str, *, deep: bool = False, vd: bool = False, heads: Sequence[tuple[str, str]] = ()) -> str:
     """Its name for one of ours. Raises KeyError.
 
-    ``deep``: of a ResNet-101, whose many blocks of the third stage have numbers (ppdet's NameAdapter). ``vd``: of a
-    ResNet-vd.
+    ``heads``: patterns of this model that come before `RENAMES`. ``deep``: of a ResNet-101, whose many blocks of the
+    third stage have numbers (ppdet's NameAdapter). ``vd``: of a ResNet-vd.
     """
     layer, _, value = name.rpartition(".")
     name = f"{layer}.{STATISTICS.get(value, value)}"
@@ -98,7 +127,7 @@ def rename(name: str, *, deep: bool = False, vd: bool = False) -> str:
         if vd and part == "shortcut" and stage != "res2":
             layer = "short.conv"  # behind the pooling
         return f"backbone.{stage}.{stage}{letter}.{layer}.{rest.replace('offset.', 'conv_offset.')}"
-    for pattern, replacement in RENAMES:
+    for pattern, replacement in (*heads, *RENAMES):
         renamed, count = re.subn(f"^{pattern}", replacement, name)
         if count:
             return renamed
@@ -108,11 +137,16 @@ def rename(name: str, *, deep: bool = False, vd: bool = False) -> str:
 def convert(model: str, state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Our weights in its names and shapes."""
     deep, vd = "101" in model, "_vd_" in model
+    heads = RETINANET if model.startswith("retinanet") else FCOS if model.startswith("fcos") else ()
     converted = {
-        rename(name, deep=deep, vd=vd): _value(name, value)
+        rename(name, deep=deep, vd=vd, heads=heads): _value(name, value)
         for name, value in state.items()
-        if not name.endswith(".num_batches_tracked")  # of torch's batch normalisation only
+        if not name.endswith((".num_batches_tracked", "head.scales"))  # torch's own; and FCOS's, one by one
     }
+    if model.startswith("fcos"):
+        scales = state.get("head.scales", np.ones(len(FCOS_LEVELS), np.float32))
+        for level, scale in zip(FCOS_LEVELS, scales, strict=True):
+            converted[f"fcos_head.p{level}_feat.scale_reg"] = np.reshape(scale, 1).astype(np.float32)
     return _solov2(model, converted) if model.startswith("solov2") else converted
 
 

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from bench.importers import ImportResult, import_logs, known_formats
+from bench.importers.section import Section
 
 EPOCH_LENGTH = 1000
 
@@ -203,4 +209,69 @@ WRITERS = {
     "detectors": Writer(
         detectors, values=("s_per_iter", "data_s", "lr", "images_per_s", "memory_mb", "eta_s")
     ),
+}
+
+START = datetime(2021, 12, 31, 23, 50)
+#: Formats that print a time: only these have a wall clock.
+TIMED = [name for name, writer in WRITERS.items() if writer.stamp]
+TEXT = [name for name in WRITERS if known_formats()[name].json is None]
+
+
+def read(data: str | bytes, name: str = "auto", **window: Any) -> ImportResult:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "train.log"
+        path.write_bytes(data.encode() if isinstance(data, str) else data)
+        return import_logs(name, [path], **window)
+
+
+def text(name: str, lines: Iterable[Line]) -> str:
+    return "".join(WRITERS[name].write(line) + "\n" for line in lines)
+
+
+def run(
+    count: int, interval: int = 20, s_per_iter: float = 0.5, first: int = 1, start: datetime = START
+) -> list[Line]:
+    """A steady run of `count` lines."""
+    return [
+        Line(first - 1 + n * interval, start + timedelta(seconds=n * interval * s_per_iter), s_per_iter)
+        for n in range(1, count + 1)
+    ]
+
+
+def only(result: ImportResult) -> Section:
+    (section,) = result.log.sections
+    return section
+
+
+def wall_seconds(name: str, first: Line, last: Line) -> int:
+    """Whole seconds between two lines' times."""
+    return int(last.when.timestamp()) - int(first.when.timestamp())
+
+
+COCO_BLOCK = """ Average Precision  (AP) @[ IoU=0.50:0.95 | area=   all | maxDets=100 ] = 0.275
+ Average Precision  (AP) @[ IoU=0.50      | area=   all | maxDets=100 ] = 0.468
+ Average Precision  (AP) @[ IoU=0.75      | area=   all | maxDets=100 ] = 0.283
+ Average Precision  (AP) @[ IoU=0.50:0.95 | area= small | maxDets=100 ] = 0.077
+ Average Precision  (AP) @[ IoU=0.50:0.95 | area=medium | maxDets=100 ] = 0.287
+ Average Precision  (AP) @[ IoU=0.50:0.95 | area= large | maxDets=100 ] = -1.000
+ Average Recall     (AR) @[ IoU=0.50:0.95 | area=   all | maxDets=  1 ] = 0.257
+ Average Recall     (AR) @[ IoU=0.50:0.95 | area=   all | maxDets= 10 ] = 0.387
+ Average Recall     (AR) @[ IoU=0.50:0.95 | area=   all | maxDets=100 ] = 0.408
+ Average Recall     (AR) @[ IoU=0.50:0.95 | area= small | maxDets=100 ] = 0.152
+ Average Recall     (AR) @[ IoU=0.50:0.95 | area=medium | maxDets=100 ] = 0.460
+ Average Recall     (AR) @[ IoU=0.50:0.95 | area= large | maxDets=100 ] = 0.657
+"""
+
+#: A line of each format during an evaluation.
+EVALUATIONS = {
+    "solov2-own": "2021-12-31 23:55:00,000-INFO: Test iter 100",
+    "paddledetection-2020": "2021-12-31 23:55:00,000-INFO: Test iter 100",
+    "ppdet": "[12/31 23:55:00] ppdet.engine INFO: Eval iter: 100",
+    "mmdet2": "2021-12-31 23:55:00,000 - mmdet - INFO - Epoch(val) [1][5000]\tbbox_mAP: 0.3740, bbox_mAP_50: 0.5810",
+    "mmengine": "12/31 23:55:00 - mmengine - INFO - Epoch(val) [1][5000/5000]    coco/bbox_mAP: 0.3740  time: 0.0402",
+    "detectron2": "[12/31 23:55:00 d2.evaluation.evaluator]: Inference done 11/5000. Dataloading: 0.0010 s/iter.",
+    "detectors": "2021-12-31 23:55:00,000 detectors INFO: evaluating: 100/5000",
+    "maskrcnn-benchmark": "2021-12-31 23:55:00,000 maskrcnn_benchmark.inference INFO: Total run time: 0:05:09.3 "
+    "(0.0618 s / img per device, on 8 devices)",
+    "yolox": "Average forward time: 5.31 ms, Average NMS time: 0.88 ms, Average inference time: 6.19 ms",
 }

@@ -10,10 +10,12 @@ import subprocess
 import sys
 import tarfile
 import threading
+import time
 import zipfile
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from bench import environments
@@ -197,19 +199,14 @@ def test_only_what_is_listed_is_installed(wheels: Path) -> None:
     assert environments.versions(codebase_with(wheels, "hungry==1.0")) == {"hungry": "1.0"}
 
 
-def write_sdist(folder: Path) -> None:
-    """A source distribution whose build notes in the file $BUILDS that it was built."""
+def write_sdist(folder: Path, build: str) -> None:
+    """A source distribution whose wheel is made by these statements."""
+    body = "".join(f"    {line}\n" for line in build.splitlines())
+    arguments = "folder, config_settings=None, metadata_directory=None"
     files = {
         "PKG-INFO": "Metadata-Version: 2.1\nName: compiled\nVersion: 1.0\n",
         "pyproject.toml": '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n',
-        "backend.py": (
-            "import os, shutil\n"
-            "def build_wheel(folder, config_settings=None, metadata_directory=None):\n"
-            "    open(os.environ['BUILDS'], 'a').write('built ')\n"
-            "    name = 'compiled-1.0-py3-none-any.whl'\n"
-            "    shutil.copy(os.environ['WHEEL'], os.path.join(folder, name))\n"
-            "    return name\n"
-        ),
+        "backend.py": f"import os, shutil, subprocess\ndef build_wheel({arguments}):\n{body}",
     }
     with tarfile.open(folder / "compiled-1.0.tar.gz", "w:gz") as sdist:
         for name, content in files.items():
@@ -218,17 +215,43 @@ def write_sdist(folder: Path) -> None:
             sdist.addfile(member, io.BytesIO(content.encode()))
 
 
-@pytest.mark.slow
-def test_what_was_compiled_is_kept_for_what_it_fits(wheels: Path, tmp_path: Path) -> None:
-    write_sdist(wheels)
-    write_wheel(tmp_path, "compiled", "1.0")
-    builds = tmp_path / "builds"
-    variables = {"BUILDS": str(builds), "WHEEL": str(tmp_path / "compiled-1.0-py3-none-any.whl")}
-    compiling = Step(
+def compiling(wheels: Path, **variables: str) -> Step:
+    return Step(
         packages=["compiled==1.0"], options=offline(wheels), build_against=["tinydet"], variables=variables
     )
+
+
+def test_an_interrupted_build_leaves_no_process(wheels: Path, tmp_path: Path) -> None:
+    write_sdist(wheels, "subprocess.run('echo $$ > $PID.new; mv $PID.new $PID; sleep 60', shell=True)")
+    file = tmp_path / "pid"
+    codebase = codebase_with(wheels, "tinydet==1.0", groups={"ops": [compiling(wheels, PID=str(file))]})
+
+    def interrupt(line: str) -> None:
+        if "Building" in line:
+            while not file.exists():
+                time.sleep(0.01)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        environments.create(codebase, ["ops"], progress=interrupt)
+    deadline = time.monotonic() + 20
+    while psutil.pid_exists(int(file.read_text())):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+def test_what_was_compiled_is_kept_for_what_it_fits(wheels: Path, tmp_path: Path) -> None:
+    write_sdist(
+        wheels,
+        "open(os.environ['BUILDS'], 'a').write('built ')\n"
+        "return os.path.basename(shutil.copy(os.environ['WHEEL'], folder))",
+    )
+    write_wheel(tmp_path, "compiled", "1.0")
+    builds = tmp_path / "builds"
+    step = compiling(wheels, BUILDS=str(builds), WHEEL=str(tmp_path / "compiled-1.0-py3-none-any.whl"))
     first, other = (
-        codebase_with(wheels, f"tinydet=={version}", groups={"compiled-ops": [compiling]})
+        codebase_with(wheels, f"tinydet=={version}", groups={"compiled-ops": [step]})
         for version in ("1.0", "2.0")
     )
     folder = environments.create(first, ["compiled-ops"], progress=silent)

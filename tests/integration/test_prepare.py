@@ -15,6 +15,7 @@ from bench.measure.session import Session, new_run
 from bench.recipe.codebases import find_codebases
 from bench.recipe.load import load_recipe
 from bench.recipe.plan import make_plan
+from bench.record.run import Run
 from tests.conftest import FAKE, Cli
 
 
@@ -33,7 +34,7 @@ def test_each_input_is_opened_once(cli: Cli, tmp_path: Path, monkeypatch: pytest
     counted(dataset, "_open")
     counted(prepare, "prepare_batches")
     counted(prepare, "prepare_schedule")
-    counted(prepare.machine, "environment_of")
+    counted(prepare, "environment_of")
     workload = {
         "task": "train_eval",
         "model": "faster_rcnn_r50_fpn",
@@ -60,3 +61,12 @@ def test_strict_keeps_the_baseline_and_refuses_the_other(cli: Cli) -> None:
     assert cli.arm("tuned")["failure"]["reason"] == "audit"
     assert cli.arm("fake")["failure"] is None
     assert cli.arm("tuned")["baseline"] == cli.arm("fake")["baseline"] == "fake"
+
+
+def test_rounds_go_through_the_batches_in_turn(cli: Cli) -> None:
+    workload = {"model": "faster_rcnn_r50_fpn", "weights": "random", "input": {"images": 4, "size": [64, 64]}}
+    done = cli.run(cli.recipe(workload={"task": "train", "batch_size": 1, **workload}))
+    assert done.code == 0, done.err
+    samples = Run(cli.runs()[-1]).samples("fast")
+    timed = samples[samples["round"] >= 0]["batch"]
+    assert list(timed) == [0, 1, 2, 3] * 3  # 2 launches, 3 rounds, 2 steps

@@ -23,8 +23,8 @@ FORMAT = Format(
     json=JsonKeys("iter", lambda line: "iter" in line),
     others=((b"im_detect: range", re.compile(rb"im_detect: range \["), lambda _: (Evaluating(),)),),
     caveats=(
-        "prints no time of day: the wall clock is unknown",
         "time is the mean since the start, losses are medians of the last 20 iterations",
-        "mem is the peak of the first GPU since the start",
+        "mem is the peak since the start",
+        "prints no time of day: the wall clock is unknown",
     ),
 )

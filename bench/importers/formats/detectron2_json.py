@@ -32,7 +32,7 @@ FORMAT = Format(
         ),
     ),
     caveats=(
-        "prints no time of day: the wall clock is unknown",
         "values are medians of the last 20 iterations",
+        "prints no time of day: the wall clock is unknown",
     ),
 )

@@ -24,7 +24,7 @@ FORMAT = Format(
     mixed=b"test_coco_eval_",
     others=((b"test_coco_eval_", re.compile(rb"\{.*\}$"), lambda m: coco_lists(m[0])),),
     caveats=(
-        "prints no time: there is no rate",
         "a line is an epoch; its values are means over the epoch",
+        "prints no time: there is no rate",
     ),
 )

@@ -34,9 +34,9 @@ FORMAT = Format(
         ),
     ),
     caveats=(
-        "prints no time of day: the wall clock is unknown",
+        "values are means over the logging interval",
         "iterations start again in every epoch; its length is learned from the validation lines, or is the highest "
         "iteration",
-        "values are means over the logging interval",
+        "prints no time of day: the wall clock is unknown",
     ),
 )

@@ -30,8 +30,8 @@ FORMAT = Format(
         ),
     ),
     caveats=(
-        "prints no time of day: the wall clock is unknown",
         "values are means of the last 10 iterations by default, of the last 50 in mmdetection 3.x, whatever the "
         "logging interval",
+        "prints no time of day: the wall clock is unknown",
     ),
 )

@@ -20,6 +20,8 @@ from bench.recipe import models
 from bench.shipped import ROOT
 
 Weights = Mapping[str, np.ndarray]
+#: The first of the numbers that stand for parameters in `canonical_names`; a mapping adds zeros and ones of its own.
+_MARK = 100
 
 
 #: What the folder of the maps is called as a package here.
@@ -80,12 +82,12 @@ def canonical_names(codebase: str, model: str, state: Weights) -> dict[str, str]
     """
     names = list(state)
     marked = {
-        name: np.broadcast_to(np.float32(place + 1), np.shape(state[name]))
-        for place, name in enumerate(names)
+        name: np.broadcast_to(np.float32(place), np.shape(state[name]))
+        for place, name in enumerate(names, _MARK)
     }
     found = {}
     for own, value in to_codebase(codebase, model, marked).items():
         place = int(np.max(value)) if np.size(value) else 0
-        if place:
-            found[own] = names[place - 1]
+        if place >= _MARK:
+            found[own] = names[place - _MARK]
     return found

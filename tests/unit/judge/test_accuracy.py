@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import io
 import json
 import math
 from collections.abc import Callable
@@ -13,125 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pycocotools import mask as coco_mask
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from bench.errors import BenchError
-from bench.judge.accuracy import (
-    METRICS,
-    Difference,
-    Evaluation,
-    average_precision,
-    evaluate,
-    match,
-    paired_difference,
-)
+from bench.judge.accuracy import METRICS, evaluate
 from tests.conftest import SHARED
+from tests.helpers.coco import BACKENDS, Json, hit, random_case, reference_stats, rle, small_truth, stats
 
 OFFICIAL = SHARED / "data" / "cocoapi_official100"
-BACKENDS = ("hotcoco", "pycocotools")
 PERFECT = dict.fromkeys(METRICS, 1.0)
-
-Json = dict[str, Any]
-
-
-def reference_stats(truth: Json, results: list[Json], iou_type: str) -> list[float]:
-    """pycocotools itself, used as its README says, on copies of the files' content."""
-    truth, results = copy.deepcopy(truth), copy.deepcopy(results)
-    for annotation in truth["annotations"]:
-        annotation.setdefault("iscrowd", 0)  # without it pycocotools raises KeyError
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco = COCO()
-        coco.dataset = truth
-        coco.createIndex()
-        run = COCOeval(coco, coco.loadRes(results), iou_type)
-        run.evaluate()
-        run.accumulate()
-        run.summarize()
-    return [float(value) for value in run.stats]
-
-
-def stats(evaluation: Evaluation) -> list[float]:
-    return [-1.0 if value is None else value for value in evaluation.metrics.values()]
-
-
-def small_truth() -> Json:
-    """Two images of 100 by 80, a 40 by 40 object of class 3 in the first one, none in the second."""
-    square = [[10, 10, 50, 10, 50, 50, 10, 50]]
-    return {
-        "images": [{"id": i, "file_name": f"{i}.png", "width": 100, "height": 80} for i in (1, 2)],
-        "categories": [{"id": 3, "name": "dog"}, {"id": 8, "name": "cat"}],
-        "annotations": [
-            {
-                "id": 5,
-                "image_id": 1,
-                "category_id": 3,
-                "bbox": [10, 10, 40, 40],
-                "area": 1600,
-                "segmentation": square,
-            }
-        ],
-    }
-
-
-def rle(box: list[int], height: int = 80, width: int = 100) -> Json:
-    x, y, w, h = box
-    mask = np.zeros((height, width), np.uint8, order="F")
-    mask[y : y + h, x : x + w] = 1
-    encoded = coco_mask.encode(mask)
-    return {"size": [height, width], "counts": encoded["counts"].decode()}
-
-
-def hit(**changes: Any) -> Json:
-    """The detection that is exactly right."""
-    box = [10, 10, 40, 40]
-    return {"image_id": 1, "category_id": 3, "bbox": box, "segmentation": rle(box), "score": 0.5, **changes}
-
-
-def random_case(seed: int, iou_type: str) -> tuple[Json, list[Json]]:
-    """Images with and without objects, crowds, all sizes, ties of scores, near and far detections, wrong classes."""
-    rng = np.random.default_rng(seed)
-    images = [{"id": int(i), "file_name": "", "width": 320, "height": 240} for i in rng.permutation(20) + 1]
-    annotations: list[Json] = []
-    results: list[Json] = []
-    for image in images[:16]:
-        for _ in range(rng.integers(1, 9)):
-            w, h = np.exp(rng.uniform(np.log(4), np.log(200), 2))
-            x, y = rng.uniform(0, 320 - w), rng.uniform(0, 240 - h)
-            crowd = bool(rng.random() < 0.15)
-            category = int(rng.choice([2, 5, 9]))
-            corners = np.array([x, y, x + w, y, x + w * 0.8, y + h, x, y + h]).tolist()
-            encoded = coco_mask.merge(coco_mask.frPyObjects([corners], 240, 320))
-            outline: Any = {"size": [240, 320], "counts": encoded["counts"].decode()} if crowd else [corners]
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": image["id"],
-                    "category_id": category,
-                    "bbox": [float(v) for v in (x, y, w, h)],
-                    "area": float(coco_mask.area(encoded)),
-                    "iscrowd": int(crowd),
-                    "segmentation": outline,
-                }
-            )
-            for _ in range(rng.integers(0, 4)):
-                dx, dy, dw, dh = rng.normal(0, 0.1, 4)
-                box = [float(v) for v in (x + dx * w, y + dy * h, w * (1 + dw / 2), h * (1 + dh / 2))]
-                results.append({"image_id": image["id"], "category_id": category, "bbox": box})
-    for image in images:  # everywhere, also where there is nothing
-        for _ in range(rng.integers(0, 5)):
-            box = [float(v) for v in rng.uniform(0, 150, 4)]
-            results.append({"image_id": image["id"], "category_id": int(rng.choice([2, 5, 9])), "bbox": box})
-    for row in results:
-        row["score"] = float(np.round(rng.random(), 2))
-        if iou_type == "segm":
-            x, y, w, h = row.pop("bbox")
-            corners = [x, y, x + w, y, x + w, y + h * 0.9, x, y + h]
-            row["segmentation"] = coco_mask.merge(coco_mask.frPyObjects([corners], 240, 320))
-            row["segmentation"]["counts"] = row["segmentation"]["counts"].decode()
-    categories = [{"id": i, "name": str(i)} for i in (9, 2, 5, 7)]  # 7 never occurs
-    return {"images": images, "categories": categories, "annotations": annotations}, results
 
 
 # -- the numbers are the reference's ---
@@ -378,8 +265,8 @@ def test_a_detection_that_means_nothing_is_one_clear_error(
         ("bbox", _set(image_id=3), "annotation 5 is of unknown image 3"),
         ("bbox", _set(category_id=4), "annotation 5 is of unknown category 4"),
         ("bbox", _set(bbox=[1, 2, 3, math.inf]), "annotation 5 has no box"),
-        ("segm", _no("segmentation"), "annotation 5: no segmentation"),
-        ("segm", _set(segmentation=rle([1, 1, 5, 5], 90, 90)), r"annotation 5: mask has size \[90, 90\]"),
+        ("segm", _no("segmentation"), "annotation 5 .*no segmentation"),
+        ("segm", _set(segmentation=rle([1, 1, 5, 5], 90, 90)), r"annotation 5 .*: mask has size \[90, 90\]"),
     ],
 )
 def test_ground_truth_that_means_nothing_is_one_clear_error(
@@ -423,92 +310,3 @@ def test_an_evaluation_can_be_stored_as_json_and_prints_nothing(capfd: pytest.Ca
         assert stored["image_ids"] == [1, 2]
         assert [row["name"] for row in stored["classes"]] == ["dog", "cat"]
     assert capfd.readouterr() == ("", "")
-
-
-# -- the difference of two --------------------------------------------------------------------------------
-
-
-def case_of_one_truth(seed: int) -> tuple[Json, list[Json], list[Json]]:
-    """A ground truth and two sets of detections for it."""
-    truth, results = random_case(seed, "bbox")
-    rng = np.random.default_rng(seed)
-    other = [{**row, "score": float(rng.random())} for row in results if rng.random() < 0.7]
-    return truth, results, other
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("iou_type", ["bbox", "segm"])
-@pytest.mark.parametrize("seed", range(3))
-def test_the_bootstrap_resamples_the_same_ap_that_is_reported(seed: int, iou_type: Any, backend: str) -> None:
-    truth, results = random_case(seed, iou_type)
-    expected = evaluate(truth, results, iou_type, backend=backend).metrics["AP"]
-    found = average_precision(match(truth, results, iou_type, backend=backend))
-    assert found == pytest.approx(expected, abs=1e-12)
-
-
-def test_an_image_that_is_drawn_twice_counts_as_two_images() -> None:
-    truth, results = random_case(1, "bbox")
-    first, *others = sorted(image["id"] for image in truth["images"])
-    copied = copy.deepcopy(truth)
-    copied["images"].append({**next(i for i in truth["images"] if i["id"] == first), "id": 10**6})
-    for row in [row for row in truth["annotations"] if row["image_id"] == first]:
-        copied["annotations"].append({**row, "image_id": 10**6, "id": 10**6 + len(copied["annotations"])})
-    scores = np.random.default_rng(0).permutation(len(results))  # no ties: their order is not defined
-    results = [{**row, "score": 1 / (1 + int(score))} for row, score in zip(results, scores, strict=True)]
-    twice = [*results, *({**row, "image_id": 10**6} for row in results if row["image_id"] == first)]
-    weights = np.array([2, *(1 for _ in others)])
-    found = average_precision(match(truth, results, "bbox"), weights)
-    # Pycocotools takes the copies one after the other, which can only change precisions between two of them.
-    assert found == pytest.approx(evaluate(copied, twice, "bbox").metrics["AP"], abs=0.02)
-
-
-def test_a_difference_is_nothing_from_itself_turns_its_sign_and_lies_in_its_interval() -> None:
-    truth, results, other = case_of_one_truth(2)
-    a, b = match(truth, results, "bbox"), match(truth, other, "bbox")
-    assert paired_difference(a, a, replicates=20) == Difference(0.0, 0.0, 0.0, len(truth["images"]))
-    there, back = paired_difference(a, b, replicates=200), paired_difference(b, a, replicates=200)
-    assert (there.value, there.low, there.high) == pytest.approx((-back.value, -back.high, -back.low))
-    assert there.low <= there.value <= there.high
-    assert there == paired_difference(a, b, replicates=200)
-
-
-def test_the_interval_of_a_difference_holds_it_as_often_as_it_says() -> None:
-    """Detectors that find each object with probability 0.7 and 0.5, on sets of 60 images."""
-    image = {"file_name": "", "width": 100, "height": 80}
-    truth = {
-        "images": [{"id": i, **image} for i in range(1, 61)],
-        "categories": [{"id": 3, "name": "dog"}],
-        "annotations": [
-            {"id": 2 * i + k, "image_id": i, "category_id": 3, "bbox": [50 * k, 10, 40, 40], "area": 1600}
-            for i in range(1, 61)
-            for k in (0, 1)
-        ],
-    }
-    rng = np.random.default_rng(5)
-    inside, repetitions = 0, 40
-    for _ in range(repetitions):
-        sides = [
-            [
-                {"image_id": row["image_id"], "category_id": 3, "bbox": row["bbox"], "score": 0.5}
-                for row in truth["annotations"]
-                if rng.random() < chance
-            ]
-            for chance in (0.7, 0.5)
-        ]
-        found = paired_difference(*(match(truth, side, "bbox") for side in sides), replicates=200)
-        inside += found.low <= 0.2 <= found.high  # no false positives: AP is the share that is found
-    assert inside >= 0.85 * repetitions  # of 95 %, less three standard deviations
-
-
-def test_a_difference_on_other_images_is_refused() -> None:
-    truth, results, other = case_of_one_truth(0)
-    some = [image["id"] for image in truth["images"]][:2]
-    with pytest.raises(ValueError, match="different images"):
-        paired_difference(match(truth, results, "bbox"), match(truth, other, "bbox", image_ids=some))
-
-
-def test_no_detections_at_all_have_a_difference_too() -> None:
-    truth, results, _ = case_of_one_truth(0)
-    nothing = match(truth, [], "bbox")
-    assert average_precision(nothing) == 0
-    assert paired_difference(match(truth, results, "bbox"), nothing, replicates=20).value > 0

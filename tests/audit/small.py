@@ -1,0 +1,202 @@
+"""Small detectors behind the real adapters, so that an arm is audited in a second or two."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+from torchvision.models.detection import FasterRCNN, RetinaNet
+from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.ssd import SSD
+from torchvision.models.resnet import BasicBlock, ResNet
+from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
+from torchvision.ops.misc import FrozenBatchNorm2d
+
+from adapters.native.adapter import Adapter as NativeAdapter
+from adapters.torchvision.adapter import Adapter as TorchvisionAdapter
+from adapters.torchvision.adapter import AlreadyPrepared, _hand_over
+from bench.judge.audit import Audit
+from bench.judge.audit import audit as judge
+from bench.judge.observations import summary
+from bench.recipe.workload import Workload
+from bench.record.models import ArmRecord
+from bench.worker.api import Batch, Job
+from bench.worker.audit import audit
+
+SIZE = (96, 128)
+CLASSES = ["cat", "dog", "fox"]
+MODELS = {
+    "retinanet": "retinanet_r50_fpn",
+    "faster_rcnn": "faster_rcnn_r50_fpn",
+    "ssd": "ssd300_vgg16",
+    "solov2": "solov2_light_r50_fpn",
+}
+
+
+def batches() -> list[Batch]:
+    """Three batches of two images with smooth content, objects in both, the second image lower than its padding."""
+    rng = np.random.default_rng(0)
+    made = []
+    for number in range(3):
+        height, width = SIZE
+        sizes = np.array([[height, width], [height - 16, width]])
+        coarse = rng.standard_normal((2, 3, 24, 32))
+        images = coarse.repeat(4, 2).repeat(4, 3) + 0.3 * rng.standard_normal((2, 3, height, width))
+        images[1, :, height - 16 :] = 0
+        corners = rng.uniform([2, 2], [50, 30], (2, 3, 2))
+        boxes = np.concatenate([corners, corners + rng.uniform(20, 44, (2, 3, 2))], axis=2).astype(np.float32)
+        masks = np.zeros((2, 3, height, width), np.uint8)
+        for image in range(2):
+            for mask, (x1, y1, x2, y2) in zip(masks[image], boxes[image].astype(int), strict=True):
+                mask[y1:y2, x1:x2] = 1
+        made.append(
+            Batch(
+                images=images.astype(np.float32),
+                image_sizes=sizes,
+                original_sizes=2 * sizes,
+                image_ids=np.array([2 * number, 2 * number + 1]),
+                boxes=tuple(boxes),
+                labels=tuple(rng.integers(0, len(CLASSES), (2, 3))),
+                masks=tuple(masks),
+            )
+        )
+    return made
+
+
+# -- models ---------------------------------------------------------------------------
+
+
+def _pyramid(norm: Any, levels: list[int], extra: Any = None) -> nn.Module:
+    """A residual network of four blocks and a pyramid of 64 channels."""
+    body = ResNet(BasicBlock, [1, 1, 1, 1], norm_layer=norm)
+    layers = {f"layer{level}": str(place) for place, level in enumerate(levels)}
+    channels = [32 << level for level in levels]
+    return BackboneWithFPN(body, layers, channels, 64, extra or LastLevelMaxPool())
+
+
+class Levels(nn.Module):
+    """Three feature maps for SSD."""
+
+    out_channels = (64, 64, 64)
+
+    def __init__(self) -> None:
+        super().__init__()
+        strides = (4, 2, 2, 2)
+        channels = (3, 32, 64, 64, 64)
+        self.layers = nn.ModuleList(
+            nn.Conv2d(channels[i], channels[i + 1], 5 if stride == 4 else 3, stride, 2 if stride == 4 else 1)
+            for i, stride in enumerate(strides)
+        )
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        maps = {}
+        for index, layer in enumerate(self.layers):
+            x = layer(x).relu()
+            if index:
+                maps[str(index)] = x
+        return maps
+
+
+def _detector(name: str, norm: Any, limits: dict[str, Any]) -> nn.Module:
+    if name == "retinanet":
+        backbone = _pyramid(norm, [2, 3, 4], LastLevelP6P7(64, 64))
+        return RetinaNet(backbone, len(CLASSES), topk_candidates=300, **limits)
+    if name == "ssd":
+        anchors = DefaultBoxGenerator([[2], [2, 3], [2]], scales=[0.15, 0.3, 0.5, 0.8])
+        return SSD(Levels(), anchors, SIZE, len(CLASSES) + 1, topk_candidates=100, **limits)
+    limits = {f"box_{key}": value for key, value in limits.items()}
+    return FasterRCNN(
+        _pyramid(norm, [1, 2, 3, 4]),
+        box_head=TwoMLPHead(64 * 7 * 7, 128),
+        box_predictor=FastRCNNPredictor(128, len(CLASSES) + 1),
+        rpn_pre_nms_top_n_train=300, rpn_post_nms_top_n_train=200, rpn_pre_nms_top_n_test=200,
+        rpn_post_nms_top_n_test=100, box_batch_size_per_image=128, **limits,
+    )  # fmt: skip
+
+
+def spread(model: nn.Module) -> None:
+    """Random weights whose scores differ from place to place, so that something is detected."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.normal_(module.bias, std=0.05)
+            if name.endswith(("cls_logits", "cls_score")) or "classification_head.module_list" in name:
+                module.weight.data.mul_(0.2)
+            elif name.endswith(("bbox_reg", "bbox_pred")) or "regression_head.module_list" in name:
+                module.weight.data.mul_(0.05)
+        if isinstance(module, FrozenBatchNorm2d | nn.BatchNorm2d):
+            module.weight.data.uniform_(0.3, 0.6)
+
+
+class SmallTorchvision(TorchvisionAdapter):
+    """torchvision's detectors on small backbones."""
+
+    def build_model(self) -> nn.Module:
+        name = next(short for short, model in MODELS.items() if model == self.workload["model"])
+        limits = {
+            "score_thresh": self.workload["score_threshold"],
+            "detections_per_img": self.workload["max_detections"],
+        }
+        self.label_offset = 0 if name == "retinanet" else 1
+        self.uses_masks = False
+        norm = FrozenBatchNorm2d if self.workload["frozen_bn"] else nn.BatchNorm2d
+        model = _detector(name, norm, limits)
+        model.transform = AlreadyPrepared()
+        if name != "faster_rcnn":
+            model.postprocess_detections = _hand_over
+        spread(model)
+        return model
+
+    def stages(self) -> Any:
+        return [[]] * 5
+
+
+class SmallNative(NativeAdapter):
+    """The project's own light SOLOv2, with one block in every stage of the backbone."""
+
+    def build_model(self) -> nn.Module:
+        self.job = dataclasses.replace(
+            self.job, weights="none"
+        )  # no calibration: there is no folder of batches
+        model = super().build_model()
+        self.job = dataclasses.replace(self.job, weights=None)
+        for index, stage in enumerate(model.backbone.stages):
+            model.backbone.stages[index] = stage[:1]
+        model.levels = [
+            dataclasses.replace(level, cells=cells)
+            for level, cells in zip(model.levels, (12, 10, 8, 6, 4), strict=True)
+        ]
+        model.head.grids = tuple(level.cells for level in model.levels)
+        nn.init.constant_(model.head.classes.bias, -1.0)
+        return model
+
+
+def adapter(name: str, task: str = "train", **workload: Any) -> Any:
+    """A prepared adapter of one of `MODELS`."""
+    settings = {"frozen_stages": 0, "ema": task == "train", "score_threshold": 0.1, **workload}
+    full = Workload(task=task, model=MODELS[name], input={"size": SIZE}, **settings)
+    job = Job(
+        workload=full.model_dump(mode="json"), options={}, model={"name": MODELS[name]}, classes=CLASSES,
+        category_ids=[1, 2, 3], dataset={}, weights=None, batches="", threads=1, rank=0, world_size=1, scratch="",
+    )  # fmt: skip
+    made: Any = (SmallNative if name == "solov2" else SmallTorchvision)(job)
+    made.prepare()
+    return made
+
+
+def record(made: Any, label: str) -> ArmRecord:
+    """The record of an arm with what was observed of it, and nothing that it says of itself."""
+    seen = summary(audit(made, batches()), None)
+    return ArmRecord(
+        id=label, codebase="small", label=label, cell="all", status="ok", workload=dict(made.workload),
+        audit={"ranks": [seen]},
+    )  # fmt: skip
+
+
+def verdict(arm: ArmRecord, baseline: ArmRecord) -> Audit:
+    return judge(arm, baseline)

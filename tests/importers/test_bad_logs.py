@@ -1,0 +1,147 @@
+"""What is no log: errors, and any bytes."""
+
+from __future__ import annotations
+
+import gzip
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bench.errors import BenchError
+from bench.importers import import_logs, render, to_json
+from tests.importers.logwriters import (
+    COCO_BLOCK,
+    EPOCH_LENGTH,
+    EVALUATIONS,
+    WRITERS,
+    only,
+    read,
+    run,
+    text,
+)
+
+
+def test_a_file_of_no_known_format_is_refused_with_its_beginning_and_the_formats() -> None:
+    with pytest.raises(BenchError) as error:
+        read("once upon a time\n")
+    assert "once upon a time" in str(error.value)
+    assert "mmengine-json" in str(error.value)
+
+
+def test_a_log_of_another_format_than_the_named_one_is_refused() -> None:
+    with pytest.raises(BenchError, match="of the format 'mmdet2'"):
+        read(text("ppdet", run(3)), "mmdet2")
+
+
+def test_a_misspelt_format_is_met_with_the_right_name() -> None:
+    with pytest.raises(BenchError, match="did you mean mmengine"):
+        read("", "mmengin")
+
+
+def test_a_file_that_is_not_there_is_an_error_for_the_user(tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match="cannot read"):
+        import_logs("auto", [tmp_path / "none.log"])
+
+
+def test_a_damaged_gzip_file_is_an_error_for_the_user(tmp_path: Path) -> None:
+    path = tmp_path / "train.log.gz"
+    path.write_bytes(gzip.compress(text("mmdet2", run(500)).encode())[:-100])
+    with pytest.raises(BenchError, match="cannot read"):
+        import_logs("auto", [path])
+
+
+def test_a_file_without_line_ends_does_not_fill_the_memory() -> None:
+    with pytest.raises(BenchError, match="not a text log"):
+        read(b"\0" * (1 << 25))
+
+
+# -- Fuzzing ---------------------------------------------------------------------------------------------------
+
+
+def _survives(data: bytes) -> None:
+    """Nothing but the documented error, and a summary that can be shown."""
+    try:
+        result = read(data)
+    except BenchError:
+        return
+    render(result)
+    to_json(result)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.binary(max_size=400))
+def test_any_bytes_are_read_or_refused(data: bytes) -> None:
+    _survives(data)
+
+
+def _seeds() -> list[bytes]:
+    rows = [row for name in WRITERS for row in text(name, run(3)).splitlines()]
+    rows += [
+        *EVALUATIONS.values(),
+        *COCO_BLOCK.splitlines(),
+        "Evaluate annotation type *bbox*",
+        "use_ema = True",
+    ]
+    rows += ["980step / 1644s = 0.5961 step/s", "copypaste: AP,AP50", "copypaste: 1,2", "", "heading:"]
+    rows += [
+        '{"bbox/AP": 1e999, "iteration": 3, "total_loss": 1}',
+        '{"coco/bbox_mAP": ' + "9" * 400 + ', "step": 1}',
+    ]
+    return [row.encode() for row in rows]
+
+
+def _mutated(rng: random.Random, seeds: Sequence[bytes], count: int) -> bytes:
+    """Many lines: whole, cut, with bytes changed, two glued, with digits blown up."""
+    junk = [
+        b"9" * 30,
+        b"nan",
+        b"inf",
+        b"-",
+        b"1e309",
+        b"\xff\xfe",
+        b"\x1b[31m",
+        b"\r",
+        b"{",
+        b"[",
+        b'"',
+        b": ",
+        b"0",
+    ]
+    out = []
+    for _ in range(count):
+        line = rng.choice(seeds)
+        kind = rng.random()
+        at = rng.randrange(len(line) + 1)
+        if kind < 0.2:
+            line = line[:at]
+        elif kind < 0.6:
+            line = line[:at] + rng.choice(junk) + line[at + rng.randrange(4) :]
+        elif kind < 0.7:
+            line = line[:at] + rng.choice(seeds)
+        elif kind < 0.8:
+            line = line[at:]
+        out.append(line)
+    return b"\n".join(out)
+
+
+@pytest.mark.slow
+def test_many_damaged_lines_raise_nothing_but_the_documented_error() -> None:
+    rng, seeds = random.Random(20201204), _seeds()
+    for _ in range(20):
+        _survives(_mutated(rng, seeds, 10_000))
+
+
+def test_some_damaged_lines_raise_nothing_but_the_documented_error() -> None:
+    rng, seeds = random.Random(1), _seeds()
+    for _ in range(10):
+        _survives(_mutated(rng, seeds, 500))
+
+
+def test_an_epoch_is_as_long_as_the_writers_say() -> None:
+    lines = run(150, interval=20)
+    section = only(read(text("mmdet2", lines)))
+    assert section.last == 3000 == 3 * EPOCH_LENGTH

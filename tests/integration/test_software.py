@@ -1,0 +1,65 @@
+"""What interpreters and git say of the software that was measured."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench.record import software
+
+
+def test_all_packages_of_a_foreign_interpreter_are_listed_with_those_it_would_import(tmp_path: Path) -> None:
+    for folder, version in (("first", "1.0"), ("second", "2.0")):
+        info = tmp_path / folder / f"somedet-{version}.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: somedet\nVersion: {version}\n")
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(str(tmp_path / name) for name in ("first", "second"))}
+    facts = software.environment_of(Path(sys.executable), env)
+    assert facts["python"] == sys.version.split()[0]
+    assert facts["packages"]["numpy"]
+    assert facts["packages"]["somedet"] == "1.0"
+
+
+def test_an_interpreter_that_does_not_start_is_no_error(tmp_path: Path) -> None:
+    broken = tmp_path / "python"
+    broken.write_text("#!/bin/sh\nexit 3\n")
+    broken.chmod(0o755)
+    assert software.environment_of(broken) == {}
+    assert software.environment_of(tmp_path / "absent") == {}
+
+
+def test_a_revision_is_only_claimed_for_code_that_git_tracks(tmp_path: Path) -> None:
+    def git(*arguments: str) -> None:
+        identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+        subprocess.run(["git", *identity, "-C", str(tmp_path), *arguments], check=True, capture_output=True)
+
+    assert software.git_revision(tmp_path / "absent") == {}
+    git("init")
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "a.py").write_text("1")
+    assert software.git_revision(tmp_path) == {}
+    git("add", "code")
+    git("commit", "-m", "first")
+    clean = software.git_revision(tmp_path / "code")
+    assert len(clean["revision"]) == 40
+    assert clean["dirty"] is False
+    assert software.git_diff(tmp_path) == ""
+    (tmp_path / "results.json").write_text("{}")
+    assert software.git_revision(tmp_path) == clean, "a new file is no change of the code"
+    (tmp_path / "code" / "a.py").write_text("2")
+    assert software.git_revision(tmp_path) == {**clean, "dirty": True}
+    assert "-1\n" in software.git_diff(tmp_path / "code")
+    assert "+2\n" in software.git_diff(tmp_path / "code")
+    (tmp_path / "venv").mkdir()
+    (tmp_path / "venv" / "b.py").write_text("1")
+    assert software.git_revision(tmp_path / "venv") == {}, "an environment inside a clone has no revision"
+
+
+def test_long_changes_are_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(software, "_run", lambda *command: "x" * 1000)
+    monkeypatch.setattr(software, "MAX_DIFF_BYTES", 100)
+    assert software.git_diff(tmp_path) == "x" * 100 + "\n# cut: 1000 bytes in all\n"

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import importlib
+import io
 import sys
+import traceback
 from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 from bench import __version__
+from bench.cli.options import closed_pipe_is_fine
 from bench.errors import BenchError, ExitCode
 from bench.measure import interrupts
+from bench.text_safety import for_terminal
 
 #: Each command, in the order of the help: the module that holds it, and what it does.
 COMMANDS = {
@@ -27,7 +31,7 @@ COMMANDS = {
     "history": ("check", "Find lasting changes in the stored runs, per arm and machine."),
     "import": ("logs", "Read a training log of another tool: rates, losses and evaluations."),
     "compare-logs": ("logs", "Put training logs side by side: rates, memory, accuracy."),
-    "eval": ("report", "Compute COCO AP and AR of detections."),
+    "eval": ("report", "Compute COCO AP and AR of detections, per class, and what the errors cost."),
     "data": ("data", "Check and sample data sets in COCO layout."),
     "list": ("listing", "List codebases, models, recipes or runs."),
     "env": ("env", "Create, list, check and remove environments of codebases."),
@@ -68,7 +72,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Compare object-detection codebases on the same work.\n\n"
     "Start with `bench run quickstart`, then `bench report`.\n\n"
-    "Exit codes: 0 success, 1 regression, 2 bad input, 3 inconclusive, 4 an arm failed, 130 interrupted.",
+    "Exit codes: 0 success, 1 regression, 2 bad input, 3 inconclusive, 4 an arm failed, 70 a fault of bench, "
+    "130 interrupted.",
 )
 
 
@@ -89,15 +94,31 @@ def main_options(
 
 def main() -> NoReturn:
     """The console script: errors meant for the user become one message and an exit code."""
+    for stream in (sys.stdout, sys.stderr):  # a terminal of Latin-1 gets escapes, not a traceback
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         with interrupts.handled():
             app()
     except BenchError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(for_terminal(f"error: {error}"), file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(ExitCode.INTERRUPTED)
-    except BrokenPipeError:  # `bench list models | head`
-        sys.stderr.close()
-        sys.exit(ExitCode.SUCCESS)
+    except SystemExit as end:
+        if isinstance(
+            end.__context__, BrokenPipeError
+        ):  # `bench list models | head`: typer would make it a 1
+            sys.exit(ExitCode.SUCCESS)
+        raise
+    except OSError as error:
+        print(for_terminal(f"error: {error}"), file=sys.stderr)
+        sys.exit(ExitCode.BAD_INPUT)
+    except Exception:
+        print(for_terminal(traceback.format_exc()), file=sys.stderr)
+        print("error: this is a fault of bench: please report the lines above", file=sys.stderr)
+        sys.exit(ExitCode.CRASH)
+    finally:
+        with closed_pipe_is_fine():
+            pass
     sys.exit(ExitCode.SUCCESS)

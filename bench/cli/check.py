@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -12,13 +11,16 @@ import typer
 from bench.cli.options import (
     RESULTS,
     Adapters,
+    AllowVariables,
     AsJson,
     Quiet,
     Recipe,
     Results,
     Settings,
+    closed_pipe_is_fine,
     examples,
     print_json,
+    say,
 )
 from bench.cli.run import plan_of
 from bench.environments import cache_folder
@@ -74,6 +76,7 @@ def check(
     ] = "inconclusive",
     junit: Annotated[Path | None, typer.Option(help="File for JUnit XML.")] = None,
     comment: Annotated[Path | None, typer.Option(help="File for a pull-request comment in Markdown.")] = None,
+    allow_variables: AllowVariables = False,
     settings: Settings = None,
     quiet: Quiet = False,
     results: Results = RESULTS,
@@ -94,10 +97,10 @@ def check(
         result = check_stored(Run(resolve_run(subject, results)), earlier, asked, cache, results, reference)
     else:
         codebases = find_codebases(adapters or [])
-        loaded, plan = plan_of(Path(subject), settings or [], adapters or [])
+        loaded, plan = plan_of(Path(subject), settings or [], adapters or [], allow_variables=allow_variables)
         notes = list(impossible(plan, asked, cache))
         for note in notes if not quiet else ():
-            print(note, file=sys.stderr)
+            say(note, error=True)
         if earlier:
             result = check_against_run(
                 loaded, plan, codebases, earlier, asked, results, cache, reference=reference, quiet=quiet
@@ -118,7 +121,8 @@ def check(
                 notes=notes,
                 quiet=quiet,
             )
-    _tell(result, junit, comment, as_json=as_json)
+    with closed_pipe_is_fine():
+        _tell(result, junit, comment, as_json=as_json)
     raise typer.Exit(result.exit_code)
 
 
@@ -127,7 +131,7 @@ def _tell(result: Result, junit: Path | None, comment: Path | None, *, as_json: 
     step_summary = os.environ.get("GITHUB_STEP_SUMMARY")
     output.write(result, junit, comment, Path(step_summary) if step_summary else None)
     if os.environ.get("GITHUB_ACTIONS"):  # the runner reads both streams, and standard output is a document's
-        print("\n".join(output.workflow_commands(result)), file=sys.stderr)
+        say("\n".join(output.workflow_commands(result)), error=True)
     print_json(result.as_json()) if as_json else show(output.blocks(result))
 
 
@@ -137,6 +141,7 @@ def calibrate(
     launches: Annotated[int, typer.Option(min=3, help="Launches of the A/A run.")] = 12,
     tolerance: Tolerances = None,
     budget_s: Annotated[float, typer.Option(min=1, help="Seconds that a later check may measure.")] = 600.0,
+    allow_variables: AllowVariables = False,
     settings: Settings = None,
     quiet: Quiet = False,
     results: Results = RESULTS,
@@ -145,7 +150,7 @@ def calibrate(
 ) -> None:
     """Measure every arm against itself, and say what a check can detect on this machine."""
     asked = read_settings(tolerance or [], budget_s)
-    loaded, plan = plan_of(recipe, settings or [], adapters or [])
+    loaded, plan = plan_of(recipe, settings or [], adapters or [], allow_variables=allow_variables)
     found = measure_noise(
         loaded,
         plan,
@@ -165,16 +170,18 @@ def history(
         bool, typer.Option("--bisect", help="Name the runs and revisions between which each change happened.")
     ] = False,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder to write to. Default: reports/history.")
+        Path | None,
+        typer.Option("--output", "-o", help="Write figures and tables of all series to this folder."),
     ] = None,
     results: Results = RESULTS,
     as_json: AsJson = False,
 ) -> None:
     """Find lasting changes in the stored runs, per arm and machine."""
     found, notes = series.collect(results)
-    path = series.write(found, notes, output or Path("reports") / "history")
+    path = series.write(found, notes, output) if output else None
     if as_json:
         print_json([one.as_json() for one in found])
-    else:
-        show(series.blocks(found, notes, bisect=bisect, figures=False))
-        print(path)
+        return
+    show(series.blocks(found, notes, bisect=bisect))
+    if path:
+        say(path)

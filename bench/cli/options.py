@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.text import Text
+
+from bench.text_safety import for_terminal
 
 RESULTS = Path("results")
 
@@ -17,6 +23,10 @@ Adapters = Annotated[
     list[Path] | None,
     typer.Option("--adapters", help="Folder of one adapter or of several. Repeatable."),
 ]
+AllowVariables = Annotated[
+    bool,
+    typer.Option("--allow-variables", help="Let the recipe set any environment variable of its workers."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 Settings = Annotated[
@@ -25,9 +35,34 @@ Settings = Annotated[
 ]
 
 
+@contextlib.contextmanager
+def closed_pipe_is_fine() -> Iterator[None]:
+    """Print to a reader that may have gone: the command goes on, and its exit code is its own."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def print_json(document: Any) -> None:
     """One JSON document on standard output."""
     sys.stdout.write(json.dumps(document, indent=1, default=str) + "\n")
+
+
+def say(text: object, *, error: bool = False) -> None:
+    """Print text of files, records or logs, which a terminal must not obey.
+
+    Args:
+        text: What to print.
+        error: Print to standard error: the text is no result.
+    """
+    print(for_terminal(str(text)), file=sys.stderr if error else sys.stdout)
+
+
+def plain(text: object, style: str = "") -> Text:
+    """The same for `rich`: text that is neither markup nor obeyed by a terminal."""
+    return Text(for_terminal(str(text)), style=style)
 
 
 def examples(*commands: str) -> str:

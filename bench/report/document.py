@@ -37,6 +37,8 @@ class Column:
     numeric: bool = False
     optional: bool = False
     priority: int = 0
+    prose: bool = False
+    """Sentences lose their end where there is no room; other texts their middle."""
 
 
 @dataclass(frozen=True)

@@ -200,7 +200,7 @@ def memory(rows: Sequence[Placed]) -> Canvas:
     kinds = {row.memory.kind for _, row in rows if row.memory}
     what = {
         "allocated": "allocated on the device",
-        "resident": "peak resident set; tick: before the model was built",
+        "resident": "peak resident set; tick: without model",
     }
     ax.set_xlabel(f"max memory (MiB): {' / '.join(what[kind] for kind in sorted(kinds))}")
     return canvas

@@ -44,7 +44,7 @@ class Measured:
         measured = self.steps[self.steps["round"] >= 0]
         return measured["duration_ns"].to_numpy(dtype=np.float64) / 1e9
 
-    @property
+    @cached_property
     def problem(self) -> str:
         """Why these samples give no numbers; empty when they do."""
         if self.error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -112,7 +113,9 @@ def shorten(text: str, width: int) -> str:
 def printable(text: str) -> str:
     """Control and bidirectional characters as escapes: a label can neither move a cursor nor turn a line round."""
     return "".join(
-        char if (char.isprintable() and char not in BIDI) or char == "\n" else f"\\u{ord(char):04x}"
+        f"\\u{ord(char):04x}"
+        if char != "\n" and (char in BIDI or unicodedata.category(char) == "Cc")
+        else char
         for char in text
     )
 

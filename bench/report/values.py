@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -161,7 +162,7 @@ class Group:
 
     @property
     def title(self) -> str:
-        model = model_title(self.model, [option for row in self.rows for option in row.options])
+        model = model_title(self.model, [row.options for row in self.rows])
         return ", ".join([model, "training" if trains(self.task) else "inference", *self._words(self.levels)])
 
     def _words(self, levels: Mapping[str, Any]) -> list[str]:
@@ -292,8 +293,8 @@ MARKS = {
     "✕": "failed, or without a usable time",
 }
 
-#: Options that choose how a model is run, and never which model it is.
-RUN_OPTIONS = frozenset({"kernels", "channels_last", "compile", "source", "optimizer", "step_s", "threads"})
+#: Names of options that can put another model, or another backbone, in place of the one that a recipe names.
+MODEL_OPTION = re.compile(r"conf|cfg|model|backbone|depth|arch|net\b|layers|width|channels$")
 
 
 def verdict_of(audit: Audit | None) -> str:
@@ -307,8 +308,8 @@ def marks_of(row: Row, base: Row | None, *, interleaved: bool) -> tuple[str, ...
     measured = row.step_s is not None
     launches = row.ratio.launches if row.ratio else row.launches
     told = {
-        "≠": measured and not row.is_baseline and row.verdict == "unequal",
-        "?": measured and not row.is_baseline and row.verdict == "not shown",
+        "≠": row.ratio is not None and row.verdict == "unequal",
+        "?": row.ratio is not None and row.verdict == "not shown",
         "†": any("stand-in" in one.kernels for one in (row, base) if one),
         "‡": measured and (launches < MIN_LAUNCHES or not interleaved),
         "✕": not measured,
@@ -316,12 +317,19 @@ def marks_of(row: Row, base: Row | None, *, interleaved: bool) -> tuple[str, ...
     return tuple(mark for mark, holds in told.items() if holds)
 
 
-def model_title(model: str, options: Iterable[str]) -> str:
+def _option_names(options: Any) -> Iterable[str]:
+    """Of options and of what is in them."""
+    for name, value in options.items() if isinstance(options, Mapping) else ():
+        yield str(name)
+        yield from _option_names(value)
+
+
+def model_title(model: str, options: Iterable[Mapping[str, Any]]) -> str:
     """A model's title; without its backbone when options may have put another one in its place."""
     if model not in MODELS:
         return model
     title = MODELS[model].title
-    if set(options) <= RUN_OPTIONS:
+    if not any(MODEL_OPTION.search(name) for one in options for name in _option_names(one)):
         return title
     backbone = next((name for name, _ in BACKBONES.values() if title.endswith(f" {name}")), "")
     return f"{title.removesuffix(f' {backbone}')}, changed by options"

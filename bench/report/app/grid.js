@@ -121,7 +121,10 @@ function gridKey(/** @type {KeyboardEvent} */ event) {
   const grid = $("matrix-grid");
   const moves = /** @type {Any} */ ({ ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1], PageDown: [10, 0], PageUp: [-10, 0], Home: [-1e9, 0], End: [1e9, 0] });
   const target = /** @type {Any} */ (event.target);
-  if (event.key === "Enter" && target.dataset.arm) return open(arms[+target.dataset.arm]);
+  if (event.key === "Enter" && target.dataset.arm) {
+    event.preventDefault(); // or it would press the button that the drawer puts the focus on
+    return open(arms[+target.dataset.arm]);
+  }
   if (!moves[event.key] || !target.closest(".row")) return;
   event.preventDefault();
   const last = +grid.getAttribute("aria-rowcount") - 2;

@@ -3,7 +3,7 @@ const MOST_BARS = 60;
 const swatch = (/** @type {Any} */ arm) => h("span", { class: "swatch", style: `background:${arm.look[0]}` });
 const label = (/** @type {Any} */ arm) => h("span", { "data-arm": arm.index }, swatch(arm), arm.name, " · ", arm.group.title);
 const measured = (/** @type {Any[]} */ list) => list.flatMap((row) => row.arms);
-const room = () => $("matrix").clientWidth || 900;
+const room = () => printing ? 1000 : $("matrix").clientWidth || 900;
 
 function section(/** @type {string} */ id, /** @type {string} */ title, /** @type {Any[]} */ ...children) {
   const link = h("a", { class: "anchor", href: "#" + id, "aria-label": "Link to " + title, "data-jump": id }, "¶");

@@ -19,7 +19,7 @@ _ENTITIES = {"<": "&lt;", "&": "&amp;"}
 
 def escape(text: str) -> str:
     """Plain text so that markdown shows it as it is, inside a line or a table cell."""
-    line = " ".join(printable(text).split())
+    line = printable(" ".join(text.split()))
     return _MARKUP.sub(lambda match: _ENTITIES.get(match[0], "\\" + match[0]), line)
 
 

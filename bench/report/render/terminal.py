@@ -16,7 +16,7 @@ from rich.console import Console, RenderableType
 from rich.padding import Padding
 from rich.text import Text as RichText
 
-from bench.report.document import Block, Bullets, Code, Details, Figure, Heading, Table, Text, Tone
+from bench.report.document import Block, Bullets, Code, Column, Details, Figure, Heading, Table, Text, Tone
 from bench.report.text import printable, shorten
 
 STYLES: dict[Tone, str] = {"": "", "strong": "bold", "muted": "dim", "bad": "red"}
@@ -32,7 +32,7 @@ def table(block: Table, width: int | None = None) -> rich.table.Table:
         title_justify="left",
         title_style="bold",
         box=rich.box.SIMPLE_HEAD,  # no lines between columns: the width is for the text
-        padding=(0, 1),
+        padding=(0, 1, 0, 0),
         show_edge=False,
     )
     for index, column in enumerate(block.columns):
@@ -73,12 +73,20 @@ def fit(block: Table, width: int) -> Table:
         widths[longest] -= 1
     rows = tuple(
         tuple(
-            replace(cell, text=shorten(printable(cell.text), widths[index])) if index in texts else cell
+            replace(cell, text=_short(printable(cell.text), widths[index], block.columns[index]))
+            if index in texts
+            else cell
             for index, cell in enumerate(row)
         )
         for row in block.rows
     )
     return replace(block, rows=rows)
+
+
+def _short(text: str, width: int, column: Column) -> str:
+    if not column.prose or len(text) <= width:
+        return shorten(text, width)
+    return f"{text[: width - 1].rstrip()}…"
 
 
 def _renderables(block: Block, width: int) -> Iterable[RenderableType]:

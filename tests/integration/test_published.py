@@ -19,9 +19,9 @@ from bench.reference.published import PUBLISHED, load
 from bench.reference.reference import Solov2Log, read_solov2_log
 from bench.reference.solov2 import percent
 from bench.report.figures import pareto_front
-from tests.report_runs import arm, samples, write_run
+from tests.helpers.report_runs import arm, samples, write_run
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = ROOT.parent / "shared" / "reference"
 ZOO = REFERENCE / "mmdetection_model_zoo_zh.txt"
 LOG = REFERENCE / "solov2_vs_paddledetection_2020-12-04.log.txt"
@@ -54,7 +54,7 @@ def _csv_rows() -> dict[int, list[str]]:
 
 
 @needs_zoo
-def test_every_number_of_the_model_zoo_document_is_in_a_table_or_a_statement() -> None:
+def test_every_number_of_the_document_is_kept() -> None:
     lines = ZOO.read_text(encoding="utf-8").splitlines()
     rows = _csv_rows()
     statements = {one["line"]: one for one in _provenance()["statements"]}
@@ -75,7 +75,7 @@ def test_every_number_of_the_model_zoo_document_is_in_a_table_or_a_statement() -
 
 
 @needs_zoo
-def test_the_csv_files_are_what_the_transcription_of_the_document_gives() -> None:
+def test_csv_files_are_the_transcription_of_the_document() -> None:
     tables = read_tables(ZOO)
     for layout in LAYOUTS:
         path = PUBLISHED / "mmdetection_model_zoo" / f"{layout.name}.csv"
@@ -83,7 +83,7 @@ def test_the_csv_files_are_what_the_transcription_of_the_document_gives() -> Non
 
 
 @needs_zoo
-def test_every_row_of_the_document_is_in_its_own_order_with_its_missing_values() -> None:
+def test_every_row_keeps_its_order_and_missing_values() -> None:
     text = ZOO.read_text(encoding="utf-8").splitlines()
     for line, cells in _csv_rows().items():
         printed = " ".join(cells)
@@ -187,7 +187,7 @@ def test_the_cost_of_ema_comes_out_of_the_log(log: Solov2Log) -> None:
     assert f"{log.own_ema_cost.s_per_iter:.3f} {log.paddle_ema_cost.s_per_iter:.3f}" == "0.211 0.021"
 
 
-def test_the_reference_accuracy_and_inference_rates_come_out_of_the_log(log: Solov2Log) -> None:
+def test_accuracy_and_inference_rates_come_out_of_the_log(log: Solov2Log) -> None:
     assert log.own.mask.metrics["AP"] == 0.239
     assert log.paddle.mask.metrics["AP"] == 0.275
     assert log.own.box is not None
@@ -200,7 +200,7 @@ def test_the_reference_accuracy_and_inference_rates_come_out_of_the_log(log: Sol
     assert (log.paddle.best.label, round(log.paddle.best.value, 3)) == ("box ap", 0.275)
 
 
-def test_what_the_author_of_the_log_computed_by_hand_agrees_with_ours(log: Solov2Log) -> None:
+def test_the_authors_own_figures_agree_with_ours(log: Solov2Log) -> None:
     for pair in (log.with_ema, log.without_ema):
         for section, clock in ((pair.own_section, pair.own), (pair.paddle_section, pair.paddle)):
             (claim,) = section.claims
@@ -251,15 +251,13 @@ def test_the_report_has_every_row_of_the_model_zoo(report: Path) -> None:
 
 def test_every_figure_of_the_report_is_drawn(report: Path) -> None:
     text = (report / "report.md").read_text() + (report / "solov2.md").read_text()
-    names = re.findall(r"\]\((figures/[\w-]+\.png)\)", text)
+    names = re.findall(r"\]\((figures/[\w-]+\.svg)\)", text)
     assert len(names) == 7
     for name in names:
         assert (report / name).stat().st_size > 5000
 
 
-def test_what_we_measured_stands_apart_from_what_was_published_and_never_in_one_ratio(
-    tmp_path: Path, report: Path
-) -> None:
+def test_measured_numbers_stand_apart_from_published_ones(tmp_path: Path, report: Path) -> None:
     arms = [(arm("torchvision"), samples(0.8)), (arm("mmdet"), samples(0.9))]
     run = write_run(tmp_path / "results" / "quickstart" / "20261122T100000Z-abc", arms)
     text = generate_published(tmp_path / "out", measured=[run]).read_text()
@@ -272,9 +270,7 @@ def test_what_we_measured_stands_apart_from_what_was_published_and_never_in_one_
 
 
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), min_size=1, max_size=30), st.booleans())
-def test_a_pareto_front_leaves_out_exactly_the_points_that_another_beats(
-    points: list[tuple[float, float]], higher: bool
-) -> None:
+def test_a_pareto_front_leaves_out_the_beaten_points(points: list[tuple[float, float]], higher: bool) -> None:
     sign = 1 if higher else -1
     front = pareto_front(points, higher_x_is_better=higher)
     for x, y in set(points):

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import itertools
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from markdown_it import MarkdownIt
 
+from bench.judge.audit import Audit
+from bench.judge.ratio import Ratio, pair, ratio
 from bench.recipe.workload import Workload
 from bench.record.models import ArmRecord, Failure, Memory, RunRecord
 from bench.record.run import Run
 from bench.record.samples import SAMPLE_COLUMNS
+from bench.report import sections
+from bench.report.build import run_report
+from bench.report.render import markdown
+from bench.report.values import Report
 
 MACHINE = {
     "host": "box",
@@ -199,3 +207,54 @@ def quickstart(folder: Path, **more: Any) -> Run:
             time = seconds[codebase] * (1.1 if "mask" in model else 1) * (0.4 if task == "infer" else 1)
             arms.append((record, samples(time * (1.03 if ema else 1), seed=10 * number + index)))
     return write_run(folder, arms, baseline={"codebase": "torchvision", "ema": False}, **more)
+
+
+def equal_audits(run: Run) -> dict[tuple[str, str], Audit]:
+    """Verdicts that say of every arm that it does its baseline's work."""
+    return {(run.record().id, arm.id): Audit(arm.id, "baseline") for arm in run.arms()}
+
+
+MARKDOWN = MarkdownIt("commonmark").enable("table").enable("strikethrough")
+
+
+def tables_of(text: str) -> list[list[list[str]]]:
+    """The tables of a markdown document as a renderer reads them: rows of cell texts, the header first."""
+    found: list[list[list[str]]] = []
+    tokens = MARKDOWN.parse(text)
+    for index, token in enumerate(tokens):
+        if token.type == "table_open":
+            found.append([])
+        elif token.type == "tr_open":
+            found[-1].append([])
+        elif token.type in ("td_open", "th_open"):
+            children = tokens[index + 1].children or []
+            found[-1][-1].append("".join(child.content for child in children))
+    return found
+
+
+def rows_of(text: str, title: str) -> list[dict[str, str]]:
+    """Rows of the first table below a heading or a summary, by column title."""
+    section = re.split(rf"[ >]{re.escape(title)}(?:</summary>)?\n", text, maxsplit=1)[1]
+    header, *rows = tables_of(section)[0]
+    return [dict(zip(header, row, strict=True)) for row in rows]
+
+
+RATIO = "ratio to baseline [95 % interval]"
+SECONDS = "s/iter, median (p5–p95)"
+
+
+def small(folder: Path, **more: object) -> Run:
+    """Two arms, one group."""
+    arms = [(arm("torchvision"), samples(1.3, seed=1)), (arm("native"), samples(1.0, seed=2))]
+    return write_run(folder / "run", arms, **more)  # type: ignore[arg-type]
+
+
+def markdown_of(run: Run, **more: Any) -> str:
+    """The markdown of one run, without drawing its figures."""
+    return markdown.render(sections.report_blocks(Report((run_report(run, **more),)), [{}]))
+
+
+def ratio_of(arm: pd.DataFrame, baseline: pd.DataFrame) -> Ratio:
+    """What the statistics say of two tables of block times."""
+    pairs = pair(arm, baseline)
+    return ratio(pairs.launch, pairs.log_ratio)

@@ -247,6 +247,9 @@ class _Rank:
             yield from _losses(a["losses"], b["losses"], at, tolerance)
             yield from _norms(a, b, at, of_norms)
         if "detections" in a and "detections" in b:
+            counts = a.get("suppressed"), b.get("suppressed")
+            if all(counts):  # by the operator that most codebases share
+                yield Fact(f"boxes offered to suppression{at}", *counts, 0.02, VALUES | POSTPROCESS)
             yield from _detections(a["detections"], b["detections"], at)
 
 

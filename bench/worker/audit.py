@@ -76,6 +76,7 @@ class Sink:
         self.images: List[Facts] = []
         self.normalised: Dict[str, int] = {}
         self.random_values = 0
+        self.suppressed: List[int] = []
         self.layers: Dict[str, Facts] = {}
 
     def operation(self, direction: str, types: str, flops: int) -> None:
@@ -135,6 +136,7 @@ class Sink:
             "images": self.images,
             "normalised": self.normalised,
             "random_values": self.random_values,
+            "suppressed": sum(self.suppressed),
             "layers": layers,
         }
 

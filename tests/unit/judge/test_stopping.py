@@ -9,7 +9,7 @@ import pytest
 
 from bench.errors import BenchError
 from bench.judge.ratio import ratio
-from bench.judge.stopping import Components, Until, best_rounds, launches_needed, components_of
+from bench.judge.stopping import Components, Until, best_rounds, components_of, launches_needed
 
 SEEN = Components(launch_sd=0.01, round_sd=0.03)
 

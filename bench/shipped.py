@@ -5,6 +5,7 @@ These are data, found by path. As import names they belong to other distribution
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -22,4 +23,5 @@ def find_recipe(path: Path) -> Path:
         The shipped file where no file is called so and a shipped recipe is; else `path`.
     """
     named = RECIPES / f"{path}.yaml"
-    return named if not path.is_file() and named.is_file() else path
+    # os.path and not Path: a name that no file can have is no file, not an error
+    return named if not os.path.isfile(path) and os.path.isfile(named) else path

@@ -1,6 +1,4 @@
-"""Weights of backbones from checkpoints of other projects, or of another of our models, and a report of what of them
-was taken.
-"""
+"""Weights of backbones from checkpoints of other projects or of ours, and a report of what was taken."""
 
 from __future__ import annotations
 
@@ -9,17 +7,14 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from detectors.layers import FrozenBatchNorm2d
+from detectors.weight_files import read_checkpoint
 
 #: Where in a checkpoint the backbone may be: of torchvision's, detectron2's, mmdetection's detectors; from a wrapper.
 PREFIXES = ("", "backbone.body.", "backbone.bottom_up.", "bottom_up.", "backbone.", "module.", "model.")
-#: Under which key a checkpoint of a training run may keep the weights.
-CONTAINERS = ("state_dict", "model", "model_state_dict")
 
 
 @dataclass(frozen=True)
@@ -38,6 +33,7 @@ class LoadReport:
 
     @property
     def complete(self) -> bool:
+        """Whether the checkpoint had every weight, and of the right shape."""
         return not self.missing and not self.other_shape
 
     def __str__(self) -> str:
@@ -63,7 +59,7 @@ def load_backbone(
     Raises ValueError when nothing in it is known.
     """
     state = checkpoint if isinstance(checkpoint, Mapping) else read_checkpoint(checkpoint)
-    own = {name: value for name, value in backbone.state_dict().items() if not _is_counter(name)}
+    own = {name: value for name, value in backbone.state_dict().items() if not is_counter(name)}
     layout, names = _best_layout(own, state)
     if not names:
         raise ValueError(f"no weight of the backbone found among {', '.join(list(state)[:5])}, …")
@@ -87,36 +83,13 @@ def load_backbone(
         layout,
         tuple(matched),
         missing=tuple(name for name in own if name not in known),
-        unexpected=tuple(sorted(set(state) - set(names.values()) - {n for n in state if _is_counter(n)})),
+        unexpected=tuple(sorted(set(state) - set(names.values()) - {n for n in state if is_counter(n)})),
         other_shape=tuple(other_shape),
     )
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
-    """Weights by name from a `.pth` or `.pt` (tensors only, no code is run), `.safetensors` or `.npz` file.
-
-    Raises ValueError for other kinds of file.
-    """
-    path = Path(path)
-    if path.suffix in (".pth", ".pt"):
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        for key in CONTAINERS:
-            if isinstance(content.get(key), Mapping):
-                content = content[key]
-                break
-        return {name: value for name, value in content.items() if isinstance(value, Tensor)}
-    if path.suffix == ".safetensors":
-        return load_file(path)
-    if path.suffix == ".npz":
-        with np.load(path, allow_pickle=False) as file:
-            return {name: torch.from_numpy(file[name]) for name in file.files}
-    hint = ", which can run code when it is read; convert it to one of these" if path.suffix == ".pkl" else ""
-    raise ValueError(
-        f"{path}: expected a .pth, .pt, .safetensors or .npz file, not {path.suffix or 'this'}{hint}"
-    )
-
-
-def _is_counter(name: str) -> bool:
+def is_counter(name: str) -> bool:
+    """Whether a buffer only counts the batches that normalisation has seen."""
     return name.endswith("num_batches_tracked")
 
 

@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from pycocotools import mask as coco_mask
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from detectors import transforms
+from detectors.order import Draw
 from detectors.structures import Target
 from detectors.transforms import Sample, Size
 
 if TYPE_CHECKING:  # a process that trains from Python needs no configs, nor pydantic's memory
     from detectors.config import Augment, Pixels, Resize
+
+
+log = logging.getLogger("detectors")
 
 
 class Example(NamedTuple):
@@ -33,11 +38,18 @@ class Example(NamedTuple):
     image_id: int
 
 
+class BadImage(Exception):
+    """An image that cannot be read, or is not what the annotations say. The message is one line that names it."""
+
+    def __init__(self, told: str) -> None:
+        # A loader's process hands over its traceback, whose last line is the message.
+        super().__init__(told.strip().splitlines()[-1].removeprefix(f"{__name__}.BadImage: "))
+
+
 class CocoFolder:
     """The objects of the images of an annotation file, by image; labels are places in ``category_ids``.
 
-    ``category_ids``: by default all of the file, in ascending order. Left out: crowds, and objects less than a pixel
-    wide or high.
+    Crowds are left out, and objects less than a pixel wide or high.
     """
 
     def __init__(
@@ -48,6 +60,17 @@ class CocoFolder:
         masks: bool,
         category_ids: Sequence[int] | None = None,
     ) -> None:
+        """Read the annotations; images are read when they are asked for.
+
+        Args:
+            annotations: a file in COCO's form.
+            images: the folder that its file names are in.
+            masks: whether objects have masks. Without, their outlines are not looked at.
+            category_ids: those of the labels 0, 1, …; by default all of the file, in ascending order.
+
+        Raises:
+            ValueError: for an annotation of an unknown image or category, or without a box; it names the annotation.
+        """
         content = json.loads(Path(annotations).read_text())
         self.folder = Path(images)
         self.files: dict[int, str] = {image["id"]: image["file_name"] for image in content["images"]}
@@ -57,12 +80,41 @@ class CocoFolder:
         if category_ids is None:
             category_ids = sorted(category["id"] for category in content["categories"])
         self.category_ids = list(category_ids)
+        known = {category["id"]: category.get("name", "") for category in content["categories"]}
+        self.category_names = [known.get(one) or str(one) for one in category_ids]
         self.labels = {category: label for label, category in enumerate(category_ids)}
         self.masks = masks
+        #: Folder of maps of classes of pixels, and how many classes there are. None: not wanted.
+        self.semantic: Path | None = None
+        self.semantic_classes = 0
         self.objects: dict[int, list[dict[str, Any]]] = defaultdict(list)
         for annotation in content["annotations"]:
             if not annotation.get("iscrowd"):
+                self._check(annotation)
                 self.objects[annotation["image_id"]].append(annotation)
+
+    def _check(self, annotation: Mapping[str, Any]) -> None:
+        """Raises ValueError, with the annotation's id, for what would stop a training in the middle."""
+        told = f"annotation {annotation.get('id')}"
+        if annotation["image_id"] not in self.files:
+            raise ValueError(f"{told} is of image {annotation['image_id']}, which is not in the file")
+        if annotation["category_id"] not in self.labels:
+            raise ValueError(
+                f"{told} has category {annotation['category_id']}, which is none of the categories"
+            )
+        box = annotation.get("bbox")
+        if box is None:
+            raise ValueError(f"{told} has no bbox")
+        if len(box) != 4 or not np.isfinite(box).all():
+            raise ValueError(f"{told} has a bbox of {box}, expected x, y, width and height")
+
+    def require_outlines(self) -> None:
+        """Raises ValueError, with the annotation's id, for an object without an outline to draw its mask from."""
+        for annotation in (one for objects in self.objects.values() for one in objects):
+            if not annotation.get("segmentation"):
+                raise ValueError(
+                    f"annotation {annotation.get('id')} has no segmentation, and the model learns masks"
+                )
 
     def without_objects(self) -> CocoFolder:
         """The same images, for detection: nothing is spent on their annotations."""
@@ -71,14 +123,39 @@ class CocoFolder:
         return other
 
     def has_objects(self, image_id: int) -> bool:
+        """Whether an image has an object of at least a pixel."""
         return any(_is_visible(_box(item, self.sizes[image_id])) for item in self.objects.get(image_id, ()))
 
     def image(self, image_id: int) -> np.ndarray:
-        """uint8 [h, w, 3], RGB."""
-        with Image.open(self.folder / self.files[image_id]) as file:
-            return np.asarray(file.convert("RGB"))
+        """The pixels of an image, turned as its EXIF orientation says, as mmdetection and detectron2 do.
+
+        Returns:
+            uint8 [h, w, 3], RGB.
+
+        Raises:
+            BadImage: if it cannot be read as a whole, or has not the size that the annotations give it.
+        """
+        path = self.folder / self.files[image_id]
+        try:
+            with Image.open(path) as file:
+                pixels = np.asarray(ImageOps.exif_transpose(file).convert("RGB"))
+        except (
+            OSError,
+            SyntaxError,
+            ValueError,
+        ) as error:  # Pillow's, for files that are cut off or something else
+            raise BadImage(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
+        size = pixels.shape[0], pixels.shape[1]
+        if size != self.sizes[image_id]:
+            height, width = self.sizes[image_id]
+            raise BadImage(
+                f"{path} is {size[1]} wide and {size[0]} high, turned as its EXIF says, but {width} and {height} by "
+                "the annotations"
+            )
+        return pixels
 
     def sample(self, image_id: int) -> Sample:
+        """An image with its objects. Raises BadImage."""
         image = self.image(image_id)
         size = image.shape[0], image.shape[1]
         boxes, labels, masks = [], [], []
@@ -95,7 +172,27 @@ class CocoFolder:
             np.array(boxes, np.float64).reshape(-1, 4),
             np.array(labels, np.int64),
             np.array(masks, np.uint8).reshape(-1, *size) if self.masks else None,
+            None if self.semantic is None else self._semantic(image_id, size),
         )
+
+    def _semantic(self, image_id: int, size: Size) -> np.ndarray:
+        """Classes of pixels from the PNG that is called as the image is. Raises BadImage."""
+        assert self.semantic is not None
+        path = (self.semantic / self.files[image_id]).with_suffix(".png")
+        try:
+            with Image.open(path) as file:
+                classes = np.asarray(file)
+        except (OSError, SyntaxError, ValueError) as error:
+            raise BadImage(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
+        if classes.dtype != np.uint8 or classes.shape != size:
+            shape = f"{classes.dtype} of {list(classes.shape)}"
+            raise BadImage(f"{path} is {shape}, expected one byte for each pixel of the image, {list(size)}")
+        counted = classes[classes != transforms.UNLABELLED]
+        if counted.size and counted.max() >= self.semantic_classes:
+            raise BadImage(
+                f"{path} has class {counted.max()}, the model has 0 to {self.semantic_classes - 1} and 255"
+            )
+        return classes
 
 
 def _box(item: Mapping[str, Any], size: Size) -> list[float]:
@@ -125,6 +222,7 @@ def _example(sample: Sample, original_size: Size, image_id: int) -> Example:
         torch.from_numpy(sample.boxes.astype(np.float32)),
         torch.from_numpy(sample.labels),
         None if sample.masks is None else torch.from_numpy(sample.masks),
+        None if sample.semantic is None else torch.from_numpy(sample.semantic.astype(np.int64)),
     )
     return Example(sample.image, target, original_size, image_id)
 
@@ -170,31 +268,49 @@ class CocoDetection(ResizedCoco):
 # -- training --------------------------------------------------------------------------------------------------------
 
 
-class Draw(NamedTuple):
-    """An image of the training set, and the number of the draw, 0, 1, …, that its random changes follow from."""
-
-    image_id: int
-    number: int
+#: Images that are tried in the place of one that cannot be read.
+SUBSTITUTES = 20
 
 
 class AugmentedCoco(Dataset[Example]):
-    """Training examples by ``Draw``. What is done to an image depends on ``seed`` and the draw alone: neither on the
-    worker that does it nor on what was drawn before, so that training goes on as if it had never stopped."""
+    """Training examples by ``Draw``.
 
-    def __init__(self, coco: CocoFolder, augment: Augment, pixels: Pixels, seed: int) -> None:
+    What is done to an image depends on ``seed`` and the draw alone: neither on the worker that does it nor on what
+    was drawn before, so that training goes on as if it had never stopped.
+    """
+
+    def __init__(
+        self, coco: CocoFolder, augment: Augment, pixels: Pixels, seed: int, *, skip_broken: bool = False
+    ) -> None:
+        """``skip_broken``: another image stands in for one that cannot be read."""
         self.coco = coco
+        self.skip_broken = skip_broken
         self.augment = augment
         self.fill = pixels.mean if pixels.order == "rgb" else pixels.mean[::-1]
         self.seed = seed
 
     def __getitem__(self, draw: Draw) -> Example:
         random = np.random.default_rng((self.seed, draw.number))
-        sample = self.coco.sample(draw.image_id)
+        image_id, sample = self._sample(draw.image_id, random)
         changed = transforms.without_vanished(augmented(sample, self.augment, self.fill, random))
-        return _example(changed, sample.size, draw.image_id)
+        return _example(changed, sample.size, image_id)
+
+    def _sample(self, image_id: int, random: np.random.Generator) -> tuple[int, Sample]:
+        """The image that is asked for, or the first of some others that can be read."""
+        for _ in range(SUBSTITUTES):
+            try:
+                return image_id, self.coco.sample(image_id)
+            except BadImage as error:
+                if not self.skip_broken:
+                    raise
+                log.warning("skipped: %s", error)
+            usable = [one for one in sorted(self.coco.files) if self.coco.has_objects(one)]
+            image_id = usable[random.integers(len(usable))]
+        raise BadImage(f"{SUBSTITUTES} images in a row cannot be read, the last of them image {image_id}")
 
 
 def augmented(sample: Sample, augment: Augment, fill: Sequence[float], random: np.random.Generator) -> Sample:
+    """The sample after all changes of ``augment``; ``fill``: the colour of a canvas, RGB."""
     if augment.distort:
         sample = sample._replace(image=transforms.distort(sample.image, random))
     if augment.expand > 1:
@@ -211,66 +327,12 @@ def resized_size(old: Size, resize: Resize, short: int | None = None) -> Size:
     return resize.size or transforms.short_long(old, short or resize.short[0], resize.long)
 
 
-class TrainingOrder:
-    """The batches of an endless training, from a given iteration on: every image once in each epoch, in an order that
-    ``seed`` and the number of the epoch give.
-
-    ``is_wide`` [N]: of the images; wide and tall ones are not mixed as long as there are enough of a kind. ``batch``:
-    images of all ranks together, of which each takes an equal part. The last batch of an epoch is filled up with its
-    first images.
-    """
-
-    def __init__(
-        self,
-        image_ids: Sequence[int],
-        is_wide: Sequence[bool],
-        *,
-        batch: int,
-        seed: int,
-        first: int = 0,
-        rank: int = 0,
-        ranks: int = 1,
-    ) -> None:
-        self.image_ids = np.array(image_ids)
-        self.is_wide = np.array(is_wide)
-        self.batch = batch
-        self.seed = seed
-        self.first = first
-        share = batch // ranks
-        self.mine = slice(rank * share, (rank + 1) * share)
-
-    @property
-    def batches_per_epoch(self) -> int:
-        return -(-len(self.image_ids) // self.batch)
-
-    def epoch(self, number: int) -> np.ndarray:
-        """Image ids [batches, batch]."""
-        random = np.random.default_rng((self.seed, number))
-        order = random.permutation(len(self.image_ids))
-        whole, rest = [], []
-        for group in (order[self.is_wide[order]], order[~self.is_wide[order]]):
-            full = len(group) - len(group) % self.batch
-            whole.append(group[:full])
-            rest.append(group[full:])
-        missing = -len(order) % self.batch
-        filled = np.concatenate([*whole, *rest, np.resize(order, missing)])
-        batches = self.image_ids[filled].reshape(-1, self.batch)
-        return batches[random.permutation(len(batches))]
-
-    def __iter__(self) -> Iterator[list[Draw]]:
-        number, skip = divmod(self.first, self.batches_per_epoch)
-        draw = self.first * self.batch
-        while True:
-            for batch in self.epoch(number)[skip:].tolist():
-                draws = [Draw(image_id, draw + place) for place, image_id in enumerate(batch)]
-                yield draws[self.mine]
-                draw += self.batch
-            number, skip = number + 1, 0
-
-
 class Batch(NamedTuple):
-    """What a model takes. images: float32 [B, 3, H, W]. image_sizes: without padding; original_sizes: of the files,
-    both (height, width). targets: in pixels of the input, masks padded like it."""
+    """What a model takes.
+
+    images: float32 [B, 3, H, W]. image_sizes: without padding; original_sizes: of the files, both (height, width).
+    targets: in pixels of the input, masks padded like it.
+    """
 
     images: Tensor
     image_sizes: list[Size]
@@ -279,10 +341,12 @@ class Batch(NamedTuple):
     targets: list[Target]
 
     def sizes(self) -> Tensor:
-        """int64 [B, 2], on the device of the images."""
+        """Sizes int64 [B, 2], on the device of the images."""
         return torch.tensor(self.image_sizes).to(self.images.device, non_blocking=True)
 
     def to(self, device: torch.device) -> Batch:
+        """The batch with its tensors on a device."""
+
         def move(tensor: Tensor | None) -> Tensor | None:
             return None if tensor is None else tensor.to(device, non_blocking=True)
 
@@ -290,6 +354,7 @@ class Batch(NamedTuple):
         return self._replace(images=self.images.to(device, non_blocking=True), targets=targets)
 
     def pin_memory(self) -> Batch:
+        """The batch in memory that a device copies from without waiting."""
         targets = [
             Target(*(None if one is None else one.pin_memory() for one in target)) for target in self.targets
         ]
@@ -304,6 +369,7 @@ class Collate:
         self.size = resize.size
 
     def __call__(self, examples: Sequence[Example]) -> Batch:
+        """The batch of some examples."""
         sizes = [(example.image.shape[0], example.image.shape[1]) for example in examples]
         padded = self.size or transforms.padded_size(sizes)
         step = 1 if self.pixels.order == "rgb" else -1
@@ -319,10 +385,13 @@ class Collate:
             sizes,
             [example.original_size for example in examples],
             [example.image_id for example in examples],
-            [
-                target
-                if target.masks is None
-                else target._replace(masks=transforms.pad_masks(target.masks, padded))
-                for target in targets
-            ],
+            [_padded(target, padded) for target in targets],
         )
+
+
+def _padded(target: Target, size: Size) -> Target:
+    masks, semantic = target.masks, target.semantic
+    return target._replace(
+        masks=None if masks is None else transforms.pad_masks(masks, size),
+        semantic=None if semantic is None else transforms.pad_semantic(semantic, size),
+    )

@@ -61,10 +61,15 @@ class Model:
 
 @checked
 class Split:
-    """A folder in COCO layout: the file of annotations and the folder of images."""
+    """A folder in COCO layout: the file of annotations and the folder of images.
+
+    ``semantic``: for models that learn classes of pixels, the folder of COCO's stuffthingmaps: a PNG for each image,
+    called as it is, with a byte for each pixel, 255 for those that do not count.
+    """
 
     annotations: str
     images: str
+    semantic: str | None = None
 
 
 @checked
@@ -78,21 +83,29 @@ class Pixels:
 
 @checked
 class Data:
-    """``keep_empty``: whether images without objects are trained on. ``group_by_shape``: wide images are not put
-    into a batch with tall ones. ``workers``: processes that load images, of each rank."""
+    """Images and how they are loaded.
+
+    ``keep_empty``: whether images without objects are trained on. ``group_by_shape``: wide images are not put into a
+    batch with tall ones. ``workers``: processes that load images, of each rank. ``skip_broken``: a training image that
+    cannot be read is replaced by another, with a warning, instead of ending the training.
+    """
 
     train: Split
     val: Split | None = None
     keep_empty: StrictBool = False
     group_by_shape: StrictBool = True
     workers: Count = 2
+    skip_broken: StrictBool = False
     pixels: Pixels = Pixels()
 
 
 @checked
 class Resize:
-    """``short``: the short side, drawn anew for each image if there are several, unless the long side would pass
-    ``long``. Or ``size``: (height, width), whatever the image's ratio. In pixels."""
+    """The size of the network's images, in pixels.
+
+    ``short``: the short side, drawn anew for each image if there are several, unless the long side would pass ``long``.
+    Or ``size``: (height, width), whatever the image's ratio.
+    """
 
     short: Many[Positive] = (800,)
     long: Positive = 1333
@@ -172,10 +185,13 @@ class Evaluate:
 
 @checked
 class Config:
-    """``batch``: images of a step, all ranks together. ``ema``: decay of the averaged weights, which then are those
-    that are evaluated. ``weights``: a checkpoint of ours, or any file of weights for the backbone alone
-    (``checkpoint.load_backbone``). ``output``: folder of log and checkpoints. ``kernels``: on a CPU those of
-    ``detectors.cpu`` where they are faster, or torch's own everywhere."""
+    """A training.
+
+    ``batch``: images of a step, all ranks together. ``ema``: decay of the averaged weights, which then are those that
+    are evaluated. ``weights``: "imagenet", or a file: a checkpoint of ours, a detector of torchvision, mmdetection,
+    detectron2 or PaddleDetection, or a backbone (``runtime.begin_with``). ``output``: folder of log and checkpoints.
+    ``kernels``: on a CPU those of ``detectors.cpu`` where they are faster, or torch's own everywhere.
+    """
 
     model: Model
     data: Data
@@ -195,6 +211,7 @@ class Config:
     evaluate: Evaluate = Evaluate()
 
     def as_dict(self) -> dict[str, Any]:
+        """Plain values, from which ``from_dict`` makes the same config."""
         return asdict(self)
 
 
@@ -205,6 +222,7 @@ class Loaded(NamedTuple):
     places: Mapping[Keys, str]
 
     def place(self, *keys: str | int) -> str:
+        """File and line of a value, or of the nearest thing around it."""
         return _place(self.places, keys)
 
 
@@ -231,6 +249,7 @@ def from_dict(content: Mapping[str, Any]) -> Config:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A hint: the known names that are like one, or all of them."""
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=3)
     return f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names)}"

@@ -19,10 +19,14 @@ from torch import Tensor, nn
 
 from detectors import training_state
 from detectors.c4 import whole_backbone
-from detectors.checkpoint import load_backbone
+from detectors.checkpoint import LoadReport, load_backbone
 from detectors.coco import CocoFolder
 from detectors.config import ConfigError, Loaded, Model, Split
+from detectors.foreign import WITHOUT_EPSILON, load_weights
+from detectors.imagenet import imagenet_weights
+from detectors.layers import FrozenBatchNorm2d
 from detectors.registry import build
+from detectors.weight_files import read_checkpoint
 
 log = logging.getLogger("detectors")
 
@@ -48,12 +52,15 @@ class Ranks(NamedTuple):
 
     @property
     def first(self) -> bool:
+        """Whether this rank writes log and checkpoints."""
         return self.rank == 0
 
     def mean(self, values: Tensor) -> Tensor:
+        """The mean of values over all ranks."""
         return values if self.count == 1 else self._reduced(values, dist.ReduceOp.SUM) / self.count
 
     def largest(self, value: float) -> float:
+        """The largest value of all ranks."""
         values = torch.tensor([value], dtype=torch.float64, device=self.device)
         return value if self.count == 1 else self._reduced(values, dist.ReduceOp.MAX).item()
 
@@ -93,6 +100,7 @@ def max_memory_bytes(device: torch.device) -> int:
 
 
 def synchronise(device: torch.device) -> None:
+    """Wait for a device to have done all its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -131,6 +139,7 @@ class StopRequest:
 
     @contextmanager
     def listening(self) -> Iterator[StopRequest]:
+        """While open, signals set ``requested``."""
         before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield self
@@ -188,7 +197,8 @@ def coco_folder(loaded: Loaded, name: str) -> CocoFolder:
         coco = CocoFolder(split.annotations, split.images, masks=False)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         place = loaded.place("data", name, "annotations")
-        raise ConfigError(f"not annotations in COCO's form: {type(error).__name__}: {error}", place) from None
+        told = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
+        raise ConfigError(f"not annotations in COCO's form: {told}", place) from None
     there = set(os.listdir(split.images))
     missing = [
         file for file in coco.files.values() if file not in there and not (coco.folder / file).is_file()
@@ -202,6 +212,7 @@ def coco_folder(loaded: Loaded, name: str) -> CocoFolder:
 
 
 def take_weights(model: nn.Module, state: Mapping[str, Tensor], path: str) -> None:
+    """Take all weights of a model of ours. Raises ConfigError if one does not fit."""
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
@@ -210,21 +221,70 @@ def take_weights(model: nn.Module, state: Mapping[str, Tensor], path: str) -> No
         ) from None
 
 
-def begin_with(model: nn.Module, path: str, loaded: Loaded) -> None:
-    """Take the weights of ``weights``: our own checkpoint for the whole model, another project's for its backbone.
+def begin_with(model: nn.Module, weights: str, loaded: Loaded) -> None:
+    """Take the weights of ``weights``: "imagenet", or a file of a whole detector, ours or another's, or of a backbone.
 
-    Raises ConfigError when nothing in the file fits.
+    Raises:
+        ConfigError: when there is no such file, nothing in it fits, or a layer that never learns is not in it.
     """
-    if not Path(path).is_file():
-        raise ConfigError(f"no such checkpoint: {path}", loaded.place("weights"))
-    if training_state.is_checkpoint(path):
-        take_weights(model, training_state.weights(training_state.read(path)), path)
-        return
+    place = loaded.place("weights")
+    if weights != "imagenet" and not Path(weights).is_file():
+        raise ConfigError(f"no such checkpoint: {weights}", place)
     try:
-        report = load_backbone(whole_backbone(model), path)
+        state = imagenet_weights(loaded.config.model.name) if weights == "imagenet" else _weights_in(weights)
+        report, part = load_fitting(model, state, Path(weights).stem)
+    except ConfigError:
+        raise
     except Exception as error:  # torch raises many kinds for a damaged file
-        raise ConfigError(str(error).splitlines()[0], loaded.place("weights")) from None
-    log.info("backbone from %s, %s", path, report)
+        raise ConfigError(str(error).splitlines()[0], place) from None
+    log.info("weights from %s, %s", weights, report)
+    random = sorted(set(frozen_names(part)) & {*report.missing, *report.other_shape})
+    if random:
+        problem = f"{weights} has no weights for layers that never learn: {', '.join(random[:3])}"
+        raise ConfigError(f"{problem}, …; lower frozen_stages", place)
+
+
+def _weights_in(path: str) -> Mapping[str, Tensor]:
+    if training_state.is_checkpoint(path):
+        return training_state.weights(training_state.read(path))
+    return read_checkpoint(path)
+
+
+def load_fitting(
+    model: nn.Module, state: Mapping[str, Tensor], file: str = ""
+) -> tuple[LoadReport, nn.Module]:
+    """Take the weights of a whole detector, else of a backbone.
+
+    Args:
+        model: made by ``build``.
+        state: weights by name.
+        file: the name of their file, by which torchvision's without an epsilon are known.
+
+    Returns:
+        The report, and the module that its names are of.
+
+    Raises:
+        ValueError: when nothing fits.
+    """
+    try:
+        report = load_weights(model, state, epsilon=0.0 if file in WITHOUT_EPSILON else None)
+        if 2 * len(report.matched) >= sum(1 for _ in model.backbone.parameters()):
+            return report, model
+    except ValueError:
+        pass  # of no detector
+    backbone = whole_backbone(model)
+    return load_backbone(backbone, state), backbone
+
+
+def frozen_names(module: nn.Module) -> list[str]:
+    """Parameters that never learn, and the constants of frozen normalisation."""
+    constants = [
+        f"{path}.{name}"
+        for path, part in module.named_modules()
+        if isinstance(part, FrozenBatchNorm2d)
+        for name, _ in part.named_buffers()
+    ]
+    return [*(name for name, one in module.named_parameters() if not one.requires_grad), *constants]
 
 
 def check_categories(known: list[int], coco: CocoFolder, loaded: Loaded) -> None:

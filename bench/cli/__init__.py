@@ -3,39 +3,46 @@
 from __future__ import annotations
 
 import importlib
+import io
 import sys
 import traceback
 from typing import Annotated, Any, NoReturn
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from bench import __version__
 from bench.cli.options import closed_pipe_is_fine
 from bench.errors import BenchError, ExitCode
 from bench.measure import interrupts
+from bench.text_safety import for_terminal
 
-#: Each command, in the order of the help, and the module that holds it.
+#: Each command, in the order of the help: the module that holds it, and what it does.
 COMMANDS = {
-    "run": "run",
-    "audit": "run",
-    "report": "report",
-    "compare": "report",
-    "check": "check",
-    "calibrate": "check",
-    "history": "check",
-    "import": "logs",
-    "compare-logs": "logs",
-    "eval": "report",
-    "data": "data",
-    "list": "listing",
-    "env": "env",
-    "doctor": "doctor",
+    "run": ("run", "Measure every arm of a recipe."),
+    "audit": ("run", "Watch every arm for a few steps, and say whether they do equal work. Time nothing."),
+    "report": ("report", "Write the report of one or several runs: Markdown, figures and a static page."),
+    "compare": ("report", "Print the ratio of two runs or of two arms."),
+    "check": ("check", "Fail if HEAD is slower than BASE. Exit codes: 0 pass, 1 regression, 3 inconclusive."),
+    "calibrate": (
+        "check",
+        "Measure every arm against itself, and say what a check can detect on this machine.",
+    ),
+    "history": ("check", "Find lasting changes in the stored runs, per arm and machine."),
+    "import": ("logs", "Read a training log of another tool: rates, losses and evaluations."),
+    "compare-logs": ("logs", "Put training logs side by side: rates, memory, accuracy."),
+    "eval": ("report", "Compute COCO AP and AR of detections, per class, and what the errors cost."),
+    "data": ("data", "Check and sample data sets in COCO layout."),
+    "list": ("listing", "List codebases, models, recipes or runs."),
+    "env": ("env", "Create, list, check and remove environments of codebases."),
+    "doctor": ("doctor", "Say what works on this machine, and how to get the rest."),
 }
 
 
 class _Lazy(TyperGroup):
-    """Commands that are imported when they are asked for: `bench list` needs no scipy."""
+    """Commands that are imported when they are used: `bench list` needs no scipy, and `bench --help` nothing."""
+
+    _helping = False
 
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002
         return list(COMMANDS)
@@ -43,9 +50,17 @@ class _Lazy(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002
         if cmd_name not in COMMANDS:
             return None
-        commands = importlib.import_module(f"bench.cli.{COMMANDS[cmd_name]}").app
+        module, does = COMMANDS[cmd_name]
+        if self._helping:
+            return TyperCommand(cmd_name, help=does)
+        commands = importlib.import_module(f"bench.cli.{module}").app
         group = typer.main.get_group(commands)
         return group if commands.info.name == cmd_name else group.commands[cmd_name]
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        self._helping = True
+        super().format_help(ctx, formatter)
+        self._helping = False
 
 
 app = typer.Typer(
@@ -56,7 +71,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Compare object-detection codebases on the same work.\n\n"
-    "Start with `bench run recipes/quickstart.yaml`, then `bench report`.\n\n"
+    "Start with `bench run quickstart`, then `bench report`.\n\n"
     "Exit codes: 0 success, 1 regression, 2 bad input, 3 inconclusive, 4 an arm failed, 70 a fault of bench, "
     "130 interrupted.",
 )
@@ -79,11 +94,14 @@ def main_options(
 
 def main() -> NoReturn:
     """The console script: errors meant for the user become one message and an exit code."""
+    for stream in (sys.stdout, sys.stderr):  # a terminal of Latin-1 gets escapes, not a traceback
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         with interrupts.handled():
             app()
     except BenchError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(for_terminal(f"error: {error}"), file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(ExitCode.INTERRUPTED)
@@ -94,10 +112,10 @@ def main() -> NoReturn:
             sys.exit(ExitCode.SUCCESS)
         raise
     except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(for_terminal(f"error: {error}"), file=sys.stderr)
         sys.exit(ExitCode.BAD_INPUT)
     except Exception:
-        traceback.print_exc()
+        print(for_terminal(traceback.format_exc()), file=sys.stderr)
         print("error: this is a fault of bench: please report the lines above", file=sys.stderr)
         sys.exit(ExitCode.CRASH)
     finally:

@@ -2,38 +2,57 @@
 
 from __future__ import annotations
 
-import json
+import re
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from bench.cli.options import RESULTS, Adapters, AsJson, Results, examples
+from bench.cli.options import RESULTS, Adapters, AsJson, Results, examples, print_json, say
 from bench.environments import list_environments, python_of, versions
 from bench.errors import BenchError
 from bench.recipe.codebases import Codebase, find_codebases
 from bench.recipe.load import load_recipe
-from bench.recipe.models import MODELS
+from bench.recipe.models import BACKBONES, MODELS
 from bench.record.run import Run, find_runs
+from bench.report.document import Cell, Column, Table
+from bench.report.render import terminal
 from bench.shipped import RECIPES
 
 Rows = list[dict[str, Any]]
 
 
-def show(rows: Rows, as_json: bool) -> None:
+def show(rows: Rows, as_json: bool, droppable: Sequence[str] = ()) -> None:
+    """Print rows as a table of the terminal's width, or as JSON.
+
+    Args:
+        rows: One mapping per row.
+        as_json: JSON instead of a table.
+        droppable: Columns that go where there is no room, the first one first.
+    """
     if as_json:
-        print(json.dumps(rows, indent=1, ensure_ascii=False))
+        print_json(rows)
         return
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    table = Table()
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*("" if row.get(key) is None else str(row[key]) for key in columns))
-    Console().print(table if rows else "nothing here")
+    if not rows:
+        print("nothing here")
+        return
+    names = list(dict.fromkeys(key for row in rows for key in row))
+    numeric = {name for name in names if all(isinstance(row.get(name), int | float) for row in rows)}
+    columns = tuple(
+        Column(
+            name.replace("_", " "),
+            name in numeric,
+            priority=len(droppable) - droppable.index(name) if name in droppable else 0,
+            prose=name == "description",
+        )
+        for name in names
+    )
+    lines = tuple(
+        tuple(Cell("" if row.get(name) is None else str(row[name])) for name in names) for row in rows
+    )
+    terminal.show([Table(columns, lines)])
 
 
 def environment_state(codebase: Codebase) -> tuple[bool, str]:
@@ -100,17 +119,57 @@ def models(adapters: Sequence[Path]) -> Rows:
     return rows
 
 
-def show_models(rows: Rows, as_json: bool) -> None:
+def _family(model: str) -> str:
+    """A model without its backbone."""
+    backbone = next((name for name in BACKBONES if model.endswith(f"_{name}")), "")
+    return model.removesuffix(f"_{backbone}") if backbone else model
+
+
+def families(rows: Rows) -> Rows:
+    """The matrix with one row per family: how many of its models a codebase offers, and for what."""
+    grouped: dict[str, Rows] = {}
+    for row in rows:
+        grouped.setdefault(_family(row["model"]), []).append(row)
+    found = []
+    for family, members in grouped.items():
+        names = [name for name in members[0] if name not in ("model", "notes")]
+        offers = {name: [one[name] for one in members if one[name] != "–"] for name in names}
+        found.append(
+            {"family": family, "models": len(members), **{name: len(offers[name]) or "–" for name in names}}
+        )
+    return found
+
+
+def show_models(rows: Rows, as_json: bool, every: bool) -> None:
+    """One row per family, or with ``every`` one per model and the reasons for what is missing."""
     if as_json:
         show(rows, as_json)
         return
-    show([{key: value for key, value in row.items() if key != "notes"} for row in rows], as_json)
+    if not every:
+        show(families(rows), as_json)
+        print(
+            "How many models of each family a codebase offers. --all: every model, its tasks and the reasons."
+        )
+        return
+    letters = {"train": "T", "infer": "I"}
+    matrix = [
+        {
+            key: " ".join(letters.get(word, word) for word in value.split()) if key != "model" else value
+            for key, value in row.items()
+            if key != "notes"
+        }
+        for row in rows
+    ]
+    show(matrix, as_json)
+    print("T: train, I: infer, –: not offered.")
     models_by_note: dict[tuple[str, str], list[str]] = {}
     for row in rows:
         for codebase, note in row["notes"].items():
+            if note == f"{codebase} offers no {row['model']}":
+                continue  # the dash says it
             models_by_note.setdefault((codebase, note), []).append(row["model"])
     for (codebase, note), names in models_by_note.items():
-        print(f"{codebase}: {note} ({', '.join(names) if len(names) <= 6 else f'{len(names)} models'})")
+        say(f"{codebase}: {note} ({', '.join(names) if len(names) <= 6 else f'{len(names)} models'})")
 
 
 def recipes(folder: Path | None) -> Rows:
@@ -128,6 +187,13 @@ def recipes(folder: Path | None) -> Rows:
     return rows
 
 
+def _first_sentence(text: str) -> str:
+    """In at most 100 characters."""
+    return textwrap.shorten(
+        re.split(r"(?<=[.:;])\s", " ".join(text.split()), maxsplit=1)[0], 100, placeholder=" …"
+    )
+
+
 def runs(results: Path) -> Rows:
     rows = []
     for folder in find_runs(results):
@@ -138,13 +204,14 @@ def runs(results: Path) -> Rows:
                 {"run": str(folder), "started": "", "status": str(error.message), "arms": 0, "machine": ""}
             )
             continue
+        cpu = record.machine.get("cpu")
         rows.append(
             {
                 "run": str(folder),
                 "started": record.started_utc,
                 "status": status,
                 "arms": len(record.arms),
-                "machine": record.machine.get("cpu", {}).get("model", ""),
+                "machine": cpu.get("model", "") if isinstance(cpu, dict) else "",
             }
         )
     return rows
@@ -156,13 +223,30 @@ app = typer.Typer(name="list", no_args_is_help=True, help="List codebases, model
 @app.command("codebases", epilog=examples("bench list codebases"))
 def list_codebases(adapters: Adapters = None, as_json: AsJson = False) -> None:
     """List codebases with an adapter, and the state of their environments."""
-    show(codebases(adapters or []), as_json)
+    rows = codebases(adapters or [])
+    if as_json:
+        show(rows, as_json)
+        return
+    ready = [row["ready"] == "yes" for row in rows]
+    shown = [
+        {**row, "environment": row["environment"] if good else "see below"}
+        for row, good in zip(rows, ready, strict=True)
+    ]
+    show(shown, as_json, droppable=("adapter", "input", "models"))
+    for row in (row for row, good in zip(rows, ready, strict=True) if not good):
+        say(f"{row['codebase']}: {row['environment']}")
 
 
 @app.command("models", epilog=examples("bench list models"))
-def list_models(adapters: Adapters = None, as_json: AsJson = False) -> None:
-    """List which codebase offers which model, and why not."""
-    show_models(models(adapters or []), as_json)
+def list_models(
+    adapters: Adapters = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="List every model, its tasks and what is missing.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List which codebase offers which models."""
+    show_models(models(adapters or []), as_json, every)
 
 
 @app.command("recipes", epilog=examples("bench list recipes"))
@@ -173,10 +257,16 @@ def list_recipes(
     as_json: AsJson = False,
 ) -> None:
     """List recipes with their descriptions."""
-    show(recipes(folder), as_json)
+    rows = recipes(folder)
+    if not as_json:  # one line each: the first sentence
+        rows = [
+            {**row, "recipe": Path(row["recipe"]).stem, "description": _first_sentence(row["description"])}
+            for row in rows
+        ]
+    show(rows, as_json, droppable=("arms",))
 
 
 @app.command("runs", epilog=examples("bench list runs"))
 def list_runs(results: Results = RESULTS, as_json: AsJson = False) -> None:
     """List runs, oldest first."""
-    show(runs(results), as_json)
+    show(runs(results), as_json, droppable=("machine", "started"))

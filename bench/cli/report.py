@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, cast
 
@@ -11,18 +12,27 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bench.cli.options import RESULTS, AsJson, Results, examples, print_json
+from bench.cli.options import RESULTS, AsJson, Results, examples, print_json, say
 from bench.errors import BenchError, did_you_mean
 from bench.judge import accuracy
-from bench.judge.audit import audit_run
 from bench.judge.results import IouType, what_is_there
 from bench.recipe.codebases import find_codebases
 from bench.record.run import Run, resolve_run
 from bench.reference.page import generate_published
-from bench.report import Verdict, comparison_blocks, comparison_table, generate, resolve_side, show, to_json
+from bench.report.comparison import comparison_blocks, comparison_table, resolve_side
+from bench.report.render.terminal import show
+from bench.report.values import to_json
+from bench.report.write import generate
 from bench.text_safety import for_terminal
 
 app = typer.Typer()
+
+
+class Figures(StrEnum):
+    """Which figures a report has."""
+
+    MAIN = "main"
+    ALL = "all"
 
 
 @app.command(epilog=examples("bench report", "bench report latest", "bench report --published"))
@@ -37,6 +47,9 @@ def report(
         bool,
         typer.Option("--published", help="Report the published tables and the SOLOv2 log; runs follow them."),
     ] = False,
+    figures: Annotated[
+        Figures, typer.Option("--figures", help="all: also draw the single steps of every workload.")
+    ] = Figures.MAIN,
     results: Results = RESULTS,
     as_json: AsJson = False,
 ) -> None:
@@ -47,22 +60,8 @@ def report(
     else:
         first = named[0].record()
         target = output or Path("reports") / str(first.recipe["name"]) / first.id
-        path = generate(named, target, codebases=find_codebases(), verdicts=_verdicts(named))
-    print_json({"report": str(path)}) if as_json else typer.echo(path)
-
-
-def _verdicts(runs: Sequence[Run]) -> dict[tuple[str, str], Verdict]:
-    """The audit's verdicts by (run, arm), as tables show them."""
-    found = {}
-    for run in runs:
-        record = run.record()
-        for arm, audit in audit_run(run.arms(), record.baseline).items():
-            reasons = [
-                *map(str, audit.differences),
-                *(f"not observed in both: {one}" for one in audit.unknown),
-            ]
-            found[record.id, arm] = Verdict(audit.verdict, audit.equal, tuple(reasons))
-    return found
+        path = generate(named, target, codebases=find_codebases(), every_figure=figures == Figures.ALL)
+    print_json({"report": str(path)}) if as_json else say(path)
 
 
 @app.command(epilog=examples("bench compare latest:slow latest:fast"))

@@ -12,11 +12,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import Field, ValidationError
 
 from bench import shipped
 from bench.errors import BenchError, did_you_mean
+from bench.recipe import plain_yaml
+from bench.recipe.problems import explain
 from bench.recipe.workload import Strict
 
 BUILTIN = shipped.ROOT / "adapters"
@@ -138,16 +139,12 @@ def load_codebase(folder: Path) -> Codebase:
     """Read one adapter folder. Raises BenchError that names the file and the field."""
     path = folder / "adapter.yaml"
     try:
-        content = yaml.safe_load(path.read_text())
+        content, places = plain_yaml.parse(plain_yaml.text_of(path), str(path))
         return Codebase.model_validate(content).model_copy(update={"folder": folder.resolve()})
     except FileNotFoundError:
         raise BenchError("not an adapter folder: it has no adapter.yaml", where=str(folder)) from None
-    except yaml.YAMLError as error:
-        raise BenchError(f"not valid YAML: {error}", where=str(path)) from None
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise BenchError(f"{field}: {first['msg']}", where=str(path), hint="see docs/adapters.md") from None
+        raise explain(error, Codebase, places, path) from None
 
 
 def find_codebases(extra: Iterable[Path] = ()) -> dict[str, Codebase]:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from bench.errors import BenchError, did_you_mean
-from bench.recipe.schema import Path_, Recipe, _named, factor_target, level_text, models_in
+from bench.recipe import plain_yaml
+from bench.recipe.problems import explain, place_of
+from bench.recipe.schema import Path_, Recipe, _named, factor_target, level_text
 from bench.recipe.workload import Workload
 from bench.shipped import find_recipe
+
+#: Recipes in a chain of `extends`.
+MAX_EXTENDS = 20
 
 
 @dataclass(frozen=True)
@@ -29,42 +34,7 @@ class LoadedRecipe:
         return place_of(path, self.places, self.path)
 
 
-def place_of(path: Sequence[str | int], places: Mapping[Path_, str], file: Path) -> str:
-    for end in range(len(path), 0, -1):
-        if tuple(path[:end]) in places:
-            return places[tuple(path[:end])]
-    return str(file)
-
-
-# -- YAML with positions -----------------------------------------------------------------------------------------
-
-
-def _walk(node: yaml.Node, file: Path, path: Path_ = ()) -> Iterator[tuple[Path_, str]]:
-    yield path, f"{file}:{node.start_mark.line + 1}"
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            here = (*path, str(key.value))
-            yield from _walk(value, file, here)
-            yield (
-                here,
-                f"{file}:{key.start_mark.line + 1}",
-            )  # the key's line, also for a value on the next one
-    elif isinstance(node, yaml.SequenceNode):
-        for index, item in enumerate(node.value):
-            yield from _walk(item, file, (*path, index))
-
-
-def _refuse_duplicate_keys(node: yaml.Node, file: Path) -> None:
-    if isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
-        for key, value in node.value:
-            if key.value in seen and key.tag != "tag:yaml.org,2002:merge":
-                raise BenchError(f"'{key.value}' is given twice", where=f"{file}:{key.start_mark.line + 1}")
-            seen.add(key.value)
-            _refuse_duplicate_keys(value, file)
-    elif isinstance(node, yaml.SequenceNode):
-        for item in node.value:
-            _refuse_duplicate_keys(item, file)
+# -- reading -----------------------------------------------------------------------------------------------------
 
 
 def _merge(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -76,56 +46,42 @@ def _merge(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def read_yaml(file: Path, chain: tuple[Path, ...] = ()) -> tuple[dict[str, Any], dict[Path_, str]]:
+def read_recipe(file: Path, chain: tuple[Path, ...] = ()) -> tuple[dict[str, Any], plain_yaml.Places]:
     """A recipe file and what it extends, merged, with the place of every value."""
-    if file.resolve() in chain:
-        raise BenchError("a recipe extends itself", where=str(file))
+    resolved = Path(os.path.realpath(file))
+    if resolved in chain or len(chain) >= MAX_EXTENDS:
+        raise BenchError("a recipe extends itself, or too many others", where=str(file))
     try:
-        loader = yaml.SafeLoader(file.read_text(encoding="utf-8"))
-        node = loader.get_single_node()
-        if node is not None:
-            _refuse_duplicate_keys(node, file)
-        # Constructing resolves anchors and merge keys in the node, so that _walk sees them too.
-        content = loader.construct_document(node) if node is not None else None
+        text = plain_yaml.text_of(file)
     except FileNotFoundError:
         raise BenchError(
             "recipe not found", where=str(file), hint="bench list recipes shows what is there"
         ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise BenchError(f"cannot read: {error}", where=str(file)) from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{file}:{mark.line + 1}" if mark else str(file)
-        raise BenchError(f"not valid YAML: {getattr(error, 'problem', error)}", where=where) from None
-    except RecursionError:
-        raise BenchError("nested too deeply", where=str(file)) from None
+    content, places = plain_yaml.parse(text, str(file))
     if not isinstance(content, dict):
         raise BenchError("a recipe is a mapping with name, workload and arms", where=str(file))
-    assert node is not None  # it has content
-    places = dict(_walk(node, file))
     parent = content.pop("extends", None)
     if parent is None:
         return content, places
-    if not isinstance(parent, str):
-        raise BenchError("extends is the path of one recipe", where=places[("extends",)])
+    if not isinstance(parent, str) or not parent:
+        raise BenchError("extends is the path of one recipe", where=places["extends",])
     parent_file = file.parent / parent
-    if not parent_file.exists():
-        raise BenchError(f"extends {parent}, and that file does not exist", where=places[("extends",)])
-    below, below_places = read_yaml(parent_file, (*chain, file.resolve()))
+    if not os.path.exists(parent_file):
+        raise BenchError(f"extends {parent[:80]}, and that file does not exist", where=places["extends",])
+    below, below_places = read_recipe(parent_file, (*chain, resolved))
     return _merge(below, content), {**below_places, **places}
 
 
-def _apply_override(content: dict[str, Any], places: dict[Path_, str], override: str) -> None:
+def _apply_override(content: dict[str, Any], places: plain_yaml.Places, override: str) -> None:
     """`a.b=value`, the value read as YAML. A list index may be part of the key (`arms.0.options.compile=true`)."""
     key, equals, text = override.partition("=")
     where = f"--set {override}"
     if not equals or not key:
         raise BenchError("expected key=value", where=where, hint="for example --set measure.rounds=3")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise BenchError(f"the value is not valid YAML: {error}", where=where) from None
-    parts: list[str | int] = [int(part) if part.isdigit() else part for part in key.split(".")]
+    value, _ = plain_yaml.parse(text, where)
+    parts: list[str | int] = [
+        int(part) if part.isdecimal() and len(part) < 9 else part for part in key.split(".")
+    ]
     target: Any = content
     for part in parts[:-1]:
         if isinstance(target, list) and isinstance(part, int) and part < len(target):
@@ -133,7 +89,7 @@ def _apply_override(content: dict[str, Any], places: dict[Path_, str], override:
                 target[part] = _named(target[part])
             target = target[part]
         elif isinstance(target, dict):
-            target = target.setdefault(part, {})
+            target = target.setdefault(str(part), {})
         else:
             target = None
         if not isinstance(target, dict | list):
@@ -148,38 +104,7 @@ def _apply_override(content: dict[str, Any], places: dict[Path_, str], override:
     places[tuple(parts)] = where
 
 
-# -- Errors that help --------------------------------------------------------------------------------------------
-
-
-def _fields_at(model: type[BaseModel], path: Sequence[str | int]) -> set[str]:
-    """Names allowed at a place of a model."""
-    for depth, part in enumerate(path):
-        field = model.model_fields.get(str(part))
-        if field is not None:
-            inner = list(models_in(field.annotation))
-            if not inner:
-                return set()
-            return set().union(*(_fields_at(one, path[depth + 1 :]) for one in inner))
-    return set(model.model_fields)
-
-
-def _explain(error: ValidationError, places: Mapping[Path_, str], file: Path) -> BenchError:
-    """The first problem of a validation, as one message."""
-    first = error.errors()[0]
-    path = list(first["loc"])
-    where = place_of(path, places, file)
-    name = ".".join(str(part) for part in path)
-    if first["type"] == "extra_forbidden":
-        hint = did_you_mean(str(path[-1]), _fields_at(Recipe, path[:-1]))
-        return BenchError(f"unknown key '{name}'", where=where, hint=hint)
-    if first["type"] == "missing":
-        return BenchError(f"'{name}' is missing", where=where)
-    if first["type"] == "literal_error":
-        given = str(first["input"])
-        expected = first.get("ctx", {}).get("expected", "")
-        near = did_you_mean(given, [word.strip(" '") for word in expected.replace(" or ", ",").split(",")])
-        return BenchError(f"{name}: unknown value '{given}'", where=where, hint=near)
-    return BenchError(f"{name}: {first['msg']} (given: {first['input']!r})", where=where)
+# -- checking ----------------------------------------------------------------------------------------------------
 
 
 def validate_workload(values: dict[str, Any], where: str) -> Workload:
@@ -187,21 +112,19 @@ def validate_workload(values: dict[str, Any], where: str) -> Workload:
     try:
         return Workload.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
-        raise BenchError(f"{name}: {first['msg']} (given: {first['input']!r})", where=where) from None
+        raise explain(error, Workload, {}, Path(where)) from None
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
-    """Read, merge and validate a recipe. Raises BenchError with the place of the first problem."""
+    """Read, merge and validate a recipe. Raises BenchError with every problem and its place."""
     path = find_recipe(path)
-    content, places = read_yaml(path)
+    content, places = read_recipe(path)
     for override in overrides:
         _apply_override(content, places, override)
     try:
         recipe = Recipe.model_validate(content)
     except ValidationError as error:
-        raise _explain(error, places, path) from None
+        raise explain(error, Recipe, places, path) from None
     loaded = LoadedRecipe(recipe, path, places)
     check_names(loaded)
     return loaded
@@ -237,7 +160,7 @@ def _check_pattern(
     for key, value in pattern.items():
         where = loaded.place(*place, key)
         if key == "codebase":
-            if value not in labels:
+            if not isinstance(value, str) or value not in labels:
                 raise BenchError(f"unknown arm '{value}'", where=where, hint=did_you_mean(str(value), labels))
         elif key not in factors:
             raise BenchError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +20,9 @@ from bench.record.names import file_names
 
 #: What two idle cores and what a V100 reach on convolutions, for estimates only; past runs replace these guesses.
 ROUGH_FLOPS_PER_S = {"cpu": 100e9, "cuda": 5e12}
+
+#: Combinations of arms and levels in one recipe, excluded ones counted.
+MAX_COMBINATIONS = 10_000
 
 
 @dataclass(frozen=True)
@@ -217,6 +221,7 @@ def make_plan(loaded: LoadedRecipe, codebases: Mapping[str, Codebase], *, aa: bo
                 where=loaded.place("arms", index),
                 hint=did_you_mean(spec.codebase, codebases),
             )
+    _refuse_too_many(loaded)
     specs, baseline = list(enumerate(recipe.arms)), dict(recipe.baseline)
     if aa:
         index, spec = next((one for one in specs if one[1].codebase == baseline.get("codebase")), specs[0])
@@ -246,6 +251,17 @@ def make_plan(loaded: LoadedRecipe, codebases: Mapping[str, Codebase], *, aa: bo
             "a train_eval arm can be compared only with train_eval arms", where=loaded.place("baseline")
         )
     return Plan(recipe.name, tuple(cells.values()), recipe.measure, baseline, aa)
+
+
+def _refuse_too_many(loaded: LoadedRecipe) -> None:
+    """The product of the factors is counted before it is made."""
+    recipe = loaded.recipe
+    count = len(recipe.arms) * math.prod(map(len, recipe.factors.values()))
+    if count > MAX_COMBINATIONS:
+        raise BenchError(
+            f"arms and factors make {count:,} combinations; at most {MAX_COMBINATIONS:,} are planned",
+            where=loaded.place("factors") if recipe.factors else loaded.place("arms"),
+        )
 
 
 def _combinations(factors: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:

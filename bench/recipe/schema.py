@@ -23,7 +23,7 @@ class ArmSpec(Strict):
 
     codebase: str
     """Name of a codebase (`bench list codebases`)."""
-    label: str | None = None
+    label: Annotated[str, Field(min_length=1, max_length=200)] | None = None
     """Name in reports; needed when a codebase appears twice."""
     options: dict[str, Any] = {}
     """Settings of this codebase's adapter (its README lists them)."""
@@ -41,41 +41,41 @@ class ArmSpec(Strict):
 class Measure(Strict):
     """How much is measured, and in what order."""
 
-    warmup: Annotated[int, Field(ge=1)] = 3
+    warmup: Annotated[int, Field(ge=1, le=100_000)] = 3
     """Steps of a launch before anything counts."""
-    steps: Annotated[int, Field(ge=1)] = 2
+    steps: Annotated[int, Field(ge=1, le=100_000)] = 2
     """Consecutive steps of a block, timed between two synchronisations."""
-    settle: Annotated[int, Field(ge=0)] = 0
+    settle: Annotated[int, Field(ge=0, le=100_000)] = 0
     """Untimed steps at the start of every block, for steps so short that cold caches would show."""
-    rounds: Annotated[int, Field(ge=1)] = 5
+    rounds: Annotated[int, Field(ge=1, le=10_000)] = 5
     """Visits to every arm in each launch."""
-    launches: Annotated[int, Field(ge=1)] = 2
+    launches: Annotated[int, Field(ge=1, le=10_000)] = 2
     """Fresh worker processes per arm, one after the other."""
     interleave: bool = True
     """False measures one arm after the other: only to show what that costs in certainty."""
     quiet: Literal["wait", "mark", "off"] = "wait"
     """wait: wait up to 30 s for other processes to end, and mark; mark: mark rounds that others disturbed, and measure
     others in their place; off: neither."""
-    time_budget_s: Annotated[float, Field(gt=0)] | None = None
+    time_budget_s: Annotated[float, Field(gt=0, le=1e9)] | None = None
     """No new round is started after this many seconds of measuring."""
-    phase_steps: Annotated[int, Field(ge=0)] = 2
+    phase_steps: Annotated[int, Field(ge=0, le=100_000)] = 2
     """Steps of the phase pass of each launch."""
-    memory_steps: Annotated[int, Field(ge=0)] = 2
+    memory_steps: Annotated[int, Field(ge=0, le=100_000)] = 2
     """Steps of the memory pass of each launch."""
     predict: bool = True
     """Write the detections of every image once (inference arms)."""
     keep_checkpoints: bool = True
     """Keep the weights of every train_eval arm after its last step (170 MB of a Mask R-CNN R-50-FPN)."""
-    deadline_s: Annotated[float, Field(gt=0)] = 900.0
+    deadline_s: Annotated[float, Field(gt=0, le=1e7)] = 900.0
     """A worker that takes longer to answer one message is hung: its arm fails."""
 
 
 class EnvironmentSpec(Strict):
     """Settings of every worker process."""
 
-    threads: Annotated[int, Field(ge=1)] | None = None
+    threads: Annotated[int, Field(ge=1, le=4096)] | None = None
     """Threads of one process; by default the processors it may use, divided by the ranks."""
-    affinity: list[Annotated[int, Field(ge=0)]] | None = None
+    affinity: list[Annotated[int, Field(ge=0, le=65535)]] | None = None
     """Processors the workers may use."""
     variables: dict[str, str] = {}
     """Environment variables of every worker."""
@@ -88,7 +88,7 @@ def _named(value: Any) -> Any:
 class Recipe(Strict):
     """The whole recipe. `factors` are varied over their cartesian product, but for what `exclude` names."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
     """Name of the recipe and of the folder of its runs."""
     description: str = ""
     """What the report says below its title."""
@@ -130,7 +130,8 @@ def factor_target(name: str) -> tuple[FactorRoot, tuple[str, ...]]:
         return "options", parts[1:]
     if name == "threads":
         return "environment", parts
-    if parts[0] in Workload.model_fields and (len(parts) == 1 or parts[0] in ("input", "optimizer")):
+    nested = len(parts) == 2 and parts[0] in ("input", "optimizer")
+    if parts[0] in Workload.model_fields and (len(parts) == 1 or nested):
         inner = next(models_in(Workload.model_fields[parts[0]].annotation), None)
         if len(parts) == 1 or (inner is not None and parts[1] in inner.model_fields):
             return "workload", parts

@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from bench.recipe.models import MODELS
 
+#: A split is a part of names of files and folders.
+SPLIT_NAME = r"^\w[\w.-]{0,99}$"
 IMAGENET_MEAN = (123.675, 116.28, 103.53)  # RGB, 0..255: the values of torchvision and mmdetection
 IMAGENET_STD = (58.395, 57.12, 57.375)
 
@@ -18,15 +20,15 @@ IMAGENET_STD = (58.395, 57.12, 57.375)
 class Strict(BaseModel):
     """Base of everything that is read from a recipe: unknown keys are errors, values do not change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class ShortLong(Strict):
     """Keep-ratio resize: the short side becomes `short` unless the long side would pass `long`."""
 
-    short: Annotated[int, Field(ge=32)]
+    short: Annotated[int, Field(ge=32, le=4096)]
     """Pixels of the short side."""
-    long: Annotated[int, Field(ge=32)]
+    long: Annotated[int, Field(ge=32, le=4096)]
     """Most pixels of the long side."""
 
 
@@ -40,13 +42,13 @@ class Input(Strict):
     """shared: the same decoded batches for every codebase; pipeline: each codebase's own loader on the same files."""
     dataset: str = "shapes"
     """`shapes` (generated) or a folder in COCO layout (`annotations/instances_<split>.json` and `<split>/`)."""
-    split: str | None = None
+    split: Annotated[str, Field(pattern=SPLIT_NAME)] | None = None
     """Split to read; by default train2017 for training, val2017 for inference."""
-    images: Annotated[int, Field(ge=1)] = 16
+    images: Annotated[int, Field(ge=1, le=10_000_000)] = 16
     """Number of images used: the first ones of the split, by id, that have objects."""
     size: tuple[Extent, Extent] | ShortLong = (512, 512)
     """[height, width]: fit with the ratio kept and pad right and bottom to exactly that; or short and long side."""
-    workers: Annotated[int, Field(ge=0)] = 0
+    workers: Annotated[int, Field(ge=0, le=1024)] = 0
     """Loader processes of a codebase's own pipeline."""
 
 
@@ -59,7 +61,7 @@ class Optimizer(Strict):
     """Momentum."""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     """Weight decay."""
-    warmup: Annotated[int, Field(ge=0)] = 0
+    warmup: Annotated[int, Field(ge=0, le=10_000_000)] = 0
     """Steps in which the learning rate rises linearly from 0 (train_eval)."""
     milestones: tuple[Annotated[int, Field(ge=1)], ...] = ()
     """Steps from which on the learning rate is a tenth of what it was before (train_eval)."""
@@ -74,7 +76,7 @@ class Workload(Strict):
     """A canonical model name (`bench list models`)."""
     input: Input = Input()
     """Images and their size."""
-    batch_size: Annotated[int, Field(ge=1)] = 2
+    batch_size: Annotated[int, Field(ge=1, le=4096)] = 2
     """Images per step and rank."""
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     """Type of weights and activations."""
@@ -94,9 +96,9 @@ class Workload(Strict):
     what the newest one in it left of a train_eval arm of this model in our own codebase."""
     score_threshold: Annotated[float, Field(ge=0, le=1)] = 0.05
     """Lowest score of a detection."""
-    max_detections: Annotated[int, Field(ge=1)] = 100
+    max_detections: Annotated[int, Field(ge=1, le=100_000)] = 100
     """Most detections of an image."""
-    steps: Annotated[int, Field(ge=1)] = 100
+    steps: Annotated[int, Field(ge=1, le=10_000_000)] = 100
     """Steps of a train_eval arm."""
     eval_every: Annotated[int, Field(ge=1)] | None = None
     """Steps of a train_eval arm from one evaluation to the next; by default only after the last one."""
@@ -106,15 +108,15 @@ class Workload(Strict):
     """Steps of a train_eval arm until it saves its state and another arm's turn comes; evaluations do the same."""
     eval_images: Annotated[int, Field(ge=1)] | None = None
     """Images evaluated, the first ones of the split by id, with or without objects; by default all of them."""
-    eval_split: str | None = None
+    eval_split: Annotated[str, Field(pattern=SPLIT_NAME)] | None = None
     """Split evaluated; by default val2017."""
     flip: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Probability that a training image of a train_eval arm is mirrored (`input.mode: shared`)."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Device of the workers."""
-    ranks: Annotated[int, Field(ge=1)] = 1
+    ranks: Annotated[int, Field(ge=1, le=1024)] = 1
     """Processes, one per device; gradients are averaged over them."""
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed of weights, batches and sampling."""
 
     @property

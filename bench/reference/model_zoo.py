@@ -72,19 +72,19 @@ _HARDWARE = re.compile(r" \([PV]100[12]?\)")
 
 
 @dataclass(frozen=True)
-class Row:
+class ZooRow:
     line: int
     """In the document, from 1."""
     cells: tuple[str, ...]
 
 
-def read_tables(path: Path) -> dict[str, list[Row]]:
+def read_tables(path: Path) -> dict[str, list[ZooRow]]:
     """Layout name → rows. Raises BenchError when the document is not the one this was written for."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise BenchError(f"cannot read: {error}", where=str(path)) from None
-    tables: dict[str, list[Row]] = {}
+    tables: dict[str, list[ZooRow]] = {}
     position = 0
     for layout in LAYOUTS:
         header = _find(lines, layout, position, path)
@@ -117,7 +117,7 @@ def _columns(header: str) -> tuple[str, ...]:
     return tuple(found) if " ".join(found) == text.strip() else ()
 
 
-def _rows(lines: Sequence[str], start: int, layout: Layout, path: Path) -> Iterator[Row]:
+def _rows(lines: Sequence[str], start: int, layout: Layout, path: Path) -> Iterator[ZooRow]:
     """Rows until the first line that is none."""
     kind = ""
     for index in range(start, len(lines)):
@@ -138,10 +138,10 @@ def _rows(lines: Sequence[str], start: int, layout: Layout, path: Path) -> Itera
                 f"{len(cells)} cells, not {len(layout.columns)}: {lines[index]!r}",
                 where=f"{path}:{index + 1}",
             )
-        yield Row(index + 1, tuple(cells))
+        yield ZooRow(index + 1, tuple(cells))
 
 
-def to_csv(layout: Layout, rows: Sequence[Row]) -> str:
+def to_csv(layout: Layout, rows: Sequence[ZooRow]) -> str:
     """A table as CSV; the first column is the line of the document."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

@@ -18,12 +18,12 @@ from bench.reference.model_zoo import LAYOUTS, Layout
 from bench.reference.published import PUBLISHED, SOLOV2, THROUGHPUT, ZOO, Published, load, number, provenance
 from bench.reference.reference import read_solov2_log
 from bench.reference.solov2 import numeric, solov2_blocks
+from bench.report.build import run_report
 from bench.report.document import Block, Bullets, Cell, Column, Figure, Heading, Table, Text
 from bench.report.figures import save
 from bench.report.render import markdown, page
-from bench.report.sections import group_table, machine_table
+from bench.report.sections import answer_blocks, detail_blocks
 from bench.report.text import cell
-from bench.report.values import run_report
 
 _TEXT_COLUMNS = {"Backbone", "Style", "Type", "Lr schd", "Implementation", "Framework", "Revision"}
 
@@ -277,7 +277,5 @@ def _measured_blocks(runs: Sequence[Run]) -> Iterator[Block]:
     for run in runs:
         report = run_report(run)
         yield Heading(3, f"Run {run.folder.name}")
-        yield machine_table(report)
-        for group in report.groups:
-            yield Heading(4, group.title)
-            yield group_table(group)
+        yield from answer_blocks(report)
+        yield from detail_blocks(report, {}, ())

@@ -14,8 +14,9 @@ from matplotlib.ticker import MaxNLocator
 
 from bench.report.accuracy_sections import title_of
 from bench.report.accuracy_values import TITLES, ArmAccuracy, CellAccuracy
+from bench.report.colours import look
 from bench.report.document import Figure
-from bench.report.figures import MUTED, PALETTE, WIDTH_IN, colours, pareto_front, plain, save, style
+from bench.report.figures import GRID, MUTED, PALETTE, PAPER, WIDTH_IN, pareto_front, plain, save, style
 from bench.report.values import Row, RunReport
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -27,11 +28,11 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 def draw(run: RunReport, folder: Path, prefix: str = "") -> dict[str, list[Figure]]:
     """Figures of a run's accuracy: by cell, and `tradeoff` for all."""
     drawn: dict[str, list[Figure]] = {}
-    colour = colours([row.label for row in run.rows])
+    colour = {row.label: look(row.codebase)[0] for row in run.rows}
 
     def emit(kind: str, name: str, canvas: Canvas, alt: str) -> None:
         save(canvas, folder, f"{prefix}{name}")
-        drawn.setdefault(kind, []).append(Figure(f"{prefix}{name}", alt))
+        drawn.setdefault(kind, []).append(Figure(f"{prefix}{name}", alt, dark=True))
 
     with style():
         rows = {row.arm: row for row in run.rows}
@@ -60,12 +61,12 @@ def _lines(ax: Axes, arms: Iterable[tuple[ArmAccuracy, Sequence[float], Sequence
             color=colour[arm.label],
             linestyle=(0, (4, 2)) if arm.ema else "-",
             marker=("s" if arm.ema else "o") if marks else None,
-            markerfacecolor="white" if arm.ema else None,
+            markerfacecolor=PAPER if arm.ema else None,
             markersize=5,
             linewidth=1.4,
             label=plain(arm.name),
         )
-    ax.grid(color="#e5e7eb", linewidth=0.8)
+    ax.grid(color=GRID, linewidth=0.8)
     ax.set_axisbelow(True)
 
 
@@ -109,7 +110,9 @@ def _ap_curves(one: CellAccuracy, title: str, colour: Mapping[str, str]) -> Canv
 
 
 @dataclass(frozen=True)
-class _Point:
+class Placed:
+    """An arm among the others."""
+
     cell: str
     label: str
     ema: bool
@@ -118,18 +121,18 @@ class _Point:
     memory_mib: float | None
 
 
-def _points(cells: Iterable[CellAccuracy], rows: Mapping[str, Row]) -> Iterator[_Point]:
+def _points(cells: Iterable[CellAccuracy], rows: Mapping[str, Row]) -> Iterator[Placed]:
     for one in cells:
         for arm in one.arms:
             row = rows.get(arm.arm)
             if row is not None and row.step_s is not None and arm.ap is not None:
                 memory = row.memory.peak_bytes / 2**20 if row.memory else None
-                yield _Point(one.cell, arm.label, arm.ema, 100 * arm.ap, row.step_s.images_per_s, memory)
+                yield Placed(one.cell, arm.label, arm.ema, 100 * arm.ap, row.step_s.images_per_s, memory)
 
 
-def _tradeoff(run: RunReport, points: Sequence[_Point], colour: Mapping[str, str]) -> Canvas:
+def _tradeoff(run: RunReport, points: Sequence[Placed], colour: Mapping[str, str]) -> Canvas:
     """AP against images/s and max memory: a marker per cell, filled where no other arm of it is better in both."""
-    panels: tuple[tuple[str, bool, Callable[[_Point], float | None]], ...] = (
+    panels: tuple[tuple[str, bool, Callable[[Placed], float | None]], ...] = (
         ("images/s, higher is better", True, lambda point: point.images_per_s),
         ("max memory (MiB), lower is better", False, lambda point: point.memory_mib),
     )
@@ -150,7 +153,7 @@ def _tradeoff(run: RunReport, points: Sequence[_Point], colour: Mapping[str, str
                     point.ap,
                     s=54,
                     marker=MARKERS[index % len(MARKERS)],
-                    facecolor=colour[point.label] if (x, point.ap) in front else "white",
+                    facecolor=colour[point.label] if (x, point.ap) in front else PAPER,
                     edgecolor=colour[point.label],
                     linewidth=1.5,
                     zorder=2,
@@ -158,7 +161,7 @@ def _tradeoff(run: RunReport, points: Sequence[_Point], colour: Mapping[str, str
                 if point.ema:
                     ax.annotate("EMA", (x, point.ap), xytext=(6, 4), textcoords="offset points", fontsize=7.5)
         ax.set_xlabel(title)
-        ax.grid(color="#e5e7eb", linewidth=0.8)
+        ax.grid(color=GRID, linewidth=0.8)
         ax.set_axisbelow(True)
         ax.margins(x=0.12, y=0.12)
         ax.set_ylim(bottom=0)
@@ -171,9 +174,7 @@ def _tradeoff(run: RunReport, points: Sequence[_Point], colour: Mapping[str, str
         for i, name in enumerate(cells)
     ]  # fmt: skip
     handles.append(
-        Line2D(
-            [], [], linestyle="", marker="o", color=MUTED, markerfacecolor="white", label="not on the front"
-        )
+        Line2D([], [], linestyle="", marker="o", color=MUTED, markerfacecolor=PAPER, label="not on the front")
     )
     canvas.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=9)
     return canvas

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from bench.judge.accuracy import METRICS
 from bench.judge.difference import Difference
 from bench.recipe.models import MODELS
+from bench.report.accuracy_errors import breakdown_blocks
 from bench.report.accuracy_values import PARTED, TITLES, ArmAccuracy, CellAccuracy
 from bench.report.document import Block, Bullets, Cell, Column, Figure, Heading, Table, Text
 from bench.report.text import cell, counted, significant
@@ -20,14 +21,14 @@ def percent(value: float | None) -> str | None:
 # -- Tables --------------------------------------------------------------------------------------------------
 
 
-def accuracy_blocks(run: RunReport, drawn: Mapping[str, Sequence[Figure]], shift: int = 0) -> list[Block]:
+def accuracy_blocks(run: RunReport, drawn: Mapping[str, Sequence[Figure]]) -> list[Block]:
     """The section on accuracy; nothing for a run without evaluations."""
     if not run.accuracy:
         return []
-    blocks: list[Block] = [Heading(2 + shift, "Accuracy"), Bullets(HOW_TO_READ)]
+    blocks: list[Block] = [Bullets(HOW_TO_READ)]
     blocks += drawn.get("tradeoff", ())
     for one in run.accuracy:
-        blocks.append(Heading(3 + shift, f"Accuracy: {title_of(run, one)}"))
+        blocks.append(Heading(3, f"Accuracy: {title_of(run, one)}"))
         blocks.append(
             Text(
                 f"Evaluated on {counted(one.images, 'image')} of the split {one.split} (checksum {one.checksum[:12]}), "
@@ -36,6 +37,7 @@ def accuracy_blocks(run: RunReport, drawn: Mapping[str, Sequence[Figure]], shift
         )
         blocks.append(_table(one))
         blocks.append(_metrics_table(one))
+        blocks += breakdown_blocks([(arm.name, arm.breakdown) for arm in one.arms])
         if one.partings:
             blocks.append(
                 Text(f"Losses part in the first step in which they differ by more than {100 * PARTED:g} %:")

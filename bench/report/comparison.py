@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from bench.errors import BenchError, did_you_mean
+from bench.judge.audit import audit
 from bench.judge.ratio import Ratio
 from bench.recipe.codebases import Codebase
 from bench.record.machine import fingerprint
 from bench.record.models import ArmRecord
 from bench.record.run import Run, resolve_run
-from bench.report import sections, text
+from bench.report import text
+from bench.report.build import run_report
 from bench.report.document import MISSING, Block, Bullets, Cell, Column, Table, Text
-from bench.report.values import Group, Row, images_per_step, run_report, throughput_ratio
+from bench.report.measured import Measured, throughput_ratio
+from bench.report.values import MARKS, Group, Row, images_per_step, marks_of
 
 #: Facts of a machine that change from minute to minute, and its name: they make no other machine.
 PASSING = (
@@ -59,7 +62,7 @@ class Compared:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class SideBySide:
     a: str
     b: str
     rows: tuple[Compared, ...]
@@ -87,7 +90,7 @@ def resolve_side(text: str, root: Path) -> Side:
 
 def comparison_table(
     a: Side | Run, b: Side | Run, *, codebases: Mapping[str, Codebase] | None = None
-) -> Comparison:
+) -> SideBySide:
     """Compare b with a, which is the baseline.
 
     Two runs: arms of the same label, codebase, levels and options are compared. A run and an arm: the arm with its
@@ -108,39 +111,63 @@ def comparison_table(
         )
     rows_a, rows_b = (_rows(side.run, codebases) for side in (a, b))
     same_run = a.run.folder.resolve() == b.run.folder.resolve()
-    compared = []
-    for arm_a, arm_b in pairs:
-        (group_a, row_a), (group_b, row_b) = rows_a[arm_a.id], rows_b[arm_b.id]
-        measured = row_a.step_s is not None and row_b.step_s is not None
-        images = images_per_step(arm_b.workload) / images_per_step(arm_a.workload)
-        names = [group_a.row_name(row_a), group_b.row_name(row_b)]
-        compared.append(
-            Compared(
-                workload=group_b.title,
-                name=names[1] if names[0] == names[1] else f"{names[1]} over {names[0]}",
-                a=row_a,
-                b=row_b,
-                ratio=throughput_ratio(b.run.samples(arm_b.id), a.run.samples(arm_a.id), images)
-                if measured
-                else None,
-                interleaved=same_run and arm_a.cell == arm_b.cell,
-                differences=tuple(_differences(arm_a.workload.model_dump(), arm_b.workload.model_dump())),
-            )
-        )
+    compared = [
+        _compared((a, arm_a, *rows_a[arm_a.id]), (b, arm_b, *rows_b[arm_b.id]), same_run=same_run)
+        for arm_a, arm_b in pairs
+    ]
     machine_a, machine_b = a.run.record().machine, b.run.record().machine
     used_a, used_b = {x.id for x, _ in pairs}, {y.id for _, y in pairs}
-    return Comparison(
+    return SideBySide(
         a=a.name,
         b=b.name,
         rows=tuple(compared),
-        only_a=tuple(arm.id for arm in arms_a if arm.id not in used_a),
-        only_b=tuple(arm.id for arm in arms_b if arm.id not in used_b),
+        only_a=tuple(_only(arm, arms_b) for arm in arms_a if arm.id not in used_a),
+        only_b=tuple(_only(arm, arms_a) for arm in arms_b if arm.id not in used_b),
         same_kind=fingerprint(machine_a) == fingerprint(machine_b),
         machine=tuple(_machine_differences(machine_a, machine_b)),
         software=tuple(
             dict.fromkeys(text for x, y in pairs if x.codebase == y.codebase for text in _software(x, y))
         ),
     )
+
+
+_Found = tuple[Side, ArmRecord, Group, Row]
+
+
+def _compared(a: _Found, b: _Found, *, same_run: bool) -> Compared:
+    (side_a, arm_a, group_a, row_a), (side_b, arm_b, group_b, row_b) = a, b
+    images = images_per_step(arm_b.workload) / images_per_step(arm_a.workload)
+    ratio = None
+    if row_a.step_s is not None and row_b.step_s is not None:
+        theirs, own = Measured(side_a.run.samples(arm_a.id)), Measured(side_b.run.samples(arm_b.id))
+        ratio = throughput_ratio(own, theirs, images)
+    interleaved = same_run and arm_a.cell == arm_b.cell
+    described = arm_a.description and arm_b.description
+    row = replace(row_b, audit=audit(arm_b, arm_a) if described else None, ratio=ratio, is_baseline=False)
+    names = [group_a.row_name(row_a), group_b.row_name(row_b)]
+    return Compared(
+        workload=group_b.title,
+        name=names[1] if names[0] == names[1] else f"{names[1]} over {names[0]}",
+        a=row_a,
+        b=replace(row, marks=marks_of(row, row_a, interleaved=interleaved)),
+        ratio=ratio,
+        interleaved=interleaved,
+        differences=tuple(_differences(arm_a.workload.model_dump(), arm_b.workload.model_dump())),
+    )
+
+
+def _only(arm: ArmRecord, others: Sequence[ArmRecord]) -> str:
+    """An arm without its like on the other side, and in what the nearest one differs."""
+    near = next((one for one in others if (one.codebase, one.label) == (arm.codebase, arm.label)), None)
+    near = next((one for one in others if one.id == arm.id), near)
+    if near is None:
+        return f"{arm.id} (the other side has no such codebase)"
+    facts = ({**one.levels, "options": one.options, **_work(one)} for one in (arm, near))
+    return f"{arm.id} (the nearest, {near.id}, differs: {'; '.join(_differences(*facts)) or 'in its label'})"
+
+
+def _work(arm: ArmRecord) -> dict[str, Any]:
+    return {"task": arm.workload.task, "model": arm.workload.model}
 
 
 def _arms(side: Side) -> list[ArmRecord]:
@@ -153,8 +180,9 @@ def _rows(run: Run, codebases: Mapping[str, Codebase] | None) -> dict[str, tuple
 
 
 def _identity(arm: ArmRecord) -> str:
-    work = arm.workload.task, arm.workload.model
-    return repr((arm.codebase, arm.label, work, sorted(arm.levels.items()), sorted(arm.options.items())))
+    return repr(
+        (arm.codebase, arm.label, _work(arm), sorted(arm.levels.items()), sorted(arm.options.items()))
+    )
 
 
 def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -189,7 +217,7 @@ def _software(a: ArmRecord, b: ArmRecord) -> Iterator[str]:
 # -- As blocks, for the terminal, markdown or a page -------------------------------------------------------------
 
 
-def comparison_blocks(comparison: Comparison) -> Iterator[Block]:
+def comparison_blocks(comparison: SideBySide) -> Iterator[Block]:
     """A table per workload, and below them what a reader of the ratios has to know."""
     yield Text(f"A: {comparison.a}. B: {comparison.b}. Ratios are of throughput: above 1, B is faster.")
     for workload in dict.fromkeys(pair.workload for pair in comparison.rows):
@@ -205,9 +233,9 @@ COLUMNS = (
     Column("A: s/iter", True),
     Column("B: s/iter", True),
     Column("B ÷ A [95 % interval]", True),
-    Column("detectable effect (%)", True, optional=True),
-    Column("launches × rounds", True),
-    Column("interleaved"),
+    Column("detectable effect (%)", True, optional=True, priority=3),
+    Column("launches × rounds", True, priority=2),
+    Column("interleaved", priority=1),
     Column("status", optional=True),
 )
 
@@ -217,7 +245,7 @@ def _cells(pair: Compared) -> tuple[Cell, ...]:
         text.cell(pair.name),
         text.seconds_cell(pair.a.step_s),
         text.seconds_cell(pair.b.step_s),
-        text.ratio_cell(pair.ratio),
+        text.ratio_cell(pair.ratio, pair.b.marks),
         text.detectable_cell(pair.ratio),
         text.cell(text.design_text(pair.ratio.launches, pair.ratio.rounds) if pair.ratio else None),
         text.cell("yes" if pair.interleaved else "no"),
@@ -234,9 +262,12 @@ def _status(pair: Compared) -> str:
     return "; ".join(texts)
 
 
-def _notes(comparison: Comparison) -> Iterator[str]:
+def _notes(comparison: SideBySide) -> Iterator[str]:
+    marks = {mark for pair in comparison.rows for mark in pair.b.marks}
+    if marks:
+        yield f"Marks: {'; '.join(f'{mark} {words}' for mark, words in MARKS.items() if mark in marks)}."
     if not all(pair.interleaved for pair in comparison.rows):
-        yield sections.NOT_INTERLEAVED
+        yield text.NOT_INTERLEAVED
     if not comparison.same_kind:
         yield "The machines are of different kinds: the ratios do not speak of the codebases alone."
     if comparison.machine:
@@ -250,4 +281,4 @@ def _notes(comparison: Comparison) -> Iterator[str]:
             yield f"{pair.workload}, {pair.name}: the work differs: {'; '.join(pair.differences)}."
     for side, arms in (("A", comparison.only_a), ("B", comparison.only_b)):
         if arms:
-            yield f"Only in {side}: {', '.join(arms)}."
+            yield f"Only in {side}: {'; '.join(arms)}."

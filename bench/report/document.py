@@ -31,11 +31,14 @@ class Cell:
 @dataclass(frozen=True)
 class Column:
     """``title`` carries the unit. ``numeric``: aligned to the right. ``optional``: left out when no row has a
-    value."""
+    value. ``priority``: where there is no room, columns go from the highest on; those of 0 stay."""
 
     title: str
     numeric: bool = False
     optional: bool = False
+    priority: int = 0
+    prose: bool = False
+    """Sentences lose their end where there is no room; other texts their middle."""
 
 
 @dataclass(frozen=True)
@@ -83,10 +86,20 @@ class Code:
 
 @dataclass(frozen=True)
 class Figure:
-    """``figures/<name>.png`` and ``.svg`` beside the report. ``alt`` says in words what it shows."""
+    """``figures/<name>.svg`` beside the report. ``alt`` says in words what it shows. ``dark``: there is a
+    ``<name>-dark.svg`` too."""
 
     name: str
     alt: str
+    dark: bool = False
 
 
-Block = Heading | Text | Bullets | Code | Table | Figure
+@dataclass(frozen=True)
+class Details:
+    """Blocks that are folded away below a title until a reader asks for them."""
+
+    title: str
+    blocks: tuple[Block, ...]
+
+
+Block = Heading | Text | Bullets | Code | Table | Figure | Details

@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from bench.judge.ratio import Cost, Ratio, Summary
 from bench.recipe.schema import level_text
 from bench.report.document import MISSING, Cell
+
+TASKS = {
+    "train": "training",
+    "infer": "inference",
+    "eval": "evaluation",
+    "train_eval": "training and evaluation",
+}
+PHASE_TITLES = {"ema": "EMA", "post": "post-processing"}
+NOT_INTERLEAVED = (
+    "Where 'interleaved' says no, the two arms were measured one after the other. A drift of the machine between them "
+    "is in the ratio and not in its interval."
+)
 
 # -- text --------------------------------------------------------------------------------------------------
 
@@ -84,6 +97,37 @@ def counted(number: int, thing: str) -> str:
     return f"{number} {thing}{'' if number == 1 else 'es' if thing.endswith('ch') else 's'}"
 
 
+def shorten(text: str, width: int) -> str:
+    """`text` in at most `width` characters, its middle left out: ids differ at both ends.
+
+    >>> shorten("mask-rcnn-r50-fpn-train", 12)
+    'mask-r…train'
+    """
+    if len(text) <= width:
+        return text
+    head = (width - 1 + 1) // 2
+    tail = width - 1 - head
+    return f"{text[:head]}…{text[len(text) - tail :] if tail else ''}"
+
+
+def printable(text: str) -> str:
+    """Control and bidirectional characters as escapes: a label can neither move a cursor nor turn a line round."""
+    return "".join(
+        f"\\u{ord(char):04x}"
+        if char != "\n" and (char in BIDI or unicodedata.category(char) == "Cc")
+        else char
+        for char in text
+    )
+
+
+BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+def marked(text: str, marks: Iterable[str]) -> str:
+    """`1.9 [1.8, 2.0] ≠†`: a ratio is never shown without its marks."""
+    return " ".join(part for part in (text, "".join(marks)) if part)
+
+
 def seconds_text(value_s: float) -> str:
     return significant(value_s, 3)
 
@@ -104,6 +148,13 @@ def spread_text(summary: Summary, scale: Callable[[float], float] = lambda secon
 
 def mebibytes(size_bytes: int) -> str:
     return f"{size_bytes / 2**20:.0f}"
+
+
+def value_text(value: Any) -> str:
+    """A fact as it was recorded: numbers in a readable form."""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
 def size_text(size_bytes: float) -> str:
@@ -127,11 +178,12 @@ def on_off(value: bool | None) -> str | None:
     return None if value is None else level_text(value)
 
 
-def ratio_cell(ratio: Ratio | None) -> Cell:
-    """Bold where the interval excludes 1."""
+def ratio_cell(ratio: Ratio | None, marks: Sequence[str] = ()) -> Cell:
+    """With the marks of its row. Bold where the interval excludes 1 and no mark speaks against the ratio."""
     if ratio is None:
-        return cell(None)
-    return cell(ratio_text(ratio), sort=ratio.value, tone="strong" if ratio.differs else "")
+        return cell("".join(marks))
+    sure = ratio.differs and not set(marks) & {"≠", "?"}
+    return cell(marked(ratio_text(ratio), marks), sort=ratio.value, tone="strong" if sure else "")
 
 
 def detectable_cell(ratio: Ratio | None) -> Cell:

@@ -1,38 +1,29 @@
-"""Records → the values of a report. Every number that is shown anywhere is one of these.
+"""The values of a report. Every number that is shown anywhere is one of these.
 
-Statistics are `bench.judge.ratio`'s; formatting is `bench.report.sections`'s. A failed arm has no numbers, whatever
-it left behind.
+`bench.report.build` makes them from records; `bench.report.text` writes them. A failed arm has no numbers, whatever it
+left behind.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pandas as pd
+from pydantic import BaseModel
 
-from bench.judge import noise
-from bench.judge.pairs import baseline_of
-from bench.judge.ratio import Cost, Ratio, Summary, pair, step_seconds, summarize
-from bench.judge.ratio import cost as cost_of
-from bench.judge.ratio import ratio as ratio_of
-from bench.recipe.codebases import Codebase
-from bench.recipe.models import MODELS
+from bench.judge.audit import Audit
+from bench.judge.noise import MIN_LAUNCHES
+from bench.judge.ratio import Cost, Ratio, Summary
+from bench.recipe.models import BACKBONES, MODELS
 from bench.recipe.schema import level_text
 from bench.recipe.workload import Workload
-from bench.record.models import ArmRecord, Environment, RunRecord, Status
-from bench.record.places import Places
-from bench.record.run import Run
-from bench.record.samples import block_times
+from bench.record.models import Status
 from bench.report import accuracy_values
-
-#: Order in which phases happen; phases that are not listed come after these.
-PHASES = ("data", "forward", "backward", "optimizer", "ema", "network", "post")
 
 
 @dataclass(frozen=True)
@@ -80,16 +71,16 @@ class Trace:
 
     seconds: tuple[float, ...] = ()
     launch: tuple[int, ...] = ()
-    warmup: tuple[bool, ...] = ()
+    round: tuple[int, ...] = ()
+    """Within its launch; -1 for the warm-up."""
+    batch: tuple[int, ...] = ()
+    """Which batch each step had, -1 where it is not known; empty where the samples do not say."""
+    disturbed: tuple[bool, ...] = ()
+    """Steps in which other processes took processors; empty where there are none."""
 
-
-@dataclass(frozen=True)
-class Verdict:
-    """What the equal-work audit said of an arm: a word or two for the table, the differences for below it."""
-
-    text: str
-    equal: bool = True
-    differences: tuple[str, ...] = ()
+    @property
+    def warmup(self) -> tuple[bool, ...]:
+        return tuple(one < 0 for one in self.round)
 
 
 @dataclass(frozen=True)
@@ -103,10 +94,11 @@ class Row:
     version: str
     kernels: str
     levels: Mapping[str, Any]
-    workload: Mapping[str, Any]
+    workload: Workload
     options: Mapping[str, Any]
     status: Status
     reason: str = ""
+    """Of a failed arm, and of one whose samples hold no usable time."""
     log: str = ""
     log_tail: tuple[str, ...] = ()
     launches: int = 0
@@ -130,13 +122,21 @@ class Row:
     ratio: Ratio | None = None
     """Throughput of this arm over the baseline's: above 1 is faster."""
     without: tuple[WithoutOperator, ...] = ()
-    verdict: Verdict | None = None
+    audit: Audit | None = None
+    """Whether the arm did the baseline's work: equal, unequal or not shown."""
+    marks: tuple[str, ...] = ()
+    """Keys of `MARKS`: what a reader has to know wherever the ratio stands."""
     warnings: tuple[str, ...] = ()
     trace: Trace = field(default=Trace(), metadata={"json": False})  # the Parquet files hold it
 
     @property
+    def verdict(self) -> str:
+        """`equal`, `unequal` or `not shown`; what was not audited is not shown."""
+        return verdict_of(self.audit)
+
+    @property
     def ema(self) -> bool | None:
-        return bool(self.workload.get("ema")) if trains(str(self.workload.get("task"))) else None
+        return self.workload.ema if self.workload.trains else None
 
 
 @dataclass(frozen=True)
@@ -156,14 +156,33 @@ class Group:
     """Arm that the others are compared with; None when the group has none."""
 
     @property
+    def base(self) -> Row | None:
+        """The row of the baseline."""
+        return next((row for row in self.rows if row.is_baseline), None)
+
+    @property
     def title(self) -> str:
-        model = MODELS[self.model].title if self.model in MODELS else self.model
+        model = model_title(self.model, [row.options for row in self.rows])
         return ", ".join([model, "training" if trains(self.task) else "inference", *self._words(self.levels)])
 
     def _words(self, levels: Mapping[str, Any]) -> list[str]:
         """Levels in words; EMA says nothing of inference."""
         told = {name: level for name, level in levels.items() if name != "ema" or trains(self.task)}
         return [f"{factor_name(name)} {level_text(level)}" for name, level in told.items()]
+
+    def contrast(self, row: Row) -> tuple[str, str]:
+        """Names of a row and of its baseline, with the levels in which they differ only."""
+        base = self.base
+        if base is None:
+            return self.row_name(row), ""
+        told = [name for name in self.factors if row.levels.get(name) != base.levels.get(name)]
+        names = (
+            ", ".join(
+                [one.label, *self._words({name: one.levels[name] for name in told if name in one.levels})]
+            )
+            for one in (row, base)
+        )
+        return next(names), next(names)
 
     def row_name(self, row: Row) -> str:
         """The label of a row, with the levels that tell it from its neighbours."""
@@ -230,6 +249,7 @@ class RunReport:
     folder: str
     status: str
     aa: bool
+    interleaved: bool
     name: str
     description: str
     started_utc: str
@@ -264,6 +284,61 @@ class Report:
     schema_version: int = 1
 
 
+#: What stands beside a ratio that is not to be read as a plain one.
+MARKS = {
+    "≠": "unequal work",
+    "?": "equal work was not shown",
+    "†": "kernels of another project, in the arm or in its baseline",
+    "‡": "fewer than three launches, or not interleaved",
+    "✕": "failed, or without a usable time",
+}
+
+#: Names of options that can put another model, or another backbone, in place of the one that a recipe names.
+MODEL_OPTION = re.compile(r"conf|cfg|model|backbone|depth|arch|net\b|layers|width|channels$")
+
+
+def verdict_of(audit: Audit | None) -> str:
+    if audit is None:
+        return "not shown"
+    return "unequal" if audit.differences else "not shown" if audit.unknown else "equal"
+
+
+def marks_of(row: Row, base: Row | None, *, interleaved: bool) -> tuple[str, ...]:
+    """The marks of a row whose group has the baseline `base`, in the order of `MARKS`."""
+    measured = row.step_s is not None
+    launches = row.ratio.launches if row.ratio else row.launches
+    told = {
+        "≠": row.ratio is not None and row.verdict == "unequal",
+        "?": row.ratio is not None and row.verdict == "not shown",
+        "†": any("stand-in" in one.kernels for one in (row, base) if one),
+        "‡": measured and (launches < MIN_LAUNCHES or not interleaved),
+        "✕": not measured,
+    }
+    return tuple(mark for mark, holds in told.items() if holds)
+
+
+def _option_names(options: Any) -> Iterable[str]:
+    """Of options and of what is in them."""
+    for name, value in options.items() if isinstance(options, Mapping) else ():
+        yield str(name)
+        yield from _option_names(value)
+
+
+def model_title(model: str, options: Iterable[Mapping[str, Any]]) -> str:
+    """A model's title; without its backbone when options may have put another one in its place."""
+    if model not in MODELS:
+        return model
+    title = MODELS[model].title
+    if not any(MODEL_OPTION.search(name) for one in options for name in _option_names(one)):
+        return title
+    backbone = next((name for name, _ in BACKBONES.values() if title.endswith(f" {name}")), "")
+    return f"{title.removesuffix(f' {backbone}')}, changed by options"
+
+
+def images_per_step(workload: Workload) -> int:
+    return workload.batch_size * workload.ranks
+
+
 def trains(task: str) -> bool:
     return task in ("train", "train_eval")
 
@@ -276,370 +351,9 @@ def factor_name(factor: str) -> str:
         "mode": "input",
         "input.mode": "input",
         "lr": "learning rate",
-    }.get(factor, factor.removeprefix("options.").replace("_", " "))
-
-
-# -- From samples --------------------------------------------------------------------------------------------
-
-
-def throughput_ratio(arm: pd.DataFrame, baseline: pd.DataFrame, images: float = 1.0) -> Ratio | None:
-    """Images/s of `arm` over those of `baseline` (samples tables), paired by round; None without a common round.
-
-    ``images``: images per step of the arm over those of the baseline, where batch size or ranks differ.
-    """
-    pairs = pair(block_times(arm), block_times(baseline))
-    return ratio_of(pairs.launch, pairs.log_ratio + math.log(images)) if pairs.log_ratio.size else None
-
-
-def images_per_step(workload: Workload) -> int:
-    return workload.batch_size * workload.ranks
-
-
-def _trace(samples: pd.DataFrame) -> Trace:
-    keys = ["launch", "round", "position", "step"]
-    slowest = samples.groupby(keys)["duration_ns"].max().reset_index()
-    steps = slowest.sort_values(["launch", "round", "step"])
-    return Trace(
-        seconds=tuple((steps["duration_ns"] / 1e9).tolist()),
-        launch=tuple(steps["launch"].tolist()),
-        warmup=tuple((steps["round"] < 0).tolist()),
+    }.get(
+        factor, factor.removeprefix("options.") if factor.startswith("options.") else factor.replace("_", " ")
     )
-
-
-def _memory(arm: ArmRecord) -> MemoryUse | None:
-    def largest(name: str) -> int | None:
-        return max(
-            (value for one in arm.memory_counted() if (value := getattr(one, name)) is not None), default=None
-        )
-
-    allocated, resident = largest("allocated_bytes"), largest("host_peak_bytes")
-    if arm.workload.device == "cuda" and allocated is not None:
-        return MemoryUse("allocated", allocated, None, largest("reserved_bytes"), largest("device_bytes"))
-    if arm.workload.device != "cuda" and resident is not None:
-        return MemoryUse("resident", resident, largest("host_baseline_bytes"))
-    return None
-
-
-def _last_ap(arm: ArmRecord) -> dict[str, float | None]:
-    last = arm.evaluations[-1].kinds() if arm.evaluations else {}
-    return {kind: found.metrics["AP"] for kind, found in last.items()}
-
-
-def _phases(arm: ArmRecord) -> tuple[Phase, ...]:
-    medians = {name: float(np.median(values)) for name, values in arm.phases.items() if values}
-    total = sum(medians.values())
-    if not total > 0:
-        return ()
-    order = sorted(medians, key=lambda name: PHASES.index(name) if name in PHASES else len(PHASES))
-    return tuple(Phase(name, medians[name], medians[name] / total) for name in order)
-
-
-def _operator_shares(arm: ArmRecord) -> dict[str, float]:
-    whole = arm.operators.get("step", [])
-    return {
-        name: float(np.median(np.divide(seconds, whole)))
-        for name, seconds in arm.operators.items()
-        if name != "step"
-    }
-
-
-def without_operators(row: Row, baseline: Row, ratio: Ratio) -> Iterator[WithoutOperator]:
-    """For every operator that both arms were profiled for."""
-    for name in (one for one in baseline.operator_shares if one in row.operator_shares):
-        share, baseline_share = row.operator_shares[name], baseline.operator_shares[name]
-        if 0 < max(share, baseline_share) < 1:
-            rest = ratio.value * (1 - baseline_share) / (1 - share)
-            part = 1 - math.log(rest) / math.log(ratio.value) if ratio.differs else None
-            yield WithoutOperator(name, share, baseline_share, rest, part)
-
-
-# -- From records --------------------------------------------------------------------------------------------
-
-
-def _normal(package: str) -> str:
-    return package.lower().replace("_", "-").replace(".", "-")
-
-
-def _packages(arm: ArmRecord, codebase: Codebase | None) -> dict[str, str]:
-    """Versions of the distributions that identify the arm's codebase, the first one above all."""
-    installed = {_normal(name): str(version) for name, version in arm.environment.packages.items()}
-    wanted = [*(codebase.packages if codebase else [arm.codebase]), "torch", "paddlepaddle", "numpy"]
-    return {name: installed[_normal(name)] for name in dict.fromkeys(wanted) if _normal(name) in installed}
-
-
-def _version(arm: ArmRecord, codebase: Codebase | None) -> str:
-    """Version of the codebase itself, with the revision when it runs from a git checkout."""
-    names = codebase.packages[:1] if codebase else [arm.codebase]
-    installed = {_normal(name): str(version) for name, version in arm.environment.packages.items()}
-    found = arm.description.get("codebase_version") or next(
-        (installed[_normal(name)] for name in names if _normal(name) in installed), ""
-    )
-    git = arm.environment.git
-    revision = (git.revision or "")[:8]
-    parts = [str(found)] if found else []
-    if revision:
-        parts.append(f"git {revision}{' (modified)' if git.dirty else ''}")
-    return " ".join(parts)
-
-
-def _reason(arm: ArmRecord) -> str:
-    if arm.failure is None:
-        return ""
-    stage = f" in {arm.failure.stage}" if arm.failure.stage else ""
-    return f"{arm.failure.reason}{stage}: {arm.failure.message}"
-
-
-def _flops_per_step(arm: ArmRecord) -> float | None:
-    """All ranks together."""
-    training = trains(arm.workload.task)
-    flops = arm.description.get("training_flops" if training else "forward_flops")
-    return None if flops is None else float(flops) * arm.workload.ranks
-
-
-def _peak_flops_per_s(arms: Iterable[ArmRecord]) -> float | None:
-    """The machine's: the best that any framework reached on it, in either operation."""
-    peaks = (arm.description.get("peak_flops_per_s") or {} for arm in arms)
-    return max((float(value) for peak in peaks for value in peak.values()), default=None)
-
-
-def _row(
-    arm: ArmRecord,
-    run: Run,
-    codebase: Codebase | None,
-    verdict: Verdict | None,
-    peak_flops_per_s: float | None,
-) -> Row:
-    row = Row(
-        arm=arm.id,
-        label=arm.label,
-        codebase=arm.codebase,
-        title=codebase.title if codebase else arm.codebase,
-        version=_version(arm, codebase),
-        kernels=str(arm.description.get("kernels") or ""),
-        levels=arm.levels,
-        workload=arm.workload.model_dump(mode="json"),
-        options=arm.options,
-        status=arm.status,
-        reason=_reason(arm),
-        log=arm.failure.log if arm.failure else "",
-        log_tail=tuple(arm.failure.log_tail) if arm.failure else (),
-        verdict=verdict,
-        warnings=tuple(arm.warnings),
-    )
-    if arm.status == "failed":
-        return row
-    samples = run.samples(arm.id)
-    blocks = block_times(samples)
-    if blocks.empty:
-        return row
-    images = images_per_step(arm.workload)
-    step_s = summarize(step_seconds(samples), images)
-    flops = _flops_per_step(arm)
-    return dataclasses.replace(
-        row,
-        launches=int(blocks["launch"].nunique()),
-        rounds=len(blocks),
-        steps=int(blocks["steps"].sum()),
-        step_s=step_s,
-        images_per_step=images,
-        flops_per_step=flops,
-        peak_share=flops / step_s.median_s / peak_flops_per_s if flops and peak_flops_per_s else None,
-        memory=_memory(arm),
-        phases=_phases(arm),
-        operator_shares=_operator_shares(arm),
-        ap=_last_ap(arm),
-        warnings=(*arm.warnings, *noise.check(blocks)),
-        trace=_trace(samples),
-    )
-
-
-def _key(value: Any) -> str:
-    """Levels may be lists or mappings: a hashable form."""
-    return repr(value)
-
-
-def _groups(
-    run: Run, record: RunRecord, arms: Sequence[ArmRecord], rows: Mapping[str, Row]
-) -> Iterator[Group]:
-    baselines = {arm.id: baseline_of(arm, arms, record.baseline) for arm in arms}
-    grouped: dict[tuple[str, str | None], list[ArmRecord]] = {}
-    for arm in arms:
-        reference = baselines[arm.id]
-        grouped.setdefault((arm.cell, reference.id if reference else None), []).append(arm)
-    for (cell, _), members in grouped.items():
-        levels, factors = _shared_levels(members, record.baseline)
-        chosen = baselines[members[0].id]
-        base_samples = run.samples(chosen.id) if chosen and rows[chosen.id].step_s else None
-        final = []
-        for arm in members:
-            row = rows[arm.id]
-            if chosen is not None and arm.id == chosen.id:
-                row = dataclasses.replace(row, is_baseline=True)
-            elif chosen is not None and base_samples is not None and row.step_s is not None:
-                images = row.images_per_step / rows[chosen.id].images_per_step
-                ratio = throughput_ratio(run.samples(arm.id), base_samples, images)
-                without = without_operators(row, rows[chosen.id], ratio) if ratio else ()
-                row = dataclasses.replace(row, ratio=ratio, without=tuple(without))
-            final.append(row)
-        yield Group(
-            cell=cell,
-            task=members[0].workload.task,
-            model=members[0].workload.model,
-            levels={name: level for name, level in levels.items() if name not in ("task", "model")},
-            factors=factors,
-            rows=tuple(final),
-            baseline=chosen.id if chosen else None,
-        )
-
-
-def _shared_levels(
-    arms: Sequence[ArmRecord], baseline: Mapping[str, Any]
-) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Levels that all arms share, and the factors in which they differ or that the baseline names."""
-    names = list(dict.fromkeys(name for arm in arms for name in arm.levels))
-    told = tuple(
-        name for name in names if name in baseline or len({_key(arm.levels.get(name)) for arm in arms}) > 1
-    )
-    return {name: arms[0].levels[name] for name in names if name not in told}, told
-
-
-def _factor_pairs(
-    arms: Sequence[ArmRecord], baseline: Mapping[str, Any]
-) -> Iterator[tuple[str, ArmRecord, ArmRecord]]:
-    """(factor, reference arm, arm) of one codebase that differ in this factor only.
-
-    The reference is the level named by the baseline, else off, else the first in the plan.
-    """
-    factors = dict.fromkeys(name for arm in arms for name in arm.levels if name not in ("model", "task"))
-    for factor in factors:
-        alike: dict[str, list[ArmRecord]] = {}
-        for arm in arms:
-            if factor in arm.levels:
-                options = {k: v for k, v in arm.options.items() if factor != f"options.{k}"}
-                others = sorted((k, _key(v)) for k, v in arm.levels.items() if k != factor)
-                alike.setdefault(_key((arm.codebase, arm.label, sorted(options.items()), others)), []).append(
-                    arm
-                )
-        for members in alike.values():
-            wanted = [baseline.get(factor), False] if factor in baseline else [False]
-            reference = next(
-                (arm for level in wanted for arm in members if _key(arm.levels[factor]) == _key(level)),
-                members[0],
-            )
-            yield from ((factor, reference, arm) for arm in members if arm is not reference)
-
-
-def _effects_and_scaling(
-    run: Run, record: RunRecord, arms: Sequence[ArmRecord], rows: Mapping[str, Row]
-) -> tuple[tuple[Effect, ...], tuple[Scaling, ...]]:
-    effects: list[Effect] = []
-    scaling: list[Scaling] = []
-    for factor, reference, arm in _factor_pairs(arms, record.baseline):
-        row, base = rows[arm.id], rows[reference.id]
-        if row.step_s is None or base.step_s is None:
-            continue
-        scales = factor == "ranks"
-        images = row.images_per_step / base.images_per_step
-        per_rank = images / (arm.levels[factor] / reference.levels[factor]) if scales else images
-        ratio = throughput_ratio(run.samples(arm.id), run.samples(reference.id), per_rank)
-        if ratio is None:
-            continue
-        where, together = _where(arm, factor), arm.cell == reference.cell
-        level, base_level = arm.levels[factor], reference.levels[factor]
-        if scales:
-            scaling.append(
-                Scaling(arm.label, where, base_level, level, row.step_s.images_per_s, ratio, together)
-            )
-        else:
-            cost = cost_of(ratio) if images == 1 else None
-            effects.append(Effect(arm.label, where, factor, base_level, level, ratio, cost, together))
-    return tuple(effects), tuple(scaling)
-
-
-def _where(arm: ArmRecord, factor: str) -> str:
-    """The group an effect belongs to, in words."""
-    levels = {name: level for name, level in arm.levels.items() if name not in ("task", "model", factor)}
-    task, model = arm.workload.task, arm.workload.model
-    return Group(arm.cell, task, model, levels, (), (), None).title
-
-
-def _software(arms: Sequence[ArmRecord], codebases: Mapping[str, Codebase]) -> Iterator[Software]:
-    """One per codebase, or more when its arms ran with different variables."""
-    seen = set()
-    for arm in arms:
-        codebase = codebases.get(arm.codebase)
-        environment = arm.environment
-        entry = Software(
-            codebase=arm.codebase,
-            title=codebase.title if codebase else arm.codebase,
-            url=codebase.url if codebase else "",
-            version=_version(arm, codebase),
-            python=environment.python or "",
-            packages=_packages(arm, codebase),
-            package_count=len(environment.packages),
-            git=environment.git.model_dump(exclude_defaults=True),
-            variables=environment.variables,
-        )
-        if environment != Environment() and _key(entry) not in seen:
-            seen.add(_key(entry))
-            yield entry
-
-
-def run_report(
-    run: Run,
-    *,
-    codebases: Mapping[str, Codebase] | None = None,
-    verdicts: Mapping[tuple[str, str], Verdict] | None = None,
-) -> RunReport:
-    """Everything a report says of one run.
-
-    ``codebases`` (`bench.recipe.codebases.find_codebases`) gives titles and the distributions that identify a
-    version, ``verdicts`` the equal-work audit by (run id, arm id). Raises BenchError when a record cannot be
-    read.
-    """
-    codebases = codebases or {}
-    record, arms = run.record(), run.arms()
-    verdicts = verdicts or {}
-    peak = _peak_flops_per_s(arms)
-    rows = {
-        arm.id: _row(arm, run, codebases.get(arm.codebase), verdicts.get((record.id, arm.id)), peak)
-        for arm in arms
-    }
-    effects, scaling = _effects_and_scaling(run, record, arms, rows)
-    groups = tuple(_groups(run, record, arms, rows))
-    names = {row.arm: group.row_name(row) for group in groups for row in group.rows}
-    ended = {arm.id for arm in arms}
-    return RunReport(
-        id=record.id,
-        folder=_shown_path(run.folder),
-        status=record.status,
-        aa=record.aa,
-        name=str(record.recipe.get("name") or Path(record.recipe_path).stem or record.id),
-        description=str(record.recipe.get("description") or ""),
-        started_utc=record.started_utc,
-        ended_utc=record.ended_utc,
-        bench_version=record.bench_version,
-        git=record.git.model_dump(exclude_defaults=True),
-        command=tuple(record.command),
-        recipe_path=record.recipe_path,
-        recipe=record.recipe,
-        machine=record.machine,
-        load_before=tuple(record.load_before),
-        load_after=tuple(record.load_after),
-        dataset={name: found.model_dump(exclude_defaults=True) for name, found in record.dataset.items()},
-        software=tuple(_software(arms, codebases)),
-        groups=groups,
-        effects=effects,
-        scaling=scaling,
-        unmeasured=tuple(arm for arm in record.arms if arm not in ended),
-        warnings=tuple(record.warnings),
-        accuracy=accuracy_values.of_run(run, arms, names, record.baseline),
-    )
-
-
-def _shown_path(path: Path) -> str:
-    """Relative to the current folder when below it, else as a place: a report does not depend on where the clone is."""
-    return Places(Path("/")).argument(str(path.resolve()))
 
 
 def to_json(value: Any) -> Any:
@@ -650,6 +364,8 @@ def to_json(value: Any) -> Any:
             for item in dataclasses.fields(value)
             if item.metadata.get("json", True)
         }
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
     if isinstance(value, Mapping):
         return {str(key): to_json(item) for key, item in value.items()}
     if isinstance(value, str | bool | int) or value is None:

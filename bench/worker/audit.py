@@ -196,7 +196,9 @@ class Change:
 
     def _difference(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         """In memory that the next call takes again."""
-        return np.subtract(a.ravel(), b.ravel(), out=self._scratch[: a.size])
+        into = self._scratch[: a.size]
+        np.subtract(a.ravel(), b.ravel(), out=into)
+        return into
 
     def _products(self, name: str, momentum: np.ndarray, update: np.ndarray) -> np.ndarray:
         """Inner products of one parameter for `_rule`."""

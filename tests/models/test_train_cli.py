@@ -26,9 +26,9 @@ from bench.importers import import_logs
 from bench.importers.clock import Clock
 from bench.importers.formats.detectors import FORMAT
 from bench.inputs import shapes
+from detectors import build, calibrate, runtime, train, training_state
 from detectors import config as configs
 from detectors import eval as evaluation
-from detectors import runtime, train, training_state
 from detectors.coco import Batch
 from detectors.config import ConfigError
 from detectors.eval import METRICS
@@ -54,8 +54,19 @@ def shapes_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def backbone_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights of a backbone whose frozen statistics fit its random convolutions."""
+    torch.manual_seed(0)
+    model = build("mask_rcnn_r50_fpn", num_classes=8)
+    calibrate(model, torch.randn(1, 3, 96, 128), torch.tensor([[96, 128]]))
+    path = tmp_path_factory.mktemp("weights") / "backbone.pth"
+    torch.save(model.backbone.state_dict(), path)
+    return path
+
+
 @pytest.fixture
-def write_config(tmp_path: Path, shapes_folder: Path) -> Callable[..., Path]:
+def write_config(tmp_path: Path, shapes_folder: Path, backbone_file: Path) -> Callable[..., Path]:
     """Writes a config on shapes; keyword arguments replace top-level keys of ``TINY``.
 
     Nothing is evaluated unless ``evaluated``: that takes longer than training does.
@@ -68,7 +79,13 @@ def write_config(tmp_path: Path, shapes_folder: Path) -> Callable[..., Path]:
         }
         data = {"train": split, "workers": 0} | ({"val": split} if evaluated else {})
         path = tmp_path / f"{name}.yaml"
-        content = {**TINY, "data": data, "output": str(tmp_path / name), **changes}
+        content = {
+            **TINY,
+            "data": data,
+            "weights": str(backbone_file),
+            "output": str(tmp_path / name),
+            **changes,
+        }
         path.write_text(yaml.safe_dump(content, sort_keys=False))
         return path
 
@@ -241,6 +258,38 @@ def test_two_ranks_take_the_step_of_one_process_on_the_joined_batch(
     assert (all_two - all_one).norm() < 0.005 * all_one.norm()
 
 
+@pytest.mark.slow
+def test_two_ranks_learn_classes_of_pixels(
+    tmp_path: Path, shapes_folder: Path, write_config: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A part of the model that has no loss would stop two ranks at their second step."""
+    split = {
+        "annotations": str(shapes_folder / "annotations" / "instances_train.json"),
+        "images": str(shapes_folder / "train"),
+    }
+    changes = {
+        "model": {"name": "htc_r50_fpn", "settings": {"frozen_stages": 4}},
+        "augment": {"resize": {"size": [64, 64]}},
+        "schedule": {"iterations": 3, "warmup": 0},
+    }
+    assert train.main([str(write_config(data={"train": split, "workers": 0}, **changes))]) == 2
+    error = capsys.readouterr().err
+    assert "set data.train.semantic" in error
+    assert "take htc_without_semantic_r50_fpn" in error
+    maps = tmp_path / "maps"
+    maps.mkdir()
+    for image in (shapes_folder / "train").iterdir():
+        with Image.open(image) as file:
+            classes = np.full((file.height, file.width), 7, np.uint8)
+        classes[0] = 255
+        Image.fromarray(classes).save(maps / f"{image.stem}.png")
+    data = {"train": {**split, "semantic": str(maps)}, "workers": 0}
+    out = finish(start(write_config("two", data=data, **changes), ranks=2))
+    losses = [float(value) for value in re.findall(r"loss_semantic_seg: ([\d.e-]+)", out)]
+    assert len(losses) == 3
+    assert losses[2] < losses[0]
+
+
 def test_a_backbone_of_another_project_is_begun_with(
     tmp_path: Path, write_config: Callable[..., Path]
 ) -> None:
@@ -251,6 +300,30 @@ def test_a_backbone_of_another_project_is_begun_with(
     assert "torchvision: matched 265 of 265" in (tmp_path / "run" / "train.log").read_text()
     model = training_state.read(tmp_path / "run" / "checkpoint_00000001.pt")["model"]
     assert torch.equal(model["backbone.stages.0.0.conv1.conv.weight"], other.layer1[0].conv1.weight)
+
+
+def test_a_detector_of_torchvision_is_fine_tuned_on_other_classes(
+    tmp_path: Path, write_config: Callable[..., Path]
+) -> None:
+    other = torchvision.models.detection.maskrcnn_resnet50_fpn(weights=None, weights_backbone=None)
+    torch.save(other.state_dict(), tmp_path / "coco.pth")
+    path = write_config(weights=str(tmp_path / "coco.pth"), schedule={"iterations": 1})
+    assert train.main([str(path)]) == 0
+    log = (tmp_path / "run" / "train.log").read_text()
+    assert "torchvision: matched 301 of 307; other shape 6 (box_head.classes.weight" in log
+    model = training_state.read(tmp_path / "run" / "checkpoint_00000001.pt")["model"]
+    assert torch.equal(
+        model["backbone.stages.0.0.conv1.conv.weight"], other.backbone.body.layer1[0].conv1.weight
+    )
+
+
+def test_random_layers_that_never_learn_are_refused(
+    write_config: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train.main([str(write_config(weights=None))]) == 2
+    error = capsys.readouterr().err
+    assert "are random and never learn" in error
+    assert "set weights: imagenet or a file" in error
 
 
 class Toy(nn.Module):

@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import nn
 
-from bench.inputs.weights.mmdet import rename
 from detectors.backbones.hrnet import HRNet
 from detectors.backbones.resnet import ResNet
 from detectors.layers import calibrating
+from detectors.names.mmdet import rename
 from detectors.necks.hrfpn import HRFPN
 from tests.peers.peer import Peer, relative
 

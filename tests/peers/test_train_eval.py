@@ -8,7 +8,7 @@ from bench.environments import python_of
 from bench.errors import BenchError
 from bench.recipe.codebases import find_codebases
 from tests.conftest import Cli
-from tests.test_train_eval import killed_and_resumed_alike
+from tests.helpers.runs import killed_and_resumed_alike
 
 pytestmark = [pytest.mark.peers, pytest.mark.slow]
 

@@ -1,19 +1,14 @@
 """One set of weights for every codebase: canonical parameter names to a codebase's own.
 
-Canonical are the names and shapes of the project's `detectors` package: class rows 0..K-1 with the background last,
-box offsets and masks for the K classes only. Each codebase has a module here with
-
-    MODELS: frozenset[str]                                   the models it can be given
-    convert(model: str, state: Mapping[str, ndarray]) -> dict[str, ndarray]
-
-and, where the weights it converts are not those of the canonical model as it is built by default,
-
-    source_options(model: str, options: Mapping[str, Any]) -> dict[str, Any]     what `native` has to be built with
+Canonical are the names and shapes of the project's `detectors` package, which has the maps, in `detectors/names`:
+plain Python and numpy, loaded by path, since importing `detectors` would import torch.
 """
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
+import sys
 from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
@@ -21,23 +16,35 @@ from typing import Any
 import numpy as np
 
 from bench.errors import BenchError
+from bench.recipe import models
+from bench.shipped import ROOT
 
 Weights = Mapping[str, np.ndarray]
 #: The first of the numbers that stand for parameters in `canonical_names`; a mapping adds zeros and ones of its own.
 _MARK = 100
 
 
+#: What the folder of the maps is called as a package here.
+PACKAGE = f"{__name__}.maps"
+
+
 def _module(codebase: str) -> ModuleType | None:
-    name = f"{__name__}.{codebase}"
-    if not codebase.isidentifier() or importlib.util.find_spec(name) is None:
+    folder = ROOT / "detectors" / "names"
+    if PACKAGE not in sys.modules:
+        spec = importlib.util.spec_from_file_location(PACKAGE, folder / "__init__.py")
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules[PACKAGE] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[PACKAGE])
+    if not codebase.isidentifier() or not (folder / f"{codebase}.py").is_file():
         return None
-    return importlib.import_module(name)
+    return importlib.import_module(f"{PACKAGE}.{codebase}")
 
 
 def supports(codebase: str, model: str) -> bool:
     """Whether canonical weights of the model can be given to the codebase."""
     module = _module(codebase)
-    return module is not None and model in module.MODELS
+    return module is not None and model in models.MODELS and bool(module.supports(model))
 
 
 def source_options(codebase: str, model: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -53,10 +60,10 @@ def source_options(codebase: str, model: str, options: Mapping[str, Any]) -> dic
 def to_codebase(codebase: str, model: str, state: Weights) -> dict[str, np.ndarray]:
     """Canonical weights in the codebase's own names and shapes. Raises BenchError when it takes none."""
     module = _module(codebase)
-    if module is None or model not in module.MODELS:
+    if module is None or not supports(codebase, model):
         raise BenchError(
             f"weights of {model} have no mapping to {codebase}",
-            hint="use `weights: random` in the workload, or add one in bench/transplant",
+            hint="use `weights: random` in the workload, or add one in detectors/names",
         )
     converted: dict[str, np.ndarray] = module.convert(model, state)
     return converted
@@ -75,8 +82,8 @@ def canonical_names(codebase: str, model: str, state: Weights) -> dict[str, str]
     """
     names = list(state)
     marked = {
-        name: np.broadcast_to(np.float32(place + 1), np.shape(state[name]))
-        for place, name in enumerate(names)
+        name: np.broadcast_to(np.float32(place), np.shape(state[name]))
+        for place, name in enumerate(names, _MARK)
     }
     found = {}
     for own, value in to_codebase(codebase, model, marked).items():

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import html
+import math
 import re
 from collections.abc import Iterable, Sequence
 
-from bench.report.document import Block, Bullets, Code, Column, Figure, Heading, Table, Text
+from bench.report.document import Block, Bullets, Code, Column, Details, Figure, Heading, Table, Text
+from bench.report.text import printable
 
 # What would start markup inside a line. Underscores inside a word (mask_rcnn_r50) and brackets that no link
 # target follows (1.23 [1.20, 1.26]) are plain text in GitHub's markdown, and stay readable in the source.
@@ -16,7 +19,7 @@ _ENTITIES = {"<": "&lt;", "&": "&amp;"}
 
 def escape(text: str) -> str:
     """Plain text so that markdown shows it as it is, inside a line or a table cell."""
-    line = " ".join(text.split())
+    line = printable(" ".join(text.split()))
     return _MARKUP.sub(lambda match: _ENTITIES.get(match[0], "\\" + match[0]), line)
 
 
@@ -69,9 +72,61 @@ def _render(block: Block) -> str:
             return code(block)
         case Table():
             return table(block)
-        case Figure(name, alt):
-            return f"![{escape(alt).replace(']', chr(92) + ']')}](figures/{name}.png)"
+        case Figure():
+            return _figure(block)
+        case Details(title, blocks):
+            inside = "\n\n".join(map(_render, blocks))
+            return f"<details><summary>{html.escape(printable(title))}</summary>\n\n{inside}\n\n</details>"
 
 
-def render(blocks: Iterable[Block]) -> str:
-    return "\n\n".join(_render(block) for block in blocks) + "\n"
+def _figure(block: Figure) -> str:
+    """As an image; a browser that is set to dark gets the dark one."""
+    alt = escape(block.alt).replace("]", "\\]")
+    image = f"![{alt}](figures/{block.name}.svg)"
+    if not block.dark:
+        return image
+    text = html.escape(block.alt)
+    return (
+        f'<picture><source media="(prefers-color-scheme: dark)" srcset="figures/{block.name}-dark.svg">'
+        f'<img src="figures/{block.name}.svg" alt="{text}"></picture>'
+    )
+
+
+def render(blocks: Iterable[Block], limit: int | None = None) -> str:
+    """Markdown of all blocks.
+
+    Args:
+        blocks: The document.
+        limit: Bytes that it may have. What is folded away is then cut, block by block, and says so.
+    """
+    parts: list[str] = []
+    room = math.inf if limit is None else limit
+    for block in blocks:
+        part = _render(block)
+        if limit is not None and isinstance(block, Details) and _bytes(part) > room:
+            part = _render(_cut(block, int(room)))
+        parts.append(part)
+        room -= _bytes(part) + 2
+    return "\n\n".join(parts) + "\n"
+
+
+#: What stays free for the titles of sections that come after a long one, and for what says that they were cut.
+SPARE = 2000
+
+
+def _cut(block: Details, room: int) -> Details:
+    """The first blocks of a section that fit, and a line in place of the others."""
+    kept: list[Block] = []
+    for inner in block.blocks:
+        room -= _bytes(_render(inner)) + 2
+        if room < SPARE:
+            break
+        kept.append(inner)
+    missing = len(block.blocks) - len(kept)
+    return Details(
+        block.title, (*kept, Text(f"Left out here for length: {missing} of {len(block.blocks)} parts."))
+    )
+
+
+def _bytes(text: str) -> int:
+    return len(text.encode())

@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import jinja2
 from markupsafe import Markup
 
-from bench.report.document import Block, Figure, Heading, Table
+from bench.report.document import Block, Details, Figure, Heading, Table
+from bench.report.text import printable
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,8 @@ class _Element:
     """Of a heading: its id, unique in the page."""
     label: str = ""
     """Of a table: the heading it stands under."""
+    inside: tuple[_Element, ...] = ()
+    """Of what is folded away: its blocks."""
     source: str = ""
     """Of a figure: a data URI. As an image, an SVG can neither run scripts nor clash in ids with another."""
 
@@ -43,20 +47,26 @@ def render(blocks: Iterable[Block], figures: Path) -> str:
     elements = list(_elements(blocks, figures))
     headings = [element for element in elements if isinstance(element.value, Heading)]
     contents = [element for element in headings if element.value.level == 2]  # type: ignore[union-attr]
-    script = _resource("sort.js")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return _template().render(
-        title=headings[0].value.text if headings else "bench",  # type: ignore[union-attr]
-        blocks=elements,
-        contents=contents,
-        script=Markup(script),  # our own file, not data
-        script_hash=f"sha256-{digest}",
+    script = (resources.files("bench.report.render") / "sort.js").read_text(encoding="utf-8")
+    return (
+        templates()
+        .get_template("page.html.j2")
+        .render(
+            title=headings[0].value.text if headings else "bench",  # type: ignore[union-attr]
+            blocks=elements,
+            contents=contents,
+            script=Markup(script),  # our own file, not data
+            script_hash=hash_of(script),
+        )
     )
 
 
-def _elements(blocks: Iterable[Block], figures: Path) -> Iterable[_Element]:
+def _elements(
+    blocks: Iterable[Block], figures: Path, seen: dict[str, int] | None = None
+) -> Iterable[_Element]:
+    """Elements in order. ``seen``: how often each anchor was used so far."""
     under = ""
-    seen: dict[str, int] = {}
+    seen = {} if seen is None else seen
     for block in blocks:
         match block:
             case Heading(_, text):
@@ -65,6 +75,8 @@ def _elements(blocks: Iterable[Block], figures: Path) -> Iterable[_Element]:
                 seen[slug] = seen.get(slug, 0) + 1
                 anchor = slug if seen[slug] == 1 else f"{slug}-{seen[slug]}"
                 yield _Element(block, anchor=anchor)
+            case Details(_, inner):
+                yield _Element(block, inside=tuple(_elements(inner, figures, seen)))
             case Table():
                 yield _Element(block, label=under)
             case Figure(name, _):
@@ -74,13 +86,26 @@ def _elements(blocks: Iterable[Block], figures: Path) -> Iterable[_Element]:
                 yield _Element(block)
 
 
-def _resource(name: str) -> str:
-    return (resources.files("bench.report") / name).read_text(encoding="utf-8")
+def html_of(blocks: Iterable[Block]) -> Markup:
+    """Blocks without figures as HTML, for a page that has a frame of its own."""
+    module: Any = templates().get_template("blocks.html.j2").module
+    return Markup(module.render(list(_elements(blocks, Path()))))
+
+
+def hash_of(script: str) -> str:
+    """Of an inline script, as a content security policy names it."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"
 
 
 @cache
-def _template() -> jinja2.Template:
+def templates() -> jinja2.Environment:
+    """Templates of this folder and of the page of a run; all text is escaped."""
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.PackageLoader("bench.report", "render"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    return environment.from_string(_resource("page.html.j2"))
+    environment.filters["shown"] = printable
+    return environment

@@ -1,52 +1,110 @@
-"""Blocks on a terminal, through rich. Text from records is never read as rich markup."""
+"""Blocks on a terminal, through rich. Text from records is never read as rich markup.
+
+Tables fit the width: columns go by their priority, ids lose their middle, numbers never wrap.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Literal
 
+import rich.box
 import rich.table
+from rich.cells import cell_len
 from rich.console import Console, RenderableType
 from rich.padding import Padding
 from rich.text import Text as RichText
 
-from bench.report.document import Block, Bullets, Code, Figure, Heading, Table, Text, Tone
+from bench.report.document import Block, Bullets, Code, Column, Details, Figure, Heading, Table, Text, Tone
+from bench.report.text import printable, shorten
 
 STYLES: dict[Tone, str] = {"": "", "strong": "bold", "muted": "dim", "bad": "red"}
+#: Blanks around each column, and the narrowest that a column of text becomes.
+PADDING, NARROWEST = 2, 10
 
 
-def table(block: Table) -> rich.table.Table:
+def table(block: Table, width: int | None = None) -> rich.table.Table:
+    """A table of at most `width` columns of the terminal where its numbers leave the room."""
+    block = block if width is None else fit(block, width)
     result = rich.table.Table(
-        title=RichText(_printable(block.caption)) if block.caption else None,
+        title=RichText(printable(block.caption)) if block.caption else None,
         title_justify="left",
         title_style="bold",
         box=rich.box.SIMPLE_HEAD,  # no lines between columns: the width is for the text
+        padding=(0, 1, 0, 0),
+        show_edge=False,
     )
-    for column in block.columns:
+    for index, column in enumerate(block.columns):
         justify: Literal["left", "right"] = "right" if column.numeric else "left"
-        result.add_column(RichText(_printable(column.title)), justify=justify, overflow="fold")
+        title = RichText(printable(column.title))
+        result.add_column(title, justify=justify, overflow="fold", min_width=_width(block, index))
     for row in block.rows:
-        result.add_row(*(RichText(_printable(cell.text), style=STYLES[cell.tone]) for cell in row))
+        result.add_row(*(RichText(printable(cell.text), style=STYLES[cell.tone]) for cell in row))
     return result
 
 
-def _printable(text: str) -> str:
-    """Without control characters: a label cannot move the cursor or change colours."""
-    return "".join(char if char.isprintable() or char == "\n" else " " for char in text)
+def _width(block: Table, index: int) -> int:
+    """Of a column: its longest cell, or the longest word of its title."""
+    words = max(map(cell_len, block.columns[index].title.split()), default=0)
+    return max([words, *(cell_len(printable(row[index].text)) for row in block.rows)])
 
 
-def _renderables(block: Block) -> Iterable[RenderableType]:
+def fit(block: Table, width: int) -> Table:
+    """Columns of the highest priority number go first; then the longest texts lose their middle."""
+    block = block.compact()
+
+    def needed() -> int:
+        return sum(_width(block, index) + PADDING for index in range(len(block.columns)))
+
+    while needed() > width and any(column.priority for column in block.columns):
+        worst = max(range(len(block.columns)), key=lambda index: block.columns[index].priority)
+        block = replace(
+            block,
+            columns=tuple(one for index, one in enumerate(block.columns) if index != worst),
+            rows=tuple(tuple(one for index, one in enumerate(row) if index != worst) for row in block.rows),
+        )
+    widths = [_width(block, index) for index in range(len(block.columns))]
+    texts = [index for index, column in enumerate(block.columns) if not column.numeric]
+    while sum(widths) + PADDING * len(widths) > width and texts:
+        longest = max(texts, key=lambda index: widths[index])
+        if widths[longest] <= NARROWEST:
+            break
+        widths[longest] -= 1
+    rows = tuple(
+        tuple(
+            replace(cell, text=_short(printable(cell.text), widths[index], block.columns[index]))
+            if index in texts
+            else cell
+            for index, cell in enumerate(row)
+        )
+        for row in block.rows
+    )
+    return replace(block, rows=rows)
+
+
+def _short(text: str, width: int, column: Column) -> str:
+    if not column.prose or len(text) <= width:
+        return shorten(text, width)
+    return f"{text[: width - 1].rstrip()}…"
+
+
+def _renderables(block: Block, width: int) -> Iterable[RenderableType]:
     match block:
         case Heading(_, text):
-            yield RichText(f"\n{_printable(text)}", style="bold")
+            yield RichText(f"\n{printable(text)}", style="bold")
         case Text(text):
-            yield RichText(_printable(text))
+            yield RichText(printable(text))
         case Bullets(items):
-            yield from (RichText(f"- {_printable(item)}") for item in items)
+            yield from (RichText(f"- {printable(item)}") for item in items)
         case Code(text, _):
-            yield Padding(RichText(_printable(text), style="dim"), (0, 4))
+            yield Padding(RichText(printable(text), style="dim"), (0, 4))
         case Table():
-            yield table(block)
+            yield table(block, width)
+        case Details(title, blocks):
+            yield RichText(f"\n{printable(title)}", style="bold")
+            for inner in blocks:
+                yield from _renderables(inner, width)
         case Figure():
             return
 
@@ -55,5 +113,5 @@ def show(blocks: Iterable[Block], console: Console | None = None) -> None:
     """Print blocks, by default to stdout; figures are left out."""
     console = console or Console()
     for block in blocks:
-        for renderable in _renderables(block):
+        for renderable in _renderables(block, console.width):
             console.print(renderable)

@@ -79,6 +79,6 @@ def test_resume_with_another_revision_is_refused() -> None:
 
 
 def test_resume_with_other_packages_is_refused() -> None:
-    with pytest.raises(BenchError, match="torch 2.1 → 2.2"):
+    with pytest.raises(BenchError, match=r"torch 2\.1 → 2\.2"):
         refuse_other_packages({"torch": "2.1"}, {"torch": "2.2"}, "native")
     refuse_other_packages({"torch": "2.1"}, {"torch": "2.1"}, "native")

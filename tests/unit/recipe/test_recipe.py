@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -45,7 +44,7 @@ def fail(path: Path, *settings: str) -> str:
         (MINIMAL + "factors: {ema: [on, off]}\nexclude:\n  - {em: on}\n", 6, ["'em' is not a factor", "ema?"]),
         (MINIMAL + "baseline: torchvison\n", 4, ["unknown arm 'torchvison'"]),
         (MINIMAL.replace("arms: [fake]\n", ""), None, ["'arms' is missing"]),
-        (MINIMAL + "measure: {rounds: 0}\n", 4, ["measure.rounds", "greater than or equal to 1"]),
+        (MINIMAL + "measure: {rounds: 0}\n", 4, ["measure.rounds", "1 or more, got 0"]),
         (MINIMAL + "measure: {rounds: 2, rounds: 3}\n", 4, ["'rounds' is given twice"]),
         (MINIMAL + "measure: [1\n", 5, ["not valid YAML"]),
         ("- a list\n", None, ["a recipe is a mapping"]),
@@ -156,16 +155,3 @@ def test_every_round_visits_every_arm_and_a_linear_drift_over_two_rounds_falls_o
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("**/*.yaml")), ids=lambda path: path.stem)
 def test_every_recipe_of_the_project_can_be_planned(path: Path) -> None:
     assert make_plan(load_recipe(path), find_codebases()).arms
-
-
-SCALARS = st.none() | st.booleans() | st.integers() | st.text()
-
-
-@given(st.recursive(SCALARS, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=8))
-def test_no_content_of_a_recipe_file_ends_in_a_traceback(
-    tmp_path_factory: pytest.TempPathFactory, content: object
-) -> None:
-    path = tmp_path_factory.mktemp("recipes") / "r.yaml"
-    path.write_text(yaml.safe_dump(content))
-    with pytest.raises(BenchError):
-        load_recipe(path)

@@ -1,0 +1,212 @@
+"""The answer: who is faster, by how much, how sure, on equal work. Every output shows the same sentences and rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from bench.report.document import Cell, Column, Table
+from bench.report.text import cell, counted, interval_text, ratio_cell, seconds_cell, significant
+from bench.report.values import MARKS, Group, Row, RunReport
+
+#: Rows of a pivot table at each end; what lies between is in the page.
+ENDS = 50
+#: Sentences of a headline.
+MOST_SENTENCES = 12
+
+
+@dataclass(frozen=True)
+class Pivot:
+    """One arm of the pivot table and the baseline it is compared with."""
+
+    group: Group
+    row: Row
+
+    @property
+    def base(self) -> Row | None:
+        return self.group.base
+
+    @property
+    def name(self) -> str:
+        return self.group.contrast(self.row)[0]
+
+    @property
+    def base_name(self) -> str:
+        """Empty for a row that has no baseline, or is one."""
+        return "" if self.row.is_baseline else self.group.contrast(self.row)[1]
+
+    @property
+    def memory_ratio(self) -> float | None:
+        """Max memory over the baseline's: above 1 needs more."""
+        if self.base is None or self.base.memory is None or self.row.memory is None:
+            return None
+        return self.row.memory.peak_bytes / self.base.memory.peak_bytes
+
+
+def pivots(run: RunReport) -> list[Pivot]:
+    """Every arm but the baselines; the baseline too where it has nothing to be compared with."""
+    found = []
+    for group in run.groups:
+        others = [row for row in group.rows if not row.is_baseline]
+        found += [Pivot(group, row) for row in others or group.rows]
+    return found
+
+
+@dataclass(frozen=True)
+class Mean:
+    """The geometric mean of ratios of several workloads. ``low``, ``high``: None where a ratio has no interval."""
+
+    value: float
+    low: float | None
+    high: float | None
+    count: int
+
+
+def geometric_mean(rows: Sequence[Row]) -> Mean | None:
+    """Over rows of equal work with a ratio; None without any.
+
+    The interval is of these workloads: their log half-widths add in squares, since workloads were measured apart.
+    """
+    ratios = [row.ratio for row in rows if row.ratio is not None and row.verdict == "equal"]
+    if not ratios:
+        return None
+    value = math.exp(math.fsum(math.log(one.value) for one in ratios) / len(ratios))
+    if any(one.low <= 0 or not math.isfinite(one.high) for one in ratios):
+        return Mean(value, None, None, len(ratios))
+    halves = (math.log(one.high / one.low) / 2 for one in ratios)
+    half = math.sqrt(math.fsum(one * one for one in halves)) / len(ratios)
+    return Mean(value, value * math.exp(-half), value * math.exp(half), len(ratios))
+
+
+# -- The headline --------------------------------------------------------------------------------------------
+
+
+def headline(run: RunReport) -> tuple[str, ...]:
+    """One sentence per codebase against its baseline, worst news included."""
+    sentences = []
+    if run.aa:
+        sentences.append("A/A run: the arms are the same, so every difference is noise.")
+    failed = sum(row.step_s is None for row in run.rows)
+    if failed or run.unmeasured:
+        planned = len(run.rows) + len(run.unmeasured)
+        missing = f" and {len(run.unmeasured)} have no record" if run.unmeasured else ""
+        sentences.append(f"Of {counted(planned, 'arm')}, {failed} failed or gave no time{missing}.")
+    contenders: dict[tuple[str, str], list[Pivot]] = {}
+    for one in pivots(run):
+        if one.row.ratio is not None and one.base is not None:
+            contenders.setdefault((one.name, one.base_name), []).append(one)
+    # Plain comparisons of codebases first, then those of their levels.
+    ordered = sorted(contenders.items(), key=lambda one: "," in one[0][0])
+    sentences += [_sentence(name, base, found) for (name, base), found in ordered]
+    if not contenders:
+        sentences.append("No ratio: no arm was measured beside a baseline.")
+    more = len(sentences) - MOST_SENTENCES
+    return (*sentences[:MOST_SENTENCES], *([f"{more} more in the page."] if more > 0 else []))
+
+
+def _sentence(name: str, base: str, found: Sequence[Pivot]) -> str:
+    equal = [one.row for one in found if one.row.verdict == "equal"]
+    mean = geometric_mean(equal)
+    left_out = _left_out(found)
+    if mean is None:
+        values = [one.row.ratio.value for one in found if one.row.ratio]
+        return (
+            f"{name} against {base}: no mean, because no ratio is of work shown to be equal ({left_out}); "
+            f"{_range(values)}."
+        )
+    values = [row.ratio.value for row in equal if row.ratio]
+    sure = [row for row in equal if row.ratio and row.ratio.differs]
+    if len(equal) == 1 and equal[0].ratio:
+        ratio = equal[0].ratio
+        group = next(one.group for one in found if one.row is equal[0])
+        how = f"{significant(ratio.value)}× as fast as {base} (95 % CI {_interval(ratio.low, ratio.high)})"
+        said = f"{name} is {how} in {group.title}{'' if ratio.differs else ': not told apart'}"
+    else:
+        ahead = mean.value >= 1
+        side = [row for row in equal if row.ratio and (row.ratio.value > 1) == ahead]
+        surely = sum(row in side for row in sure)
+        interval = f" [{_interval(mean.low, mean.high)}]" if mean.low and mean.high else ""
+        said = (
+            f"{name} is {'faster' if ahead else 'slower'} than {base} in {len(side)} of {len(equal)} workloads of "
+            f"equal work, surely in {surely}; geometric mean {significant(mean.value)}×{interval}, {_range(values)}"
+        )
+    return f"{said}. Not counted: {left_out}." if left_out else f"{said}."
+
+
+def _interval(low: float, high: float) -> str:
+    return f"{significant(low)}–{significant(high)}"
+
+
+def _range(values: Sequence[float]) -> str:
+    low, high = significant(min(values)), significant(max(values))
+    return f"ratio {low}×" if low == high else f"range {low}–{high}×"
+
+
+def _left_out(found: Iterable[Pivot]) -> str:
+    """`4 unequal ≠, 2 not shown to be equal ?`."""
+    verdicts = [one.row.verdict for one in found]
+    told = (("unequal", "unequal work ≠"), ("not shown", "not shown to be equal work ?"))
+    return ", ".join(f"{verdicts.count(name)} {words}" for name, words in told if name in verdicts)
+
+
+# -- The pivot table -----------------------------------------------------------------------------------------
+
+COLUMNS = (
+    Column("workload"),
+    Column("codebase"),
+    Column("baseline s/iter", True, priority=2),
+    Column("s/iter", True, priority=1),
+    Column("ratio [95 % interval]", True),
+    Column("memory ratio", True, optional=True, priority=3),
+)
+
+
+def pivot_table(run: RunReport, ends: int = ENDS) -> Table:
+    """At most `ends` of the fastest and `ends` of the slowest rows, in the order of the plan when all fit."""
+    found = pivots(run)
+    shown, caption = found, ""
+    if len(found) > 2 * ends:
+        shown = sorted(found, key=lambda one: -(one.row.ratio.value if one.row.ratio else math.inf))
+        shown = [*shown[:ends], *shown[-ends:]]
+        caption = (
+            f"The {ends} first and the {ends} last of {len(found)} rows by ratio; failed ones come first."
+        )
+    rows = [_cells(one) for one in shown]
+    mean = geometric_mean([one.row for one in found])
+    if mean is not None and mean.count > 1:
+        rows.append(_mean_cells(mean))
+    return Table(COLUMNS, tuple(rows), caption).compact()
+
+
+def _cells(one: Pivot) -> tuple[Cell, ...]:
+    row, base = one.row, one.base
+    memory = one.memory_ratio
+    return (
+        cell(one.group.title),
+        cell(f"{one.name} / {one.base_name}" if one.base_name else one.name),
+        seconds_cell(base.step_s if base and base is not row else None),
+        seconds_cell(row.step_s),
+        ratio_cell(row.ratio, row.marks),
+        cell(None if memory is None else significant(memory), sort=memory),
+    )
+
+
+def _mean_cells(mean: Mean) -> tuple[Cell, ...]:
+    text = significant(mean.value)
+    if mean.low is not None and mean.high is not None:
+        text = interval_text(mean.value, mean.low, mean.high)
+    return (
+        cell(f"geometric mean of {counted(mean.count, 'row')} of equal work", tone="strong"),
+        cell(None),
+        cell(None),
+        cell(None),
+        cell(text, sort=mean.value, tone="strong"),
+        cell(None),
+    )
+
+
+def legend(rows: Iterable[Row]) -> Iterator[str]:
+    """`≠ unequal work`, of the marks that these rows carry."""
+    used = {mark for row in rows for mark in row.marks}
+    yield from (f"{mark} {words}" for mark, words in MARKS.items() if mark in used)

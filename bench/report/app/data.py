@@ -1,0 +1,200 @@
+"""The one block of data that every view of the page reads: columns with interned texts, gzip, base64."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import math
+from collections.abc import Sequence
+from statistics import median
+from typing import Any
+
+from bench.report.colours import look, phase_colour
+from bench.report.sections import log_tail
+from bench.report.text import PHASE_TITLES, significant, value_text
+from bench.report.values import MARKS, Group, Report, Row, RunReport
+
+#: Steps in the page over all arms; the Parquet files beside the run hold every one.
+MOST_STEPS = 300_000
+FEWEST_STEPS = 200
+MOST_BATCHES = 16
+#: The round of steps that others disturbed: like the warm-up's, it is below 0 and counts in no ratio of the page.
+DISTURBED = -2
+
+
+#: Columns whose values are numbers of texts.
+TEXTS = (
+    "name",
+    "codebase",
+    "status",
+    "reason",
+    "marks",
+    "verdict",
+    "software",
+    "options",
+    "log",
+    "design",
+    "batches",
+)
+
+
+class Strings:
+    """Texts by number: most of them stand in many rows."""
+
+    def __init__(self) -> None:
+        self.numbers: dict[str, int] = {"": 0}
+
+    def __call__(self, text: object) -> int:
+        return self.numbers.setdefault("" if text is None else str(text), len(self.numbers))
+
+    def all(self) -> list[str]:
+        return list(self.numbers)
+
+
+def short(value: float | None, digits: int = 5) -> float | None:
+    """A number in so many significant digits; None where it is none."""
+    if value is None or not math.isfinite(value):
+        return None
+    return float(f"{value:.{digits}g}")
+
+
+def page_data(report: Report) -> dict[str, Any]:
+    """Everything that the script shows, by column."""
+    text = Strings()
+    placed = [(run, group, row) for run in report.runs for group in run.groups for row in group.rows]
+    groups = [(run, group) for run in report.runs for group in run.groups]
+    index = {id(group): number for number, (_, group) in enumerate(groups)}
+    ids = _ids([(run, row) for run, _, row in placed])
+    room = max(FEWEST_STEPS, MOST_STEPS // max(len(placed), 1))
+    rows = [_row(text, group, row, room) for _, group, row in placed]
+    columns = {name: [row[name] for row in rows] for name in (rows[0] if rows else {})}
+    codebases = dict.fromkeys(row.codebase for _, _, row in placed)
+    phases = dict.fromkeys(phase.name for _, _, row in placed for phase in row.phases)
+    document = {
+        "version": 1,
+        "runs": [{"id": run.id, "name": run.name, "folder": run.folder} for run in report.runs],
+        "groups": {
+            "title": [text(_title(report, run, group)) for run, group in groups],
+            "model": [text(group.model) for _, group in groups],
+            "task": [text(group.task) for _, group in groups],
+            "cell": [text(f"{run.id}/{group.cell}") for run, group in groups],
+        },
+        "arms": {"id": ids, "group": [index[id(group)] for _, group, _ in placed], **columns},
+        "texts": TEXTS,
+        "interleaved": all(run.interleaved for run in report.runs),
+        "marks": MARKS,
+        "looks": {name: look(name) for name in codebases},
+        "phases": {name: [PHASE_TITLES.get(name, name), phase_colour(name)] for name in phases},
+    }
+    return {**document, "strings": text.all()}
+
+
+def _title(report: Report, run: RunReport, group: Group) -> str:
+    return group.title if len(report.runs) == 1 else f"{group.title} · {run.id}"
+
+
+def _ids(rows: Sequence[tuple[RunReport, Row]]) -> list[str]:
+    """Ids that survive a new report: the arm's own, with its run's where two runs have one."""
+    counts: dict[str, int] = {}
+    for _, row in rows:
+        counts[row.arm] = counts.get(row.arm, 0) + 1
+    return [row.arm if counts[row.arm] == 1 else f"{run.id}/{row.arm}" for run, row in rows]
+
+
+def _row(text: Strings, group: Group, row: Row, room: int) -> dict[str, Any]:
+    step, ratio, memory = row.step_s, row.ratio, row.memory
+    ap = row.ap.get("segm", row.ap.get("bbox"))
+    design, seconds = _steps(row, room)
+    return {
+        "name": text(group.contrast(row)[0]),
+        "codebase": text(row.codebase),
+        "base": int(row.is_baseline),
+        "status": text(row.status),
+        "reason": text(row.reason[:2000]),
+        "marks": text("".join(row.marks)),
+        "verdict": text(row.verdict),
+        "median": short(step.median_s if step else None),
+        "p5": short(step.p5_s if step else None),
+        "p95": short(step.p95_s if step else None),
+        "rate": short(step.images_per_s if step else None),
+        "images": row.images_per_step,
+        "launches": row.launches,
+        "rounds": row.rounds,
+        "ratio": short(ratio.value if ratio else None),
+        "low": short(ratio.low if ratio else None),
+        "high": short(ratio.high if ratio else None),
+        "detectable": short(ratio.detectable if ratio else None, 3),
+        "memory": short(memory.peak_bytes / 2**20 if memory else None),
+        "resident": short(memory.baseline_bytes / 2**20 if memory and memory.baseline_bytes else None),
+        "ap": short(ap, 4),
+        "peak": short(row.peak_share, 4),
+        "gflops": short(row.flops_per_step / step.median_s / 1e9 if row.flops_per_step and step else None, 4),
+        "software": text(" · ".join(part for part in (row.version, row.kernels) if part)),
+        "options": text(", ".join(f"{key}={value}" for key, value in row.options.items())),
+        "warnings": [text(warning) for warning in row.warnings],
+        "log": text(log_tail(row) if row.log_tail else ""),
+        "differences": _differences(text, row),
+        "unknown": [text(fact) for fact in row.audit.unknown] if row.audit else [],
+        "phases": [[phase.name, short(phase.median_s, 4)] for phase in row.phases],
+        "design": text(design),
+        "batches": text(_by_batch(row)),
+        "steps": seconds,
+    }
+
+
+def _differences(text: Strings, row: Row) -> list[list[Any]]:
+    """Fact, value of the baseline, of the arm, and the relative difference of two numbers."""
+    found = []
+    for one in row.audit.differences if row.audit else ():
+        pair = (one.baseline, one.arm)
+        numbers = [value for value in pair if isinstance(value, int | float) and not isinstance(value, bool)]
+        relative = numbers[1] / numbers[0] - 1 if len(numbers) == 2 and numbers[0] else None
+        shown = (one.fact, *map(value_text, pair))
+        found.append([*map(text, shown), short(relative, 3)])
+    return found
+
+
+def _by_batch(row: Row) -> str:
+    """Median seconds of each batch: content explains much of what looks like noise. Empty for a single batch."""
+    times: dict[int, list[float]] = {}
+    for batch, round_, seconds in zip(row.trace.batch, row.trace.round, row.trace.seconds, strict=False):
+        if batch >= 0 and round_ >= 0:
+            times.setdefault(batch, []).append(seconds)
+    if len(times) < 2:
+        return ""
+    parts = [f"{batch}: {significant(median(found))} s" for batch, found in sorted(times.items())]
+    more = len(parts) - MOST_BATCHES
+    return ", ".join(parts[:MOST_BATCHES]) + (f", {more} more" if more > 0 else "")
+
+
+def _steps(row: Row, room: int) -> tuple[str, list[float | None]]:
+    """Launch, round and number of steps of each run of steps, and the seconds of each step.
+
+    Beyond `room` steps the least and the most of each stretch remain, and no design: ratios need every step.
+    """
+    trace = row.trace
+    if len(trace.seconds) > room:
+        size = math.ceil(2 * len(trace.seconds) / room)
+        stretches = (trace.seconds[start : start + size] for start in range(0, len(trace.seconds), size))
+        return "", [short(value) for stretch in stretches for value in (min(stretch), max(stretch))]
+    runs: list[list[int]] = []
+    disturbed = trace.disturbed or (False,) * len(trace.launch)
+    for launch, number, bad in zip(trace.launch, trace.round, disturbed, strict=True):
+        round_ = DISTURBED if bad and number >= 0 else number
+        if runs and runs[-1][:2] == [launch, round_]:
+            runs[-1][2] += 1
+        else:
+            runs.append([launch, round_, 1])
+    design = ";".join(",".join(map(str, one)) for one in runs)
+    return design, [short(value) for value in trace.seconds]
+
+
+def packed(document: Any) -> str:
+    """As JSON, gzip and base64; the same document gives the same text."""
+    text = json.dumps(document, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return base64.b64encode(gzip.compress(text.encode(), 9, mtime=0)).decode()
+
+
+def unpacked(text: str) -> Any:
+    return json.loads(gzip.decompress(base64.b64decode(text)))

@@ -1,0 +1,102 @@
+// The drawer: everything about one arm, and the steps of its workload.
+let chart = /** @type {Any} */ (null);
+let logScale = false;
+
+function open(/** @type {Any} */ arm) {
+  state.arm = arm.id;
+  writeHash();
+  const dialog = $("drawer");
+  dialog.replaceChildren(...content(arm));
+  if (!dialog.open) dialog.showModal();
+  plot(arm);
+  dialog.querySelector("button").focus();
+}
+function shut() {
+  if (chart) chart.destroy();
+  chart = null;
+  state.arm = "";
+  writeHash();
+}
+
+function content(/** @type {Any} */ arm) {
+  const ratio = ratioOf(arm), base = baseOf(arm.group);
+  const facts = [
+    ["throughput ratio", ratio && base ? `${ratioText(ratio)} ${intervalText(ratio)} of ${base.name}` : arm === base ? "this is the baseline" : NONE],
+    ["marks", [...marksOf(arm)].map((mark) => `${mark} ${D.marks[mark]}`).join("; ")],
+    ["detectable effect", arm.detectable !== null && !state.base ? `an effect smaller than ${number(100 * arm.detectable, 2)} % would not have been seen (in 80 % of such runs)` : ""],
+    ["s/iter", arm.median === null ? NONE : `${number(arm.median)} (p5–p95: ${number(arm.p5)}–${number(arm.p95)})`],
+    ["by batch", arm.batches],
+    ["images/s", arm.median === null ? "" : `${number(arm.rate)}, ${arm.images} images per step`],
+    ["design", arm.median === null ? "" : `${arm.launches} launches, ${arm.rounds} rounds in all`],
+    ["max memory", arm.memory === null ? "" : `${number(arm.memory, 4)} MiB${arm.resident ? `, ${number(arm.resident, 4)} MiB of it before the model was built` : ""}`],
+    ["AP", arm.ap === null ? "" : (100 * arm.ap).toFixed(1) + " %"],
+    ["GFLOP/s", arm.gflops === null ? "" : `${number(arm.gflops)}${arm.peak === null ? "" : `, ${(100 * arm.peak).toFixed(0)} % of the peak measured here`}${arm.peak > 1 ? " (fewer multiplications than counted)" : ""}`],
+    ["equal work", arm.base ? "" : arm.verdict],
+    ["software", arm.software], ["options", arm.options], ["arm", arm.id],
+    ["status", arm.reason ? `${arm.status}: ${arm.reason}` : arm.status],
+    ...arm.warnings.map((/** @type {number} */ warning) => ["warning", D.strings[warning]]),
+  ].filter(([, text]) => text);
+  const drawn = arm.group.arms.some((/** @type {Any} */ one) => one.steps.length);
+  return [
+    div("top", h("h2", { id: "drawer-title" }, `${arm.name} · ${arm.group.title}`), button("✕", () => $("drawer").close(), { "aria-label": "Close" })),
+    h("dl", {}, facts.map(([name, text]) => [h("dt", {}, name), h("dd", {}, text)])),
+    arm.differences.length ? [h("h3", {}, "Unequal work"), h("ul", {}, arm.differences.map((/** @type {Any} */ d) => h("li", {}, `${D.strings[d[0]]}: ${D.strings[d[2]]}, the baseline has ${D.strings[d[1]]}${d[3] === null ? "" : ` (${percent(d[3])})`}`)))] : "",
+    arm.unknown.length ? [h("h3", {}, "Not shown"), h("p", {}, arm.unknown.map((/** @type {number} */ one) => D.strings[one]).join(", "))] : "",
+    drawn ? [h("h3", {}, "Seconds of each step, all codebases"), div("bar",
+      button("Log scale", () => { logScale = !logScale; open(arm); }, { "aria-pressed": logScale }), button("Steps as CSV", () => samples(arm))),
+    note("In the order measured. Bands: launches. Hollow: warm-up or disturbed by other processes; it does not set the scale. Drag to zoom, double-click to go back."), h("div", { id: "chart" })] : "",
+    arm.log ? [h("h3", {}, "End of the log"), h("pre", { tabindex: 0 }, arm.log)] : "",
+  ].flat(2).filter(Boolean);
+}
+
+/** Launch and round of each step; of decimated steps neither is known. */
+function places(/** @type {Any} */ arm) {
+  if (!arm.design) return arm.steps.map(() => [null, 0]);
+  return arm.design.split(";").flatMap((/** @type {string} */ part) => {
+    const [launch, round, count] = part.split(",").map(Number);
+    return Array(count).fill([launch, round]);
+  });
+}
+function samples(/** @type {Any} */ arm) {
+  const rows = /** @type {Any[][]} */ ([["arm", "step", "launch", "round", "seconds"]]);
+  for (const one of arm.group.arms) {
+    const at = places(one);
+    one.steps.forEach((/** @type {number} */ seconds, /** @type {number} */ index) => rows.push([one.id, index, ...at[index], seconds]));
+  }
+  download("steps.csv", "text/csv", csv(rows));
+}
+
+function plot(/** @type {Any} */ arm) {
+  const box = $("chart");
+  if (chart) chart.destroy();
+  chart = null;
+  if (!box) return;
+  const list = arm.group.arms.filter((/** @type {Any} */ one) => one.steps.length && !hidden().has(one.name));
+  const length = max(...list.map((/** @type {Any} */ one) => one.steps.length));
+  const data = /** @type {Any[]} */ ([Array.from({ length }, (_, index) => index + 1)]);
+  const series = /** @type {Any[]} */ ([{ label: "step" }]);
+  let top = 0, least = Infinity;
+  for (const one of list) {
+    const at = places(one), warm = at.map((/** @type {Any} */ p) => p[1] < 0);
+    const pick = (/** @type {boolean} */ wanted) => data[0].map((/** @type {number} */ _, /** @type {number} */ index) => index < one.steps.length && warm[index] === wanted ? one.steps[index] : null);
+    for (const value of pick(false)) if (value !== null) { top = max(top, value); least = min(least, value); }
+    data.push(pick(false), pick(true));
+    const look = { stroke: one.look[0], paths: () => null, value: (/** @type {Any} */ _, /** @type {Any} */ v) => (v === null || v === undefined ? NONE : number(v) + " s") };
+    series.push({ ...look, label: one.name, points: { show: true, size: 6, fill: one.look[0] } }, { ...look, label: one.name + " (hollow)", points: { show: true, size: 6, fill: css("page") } });
+  }
+  if (!top) { top = max(...list.flatMap((/** @type {Any} */ one) => one.steps)); least = top / 10; }
+  const bands = (/** @type {Any} */ u) => {
+    places(list[0]).forEach((/** @type {Any} */ p, /** @type {number} */ index) => {
+      if (p[0] === null || p[0] % 2 === 0) return;
+      const from = u.valToPos(index + 0.5, "x", true), to = u.valToPos(index + 1.5, "x", true);
+      u.ctx.fillStyle = css("soft");
+      u.ctx.fillRect(from, u.bbox.top, to - from, u.bbox.height);
+    });
+  };
+  const lines = { stroke: css("text"), grid: { stroke: css("grid") }, ticks: { stroke: css("grid") }, font: "12px system-ui" };
+  chart = new /** @type {Any} */ (window).uPlot({
+    width: box.clientWidth, height: 300, hooks: { drawClear: [bands] }, series, cursor: { drag: { x: true, y: false } },
+    scales: { x: { time: false }, y: logScale ? { distr: 3, range: () => [least * 0.8, top * 1.2] } : { range: () => [0, top * 1.1] } },
+    axes: [{ ...lines }, { ...lines, label: "s/iter", size: 62 }],
+  }, data, box);
+}

@@ -1,0 +1,147 @@
+// Filters, tools, keys, and drawing it all.
+
+function chip(/** @type {string} */ name, /** @type {string} */ title) {
+  return button(title, () => set({ [name]: state[name] ? "" : "1" }), { "aria-pressed": state[name] === "1" });
+}
+function choice(/** @type {string} */ name, /** @type {string} */ title, /** @type {Any[]} */ options) {
+  if (options.length < 2) return "";
+  return h("select", { "aria-label": title, onchange: (/** @type {Any} */ event) => set({ [name]: event.target.value }) },
+    options.map(([value, text]) => h("option", { value, selected: state[name] === value }, text)));
+}
+const distinct = (/** @type {string} */ key) => [["", `all ${key}s`], ...unique(groups.map((group) => group[key])).map((one) => [one, one])];
+
+function drawFilters() {
+  const { all } = names(), off = hidden();
+  const typed = h("input", { type: "search", id: "query", placeholder: "filter (/)", "aria-label": "Filter by text", value: state.q, oninput: (/** @type {Any} */ event) => set({ q: event.target.value }, true) });
+  const metrics = Object.entries(METRICS).filter(([, metric]) => arms.some((arm) => metric[1](arm) !== null)).map(([key, metric]) => [key, metric[0]]);
+  const comparable = all.filter((name) => arms.some((arm) => arm.name === name && arm.median !== null));
+  $("filters").replaceChildren(...[typed,
+    choice("task", "Task", distinct("task")),
+    choice("model", "Model", distinct("model")),
+    chip("equal", "equal work only"), chip("sure", "sure only"),
+    choice("metric", "Metric", metrics),
+    D.interleaved ? choice("base", "Baseline", [["", "baseline of the run"], ...comparable.slice(0, 50).map((name) => [name, "against " + name])]) : "",
+    all.length > 1 ? all.slice(0, MOST_COLUMNS).map((name) => button(name, () => {
+      off.delete(name) || off.add(name);
+      set({ hide: [...off].join("|") });
+    }, { "aria-pressed": !off.has(name), title: "Show or hide" })) : "",
+    h("span", { id: "count" }), button("Reset", () => set({ ...START }))].flat().filter(Boolean));
+}
+
+/** Change the state; `typing` keeps the field that has the focus. */
+function set(/** @type {Any} */ change, typing = false) {
+  Object.assign(state, change);
+  writeHash();
+  if (!typing) {
+    const active = document.activeElement, index = active ? [...$("filters").children].indexOf(active) : -1;
+    drawFilters();
+    if (index >= 0) $("filters").children[index]?.focus();
+  }
+  render();
+}
+
+let current = /** @type {Any[]} */ ([]);
+function render() {
+  current = rows();
+  drawMatrix(current);
+  const forest = drawForest(current);
+  $("views").replaceChildren(...[forest && forest[0], drawPhases(current), drawMemory(current), drawScatter(current), drawAudit(current)].filter(Boolean));
+  if (forest) forest[1]();
+  const text = `${current.length} of ${groups.length} rows`;
+  $("count").textContent = text;
+  say(text);
+  drawSide();
+}
+
+function drawSide() {
+  const places = [["answer", "Answer"], ["results", "Ratios"], ...[...$("views").children].map((one) => [one.id, one.firstChild.firstChild.textContent]), ["notes", "Trust, machine, reproduce"]];
+  $("side").replaceChildren(...places.map(([id, text]) => h("a", { href: "#" + id, "data-jump": id }, text)));
+}
+
+function table() {
+  const head = ["workload", "codebase", "baseline", "s/iter", "images/s", "ratio", "low", "high", "memory MiB", "AP", "marks", "status"];
+  const body = current.flatMap((row) => row.arms.map((/** @type {Any} */ arm) => {
+    const ratio = ratioOf(arm), base = baseOf(row.group);
+    return [row.group.title, arm.name, base ? base.name : "", arm.median, arm.rate, ratio?.value, ratio?.low, ratio?.high, arm.memory, arm.ap, marksOf(arm), arm.reason ? `${arm.status}: ${arm.reason}` : arm.status];
+  }));
+  return [head, ...body];
+}
+function copyMarkdown() {
+  const [head, ...body] = table().map((row) => row.map((/** @type {Any} */ value) => typeof value === "number" ? number(value, 4) : markdownCell(value ?? "")));
+  const text = [head, head.map(() => "---"), ...body].map((row) => `| ${row.join(" | ")} |`).join("\n") + "\n";
+  navigator.clipboard?.writeText(text).then(() => say("copied"), () => download("table.md", "text/markdown", text));
+}
+
+function drawTools() {
+  const dark = () => (ROOT.dataset.theme || (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
+  $("tools").replaceChildren(
+    button("CSV", () => download("rows.csv", "text/csv", csv(table()))),
+    button("JSON", () => download("report.json", "application/json", JSON.stringify(D))), button("Copy as Markdown", copyMarkdown),
+    button("Light / dark", () => { ROOT.dataset.theme = dark() ? "light" : "dark"; render(); }), button("?", keys, { "aria-label": "Keys" }));
+}
+function keys() {
+  const list = [["/", "filter"], ["arrow keys", "move in the matrix"], ["Enter", "all about an arm"], ["Esc", "close"], ["?", "this list"]];
+  $("keys").replaceChildren(h("h2", { id: "keys-title" }, "Keys"), h("dl", {}, list.map(([key, text]) => [h("dt", {}, key), h("dd", {}, text)])),
+    button("Close", () => $("keys").close()));
+  $("keys").showModal();
+}
+
+function tip(/** @type {Any} */ event) {
+  const target = event.target instanceof Element ? event.target.closest("[data-arm]") : null;
+  const box = $("tip");
+  if (!target || event.type === "focusout" || event.type === "mouseout") { box.hidden = true; return; }
+  box.textContent = shown(tipOf(arms[+target.dataset.arm])).replaceAll("\\u000a", "\n");
+  box.hidden = false;
+  const at = target.getBoundingClientRect();
+  box.style.left = max(4, min(at.left, innerWidth - box.offsetWidth - 8)) + "px";
+  box.style.top = (at.bottom + box.offsetHeight + 8 > innerHeight ? at.top - box.offsetHeight - 4 : at.bottom + 4) + "px";
+}
+
+function listen() {
+  document.addEventListener("click", (event) => {
+    const target = /** @type {Any} */ (event.target);
+    const jump = target.closest("[data-jump]");
+    if (jump) { // the hash holds the state: sections are scrolled to, not written over it
+      event.preventDefault();
+      document.getElementById(jump.dataset.jump)?.scrollIntoView();
+      return;
+    }
+    const sort = target.closest("[data-sort]");
+    if (sort) {
+      const key = sort.dataset.sort;
+      return set({ sort: state.sort === "-" + key ? key : state.sort === key ? "" : "-" + key });
+    }
+    const arm = target.closest("[data-arm]");
+    if (arm) open(arms[+arm.dataset.arm]);
+  });
+  for (const type of ["mouseover", "mouseout", "focusin", "focusout"]) document.addEventListener(type, tip);
+  document.addEventListener("keydown", (event) => {
+    const target = /** @type {Any} */ (event.target);
+    if (event.key === "Escape") $("tip").hidden = true;
+    if (/^(input|select|textarea)$/i.test(target.tagName) || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.key === "/") { event.preventDefault(); $("query").focus(); }
+    else if (event.key === "?") keys();
+    else if (target.closest?.("#matrix-grid")) gridKey(event);
+  });
+  $("drawer").addEventListener("close", shut);
+  addEventListener("hashchange", () => { readHash(); drawFilters(); render(); openFromHash(); });
+  addEventListener("beforeprint", () => { printing = true; render(); });
+  addEventListener("afterprint", () => { printing = false; render(); });
+  let width = innerWidth;
+  addEventListener("resize", () => { if (innerWidth !== width) { width = innerWidth; render(); } });
+}
+function openFromHash() {
+  const arm = state.arm && arms.find((one) => one.id === state.arm);
+  if (arm) open(arm);
+}
+
+unpack($("data").textContent).then((data) => {
+  load(data);
+  readHash();
+  $("static").remove();
+  drawTools();
+  if (arms.length) { drawFilters(); render(); } else $("matrix").textContent = "No arm has a record.";
+  listen();
+  openFromHash();
+  ROOT.dataset.ready = String(round(performance.now()));
+}, (error) => say("The table above is all this browser can show: " + error.message));

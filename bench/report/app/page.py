@@ -1,0 +1,120 @@
+"""The page of a report: one HTML file that needs no network and no other file.
+
+The answer is in the HTML, for print, for screen readers and without JavaScript. The script adds filters, sorting and
+drill-down, from one block of data. A content security policy allows only the scripts written here, and they show text
+from records as text only.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from importlib import resources
+
+from markupsafe import Markup
+
+from bench.report.answer import headline, legend, pivot_table
+from bench.report.app.data import packed, page_data
+from bench.report.document import Block, Bullets, Code, Details, Heading, Table, Text
+from bench.report.render.page import hash_of, html_of, templates
+from bench.report.sections import (
+    HOW_TO_READ,
+    as_yaml,
+    audit_blocks,
+    facts_line,
+    machine_blocks,
+    reproduce,
+    warning_text,
+    warnings_of,
+)
+from bench.report.values import Report, RunReport
+
+#: The page's own script, in order.
+SCRIPTS = ("core.js", "model.js", "grid.js", "views.js", "drawer.js", "main.js")
+#: Rows of a table without JavaScript, and warnings that are said in full.
+STATIC_ROWS, MOST_WARNINGS = 60, 60
+
+
+def render_page(report: Report) -> str:
+    """The page as text."""
+    own, vendor = own_script(), _resource("vendor/uPlot.iife.min.js")
+    licence = _resource("vendor/uPlot.LICENSE.txt")
+    vendor = f"/* {licence.strip()} */\n{vendor.strip()}\n"
+    names = ", ".join(dict.fromkeys(run.name for run in report.runs))
+    return (
+        templates()
+        .get_template("app.html.j2")
+        .render(
+            title=f"Benchmark report: {names}",
+            description=report.runs[0].description if len(report.runs) == 1 else "",
+            runs=[_run(run, several=len(report.runs) > 1) for run in report.runs],
+            notes=html_of(_notes(report)),
+            style=Markup(_resource("style.css") + _resource("vendor/uPlot.min.css")),
+            scripts=[Markup(vendor), Markup(own)],  # our own files, not data
+            hashes=[hash_of(vendor), hash_of(own)],
+            data=Markup(packed(page_data(report))),  # base64: no character of it can end the element
+        )
+    )
+
+
+def own_script() -> str:
+    """What this project wrote, as one script, without types, comments and blanks.
+
+    Blanks go from lines without quotes and slashes only: there they can be in no text and in no expression.
+    """
+    body = re.sub(r"/\*\*.*?\*/ ?", "", "\n".join(map(_resource, SCRIPTS)), flags=re.DOTALL)
+    lines = [
+        line.strip() for line in body.splitlines() if line.strip() and not line.lstrip().startswith("//")
+    ]
+    body = "\n".join(
+        line if re.search("[\"'`/]", line) else re.sub(r" ?([=*{}(),;:<>?&|]) ?", r"\1", line)
+        for line in lines
+    )
+    return f'"use strict";\n(() => {{\n{body}\n}})();\n'
+
+
+def _run(run: RunReport, *, several: bool) -> dict[str, object]:
+    """What of a run is in the HTML itself."""
+    return {
+        "title": f"{run.name}, run {run.id}" if several else "",
+        "sentences": headline(run),
+        "facts": facts_line(run).split(" · "),
+        "table": html_of([pivot_table(run, STATIC_ROWS // 2)] if run.rows else []),
+        "marks": "; ".join(legend(run.rows)),
+    }
+
+
+def _notes(report: Report) -> Iterator[Block]:
+    """Trust, machine, recipe and how to repeat it."""
+    for run in report.runs:
+        if len(report.runs) > 1:
+            yield Heading(2, f"Notes on {run.name}, run {run.id}")
+        warnings = [warning_text(text, arms, run) for text, arms in warnings_of(run)]
+        yield Heading(3, f"Warnings ({len(warnings)})")
+        yield Bullets(tuple(warnings[:MOST_WARNINGS])) if warnings else Text("None.")
+        if len(warnings) > MOST_WARNINGS:
+            yield Text(f"{len(warnings) - MOST_WARNINGS} more are in report.json.")
+        if run.unmeasured:
+            yield Text(f"Planned but without a record: {', '.join(run.unmeasured[:MOST_WARNINGS])}.")
+        audit = tuple(_clipped(block) for block in audit_blocks(run))
+        if audit:
+            yield Details("Equal work: what differs, and what was not shown", audit)
+        yield Details("How to read the numbers", (Bullets(HOW_TO_READ),))
+        yield Heading(3, "Machine and software")
+        yield Details("As recorded", tuple(machine_blocks(run)))
+        yield Details("Recipe as resolved", (Code(as_yaml(run.recipe), "yaml"),))
+        yield Heading(3, "Reproduce")
+        yield Code(reproduce(run), "sh")
+
+
+def _clipped(block: Block) -> Block:
+    if isinstance(block, Table) and len(block.rows) > STATIC_ROWS:
+        caption = f"The first {STATIC_ROWS} of {len(block.rows)} differences; report.json has all."
+        return Table(block.columns, block.rows[:STATIC_ROWS], caption)
+    if isinstance(block, Bullets):
+        return Bullets(block.items[:STATIC_ROWS])
+    return block
+
+
+def _resource(name: str) -> str:
+    return resources.files("bench.report.app").joinpath(name).read_text(encoding="utf-8")

@@ -1,0 +1,400 @@
+"""Records → the values of a report. Statistics are `bench.judge`'s."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.errors import BenchError
+from bench.judge import noise
+from bench.judge.audit import Audit, audit_run
+from bench.judge.pairs import baseline_of
+from bench.judge.ratio import Ratio, summarize
+from bench.judge.ratio import cost as cost_of
+from bench.recipe.codebases import Codebase
+from bench.record.models import ArmRecord, Environment, RunRecord
+from bench.record.places import Places
+from bench.record.run import Run
+from bench.record.samples import samples_frame
+from bench.report import accuracy_values
+from bench.report.measured import Measured, throughput_ratio
+from bench.report.values import (
+    Effect,
+    Group,
+    MemoryUse,
+    Phase,
+    Row,
+    RunReport,
+    Scaling,
+    Software,
+    WithoutOperator,
+    images_per_step,
+    marks_of,
+)
+
+#: Order in which phases happen; phases that are not listed come after these.
+PHASES = ("data", "forward", "backward", "optimizer", "ema", "network", "post")
+
+# -- From samples --------------------------------------------------------------------------------------------
+
+
+def _memory(arm: ArmRecord) -> MemoryUse | None:
+    def largest(name: str) -> int | None:
+        return max(
+            (value for one in arm.memory_counted() if (value := getattr(one, name)) is not None), default=None
+        )
+
+    allocated, resident = largest("allocated_bytes"), largest("host_peak_bytes")
+    if arm.workload.device == "cuda" and allocated is not None:
+        return MemoryUse("allocated", allocated, None, largest("reserved_bytes"), largest("device_bytes"))
+    if arm.workload.device != "cuda" and resident is not None:
+        return MemoryUse("resident", resident, largest("host_baseline_bytes"))
+    return None
+
+
+def _last_ap(arm: ArmRecord) -> dict[str, float | None]:
+    last = arm.evaluations[-1].kinds() if arm.evaluations else {}
+    return {kind: found.metrics["AP"] for kind, found in last.items()}
+
+
+def _phases(arm: ArmRecord) -> tuple[Phase, ...]:
+    medians = {name: float(np.median(values)) for name, values in arm.phases.items() if values}
+    total = sum(medians.values())
+    if not total > 0:
+        return ()
+    order = sorted(medians, key=lambda name: PHASES.index(name) if name in PHASES else len(PHASES))
+    return tuple(Phase(name, medians[name], medians[name] / total) for name in order)
+
+
+def _operator_shares(arm: ArmRecord) -> dict[str, float]:
+    whole = arm.operators.get("step", [])
+    return {
+        name: float(np.median(np.divide(seconds, whole)))
+        for name, seconds in arm.operators.items()
+        if name != "step"
+    }
+
+
+def without_operators(row: Row, baseline: Row, ratio: Ratio) -> Iterator[WithoutOperator]:
+    """For every operator that both arms were profiled for."""
+    for name in (one for one in baseline.operator_shares if one in row.operator_shares):
+        share, baseline_share = row.operator_shares[name], baseline.operator_shares[name]
+        if 0 < max(share, baseline_share) < 1:
+            rest = ratio.value * (1 - baseline_share) / (1 - share)
+            part = 1 - math.log(rest) / math.log(ratio.value) if ratio.differs else None
+            yield WithoutOperator(name, share, baseline_share, rest, part)
+
+
+# -- From records --------------------------------------------------------------------------------------------
+
+
+def _normal(package: str) -> str:
+    return package.lower().replace("_", "-").replace(".", "-")
+
+
+def _packages(arm: ArmRecord, codebase: Codebase | None) -> dict[str, str]:
+    """Versions of the distributions that identify the arm's codebase, the first one above all."""
+    installed = {_normal(name): str(version) for name, version in arm.environment.packages.items()}
+    wanted = [*(codebase.packages if codebase else [arm.codebase]), "torch", "paddlepaddle", "numpy"]
+    return {name: installed[_normal(name)] for name in dict.fromkeys(wanted) if _normal(name) in installed}
+
+
+def _version(arm: ArmRecord, codebase: Codebase | None) -> str:
+    """Version of the codebase itself, with the revision when it runs from a git checkout."""
+    names = codebase.packages[:1] if codebase else [arm.codebase]
+    installed = {_normal(name): str(version) for name, version in arm.environment.packages.items()}
+    found = arm.description.get("codebase_version") or next(
+        (installed[_normal(name)] for name in names if _normal(name) in installed), ""
+    )
+    git = arm.environment.git
+    revision = (git.revision or "")[:8]
+    parts = [str(found)] if found else []
+    if revision:
+        parts.append(f"git {revision}{' (modified)' if git.dirty else ''}")
+    return " ".join(parts)
+
+
+def _reason(arm: ArmRecord) -> str:
+    if arm.failure is None:
+        return ""
+    stage = f" in {arm.failure.stage}" if arm.failure.stage else ""
+    return f"{arm.failure.reason}{stage}: {arm.failure.message}"
+
+
+def _flops_per_step(arm: ArmRecord) -> float | None:
+    """All ranks together."""
+    training = arm.workload.trains
+    flops = arm.description.get("training_flops" if training else "forward_flops")
+    return None if flops is None else float(flops) * arm.workload.ranks
+
+
+def _peak_flops_per_s(arms: Iterable[ArmRecord]) -> float | None:
+    """The machine's: the best that any framework reached on it, in either operation."""
+    peaks = (arm.description.get("peak_flops_per_s") or {} for arm in arms)
+    return max((float(value) for peak in peaks for value in peak.values()), default=None)
+
+
+def _row(
+    arm: ArmRecord,
+    measured: Measured,
+    codebase: Codebase | None,
+    audit: Audit | None,
+    peak_flops_per_s: float | None,
+) -> Row:
+    row = Row(
+        arm=arm.id,
+        label=arm.label,
+        codebase=arm.codebase,
+        title=codebase.title if codebase else arm.codebase,
+        version=_version(arm, codebase),
+        kernels=str(arm.description.get("kernels") or ""),
+        levels=arm.levels,
+        workload=arm.workload,
+        options=arm.options,
+        status=arm.status,
+        reason=_reason(arm),
+        log=arm.failure.log if arm.failure else "",
+        log_tail=tuple(arm.failure.log_tail) if arm.failure else (),
+        audit=audit,
+        warnings=tuple(arm.warnings),
+    )
+    if arm.status == "failed":
+        return row
+    if measured.problem:
+        return dataclasses.replace(row, reason=measured.problem)
+    blocks = measured.blocks
+    images = images_per_step(arm.workload)
+    step_s = summarize(measured.seconds, images)
+    flops = _flops_per_step(arm)
+    return dataclasses.replace(
+        row,
+        launches=int(blocks["launch"].nunique()),
+        rounds=len(blocks),
+        steps=int(blocks["steps"].sum()),
+        step_s=step_s,
+        images_per_step=images,
+        flops_per_step=flops,
+        peak_share=flops / step_s.median_s / peak_flops_per_s if flops and peak_flops_per_s else None,
+        memory=_memory(arm),
+        phases=_phases(arm),
+        operator_shares=_operator_shares(arm),
+        ap=_last_ap(arm),
+        warnings=(*arm.warnings, *noise.check(blocks)),
+        trace=measured.trace,
+    )
+
+
+def _key(value: Any) -> str:
+    """Levels may be lists or mappings: a hashable form."""
+    return repr(value)
+
+
+def _groups(
+    samples: Mapping[str, Measured], record: RunRecord, arms: Sequence[ArmRecord], rows: Mapping[str, Row]
+) -> Iterator[Group]:
+    baselines = {arm.id: baseline_of(arm, arms, record.baseline) for arm in arms}
+    grouped: dict[tuple[str, str | None], list[ArmRecord]] = {}
+    for arm in arms:
+        reference = baselines[arm.id]
+        grouped.setdefault((arm.cell, reference.id if reference else None), []).append(arm)
+    for (cell, _), members in grouped.items():
+        levels, factors = _shared_levels(members, record.baseline)
+        chosen = baselines[members[0].id]
+        base = dataclasses.replace(rows[chosen.id], is_baseline=True) if chosen else None
+        final = []
+        for arm in members:
+            row = rows[arm.id]
+            if base is not None and chosen is not None and arm.id == chosen.id:
+                row = base
+            elif base is not None and base.step_s is not None and row.step_s is not None:
+                images = row.images_per_step / base.images_per_step
+                ratio = throughput_ratio(samples[arm.id], samples[base.arm], images)
+                without = without_operators(row, base, ratio) if ratio else ()
+                row = dataclasses.replace(row, ratio=ratio, without=tuple(without))
+            final.append(
+                dataclasses.replace(row, marks=marks_of(row, base, interleaved=_interleaved(record)))
+            )
+        yield Group(
+            cell=cell,
+            task=members[0].workload.task,
+            model=members[0].workload.model,
+            levels={name: level for name, level in levels.items() if name not in ("task", "model")},
+            factors=factors,
+            rows=tuple(final),
+            baseline=chosen.id if chosen else None,
+        )
+
+
+def _interleaved(record: RunRecord) -> bool:
+    return bool((record.recipe.get("measure") or {}).get("interleave", True))
+
+
+def _shared_levels(
+    arms: Sequence[ArmRecord], baseline: Mapping[str, Any]
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Levels that all arms share, and the factors in which they differ or that the baseline names."""
+    names = list(dict.fromkeys(name for arm in arms for name in arm.levels))
+    told = tuple(
+        name for name in names if name in baseline or len({_key(arm.levels.get(name)) for arm in arms}) > 1
+    )
+    return {name: arms[0].levels[name] for name in names if name not in told}, told
+
+
+def _factor_pairs(
+    arms: Sequence[ArmRecord], baseline: Mapping[str, Any]
+) -> Iterator[tuple[str, ArmRecord, ArmRecord]]:
+    """(factor, reference arm, arm) of one codebase that differ in this factor only.
+
+    The reference is the level named by the baseline, else off, else the first in the plan.
+    """
+    factors = dict.fromkeys(name for arm in arms for name in arm.levels if name not in ("model", "task"))
+    for factor in factors:
+        alike: dict[str, list[ArmRecord]] = {}
+        for arm in arms:
+            if factor in arm.levels:
+                options = {k: v for k, v in arm.options.items() if factor != f"options.{k}"}
+                others = sorted((k, _key(v)) for k, v in arm.levels.items() if k != factor)
+                alike.setdefault(_key((arm.codebase, arm.label, sorted(options.items()), others)), []).append(
+                    arm
+                )
+        for members in alike.values():
+            wanted = [baseline.get(factor), False] if factor in baseline else [False]
+            reference = next(
+                (arm for level in wanted for arm in members if _key(arm.levels[factor]) == _key(level)),
+                members[0],
+            )
+            yield from ((factor, reference, arm) for arm in members if arm is not reference)
+
+
+def _effects_and_scaling(
+    samples: Mapping[str, Measured], record: RunRecord, arms: Sequence[ArmRecord], rows: Mapping[str, Row]
+) -> tuple[tuple[Effect, ...], tuple[Scaling, ...]]:
+    effects: list[Effect] = []
+    scaling: list[Scaling] = []
+    for factor, reference, arm in _factor_pairs(arms, record.baseline):
+        row, base = rows[arm.id], rows[reference.id]
+        if row.step_s is None or base.step_s is None:
+            continue
+        scales = factor == "ranks"
+        images = row.images_per_step / base.images_per_step
+        per_rank = images / (arm.levels[factor] / reference.levels[factor]) if scales else images
+        ratio = throughput_ratio(samples[arm.id], samples[reference.id], per_rank)
+        if ratio is None:
+            continue
+        where, together = _where(arm, factor), arm.cell == reference.cell
+        level, base_level = arm.levels[factor], reference.levels[factor]
+        if scales:
+            scaling.append(
+                Scaling(arm.label, where, base_level, level, row.step_s.images_per_s, ratio, together)
+            )
+        else:
+            cost = cost_of(ratio) if images == 1 else None
+            effects.append(Effect(arm.label, where, factor, base_level, level, ratio, cost, together))
+    return tuple(effects), tuple(scaling)
+
+
+def _where(arm: ArmRecord, factor: str) -> str:
+    """The group an effect belongs to, in words."""
+    levels = {name: level for name, level in arm.levels.items() if name not in ("task", "model", factor)}
+    task, model = arm.workload.task, arm.workload.model
+    return Group(arm.cell, task, model, levels, (), (), None).title
+
+
+def _software(arms: Sequence[ArmRecord], codebases: Mapping[str, Codebase]) -> Iterator[Software]:
+    """One per codebase, or more when its arms ran with different variables."""
+    seen = set()
+    for arm in arms:
+        codebase = codebases.get(arm.codebase)
+        environment = arm.environment
+        entry = Software(
+            codebase=arm.codebase,
+            title=codebase.title if codebase else arm.codebase,
+            url=codebase.url if codebase else "",
+            version=_version(arm, codebase),
+            python=environment.python or "",
+            packages=_packages(arm, codebase),
+            package_count=len(environment.packages),
+            git=environment.git.model_dump(exclude_defaults=True),
+            variables=environment.variables,
+        )
+        if environment != Environment() and _key(entry) not in seen:
+            seen.add(_key(entry))
+            yield entry
+
+
+def _samples(run: Run, arm: ArmRecord) -> Measured:
+    """An arm's samples; none of an arm that failed, nor of one whose samples are damaged, which is then said."""
+    if arm.status == "failed":
+        return Measured(samples_frame([]))
+    try:
+        return Measured(run.samples(arm.id))
+    except BenchError as error:
+        return Measured(samples_frame([]), error.message)
+
+
+def run_report(
+    run: Run,
+    *,
+    codebases: Mapping[str, Codebase] | None = None,
+    audits: Mapping[str, Audit] | None = None,
+) -> RunReport:
+    """Everything a report says of one run.
+
+    Args:
+        run: The run folder.
+        codebases: `bench.recipe.codebases.find_codebases`; gives titles, and the distributions of a version.
+        audits: Verdicts by arm id; by default those that the records give.
+
+    Raises:
+        BenchError: A record cannot be read.
+    """
+    codebases = codebases or {}
+    record, arms = run.record(), run.arms()
+    audits = audit_run(arms, record.baseline) if audits is None else audits
+    peak = _peak_flops_per_s(arms)
+    samples = {arm.id: _samples(run, arm) for arm in arms}
+    rows = {
+        arm.id: _row(arm, samples[arm.id], codebases.get(arm.codebase), audits.get(arm.id), peak)
+        for arm in arms
+    }
+    effects, scaling = _effects_and_scaling(samples, record, arms, rows)
+    groups = tuple(_groups(samples, record, arms, rows))
+    names = {row.arm: group.row_name(row) for group in groups for row in group.rows}
+    ended = {arm.id for arm in arms}
+    return RunReport(
+        id=record.id,
+        folder=_shown_path(run.folder),
+        status=record.status,
+        aa=record.aa,
+        interleaved=_interleaved(record),
+        name=str(record.recipe.get("name") or Path(record.recipe_path).stem or record.id),
+        description=str(record.recipe.get("description") or ""),
+        started_utc=record.started_utc,
+        ended_utc=record.ended_utc,
+        bench_version=record.bench_version,
+        git=record.git.model_dump(exclude_defaults=True),
+        command=tuple(record.command),
+        recipe_path=record.recipe_path,
+        recipe=record.recipe,
+        machine=record.machine,
+        load_before=tuple(record.load_before),
+        load_after=tuple(record.load_after),
+        dataset={name: found.model_dump(exclude_defaults=True) for name, found in record.dataset.items()},
+        software=tuple(_software(arms, codebases)),
+        groups=groups,
+        effects=effects,
+        scaling=scaling,
+        unmeasured=tuple(arm for arm in record.arms if arm not in ended),
+        warnings=tuple(record.warnings),
+        accuracy=accuracy_values.of_run(run, arms, names, record.baseline),
+    )
+
+
+def _shown_path(path: Path) -> str:
+    """Relative to the current folder when below it, else as a place: a report does not depend on where the clone is."""
+    return Places(Path("/")).argument(str(path.resolve()))

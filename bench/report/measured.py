@@ -1,0 +1,77 @@
+"""The samples of one arm, read once, and ratios of two of them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bench.judge.ratio import Ratio, pair
+from bench.judge.ratio import ratio as ratio_of
+from bench.record.samples import block_times, problem_of
+from bench.report.values import Trace
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The samples of one arm, read once. Empty when the arm failed: its ratio would be of half a measurement."""
+
+    samples: pd.DataFrame
+    error: str = ""
+    """Why the samples could not be read."""
+
+    @cached_property
+    def blocks(self) -> pd.DataFrame:
+        """`block_times`: those that count."""
+        return block_times(self.samples)
+
+    @cached_property
+    def steps(self) -> pd.DataFrame:
+        """One row per step in order of time, warm-up included: the slowest rank's."""
+        keys = ["launch", "round", "position", "step"]
+        found = self.samples.groupby(keys, sort=False).agg(
+            {"duration_ns": "max", "batch": "max", "disturbed": "max"}
+        )
+        return found.reset_index().sort_values(["launch", "round", "step"], kind="stable")
+
+    @property
+    def seconds(self) -> Any:
+        """Of each measured step [N]."""
+        measured = self.steps[self.steps["round"] >= 0]
+        return measured["duration_ns"].to_numpy(dtype=np.float64) / 1e9
+
+    @cached_property
+    def problem(self) -> str:
+        """Why these samples give no numbers; empty when they do."""
+        if self.error:
+            return self.error
+        return problem_of(self.samples) or ("" if len(self.blocks) else "no measured step in its samples")
+
+    @property
+    def trace(self) -> Trace:
+        steps = self.steps
+        return Trace(
+            seconds=tuple((steps["duration_ns"] / 1e9).tolist()),
+            launch=tuple(steps["launch"].tolist()),
+            round=tuple(steps["round"].tolist()),
+            batch=tuple(steps["batch"].tolist()) if (steps["batch"] >= 0).any() else (),
+            disturbed=tuple(steps["disturbed"].astype(bool).tolist()) if steps["disturbed"].any() else (),
+        )
+
+
+def throughput_ratio(arm: Measured, baseline: Measured, images: float = 1.0) -> Ratio | None:
+    """Images/s of `arm` over those of `baseline`, paired by round; None without a common round or a usable time.
+
+    Args:
+        arm: Samples of the arm.
+        baseline: Samples of what it is compared with.
+        images: Images per step of the arm over those of the baseline, where batch size or ranks differ.
+    """
+    if arm.problem or baseline.problem:
+        return None
+    pairs = pair(arm.blocks, baseline.blocks)
+    return ratio_of(pairs.launch, pairs.log_ratio + math.log(images)) if pairs.log_ratio.size else None

@@ -1,0 +1,241 @@
+"""The tables of a report."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Iterable, Sequence
+
+from bench.judge.ratio import Cost
+from bench.recipe.schema import level_text
+from bench.report import accuracy_values
+from bench.report.document import Cell, Column, Table, Tone
+from bench.report.text import (
+    PHASE_TITLES,
+    cell,
+    cost_text,
+    design_text,
+    detectable_cell,
+    interval_text,
+    mebibytes,
+    on_off,
+    ratio_cell,
+    ratio_text,
+    significant,
+    spread_text,
+)
+from bench.report.values import Group, MemoryUse, Row, RunReport, Software, factor_name, trains
+
+
+def _memory_text(memory: MemoryUse) -> str:
+    base = f" ({mebibytes(memory.baseline_bytes)})" if memory.baseline_bytes is not None else ""
+    return mebibytes(memory.peak_bytes) + base
+
+
+#: Characters of a failure's reason in a table; the whole of a longer one stands below it.
+LONGEST_REASON = 120
+
+
+def group_table(group: Group) -> Table:
+    """The table of one group: one row per arm, a failed one with its reason in place of numbers."""
+    training = trains(group.task)
+    factors = [name for name in group.factors if name != "ema"]
+    seconds, rate = Column("s/iter, median (p5–p95)", True), "images/s" if training else "FPS (images/s)"
+    columns = (
+        Column("codebase"),
+        Column("version", optional=True),
+        *(Column(factor_name(name)) for name in factors),
+        Column("EMA", optional=True),
+        *(Column(title, True, optional=True) for title in accuracy_values.TITLES.values()),
+        *((seconds, Column(rate, True)) if training else (Column(f"{rate}, median (p5–p95)", True), seconds)),
+        Column("max memory (MiB)", True, optional=True),
+        Column("GFLOP/s (% of peak)", True, optional=True),
+        Column("ratio to baseline [95 % interval]", True),
+        Column("detectable effect (%)", True, optional=True),
+        Column("launches × rounds", True),
+        Column("audit", optional=True),
+        Column("status"),
+    )
+    rows = []
+    for row in group.rows:
+        levels = (level_text(row.levels[name]) if name in row.levels else None for name in factors)
+        rows.append(
+            (
+                cell(row.label, tone="strong" if row.is_baseline else ""),
+                cell(", kernels: ".join(part for part in (row.version, row.kernels) if part)),
+                *map(cell, levels),
+                cell(on_off(row.ema)),
+                *(_ap_cell(row.ap.get(kind)) for kind in accuracy_values.TITLES),
+                *_timing_cells(row, training),
+                cell(_memory_text(row.memory), sort=row.memory.peak_bytes) if row.memory else cell(None),
+                _flops_cell(row),
+                cell("1 (baseline)", sort=1.0)
+                if row.is_baseline and row.step_s
+                else ratio_cell(row.ratio, row.marks),
+                detectable_cell(row.ratio),
+                cell(design_text(row.launches, row.rounds) if row.step_s else None),
+                cell(row.verdict if row.audit else None, tone="bad" if row.verdict == "unequal" else ""),
+                _status_cell(row),
+            )
+        )
+    return Table(columns, tuple(rows)).compact()
+
+
+def _timing_cells(row: Row, training: bool) -> tuple[Cell, Cell]:
+    """s/iter and images/s for training; for inference FPS comes first and carries the spread as well."""
+    if row.step_s is None:
+        return cell(None), cell(None)
+    summary, images = row.step_s, row.images_per_step
+    seconds = cell(spread_text(summary), sort=summary.median_s)
+    rate = spread_text(summary, lambda one: images / one)
+    if training:
+        return seconds, cell(rate.partition(" ")[0], sort=summary.images_per_s)
+    return cell(rate, sort=summary.images_per_s), seconds
+
+
+def _ap_cell(ap: float | None) -> Cell:
+    """In per cent, as COCO's is written."""
+    return cell(None) if ap is None else cell(f"{100 * ap:.1f}", sort=ap)
+
+
+def _flops_cell(row: Row) -> Cell:
+    """FLOP/s of the step, and their share of what the machine can do."""
+    if row.flops_per_step is None or row.step_s is None:
+        return cell(None)
+    rate = row.flops_per_step / row.step_s.median_s / 1e9
+    share = f" ({100 * row.peak_share:.0f})" if row.peak_share is not None else ""
+    if row.peak_share is not None and row.peak_share > 1:
+        share = f" ({100 * row.peak_share:.0f}: fewer multiplications than counted)"
+    return cell(f"{significant(rate)}{share}", sort=rate)
+
+
+def _status_cell(row: Row) -> Cell:
+    """An arm without a usable time is no success, whatever its record says."""
+    tone: Tone = "bad" if row.step_s is None else "muted" if row.status == "ok" else ""
+    status = "no time" if row.step_s is None and row.status == "ok" else row.status
+    text = (
+        f"{status}: {textwrap.shorten(row.reason, LONGEST_REASON, placeholder=' …')}"
+        if row.reason
+        else status
+    )
+    return cell(text, tone=tone)
+
+
+def phase_table(groups: Iterable[Group], task: str) -> Table | None:
+    """Seconds and share of each phase, a row per arm of this task; None when no arm has phases."""
+    chosen = [(group, row) for group in groups if group.task == task for row in group.rows if row.phases]
+    names = dict.fromkeys(phase.name for _, row in chosen for phase in row.phases)
+    if not chosen:
+        return None
+    columns = [Column("workload"), Column("codebase")]
+    for name in names:
+        title = PHASE_TITLES.get(name, name)
+        columns += [Column(f"{title} (s)", True), Column(f"{title} (%)", True)]
+    rows = []
+    for group, row in chosen:
+        phases = {phase.name: phase for phase in row.phases}
+        cells = [cell(group.title), cell(group.row_name(row))]
+        whole_s = sum(phase.median_s for phase in row.phases)
+        for name in names:
+            if name in phases:
+                phase = phases[name]
+                cells += [
+                    cell(_phase_text(phase.median_s, whole_s), sort=phase.median_s),
+                    cell(f"{100 * phase.share:.1f}", sort=phase.share),
+                ]
+            else:
+                cells += [cell(None), cell(None)]
+        rows.append(tuple(cells))
+    return Table(tuple(columns), tuple(rows))
+
+
+def _phase_text(part_s: float, whole_s: float) -> str:
+    """A part in the decimals that show the whole with four digits; less than the last of them is said so."""
+    decimals = len(significant(whole_s, 4).partition(".")[2])
+    return f"{part_s:.{decimals}f}" if part_s >= 10**-decimals else f"< {10**-decimals:.{decimals}f}"
+
+
+def effect_table(run: RunReport) -> Table:
+    columns = (
+        Column("workload"),
+        Column("codebase"),
+        Column("factor"),
+        Column("level"),
+        Column("against"),
+        Column("cost (% of a step) [95 % interval]", True),
+        Column("throughput ratio [95 % interval]", True),
+        Column("interleaved"),
+    )
+    rows = tuple(
+        (
+            cell(effect.group),
+            cell(effect.label),
+            cell(factor_name(effect.factor)),
+            cell(level_text(effect.level)),
+            cell(level_text(effect.reference)),
+            _cost_cell(effect.cost),
+            cell(ratio_text(effect.ratio), sort=effect.ratio.value),
+            cell("yes" if effect.interleaved else "no"),
+        )
+        for effect in run.effects
+    )
+    return Table(columns, rows)
+
+
+def _cost_cell(cost: Cost | None) -> Cell:
+    if cost is None or not math.isfinite(cost.low):
+        return cell(None)
+    return cell(cost_text(cost), sort=cost.share)
+
+
+def scaling_table(run: RunReport) -> Table:
+    columns = (
+        Column("workload"),
+        Column("codebase"),
+        Column("ranks", True),
+        Column("images/s", True),
+        Column("scaling efficiency (%) [95 % interval]", True),
+        Column("against ranks", True),
+        Column("interleaved"),
+    )
+    rows = []
+    for item in run.scaling:
+        value = item.efficiency
+        rows.append(
+            (
+                cell(item.group),
+                cell(item.label),
+                cell(item.ranks, sort=item.ranks),
+                cell(significant(item.images_per_s), sort=item.images_per_s),
+                cell(interval_text(100 * value.value, 100 * value.low, 100 * value.high), sort=value.value),
+                cell(item.reference_ranks, sort=item.reference_ranks),
+                cell("yes" if item.interleaved else "no"),
+            )
+        )
+    return Table(columns, tuple(rows))
+
+
+def software_table(software: Sequence[Software]) -> Table:
+    columns = (
+        Column("codebase"),
+        Column("version", optional=True),
+        Column("python", optional=True),
+        Column("packages", optional=True),
+        Column("variables", optional=True),
+    )
+    rows = []
+    for item in software:
+        packages = ", ".join(f"{name} {version}" for name, version in item.packages.items())
+        others = item.package_count - len(item.packages)
+        if others > 0:
+            packages = f"{packages}{', ' if packages else ''}{others} more in the arm's record"
+        rows.append(
+            (
+                cell(item.title if item.title == item.codebase else f"{item.codebase} ({item.title})"),
+                cell(item.version),
+                cell(item.python.split(" ")[0]),
+                cell(packages),
+                cell(", ".join(f"{name}={value}" for name, value in sorted(item.variables.items()))),
+            )
+        )
+    return Table(columns, tuple(rows)).compact()

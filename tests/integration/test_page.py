@@ -1,0 +1,280 @@
+"""The page of a report: safe whatever a record says, complete on its own, and usable in a browser."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Page as Tab
+
+from bench.judge.audit import Audit, Difference
+from bench.record.models import Failure
+from bench.report.app.data import unpacked
+from bench.report.app.page import own_script
+from bench.report.render.page import hash_of
+from bench.report.write import generate
+from tests.helpers.report_runs import arm, samples, write_run
+
+EVIL = "<script>alert(1)</script>"
+ODD = "\x1b[2J\u202eabc 日本語 </script>"
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, texts of scripts, and cells of tables."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str]]] = []
+        self.scripts: list[str] = []
+        self.tables: list[list[list[str]]] = []
+        self._cell = False
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, {name: value or "" for name, value in attrs}))
+        if tag == "script":
+            self.scripts.append("")
+        elif tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+        self._cell = tag in ("td", "th")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._cell = False
+
+    def handle_data(self, data: str) -> None:
+        if self.cdata_elem == "script":
+            self.scripts[-1] += data
+        elif self._cell:
+            self.tables[-1][-1][-1] += data
+
+    def all(self, tag: str) -> list[dict[str, str]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report in which every text that can come from outside tries to break out of its place."""
+    root = tmp_path_factory.mktemp("page")
+    evil = Failure(reason="exception", message=EVIL, stage=EVIL, log=EVIL, log_tail=[EVIL, "x" * 10_000_000])
+    arms = [
+        (arm("torchvision"), samples(1.3, seed=1)),
+        (arm("slow"), samples(2.6, seed=2)),
+        (
+            arm("evil", label=EVIL, description={"kernels": EVIL}, options={EVIL: EVIL}, warnings=[EVIL, ODD],
+                environment={"python": EVIL, "packages": {EVIL: EVIL}, "variables": {EVIL: EVIL}}),
+            samples(0.9, seed=3),
+        ),
+        (arm("broken", status="failed", failure=evil), samples(1.0)),
+        (arm("empty", label=ODD), samples(1.0, rounds=0)),
+        (arm("torchvision", {"task": "infer"}), samples(0.5, seed=4)),
+        (arm("slow", {"task": "infer"}), samples(0.8, seed=5)),
+    ]  # fmt: skip
+    run = write_run(
+        root / "run", arms, warnings=[EVIL], machine={EVIL: EVIL, "gpus": [EVIL]}, command=["bench", EVIL],
+        dataset={EVIL: {"path": EVIL}}, recipe_path=EVIL, git={"revision": EVIL},
+        recipe={"name": "evil", "description": EVIL, "environment": {"variables": {EVIL: EVIL}}},
+    )  # fmt: skip
+    ids = {record.id for record, _ in arms}
+    audits = {("run", name): Audit(name, "torchvision") for name in ids}
+    unequal = next(record.id for record, _ in arms if record.label == EVIL)
+    audits["run", unequal] = Audit(unequal, "torchvision", (Difference(EVIL, 100, 98, 0.01),))
+    return generate([run], root / "report", audits=audits).parent
+
+
+@pytest.fixture(scope="module")
+def page(folder: Path) -> Page:
+    return Page((folder / "index.html").read_text())
+
+
+def test_nothing_in_a_record_becomes_markup(page: Page) -> None:
+    assert len(page.scripts) == 3
+    assert not any("alert" in script for script in page.scripts)
+    assert [cell for table in page.tables for row in table for cell in row if cell == EVIL], "shown as text"
+    assert [name for _, attributes in page.tags for name in attributes if name.startswith("on")] == []
+
+
+def test_the_policy_allows_our_two_scripts_only(page: Page) -> None:
+    policy = next(meta["content"] for meta in page.all("meta") if meta.get("http-equiv"))
+    assert policy.startswith("default-src 'none'")
+    _, vendor, own = page.scripts
+    assert re.findall(r"'(sha256-[^']+)'", policy) == [hash_of(vendor), hash_of(own)]
+    assert "MIT License" in vendor
+    assert len(own_script().encode()) <= 40 * 1024
+
+
+def test_the_page_needs_no_network_and_no_file(page: Page) -> None:
+    assert [attributes["src"] for _, attributes in page.tags if "src" in attributes] == []
+    links = [attributes["href"] for _, attributes in page.tags if "href" in attributes]
+    assert links == ["#results"]
+
+
+def test_the_answer_is_there_without_javascript(page: Page, folder: Path) -> None:
+    text = (folder / "index.html").read_text()
+    (table,) = (one for one in page.tables if "ratio [95 % interval]" in one[0])
+    assert table[1][-2].startswith("0.498")
+    assert "slower than torchvision" in text
+    headings = [int(tag[1]) for tag, _ in page.tags if re.fullmatch(r"h\d", tag)]
+    assert headings[0] == 1
+    assert all(after - before <= 1 for before, after in itertools.pairwise(headings))
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+
+
+def test_the_data_names_every_arm(page: Page, folder: Path) -> None:
+    data = unpacked(page.scripts[0])
+    report = json.loads((folder / "report.json").read_text())
+    rows = [row for group in report["runs"][0]["groups"] for row in group["rows"]]
+    assert data["arms"]["id"] == [row["arm"] for row in rows]
+    shown = data["arms"]["ratio"]
+    for row, value in zip(rows, shown, strict=True):
+        assert value == (None if row["ratio"] is None else pytest.approx(row["ratio"]["value"], rel=1e-4))
+    assert max(map(len, data["strings"])) <= 2000
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A Chromium of this machine; playwright's own download is not needed."""
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    found = next(filter(None, map(shutil.which, names)), None)
+    with sync_playwright() as playwright:
+        path = found or playwright.chromium.executable_path
+        if not Path(path).exists():
+            pytest.skip(
+                f"no Chromium ({', '.join(names)}, playwright install chromium): the page was not browsed"
+            )
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+def opened(browser: Browser, folder: Path, hash_: str = "", **options: Any) -> Tab:
+    """The page as it is, in a browser without network. An error of its script fails the test."""
+    tab = browser.new_context(offline=True, **options).new_page()
+    errors: list[str] = []
+    tab.on("pageerror", lambda error: errors.append(str(error)))
+    tab.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    tab.goto((folder / "index.html").as_uri() + hash_)
+    tab.wait_for_function("document.documentElement.dataset.ready")
+    assert errors == []
+    return tab
+
+
+@pytest.fixture
+def tab(browser: Browser, folder: Path) -> Tab:
+    return opened(browser, folder)
+
+
+def column(tab: Tab, index: int) -> list[str]:
+    return tab.locator(f"#matrix .row > :nth-child({index})").all_inner_texts()
+
+
+def test_a_header_sorts_in_three_states(tab: Tab) -> None:
+    header = tab.locator("#matrix .head button", has_text="slow")
+    plan = column(tab, 1)
+    header.click()
+    assert "sort=-slow" in tab.url
+    assert column(tab, 1) == ["Faster R-CNN R-50-FPN, inference", "Faster R-CNN R-50-FPN, training"]
+    header.click()
+    assert column(tab, 1) == ["Faster R-CNN R-50-FPN, training", "Faster R-CNN R-50-FPN, inference"]
+    header.click()
+    assert column(tab, 1) == plan
+
+
+def test_a_filter_changes_every_view_and_the_link(tab: Tab, browser: Browser, folder: Path) -> None:
+    tab.keyboard.press("/")
+    tab.keyboard.type("inference")
+    assert tab.locator("#count").inner_text() == "1 of 2 rows"
+    assert len(column(tab, 1)) == 1
+    assert tab.locator(".frow[data-arm]").count() == 1
+    again = opened(browser, folder, "#" + tab.url.partition("#")[2])
+    assert again.locator("#count").inner_text() == "1 of 2 rows"
+    again.get_by_role("button", name="Reset").click()
+    assert again.locator("#count").inner_text() == "2 of 2 rows"
+
+
+def test_unequal_work_is_marked_and_can_be_hidden(tab: Tab) -> None:
+    marked = tab.locator("#matrix .value", has_text="≠")
+    assert marked.count() == 1
+    assert tab.locator(".frow .mark", has_text="≠").count() == 1
+    tab.get_by_role("button", name="equal work only").click()
+    assert marked.count() == 0
+
+
+def test_keys_move_and_open_the_drawer(tab: Tab) -> None:
+    tab.locator('#matrix .row [tabindex="0"]').focus()
+    tab.keyboard.press("ArrowRight")
+    tab.keyboard.press("ArrowRight")
+    assert tab.locator("#tip").is_visible()
+    tab.keyboard.press("Enter")
+    drawer = tab.locator("#drawer")
+    assert drawer.is_visible()
+    assert "arm=" in tab.url
+    assert drawer.locator("canvas").count() == 1
+    tab.keyboard.press("Escape")
+    assert not drawer.is_visible()
+    assert "arm=" not in tab.url
+
+
+def test_a_permalink_opens_the_arm(browser: Browser, folder: Path) -> None:
+    tab = opened(browser, folder, "#arm=broken")
+    text = tab.locator("#drawer").inner_text()
+    assert EVIL in text
+    assert "failed" in text
+
+
+def test_another_baseline_is_recomputed_from_rounds(tab: Tab) -> None:
+    tab.get_by_label("Baseline").select_option("slow")
+    torchvision = tab.locator('#matrix .row [data-arm="0"]').inner_text()
+    assert torchvision.startswith(("2.0", "1.9"))
+
+
+def test_downloads_hold_the_rows_shown(tab: Tab) -> None:
+    with tab.expect_download() as found:
+        tab.get_by_role("button", name="CSV", exact=True).click()
+    text = Path(found.value.path()).read_text()
+    assert text.splitlines()[0].startswith("workload,codebase,baseline")
+    assert len(text.splitlines()) == 8
+    with tab.expect_download() as found:
+        tab.get_by_role("button", name="SVG").click()
+    svg = Path(found.value.path()).read_text()
+    assert svg.startswith("<svg")
+    assert "var(--" not in svg
+
+
+def test_odd_characters_are_escapes(tab: Tab) -> None:
+    text = tab.locator("#matrix").inner_text()
+    assert "\\u202eabc 日本語" in text
+    assert not re.search("[\x00-\x08\x1b\u202e]", text)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1440, 1366, 390])
+def test_accessible_and_nothing_clipped(browser: Browser, folder: Path, width: int, theme: Any) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    view = {"width": width, "height": 844 if width == 390 else 900}
+    tab = opened(browser, folder, viewport=view, color_scheme=theme, bypass_csp=True)
+    assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    found = axe.run(tab).response["violations"]
+    assert [(one["id"], one["nodes"][0]["html"]) for one in found] == []
+    tab.locator("#matrix .value[data-arm]").first.click()
+    found = axe.run(tab).response["violations"]
+    assert [(one["id"], one["nodes"][0]["html"]) for one in found] == []
+
+
+def test_print_shows_every_row(tab: Tab) -> None:
+    tab.emulate_media(media="print")
+    assert not tab.locator("#filters").is_visible()
+    assert tab.locator("#matrix .row").count() == 2
+    assert len(tab.pdf(prefer_css_page_size=True)) > 10_000

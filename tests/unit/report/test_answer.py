@@ -1,0 +1,189 @@
+"""The answer of a report: only equal work counts, and every ratio carries its marks."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from bench.judge.audit import Audit, Difference
+from bench.record.models import Failure
+from bench.record.run import Run
+from bench.report import sections
+from bench.report.answer import geometric_mean, headline, pivot_table
+from bench.report.app.page import render_page
+from bench.report.build import run_report
+from bench.report.colours import CODEBASES, OTHERS, contrast, look
+from bench.report.outcome import outcome_blocks
+from bench.report.render import markdown
+from bench.report.render.terminal import show
+from bench.report.values import MARKS, Report, model_title
+from bench.report.write import MARKDOWN_LIMIT, generate
+from tests.helpers.report_runs import arm, equal_audits, markdown_of, samples, tables_of, write_run
+
+MODELS = ("faster_rcnn_r50_fpn", "mask_rcnn_r50_fpn", "retinanet_r50_fpn")
+UNEQUAL = (Difference("forward FLOPs", 100, 98, 0.01),)
+
+
+def three(folder: Path) -> Run:
+    """native beside torchvision on three models: 2, 4 and 8 times as fast."""
+    arms = []
+    for index, model in enumerate(MODELS):
+        arms.append((arm("torchvision", {"model": model}), samples(1.0, noise=0.001, seed=index)))
+        arms.append((arm("native", {"model": model}), samples(0.5 / 2**index, noise=0.001, seed=9 + index)))
+    return write_run(folder / "run", arms)
+
+
+def verdicts(run: Run, *words: str) -> dict[str, Audit]:
+    """One verdict for each model's native arm."""
+    found = {
+        "equal": lambda name: Audit(name, "baseline"),
+        "unequal": lambda name: Audit(name, "baseline", UNEQUAL),
+        "not shown": lambda name: Audit(name, "baseline", (), ("observed steps",)),
+    }
+    ids = [record.id for record in run.arms() if record.codebase == "native"]
+    return {name: found[word](name) for name, word in zip(ids, words, strict=True)}
+
+
+def test_only_equal_work_counts_in_the_mean(tmp_path: Path) -> None:
+    run = three(tmp_path)
+    report = run_report(run, audits=verdicts(run, "equal", "equal", "unequal"))
+    mean = geometric_mean(report.rows)
+    assert mean is not None
+    assert mean.count == 2
+    assert mean.value == pytest.approx(math.sqrt(2 * 4), rel=0.01)
+    (sentence,) = headline(report)
+    assert "faster than torchvision in 2 of 2 workloads of equal work, surely in 2" in sentence
+    assert "Not counted: 1 unequal work ≠." in sentence
+
+
+def test_without_equal_work_there_is_no_mean(tmp_path: Path) -> None:
+    run = three(tmp_path)
+    report = run_report(run, audits=verdicts(run, "unequal", "not shown", "not shown"))
+    (sentence,) = headline(report)
+    assert "no mean, because no ratio is of work shown to be equal" in sentence
+    assert "geometric mean" not in str(pivot_table(report))
+
+
+def test_old_records_are_not_shown_to_be_equal(tmp_path: Path) -> None:
+    report = run_report(three(tmp_path))
+    assert {row.marks for row in report.rows if not row.is_baseline} == {("?",)}
+
+
+def test_marks_stand_beside_every_ratio(tmp_path: Path) -> None:
+    run = three(tmp_path)
+    audits = {("run", name): audit for name, audit in verdicts(run, "equal", "unequal", "not shown").items()}
+    text = generate([run], tmp_path / "report", audits=audits).read_text()
+    shown = [
+        cell
+        for table in tables_of(text)
+        for row in table
+        for cell in row
+        if "[" in cell and "interval" not in cell
+    ]
+    assert sum("≠" in cell for cell in shown) == sum("?" in cell for cell in shown) == 2  # pivot and table
+    figure = (tmp_path / "report" / "figures" / "ratios.svg").read_text()
+    assert figure.count("≠") == figure.count("] ?") == 1
+    assert "**" not in next(line for line in text.splitlines() if "≠" in line), "unequal work is not bold"
+
+
+def test_stand_ins_few_launches_and_failures_are_marked(tmp_path: Path) -> None:
+    few = samples(1.0, launches=2)
+    arms = [
+        (arm("torchvision"), few),
+        (arm("mmdet", description={"kernels": "torchvision stand-ins"}), samples(1.0, launches=2)),
+        (arm("native", status="failed", failure=Failure(reason="oom", message="out of memory")), few),
+    ]
+    run = write_run(tmp_path / "run", arms)
+    rows = run_report(run, audits={name: audit for (_, name), audit in equal_audits(run).items()}).rows
+    assert [row.marks for row in rows] == [("‡",), ("†", "‡"), ("✕",)]
+    assert set("".join(mark for row in rows for mark in row.marks)) <= set(MARKS)
+
+
+def test_runs_that_were_not_interleaved_are_marked(tmp_path: Path) -> None:
+    arms = [(arm(name), samples(1.0, seed=seed)) for seed, name in enumerate(("torchvision", "native"))]
+    run = write_run(tmp_path / "run", arms, recipe={"name": "quickstart", "measure": {"interleave": False}})
+    assert all("‡" in row.marks for row in run_report(run).rows)
+
+
+@pytest.mark.parametrize("bad", ["zero", "nothing"])
+def test_damaged_samples_are_named_and_break_nothing(tmp_path: Path, bad: str) -> None:
+    frame = samples(1.0)
+    frame = frame.assign(duration_ns=0) if bad == "zero" else frame[frame["round"] < 0]
+    arms = [(arm("torchvision"), samples(1.0)), (arm("native"), frame), (arm("mmdet"), samples(0.9))]
+    run = write_run(tmp_path / "run", arms)
+    text = generate([run], tmp_path / "report").read_text()
+    row = next(row for row in run_report(run).rows if row.codebase == "native")
+    assert row.reason
+    assert row.marks == ("✕",)
+    assert row.reason in text
+    assert "1.1" in text, "the other arm keeps its ratio"
+
+
+def test_a_model_changed_by_options_loses_its_backbone() -> None:
+    assert (
+        model_title("mask_rcnn_r50_fpn", [{"kernels": "auto", "channels_last": True}])
+        == "Mask R-CNN R-50-FPN"
+    )
+    changed = model_title("mask_rcnn_r50_fpn", [{}, {"cfg_options": {"model.backbone.depth": 18}}])
+    assert changed == "Mask R-CNN, changed by options"
+
+
+def test_options_keep_their_underscores(tmp_path: Path) -> None:
+    arms = [
+        (arm("torchvision"), samples(1.0)),
+        (arm("native", options={"channels_last": True}), samples(1.0)),
+    ]
+    assert "channels_last=True" in markdown_of(write_run(tmp_path / "run", arms))
+
+
+def test_outputs_stay_small_with_many_arms(tmp_path: Path) -> None:
+    report = run_report(three(tmp_path))
+    groups = []
+    for number in range(150):
+        for group in report.groups:
+            told = tuple(
+                replace(row, arm=f"{row.arm}-{number}", warnings=(f"{number} " * 40,)) for row in group.rows
+            )
+            groups.append(replace(group, rows=told, levels={"seed": number}))
+    many = Report((replace(report, groups=tuple(groups)),))
+    text = markdown.render(sections.report_blocks(many, [{}]), MARKDOWN_LIMIT)
+    assert len(text.encode()) <= MARKDOWN_LIMIT
+    pivot = tables_of(text)[0]
+    assert len(pivot) == 101
+    assert len(pivot[0]) <= 7
+    assert "Left out here for length" in text
+    assert "<summary>Reproduce</summary>" in text
+    assert len(render_page(many).encode()) < 1_000_000
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_terminal_table_fits_and_keeps_numbers(tmp_path: Path, width: int) -> None:
+    output = io.StringIO()
+    show(outcome_blocks(three(tmp_path)), Console(file=output, width=width))
+    lines = output.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    ratios = [line for line in lines if "[" in line and "interval" not in line]
+    assert len(ratios) == 3
+    assert all("] ?" in line for line in ratios)
+
+
+def test_colours_are_fixed_and_seen_in_both_themes() -> None:
+    assert look("native") == ("#0072b2", "o")
+    assert look("somebody else's") == look("somebody else's")
+    for colour, _ in (*CODEBASES.values(), *OTHERS):
+        assert contrast(colour, "#ffffff") >= 3, colour
+        assert contrast(colour, "#0d1117") >= 3, colour
+
+
+def test_report_json_holds_verdicts_and_marks(tmp_path: Path) -> None:
+    run = three(tmp_path)
+    audits = {("run", name): audit for name, audit in verdicts(run, "equal", "unequal", "not shown").items()}
+    generate([run], tmp_path / "report", audits=audits)
+    groups = json.loads((tmp_path / "report" / "report.json").read_text())["runs"][0]["groups"]
+    assert [group["rows"][1]["marks"] for group in groups] == [[], ["≠"], ["?"]]

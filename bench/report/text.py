@@ -113,7 +113,9 @@ def shorten(text: str, width: int) -> str:
 def printable(text: str) -> str:
     """Control and bidirectional characters as escapes: a label can neither move a cursor nor turn a line round."""
     return "".join(
-        f"\\u{ord(char):04x}" if char != "\n" and (char in BIDI or unicodedata.category(char) == "Cc") else char
+        f"\\u{ord(char):04x}"
+        if char != "\n" and (char in BIDI or unicodedata.category(char) == "Cc")
+        else char
         for char in text
     )
 

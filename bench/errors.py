@@ -14,6 +14,7 @@ class ExitCode:
     BAD_INPUT = 2
     INCONCLUSIVE = 3
     ARM_FAILED = 4
+    CRASH = 70
     INTERRUPTED = 130
 
 

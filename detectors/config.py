@@ -61,10 +61,15 @@ class Model:
 
 @checked
 class Split:
-    """A folder in COCO layout: the file of annotations and the folder of images."""
+    """A folder in COCO layout: the file of annotations and the folder of images.
+
+    ``semantic``: for models that learn classes of pixels, the folder of COCO's stuffthingmaps: a PNG for each image,
+    called as it is, with a byte for each pixel, 255 for those that do not count.
+    """
 
     annotations: str
     images: str
+    semantic: str | None = None
 
 
 @checked
@@ -96,8 +101,11 @@ class Data:
 
 @checked
 class Resize:
-    """``short``: the short side, drawn anew for each image if there are several, unless the long side would pass
-    ``long``. Or ``size``: (height, width), whatever the image's ratio. In pixels."""
+    """The size of the network's images, in pixels.
+
+    ``short``: the short side, drawn anew for each image if there are several, unless the long side would pass ``long``.
+    Or ``size``: (height, width), whatever the image's ratio.
+    """
 
     short: Many[Positive] = (800,)
     long: Positive = 1333
@@ -203,6 +211,7 @@ class Config:
     evaluate: Evaluate = Evaluate()
 
     def as_dict(self) -> dict[str, Any]:
+        """Plain values, from which ``from_dict`` makes the same config."""
         return asdict(self)
 
 
@@ -213,6 +222,7 @@ class Loaded(NamedTuple):
     places: Mapping[Keys, str]
 
     def place(self, *keys: str | int) -> str:
+        """File and line of a value, or of the nearest thing around it."""
         return _place(self.places, keys)
 
 
@@ -239,6 +249,7 @@ def from_dict(content: Mapping[str, Any]) -> Config:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A hint: the known names that are like one, or all of them."""
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=3)
     return f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names)}"

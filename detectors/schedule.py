@@ -19,8 +19,10 @@ NAMED = {
 
 
 class Schedule(NamedTuple):
-    """``steps``: iterations before which the rate is divided by ten. Nothing here has state: resuming needs only the
-    number of the iteration."""
+    """The rate of every step. Nothing here has state: resuming needs only the number of the iteration.
+
+    ``steps``: iterations before which the rate is divided by ten.
+    """
 
     lr: float
     iterations: int
@@ -29,7 +31,7 @@ class Schedule(NamedTuple):
     warmup_factor: float
 
     def lr_at(self, iteration: int) -> float:
-        """The rate of the step number ``iteration`` = 0, 1, …
+        """The rate of a step, of which the first is number 0.
 
         In the warm-up the rate grows from ``warmup_factor`` on, by the same amount each time (detectron2's
         ``WarmupMultiStepLR``).
@@ -41,6 +43,7 @@ class Schedule(NamedTuple):
 
 
 def make_schedule(config: ScheduleConfig, *, lr: float, iterations_per_epoch: int) -> Schedule:
+    """The schedule of a config. ``lr``: the rate after the warm-up."""
     if config.iterations is not None:
         return Schedule(lr, config.iterations, config.steps, config.warmup, config.warmup_factor)
     assert config.name is not None

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,11 @@ from torch.utils.data import DataLoader
 
 from detectors import config as configs
 from detectors import cpu, runtime, training_state
-from detectors.coco import AugmentedCoco, BadImage, Batch, CocoFolder, Collate, TrainingOrder
+from detectors.coco import AugmentedCoco, BadImage, Batch, CocoFolder, Collate
 from detectors.config import Config, ConfigError, Loaded, Optimizer
 from detectors.ema import EMA
 from detectors.eval import evaluate
+from detectors.order import TrainingOrder
 from detectors.parameter_rules import Rule, parameter_groups
 from detectors.runtime import MIB, Failed, Ranks, log
 from detectors.schedule import Schedule, make_schedule
@@ -47,6 +49,7 @@ class Losses(nn.Module):
         self.model = model
 
     def forward(self, images: Tensor, image_sizes: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
+        """The model's ``losses``."""
         return self.model.losses(images, image_sizes, targets)
 
 
@@ -118,14 +121,17 @@ class Trainer:
         return {name: loss.detach() for name, loss in losses.items()}
 
     def evaluated_model(self) -> nn.Module:
+        """The averaged model if there is one, else the model itself."""
         return self.model if self.ema is None else self.ema.model
 
     def state(self, iteration: int) -> training_state.State:
+        """What a checkpoint holds after so many steps."""
         return training_state.state_of(
             iteration, self.model, self.optimizer, self.ema, self.scaler, self.config.as_dict()
         )
 
     def restore(self, state: training_state.State) -> int:
+        """Go on from what ``state`` gave; returns the iteration to go on with."""
         return training_state.restore(state, self.model, self.optimizer, self.ema, self.scaler)
 
 
@@ -138,6 +144,7 @@ class Meter:
         self.reset()
 
     def reset(self) -> None:
+        """Begin anew, after a line."""
         self.start_s = time.perf_counter()
         self.data_s = 0.0
         self.count = 0
@@ -145,6 +152,7 @@ class Meter:
         self.sums: Tensor | None = None
 
     def add(self, losses: Mapping[str, Tensor], data_s: float) -> None:
+        """Count a step that waited ``data_s`` for its batch."""
         values = torch.stack([loss.float() for loss in losses.values()])
         self.sums = values if self.sums is None else self.sums + values
         # Readers of the log know a loss by its name.
@@ -186,6 +194,7 @@ class Meter:
 
 
 def training_images(coco: CocoFolder, loaded: Loaded) -> list[int]:
+    """The images to train on. Raises ConfigError if there are none."""
     config = loaded.config
     chosen = [one for one in sorted(coco.files) if config.data.keep_empty or coco.has_objects(one)]
     if not chosen:
@@ -238,6 +247,7 @@ def start_model(loaded: Loaded, coco: CocoFolder, ranks: Ranks, *, resumed: bool
             coco.require_outlines()
         except ValueError as error:
             raise ConfigError(str(error), loaded.place("data", "train", "annotations")) from None
+    _semantic_maps(model, coco, loaded)
     if config.weights is not None and not resumed:
         runtime.begin_with(model, config.weights, loaded)
     if config.weights is None and not resumed and (frozen := runtime.frozen_names(model)):
@@ -246,6 +256,22 @@ def start_model(loaded: Loaded, coco: CocoFolder, ranks: Ranks, *, resumed: bool
         raise ConfigError(f"{problem}; {hint}", loaded.place("model"))
     model.to(ranks.device, memory_format=torch.channels_last)
     return model
+
+
+def _semantic_maps(model: nn.Module, coco: CocoFolder, loaded: Loaded) -> None:
+    """Let the images come with classes of pixels if the model learns them. Raises ConfigError if there are none."""
+    head = getattr(model, "semantic_head", None)
+    if head is None:
+        return
+    folder = loaded.config.data.train.semantic
+    name = loaded.config.model.name
+    if folder is None:
+        problem = f"{name} learns classes of pixels; set data.train.semantic to the folder of their maps"
+        other = name.replace("htc_", "htc_without_semantic_", 1)
+        raise ConfigError(f"{problem}, or take {other}", loaded.place("model", "name"))
+    if not Path(folder).is_dir():
+        raise ConfigError(f"no such folder: {folder}", loaded.place("data", "train", "semantic"))
+    coco.semantic, coco.semantic_classes = Path(folder), head.classes.out_channels
 
 
 def train(loaded: Loaded, *, resume: bool = False) -> int:
@@ -314,6 +340,18 @@ def _prepare(loaded: Loaded, ranks: Ranks, *, resumed: bool) -> tuple[CocoFolder
     return coco, image_ids, trainer
 
 
+def _save(trainer: Trainer, coco: CocoFolder, output: Path, iteration: int) -> None:
+    """Write a checkpoint. Raises Failed where that is impossible."""
+    classes = {"category_ids": coco.category_ids, "category_names": coco.category_names}
+    try:
+        path = training_state.save(
+            {**trainer.state(iteration), **classes}, output, trainer.config.checkpoint.keep
+        )
+    except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError when the disk is full
+        raise Failed(f"cannot write a checkpoint to {output}: {str(error).splitlines()[0]}") from None
+    log.info("wrote %s", path)
+
+
 def _run(
     trainer: Trainer,
     coco: CocoFolder,
@@ -327,14 +365,7 @@ def _run(
     batches = training_batches(coco, image_ids, config, ranks, first)
     meter = Meter(ranks, config.batch)
 
-    def save(iteration: int) -> None:
-        state = {**trainer.state(iteration), "category_ids": coco.category_ids}
-        try:
-            path = training_state.save(state, output, config.checkpoint.keep)
-        except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError when the disk is full
-            raise Failed(f"cannot write a checkpoint to {output}: {str(error).splitlines()[0]}") from None
-        log.info("wrote %s", path)
-
+    save = partial(_save, trainer, coco, output)
     for iteration in range(first, schedule.iterations):
         waiting = time.perf_counter()
         batch = next(batches).to(ranks.device)
@@ -369,6 +400,7 @@ def _run(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code."""
     parser = argparse.ArgumentParser(prog="python -m detectors.train", description="Train a detector.")
     parser.add_argument("config", help="YAML, see detectors/configs")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="over the config")

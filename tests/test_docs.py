@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import json
 import re
 import shlex
 import subprocess
@@ -21,6 +22,8 @@ from bench.errors import BenchError
 from bench.recipe.codebases import find_codebases
 from bench.recipe.load import load_recipe
 from bench.recipe.plan import make_plan
+from bench.record.samples import SAMPLE_COLUMNS
+from bench.report.values import MARKS
 from tests.conftest import ROOT, SHARED, Cli
 
 PAGES = [
@@ -98,7 +101,7 @@ def as_tested(words: list[str], workspace: Cli) -> list[str] | None:
     if command == "run" and "--resume" in rest:
         return None  # tests/test_faults.py resumes after real interruptions
     if command in ("run", "check", "audit", "calibrate"):  # measuring takes minutes: the plan must be valid
-        command, rest = "run", [rest[0], *settings_of(rest), "--dry-run"]
+        command, rest = "run", [rest[0], *settings_of(rest), "--dry-run", "--json"]
     if command in ("report", "compare", "run", "history") or rest == ["runs"]:
         rest += ["--results", str(workspace.results)]
     if command in ("report", "history"):
@@ -129,7 +132,11 @@ def test_commands_work(
             code = app(arguments, standalone_mode=False)
         except BenchError as error:
             pytest.fail(f"{page}: {line}\n{error}")
-        assert not code, f"{page}: {line}\n{capsys.readouterr().err}"
+        shown = capsys.readouterr()
+        if "--dry-run" in arguments:  # what this machine lacks is no mistake of the page
+            assert json.loads(shown.out)["arms"]
+        else:
+            assert not code, f"{page}: {line}\n{shown.err}"
 
 
 def test_commands_not_executed_have_a_reason() -> None:
@@ -211,6 +218,16 @@ def test_fields_of_the_reference_are_explained() -> None:
     for module, name in places:
         for field, facts in getattr(importlib.import_module(module), name).model_fields.items():
             assert facts.description or facts.exclude, f"{module}:{name}.{field}"
+
+
+def test_columns_of_samples_are_those_of_the_reference() -> None:
+    text = (ROOT / "docs" / "reference" / "run-folder.md").read_text().partition("## samples/")[2]
+    assert dict(re.findall(r"^\| `(\w+)` \| (\w+) \|", text, re.MULTILINE)) == SAMPLE_COLUMNS
+
+
+def test_marks_of_reports_are_explained() -> None:
+    text = (ROOT / "docs" / "explanation" / "equal-work.md").read_text()
+    assert all(f"| {mark} | {meaning} |" in text for mark, meaning in MARKS.items())
 
 
 def test_walk_takes_at_most_twelve_visits() -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib
 import sys
+import traceback
 from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 from bench import __version__
+from bench.cli.options import closed_pipe_is_fine
 from bench.errors import BenchError, ExitCode
 from bench.measure import interrupts
 
@@ -28,7 +30,7 @@ COMMANDS = {
     "history": ("check", "Find lasting changes in the stored runs, per arm and machine."),
     "import": ("logs", "Read a training log of another tool: rates, losses and evaluations."),
     "compare-logs": ("logs", "Put training logs side by side: rates, memory, accuracy."),
-    "eval": ("report", "Compute COCO AP and AR of detections."),
+    "eval": ("report", "Compute COCO AP and AR of detections, per class, and what the errors cost."),
     "data": ("data", "Check and sample data sets in COCO layout."),
     "list": ("listing", "List codebases, models, recipes or runs."),
     "env": ("env", "Create, list, check and remove environments of codebases."),
@@ -69,7 +71,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Compare object-detection codebases on the same work.\n\n"
     "Start with `bench run quickstart`, then `bench report`.\n\n"
-    "Exit codes: 0 success, 1 regression, 2 bad input, 3 inconclusive, 4 an arm failed, 130 interrupted.",
+    "Exit codes: 0 success, 1 regression, 2 bad input, 3 inconclusive, 4 an arm failed, 70 a fault of bench, "
+    "130 interrupted.",
 )
 
 
@@ -98,7 +101,20 @@ def main() -> NoReturn:
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(ExitCode.INTERRUPTED)
-    except BrokenPipeError:  # `bench list models | head`
-        sys.stderr.close()
-        sys.exit(ExitCode.SUCCESS)
+    except SystemExit as end:
+        if isinstance(
+            end.__context__, BrokenPipeError
+        ):  # `bench list models | head`: typer would make it a 1
+            sys.exit(ExitCode.SUCCESS)
+        raise
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(ExitCode.BAD_INPUT)
+    except Exception:
+        traceback.print_exc()
+        print("error: this is a fault of bench: please report the lines above", file=sys.stderr)
+        sys.exit(ExitCode.CRASH)
+    finally:
+        with closed_pipe_is_fine():
+            pass
     sys.exit(ExitCode.SUCCESS)

@@ -17,6 +17,7 @@ from bench.cli.options import (
     Recipe,
     Results,
     Settings,
+    closed_pipe_is_fine,
     examples,
     print_json,
 )
@@ -118,7 +119,8 @@ def check(
                 notes=notes,
                 quiet=quiet,
             )
-    _tell(result, junit, comment, as_json=as_json)
+    with closed_pipe_is_fine():
+        _tell(result, junit, comment, as_json=as_json)
     raise typer.Exit(result.exit_code)
 
 
@@ -165,16 +167,18 @@ def history(
         bool, typer.Option("--bisect", help="Name the runs and revisions between which each change happened.")
     ] = False,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder to write to. Default: reports/history.")
+        Path | None,
+        typer.Option("--output", "-o", help="Write figures and tables of all series to this folder."),
     ] = None,
     results: Results = RESULTS,
     as_json: AsJson = False,
 ) -> None:
     """Find lasting changes in the stored runs, per arm and machine."""
     found, notes = series.collect(results)
-    path = series.write(found, notes, output or Path("reports") / "history")
+    path = series.write(found, notes, output) if output else None
     if as_json:
         print_json([one.as_json() for one in found])
-    else:
-        show(series.blocks(found, notes, bisect=bisect, figures=False))
+        return
+    show(series.blocks(found, notes, bisect=bisect))
+    if path:
         print(path)

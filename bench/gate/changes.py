@@ -1,14 +1,8 @@
 """Where a series of stored results changed for good: change points with direction, and the runs to suspect.
 
-The input is one number per run in order of time, of one metric on one machine. Candidates come from
-`ruptures` (PELT, Killick, Fearnhead and Eckley 2012). Each is kept only if the runs on its two sides, up to
-the next change points, differ significantly and by a minimal magnitude; the weakest is dropped first and
-its neighbours are judged anew, as its removal joins their sides (Fleming et al., "Hunter: Using Change
-Point Detection to Hunt for Performance Regressions", ICPE 2023, the method of apache-otava).
-
-Two differences suit benchmarks: all is done on logarithms, so that a change is relative, and single spikes
-are pulled to their neighbours before the search, so that no spike becomes a pair of change points or moves
-one. The tests use the values as they are.
+Candidates come from `ruptures` (PELT). Each is kept only if the runs on its two sides differ significantly, for noise
+that wanders from run to run, and by a minimal magnitude; the weakest is dropped first and its neighbours are judged
+anew. docs/explanation/gate.md names the sources, docs/notebook/gate-error-rates.md the error rates.
 """
 
 from __future__ import annotations
@@ -27,9 +21,15 @@ from bench.errors import BenchError
 from bench.judge.steady import Floats
 
 MIN_RUNS = 4
-"""Runs on each side of a change point: with fewer a rank test cannot reach `MAX_P_VALUE`."""
-MAX_P_VALUE = 0.03
-"""Of the two-sided Mann–Whitney test; 4 runs against 4, all on one side, have 2 / binom(8, 4) = 0.029."""
+"""Runs on each side of a change point."""
+MAX_P_VALUE = 0.05
+"""For any change point in a series without one."""
+CORRELATION = 0.5
+"""Of a run with the next one: what the tests allow for. Noise of shared machines wanders from day to day."""
+LONG_LAG = 5
+"""Runs so far apart are nearly independent."""
+RUNS_PER_LOOK = 8
+"""A series has one independent place to cut it at for so many runs: found by simulation."""
 MIN_CHANGE = 0.02
 SPIKE_WINDOW = 5
 SPIKE_SDS = 3.0
@@ -60,10 +60,19 @@ def change_points(
     min_change: float = MIN_CHANGE,
     max_p_value: float = MAX_P_VALUE,
 ) -> list[ChangePoint]:
-    """Change points of a series of positive numbers [N] (s/iter, images/s, bytes), oldest first.
+    """Change points of a series, oldest first. All is done on logarithms: a change is relative.
 
-    ``min_change`` is relative (0.02: 2 %). Raises `BenchError` for values that are not positive and finite:
-    a failed run is no value and has to be left out.
+    Args:
+        values: a positive number per run [N], in order of time: s/iter, images/s, bytes.
+        better: direction of improvement.
+        min_change: smallest relative change of interest (0.02: 2 %).
+        max_p_value: of any change point in a series without one.
+
+    Returns:
+        The change points.
+
+    Raises:
+        BenchError: for values that are not positive and finite; a failed run has to be left out.
     """
     series = np.asarray(values, dtype=np.float64)
     if series.ndim != 1 or not (np.isfinite(series) & (series > 0)).all():
@@ -71,24 +80,28 @@ def change_points(
     if series.size < 2 * MIN_RUNS:
         return []
     logs = np.log(series)
+    calm = _without_spikes(logs, _noise_sd(logs))
     cuts = _candidates(logs)
     while cuts:
-        judged = [_sides(logs, cuts, position) for position in range(len(cuts))]
-        p_values = [_p_value(left, right) for left, right in judged]
-        changes = [abs(_shift(left, right)) for left, right in judged]
+        p_values = [_p_value(*_sides(calm, cuts, position), calm) for position in range(len(cuts))]
+        changes = [abs(_shift(*_sides(logs, cuts, position))) for position in range(len(cuts))]
         if max(p_values) > max_p_value:
             del cuts[int(np.argmax(p_values))]
         elif min(changes) < math.log1p(min_change):
             del cuts[int(np.argmin(changes))]
         else:
-            break
-    return [_change_point(logs, cuts, position, better) for position in range(len(cuts))]
+            return [
+                _change_point(logs, cuts, position, better, p_value)
+                for position, p_value in enumerate(p_values)
+            ]
+    return []
 
 
-def _noise_sd(logs: Floats) -> float:
-    """Standard deviation of the noise, from the median absolute difference of neighbours, which steps
+def _noise_sd(logs: Floats, lag: int = 1) -> float:
+    """Standard deviation of the noise, from the median absolute difference of runs ``lag`` apart, which few steps
     hardly touch."""
-    differences = np.abs(np.diff(logs))
+    lag = min(lag, logs.size // 4)
+    differences = np.abs(logs[lag:] - logs[:-lag])
     return float(np.median(differences)) / (math.sqrt(2) * float(stats.norm.ppf(0.75)))
 
 
@@ -120,8 +133,22 @@ def _sides(logs: Floats, cuts: list[int], position: int) -> tuple[Floats, Floats
     return logs[edges[position] : edges[position + 1]], logs[edges[position + 1] : edges[position + 2]]
 
 
-def _p_value(left: Floats, right: Floats) -> float:
-    return float(stats.mannwhitneyu(left, right).pvalue)
+def _p_value(left: Floats, right: Floats, series: Floats) -> float:
+    """P-value of equal means on both sides of the best cut of a series, for noise that depends on the run before.
+
+    Student's t where correlated runs count for as many independent ones as give the same variance of a mean (for an
+    AR(1) process (1 - c) / (1 + c) of them) and of a variance ((1 - c²) / (1 + c²)). The spread is at least that of
+    runs `LONG_LAG` apart. `RUNS_PER_LOOK` pays for the search among the cuts.
+    """
+    counts = np.array([left.size, right.size]) * (1 - CORRELATION) / (1 + CORRELATION)
+    squares = float(((left - left.mean()) ** 2).sum() + ((right - right.mean()) ** 2).sum())
+    spread = max(math.sqrt(squares / (left.size + right.size - 2)), _noise_sd(series, LONG_LAG))
+    distance = abs(float(right.mean() - left.mean()))
+    if spread == 0:
+        return float(distance == 0)
+    freedom = max(1.0, (left.size + right.size) * (1 - CORRELATION**2) / (1 + CORRELATION**2) - 2)
+    t = distance / (spread * math.sqrt(float((1 / counts).sum())))
+    return min(1.0, 2 * float(stats.t.sf(t, freedom)) * max(1.0, series.size / RUNS_PER_LOOK))
 
 
 def _shift(left: Floats, right: Floats) -> float:
@@ -130,7 +157,7 @@ def _shift(left: Floats, right: Floats) -> float:
 
 
 def _change_point(
-    logs: Floats, cuts: list[int], position: int, better: Literal["lower", "higher"]
+    logs: Floats, cuts: list[int], position: int, better: Literal["lower", "higher"], p_value: float
 ) -> ChangePoint:
     left, right = _sides(logs, cuts, position)
     shift = _shift(left, right)
@@ -140,7 +167,7 @@ def _change_point(
         before=math.exp(float(np.median(left))),
         after=math.exp(float(np.median(right))),
         change=math.expm1(shift),
-        p_value=_p_value(left, right),
+        p_value=p_value,
         direction="regression" if worse else "improvement",
         suspects=_suspects(np.concatenate([left, right]), cuts[position] - left.size),
     )

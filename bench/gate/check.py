@@ -149,7 +149,7 @@ class Referee:
     cache: Path
     say: Callable[[str], None]
     started: float = field(default_factory=time.monotonic)
-    calibrated: Mapping[str, Spread] = NOTHING
+    calibrated: Mapping[str, Spread] = field(default_factory=dict)
     plan: Schedule | None = None
     ruling: Ruling | None = None
     found: dict[tuple[str, str], tuple[Metric, Launches]] = field(default_factory=dict)

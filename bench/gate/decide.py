@@ -115,7 +115,7 @@ class Schedule:
             if not looks or looks[0] < fewest or any(np.diff(looks) <= 0):
                 raise BenchError(f"looks must be increasing launch counts from {fewest} on")
         if not (0 < self.false_alarm < 0.25 and 0 < self.false_pass < 0.5):
-            raise BenchError("false_alarm must lie in (0, 0.25) and false_pass in (0, 0.5)")
+            raise BenchError("false_alarm must be between 0 and 0.25, and false_pass between 0 and 0.5")
 
     @classmethod
     def within(cls, launches: int, false_alarm: float = 0.01, false_pass: float = 0.05) -> Schedule:

@@ -6,19 +6,21 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure as Canvas
+from scipy.stats import false_discovery_control
 
 from bench.errors import BenchError
 from bench.gate import metrics
 from bench.gate.changes import MIN_RUNS, ChangePoint, change_points
 from bench.gate.values import memory_bytes
+from bench.judge.pairs import baseline_of
 from bench.recipe.plan import work_key
 from bench.record.machine import fingerprint
 from bench.record.models import ArmRecord
@@ -31,33 +33,60 @@ from bench.report.text import cell
 
 UNITS = {"s/iter": "s/iter", "FPS": "images/s", "max memory": "MiB"}
 GOOD = PALETTE[2]
+FALSE_CHANGES = 0.05
+"""Share of the reported series in which nothing changed (Benjamini and Hochberg)."""
+
+Key = tuple[str, str, str, str, str]
 
 
 @dataclass(frozen=True)
-class Point:
-    """One run: its value in `UNITS`, and the revision of the codebase where it is known."""
+class RunValue:
+    """One run: its value in `UNITS`, and the revision of the codebase where it is known.
+
+    ``reference``: the same of the arm's baseline in that run, with its name and version; None where there is none.
+    """
 
     run: str
     started_utc: str
     value: float
     revision: str
+    reference: tuple[str, float] | None = None
 
 
 @dataclass(frozen=True)
 class Series:
-    """The runs of one arm of a recipe that did the same work on machines of one kind, oldest first."""
+    """The runs of one arm of a recipe that did the same work on machines of one kind, oldest first.
+
+    ``relative_to``: the arm whose time was taken out before changes were looked for; "" for none.
+    """
 
     recipe: str
     arm: str
     metric: str
     machine: str
     work: str
-    points: tuple[Point, ...]
+    points: tuple[RunValue, ...]
     changes: tuple[ChangePoint, ...]
+    relative_to: str = ""
 
     @property
     def title(self) -> str:
-        return f"{self.recipe}, {self.arm}: {self.metric} on machine {self.machine}"
+        return f"{self.recipe}, {self.arm}: {self.quantity} on machine {self.machine}"
+
+    @property
+    def quantity(self) -> str:
+        return f"{self.metric} ÷ that of {self.relative_to}" if self.relative_to else self.metric
+
+    @property
+    def unit(self) -> str:
+        return f"× {self.relative_to}" if self.relative_to else UNITS[self.metric]
+
+    @property
+    def values(self) -> list[float]:
+        """What changes are looked for in: the values, or their ratios to the reference arm."""
+        if not self.relative_to:
+            return [point.value for point in self.points]
+        return [point.value / point.reference[1] for point in self.points if point.reference]
 
     @property
     def name(self) -> str:
@@ -72,9 +101,11 @@ class Series:
 def collect(results: Path) -> tuple[list[Series], list[str]]:
     """All series of the stored runs, and the runs that cannot be read.
 
-    Runs against themselves and checks of two revisions are no part of a history; failed arms have no value.
+    Runs against themselves and checks of two revisions are no part of a history; failed arms have no value. Times are
+    divided by those of the recipe's baseline, where all runs have one of the same version. Of the series that are said
+    to have changed, at most `FALSE_CHANGES` did not.
     """
-    found: dict[tuple[str, str, str, str, str], list[Point]] = {}
+    found: dict[Key, list[RunValue]] = {}
     unreadable = []
     for folder in find_runs(results):
         try:
@@ -82,26 +113,47 @@ def collect(results: Path) -> tuple[list[Series], list[str]]:
                 found.setdefault(key, []).append(point)
         except (BenchError, OSError, KeyError, ValueError) as error:
             unreadable.append(f"{folder.name} is left out: {error}")
-    series = []
-    for (recipe, arm, metric, machine, work), points in found.items():
-        changes = change_points([point.value for point in points], metrics.METRICS[metric].better)
-        series.append(Series(recipe, arm, metric, machine, work, tuple(points), tuple(changes)))
-    return series, unreadable
+    series = [_searched(key, points) for key, points in found.items()]
+    p_values = [min((change.p_value for change in one.changes), default=1.0) for one in series]
+    adjusted = false_discovery_control(p_values) if p_values else []
+    return [
+        one if p_value <= FALSE_CHANGES else replace(one, changes=())
+        for one, p_value in zip(series, adjusted, strict=True)
+    ], unreadable
 
 
-def _points(run: Run) -> Iterator[tuple[tuple[str, str, str, str, str], Point]]:
+def _searched(key: Key, points: list[RunValue]) -> Series:
+    recipe, arm, metric, machine, work = key
+    references = {point.reference[0] if point.reference else "" for point in points}
+    relative_to = references.pop() if len(references) == 1 else ""
+    series = Series(recipe, arm, metric, machine, work, tuple(points), (), relative_to)
+    return replace(series, changes=tuple(change_points(series.values, metrics.METRICS[metric].better)))
+
+
+def _points(run: Run) -> Iterator[tuple[Key, RunValue]]:
     record = run.record()
     if record.aa or record.check is not None:
         return
     recipe, machine = str(record.recipe.get("name", "")), fingerprint(record.machine)
-    for arm in run.arms():
-        if arm.status != "ok":
-            continue
+    arms = [arm for arm in run.arms() if arm.status == "ok"]
+    for arm in arms:
         key = work_key(arm.codebase, arm.workload, arm.options)
         work = hashlib.sha256(key.encode()).hexdigest()[:6]
+        fixed = _reference(arm, arms, record.baseline)
+        others = dict(_values(run, fixed)) if fixed and fixed.id != arm.id else {}
         for metric, value in _values(run, arm):
-            point = Point(record.id, record.started_utc, value, _revision(arm))
+            reference = None
+            if fixed and metric in others and metric != "max memory":
+                reference = f"{fixed.label} {_revision(fixed)[:12]}".strip(), others[metric]
+            point = RunValue(record.id, record.started_utc, value, _revision(arm), reference)
             yield (recipe, arm.id, metric, machine, work), point
+
+
+def _reference(arm: ArmRecord, arms: Sequence[ArmRecord], pattern: Mapping[str, Any]) -> ArmRecord | None:
+    try:
+        return baseline_of(arm, arms, pattern)
+    except BenchError:  # several arms fit: an old record
+        return None
 
 
 def _values(run: Run, arm: ArmRecord) -> Iterator[tuple[str, float]]:
@@ -132,9 +184,8 @@ def suspect_text(series: Series, change: ChangePoint) -> str:
 
 
 def change_text(series: Series, change: ChangePoint) -> str:
-    unit = UNITS[series.metric]
     return (
-        f"{change.direction} of {100 * change.change:+.1f} %: {change.before:.4g} → {change.after:.4g} {unit} "
+        f"{change.direction} of {100 * change.change:+.1f} %: {change.before:.4g} → {change.after:.4g} {series.unit} "
         f"(p = {change.p_value:.2g}) at run {series.points[change.index].run}"
     )
 
@@ -145,14 +196,21 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def blocks(found: Sequence[Series], notes: Sequence[str], *, bisect: bool, figures: bool) -> Iterator[Block]:
-    """A line per series, and what is known of each change."""
+def blocks(
+    found: Sequence[Series], notes: Sequence[str], *, bisect: bool = False, figures: bool = False
+) -> Iterator[Block]:
+    """What changed; with ``figures`` a line and a figure for every series, changed or not."""
     yield Heading(2, "History")
-    if not found:
-        yield Text("No stored run has a value.")
-        return
-    yield Table(COLUMNS, tuple(map(_row, found)))
-    for series in found:
+    shown = [series for series in found if series.changes or figures]
+    changed = sum(bool(series.changes) for series in found)
+    few = sum(len(series.points) < 2 * MIN_RUNS for series in found)
+    yield Text(
+        f"{changed} of {len(found)} series changed for good"
+        + (f"; {few} have fewer than the {2 * MIN_RUNS} runs that an answer needs." if few else ".")
+    )
+    if shown:
+        yield Table(COLUMNS, tuple(map(_row, shown)))
+    for series in shown:
         if figures:
             yield Heading(3, series.title)
             yield Figure(
@@ -176,8 +234,8 @@ def _row(series: Series) -> tuple[Cell, ...]:
     changes = ", ".join(f"{one.direction} {100 * one.change:+.1f} %" for one in series.changes)
     few = f"too few runs to say (needs {2 * MIN_RUNS})" if runs < 2 * MIN_RUNS else "none"
     return (
-        cell(series.recipe), cell(series.arm), cell(series.metric), cell(series.machine), cell(str(runs)),
-        cell(f"{series.points[-1].value:.4g} {UNITS[series.metric]}"), cell(changes or few),
+        cell(series.recipe), cell(series.arm), cell(series.quantity), cell(series.machine), cell(str(runs)),
+        cell(f"{series.values[-1]:.4g} {series.unit}"), cell(changes or few),
     )  # fmt: skip
 
 
@@ -186,7 +244,7 @@ def _row(series: Series) -> tuple[Cell, ...]:
 
 def draw(series: Series) -> Canvas:
     """Value of each run, the level between changes, and the runs that may hold the change."""
-    values = [point.value for point in series.points]
+    values = series.values
     canvas, ax = plt.subplots(figsize=(WIDTH_IN, 2.8))
     ax.plot(values, "o", color=PALETTE[0], markersize=4)
     edges = [0, *(change.index for change in series.changes), len(values)]
@@ -200,7 +258,7 @@ def draw(series: Series) -> Canvas:
         ax.annotate(label, (change.index - 0.5, 1), xycoords=("data", "axes fraction"), color=colour, va="top",
                     xytext=(4, 0), textcoords="offset points")  # fmt: skip
     ax.set_title(series.title)
-    ax.set_ylabel(UNITS[series.metric])
+    ax.set_ylabel(series.unit)
     step = max(1, len(values) // 8)
     ticks = range(0, len(values), step)
     ax.set_xticks(list(ticks), [series.points[index].started_utc[:10] for index in ticks])

@@ -94,6 +94,8 @@ class Cards:
     """A line says how many processes train together."""
 
     count: int
+    at_least: bool = False
+    """It names one process of them."""
 
 
 @dataclass(frozen=True)

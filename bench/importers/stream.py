@@ -33,8 +33,8 @@ _NOTE_BYTES = 400
 _SETTING = re.compile(r"([A-Za-z_]\w{0,80}) ?= ?([\w.+-]{1,200})\s*$", re.ASCII)
 _CLAIM = re.compile(r"(\d{1,12}) ?steps? / (\d{1,9}) ?s = (\d{1,9}\.\d{1,9}) ?steps?/s", re.ASCII)
 _CARDS = re.compile(
-    rb"(?:\bnranks: |\b[Ww]orld[ _][Ss]ize[:=] ?|\bdp_degree: |\bon )(\d{1,5})\b(?! images)(?: devices\))?"
-    rb"|\bdistributed init \(rank (\d{1,5})\)"
+    rb"(?:\bnranks: |\b[Ww]orld[ _][Ss]ize[:=] ?|\bdp_degree: )(\d{1,5})\b"
+    rb"|\bon (\d{1,5}) devices\)|\bdistributed init \(rank (\d{1,5})\)"
 )
 _CARD_HINTS = (b"nranks: ", b"orld size", b"orld_size", b"dp_degree: ", b" devices)", b"distributed init ")
 _DEATHS = (b"Traceback (most recent call last)", b"KeyboardInterrupt", b"FatalError: ")
@@ -95,7 +95,7 @@ class Stream:
 
     def _training(self, row: Row) -> Iterator[Event]:
         """A row that holds the marker of a format."""
-        reason = ""
+        reason, whole = "", False
         for format in self._formats:
             if format.marker not in row.text:
                 continue
@@ -105,6 +105,7 @@ class Stream:
                 except BrokenLine as error:
                     reason = reason or str(error)
                     continue
+                whole |= line is None and format.start.match(candidate) is not None
                 if line is not None:
                     yield from self._flushed()
                     yield from self._trained(line._replace(rank=row.rank))
@@ -112,7 +113,7 @@ class Stream:
         if reason:
             yield self._broken(row.text, reason)
         else:
-            yield from self._other(row)
+            yield from self._other(row, whole=whole)
 
     def _trained(self, line: TrainLine) -> Iterator[Event]:
         self._format = line.format
@@ -125,8 +126,8 @@ class Stream:
     def _broken(self, line: bytes, reason: str) -> Broken:
         return Broken(self._number, reason, reader.text(line[:_NOTE_BYTES])[:_SHOWN_CHARACTERS])
 
-    def _other(self, row: Row) -> Iterator[Event]:
-        """A line that is not training progress."""
+    def _other(self, row: Row, *, whole: bool = False) -> Iterator[Event]:
+        """A line that is not training progress. ``whole``: it was read, and is none."""
         line = row.text
         if not line:
             self._blank_lines += 1
@@ -140,10 +141,11 @@ class Stream:
                 found = True
                 yield event
         if any(hint in line for hint in _CARD_HINTS) and (match := _CARDS.search(line)) is not None:
-            yield Cards(int(match[1]) if match[1] else int(match[2]) + 1)
+            count = int(match[1] or match[2] or int(match[3]) + 1)
+            yield Cards(count, at_least=match[3] is not None)
         if found:
             return
-        if self._format is not None and self._format.claim.search(line) is not None:
+        if not whole and self._format is not None and self._format.claim.search(line) is not None:
             yield self._broken(line, "it is cut")
         elif line.startswith(_DEATHS):
             yield Interruption(self._number, reader.text(line[:_SHOWN_CHARACTERS]).strip())

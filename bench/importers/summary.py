@@ -100,6 +100,8 @@ class Summarizer:
         self._format = ""
         self._number = 0
         self._cards: int | None = None
+        self._cards_at = 0
+        """After so many training lines the log last said how many cards there are."""
         self._found: list[_Found] = []
         self._new = 0
         """`_found` from here on stands after the last training line."""
@@ -122,11 +124,16 @@ class Summarizer:
         elif isinstance(event, Setting):
             self._part.set(event.key, event.value)
         elif isinstance(event, Cards):
-            self._cards = max(event.count, self._cards or 1)
-            for track in self._open:
-                track.cards = self._cards
+            self._count_cards(event)
         else:
             self._of_track(event)
+
+    def _count_cards(self, event: Cards) -> None:
+        known = self._cards if self._cards_at == self._number else None
+        self._cards = max(event.count, known or 1) if event.at_least else event.count
+        self._cards_at = self._number
+        for track in self._open:
+            track.cards = track.cards or self._cards
 
     def _of_track(self, event: Claim | EpochTotal | Evaluating | Evaluation | Inference | BestMetric) -> None:
         track = self._open[-1] if self._open else None

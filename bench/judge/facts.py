@@ -233,6 +233,8 @@ def _layers(a: Json, b: Json, at: str, tolerance: float) -> Iterator[Fact]:
             continue
         one, two = a["layers"][name], b["layers"][name]
         layer = name.removesuffix(".weight")
+        if "detections" in a:  # in training it is enough to predict where the loss looks
+            yield Fact(f"positions at which {layer} predicts{at}", one["rows"], two["rows"], 2e-3, WORK)
         if one["rows"] == two["rows"]:
             yield Fact(f"norm of the output of {layer}{at}", one["norm"], two["norm"], tolerance, VALUES)
             if any(one["projection"]) and any(two["projection"]):

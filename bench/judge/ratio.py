@@ -186,11 +186,11 @@ def ratio(
     y = np.asarray(log_ratio, dtype=np.float64)
     sessions = np.zeros_like(launches) if session is None else np.asarray(session, dtype=np.int64)
     if y.size == 0:
-        raise BenchError("no round has both arms", hint="nothing can be compared; look at the arms' failures")
+        raise BenchError("no round measured both arms", hint="look at the failures of the arms")
     if not launches.shape == sessions.shape == y.shape or y.ndim != 1 or not np.isfinite(y).all():
         raise ValueError("session, launch and log_ratio must be one-dimensional, of one length and finite")
     if not 0 < confidence < 1:
-        raise ValueError(f"confidence must lie between 0 and 1, not {confidence}")
+        raise ValueError(f"confidence must be between 0 and 1, got {confidence}")
     mean, found = levels(sessions, launches, y)
     half_width = max((level.half_width(confidence) for level in found), default=math.inf)
     return Ratio(

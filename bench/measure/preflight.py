@@ -43,7 +43,7 @@ def check_weights(arm: Arm) -> None:
         if path is not None:
             file = Path(path.replace("{model}", arm.workload.model)).expanduser()
             if not file.exists():
-                raise BenchError("no such file of weights", where=str(file))
+                raise BenchError("weights file not found", where=str(file))
 
 
 def _check_data(arm: Arm) -> None:

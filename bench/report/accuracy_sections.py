@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from bench.judge.accuracy import METRICS
 from bench.judge.difference import Difference
 from bench.recipe.models import MODELS
+from bench.report.accuracy_errors import breakdown_blocks
 from bench.report.accuracy_values import PARTED, TITLES, ArmAccuracy, CellAccuracy
 from bench.report.document import Block, Bullets, Cell, Column, Figure, Heading, Table, Text
 from bench.report.text import cell, counted, significant
@@ -36,6 +37,7 @@ def accuracy_blocks(run: RunReport, drawn: Mapping[str, Sequence[Figure]]) -> li
         )
         blocks.append(_table(one))
         blocks.append(_metrics_table(one))
+        blocks += breakdown_blocks([(arm.name, arm.breakdown) for arm in one.arms])
         if one.partings:
             blocks.append(
                 Text(f"Losses part in the first step in which they differ by more than {100 * PARTED:g} %:")

@@ -16,6 +16,7 @@ from bench.judge.pairs import counterpart_of
 from bench.judge.results import IouType
 from bench.record.models import ArmRecord
 from bench.record.run import Run
+from bench.report.accuracy_errors import Breakdown, break_down
 
 #: Two losses part where they differ by more than this share of the larger one.
 PARTED = 1e-3
@@ -39,7 +40,7 @@ class ArmAccuracy:
     metrics: the 12 numbers of the last evaluation by IoU type. fps: images/s of it, data, network and post-processing;
     phase_s: seconds of each per image. reached_s: seconds of training until the AP that all arms of the cell reached,
     None where it was never evaluated. differences: AP minus that of ``reference``, at the last step of both. losses:
-    the total of each step.
+    the total of each step. breakdown: of the last evaluation, where its detections are still there.
     """
 
     arm: str
@@ -52,6 +53,7 @@ class ArmAccuracy:
     detections: int
     fps: float | None
     phase_s: Mapping[str, float]
+    breakdown: Mapping[IouType, Breakdown] = field(default_factory=dict)
     reached_s: float | None = None
     reference: str | None = None
     differences: Mapping[IouType, Difference] = field(default_factory=dict)
@@ -160,8 +162,18 @@ def _arm(run: Run, arm: ArmRecord, name: str) -> ArmAccuracy:
         detections=predictions.detections,
         fps=images / sum(phases.values()) if sum(phases.values()) else None,
         phase_s={phase: seconds / images for phase, seconds in phases.items()},
+        breakdown=_breakdown(run, arm),
         losses=tuple(run.loss_curve(arm.id).get("loss", ())),
     )
+
+
+def _breakdown(run: Run, arm: ArmRecord) -> dict[IouType, Breakdown]:
+    """Of the last evaluation, from the detections in the run folder."""
+    last = arm.evaluations[-1]
+    if arm.evaluated is None:
+        return {}
+    truth, predictions = run.folder / arm.evaluated.ground_truth, run.folder / last.predictions.path
+    return break_down(truth, predictions, last.kinds()) if truth.exists() and predictions.exists() else {}
 
 
 def _reached_s(arm: ArmAccuracy, target: float | None) -> float | None:

@@ -157,7 +157,7 @@ class SmallTorchvision(TorchvisionAdapter):
 
 
 class SmallNative(NativeAdapter):
-    """The project's own SOLOv2; its light one is small enough."""
+    """The project's own light SOLOv2, with one block in every stage of the backbone."""
 
     def build_model(self) -> nn.Module:
         self.job = dataclasses.replace(
@@ -165,6 +165,13 @@ class SmallNative(NativeAdapter):
         )  # no calibration: there is no folder of batches
         model = super().build_model()
         self.job = dataclasses.replace(self.job, weights=None)
+        for index, stage in enumerate(model.backbone.stages):
+            model.backbone.stages[index] = stage[:1]
+        model.levels = [
+            dataclasses.replace(level, cells=cells)
+            for level, cells in zip(model.levels, (12, 10, 8, 6, 4), strict=True)
+        ]
+        model.head.grids = tuple(level.cells for level in model.levels)
         nn.init.constant_(model.head.classes.bias, -1.0)
         return model
 

@@ -129,9 +129,9 @@ def _mutated(rng: random.Random, seeds: Sequence[bytes], count: int) -> bytes:
 
 
 @pytest.mark.slow
-def test_a_million_damaged_lines_raise_nothing_but_the_documented_error() -> None:
+def test_many_damaged_lines_raise_nothing_but_the_documented_error() -> None:
     rng, seeds = random.Random(20201204), _seeds()
-    for _ in range(100):
+    for _ in range(20):
         _survives(_mutated(rng, seeds, 10_000))
 
 

@@ -120,6 +120,18 @@ def test_iterations_during_which_an_evaluation_ran_are_left_out_and_named(name: 
     assert "an evaluation ran" in render(result)
 
 
+def test_cards_are_those_of_the_run() -> None:
+    first = "".join(f"| distributed init (rank {rank}): env://\n" for rank in (0, 3, 1, 2)) + text(
+        "torchvision", run(9)
+    )
+    second = "".join(f"| distributed init (rank {rank}): env://\n" for rank in (1, 0)) + text(
+        "torchvision", run(5)
+    )
+    assert [section.cards for section in read(first + second).log.sections] == [4, 2]
+    third = "init nccl context nranks: 8 local rank: 0\n" + text("ppdet", run(9))
+    assert [section.cards for section in read(first + third).log.sections] == [4, 8]
+
+
 def test_the_window_is_the_one_asked_for() -> None:
     lines = run(100)
     clock = only(read(text("mmdet2", lines), from_iter=100, to_iter=999)).wall_clock

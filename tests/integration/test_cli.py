@@ -200,3 +200,28 @@ def test_a_dry_run_measures_nothing_and_estimates_the_time(cli: Cli) -> None:
     assert [arm["id"] for arm in plan["arms"]] == ["slow", "fast"]
     assert plan["estimate_s"] > 0
     assert not cli.results.exists()
+
+
+def test_a_fault_of_bench_is_no_regression(cli: Cli) -> None:
+    script = (
+        "import bench.cli.listing as listing, bench.cli as cli, sys\n"
+        "listing.find_codebases = lambda *_: 1 / 0\n"
+        "sys.argv = ['bench', 'list', 'codebases']\n"
+        "cli.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 70
+    assert "please report" in done.stderr
+    assert "ZeroDivisionError" in done.stderr
+
+
+def test_a_file_that_cannot_be_read_is_bad_input(cli: Cli) -> None:
+    done = cli("import", cli.folder)  # a folder
+    assert done.code == 2, done.err
+
+
+def test_a_closed_pipe_is_no_regression(cli: Cli) -> None:
+    process = cli.start("list", "models")
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.wait(timeout=60) == 0

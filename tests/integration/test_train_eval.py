@@ -21,7 +21,7 @@ from bench.worker.api import Batch
 from bench.worker.batches import CorruptBatch
 from bench.worker.training import compose, images_of, learning_rate_factor, load_schedule, mirrored
 from tests.conftest import FAKE, Cli, Finished
-from tests.helpers.runs import wait_for_blocks
+from tests.helpers.runs import curves, killed_and_resumed_alike, resume, wait_for_blocks
 
 WORK: dict[str, Any] = {
     "task": "train_eval",
@@ -43,22 +43,6 @@ ARMS: list[dict[str, Any]] = [
 def trained(cli: Cli, *arguments: str | Path, **work: Any) -> Finished:
     recipe = cli.recipe(workload={**WORK, **work}, arms=ARMS, measure={"deadline_s": 60})
     return cli.run(recipe, *arguments)
-
-
-def resume(cli: Cli, folder: Path) -> Finished:
-    return cli("run", "--resume", folder, "--adapters", FAKE, "--results", cli.results)
-
-
-def curves(folder: Path) -> dict[str, Any]:
-    """All that training and evaluating gave, without times."""
-    run = Run(folder)
-    return {
-        arm.id: (
-            run.loss_curve(arm.id),
-            [one.model_dump(exclude={"train_s", "predictions"}) for one in arm.evaluations],
-        )
-        for arm in run.arms()
-    }
 
 
 @pytest.fixture(scope="module")
@@ -342,41 +326,6 @@ def test_turns_end_with_the_last_step_and_at_every_evaluation(steps: int, every:
 
 
 # -- real codebases -------------------------------------------------------------------------------------------
-
-
-def predictions_of(folder: Path) -> dict[str, list[Any]]:
-    return {
-        path.stem: json.loads(path.read_text()) for path in sorted((folder / "predictions").glob("*.json"))
-    }
-
-
-def killed_and_resumed_alike(cli: Cli, arms: list[str], **work: Any) -> None:
-    """Train with momentum, EMA, trained batch norm and random sampling; once at a stretch, once with a kill -9."""
-    workload = {
-        "task": "train_eval", "model": "faster_rcnn_r50_fpn", "input": {"images": 3, "size": [64, 64]},
-        "batch_size": 1, "steps": 4, "eval_every": 2, "eval_images": 2, "ema": True, "ema_decay": 0.5,
-        "frozen_bn": False, "frozen_stages": 0, "optimizer": {"lr": 0.002, "warmup": 2}, "score_threshold": 0,
-    }  # fmt: skip
-    measure = {"keep_checkpoints": False, "deadline_s": 500}
-    recipe = cli.recipe(
-        workload={**workload, **work}, arms=arms, baseline={}, measure=measure, environment={"threads": 1}
-    )
-    done = cli.run(recipe)
-    assert done.code == 0, done.err
-    (whole,) = cli.runs()
-    cli.results = cli.folder / "killed"
-    process = cli.start("run", recipe, "--adapters", FAKE, "--results", cli.results)
-    folder = wait_for_blocks(cli, len(arms), deadline_s=500)
-    process.kill()
-    process.communicate()
-    done = resume(cli, folder)
-    assert done.code == 0, done.err
-    assert curves(folder) == curves(whole)
-    found = predictions_of(whole)
-    assert all(found.values())
-    assert predictions_of(folder) == found
-    for arm in Run(whole).arms():
-        assert found[f"{arm.id}-2"] != found[f"{arm.id}-4"]  # it learned something in between
 
 
 def test_a_training_of_our_own_detectors_killed_halfway_ends_with_the_same_detections_to_the_bit(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -16,8 +17,9 @@ from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops import FrozenBatchNorm2d
 
 from detectors import build, calibrate, config, runtime
+from detectors.coco_classes import COCO_IDS, COCO_NAMES
 from detectors.config import ConfigError
-from detectors.foreign import COCO_IDS, CODEBASES, load_weights, shapes_of
+from detectors.foreign import CODEBASES, load_weights, shapes_of
 from detectors.names import torchvision as torchvision_names
 from detectors.weight_files import read_checkpoint
 from tests.helpers.models import few_layers
@@ -182,6 +184,12 @@ def test_80_classes_are_found_among_cocos_ids(name: str, theirs: int, first: int
     for key, times in (("box_head.deltas.bias", 4), ("mask_head.logits.bias", 1)):
         if key in own:
             assert torch.equal(own[key], wanted.repeat_interleave(times))
+
+
+def test_cocos_classes_are_those_of_its_files(coco_tiny: Path) -> None:
+    content = json.loads((coco_tiny / "annotations" / "instances_train2017.json").read_text())
+    known = {one["id"]: one["name"] for one in content["categories"]}
+    assert dict(zip(COCO_IDS, COCO_NAMES, strict=True)) == known
 
 
 def test_names_of_an_earlier_torchvision_are_known() -> None:

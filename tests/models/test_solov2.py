@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from detectors import Target, build, list_models, parameter_groups, solov2
+from detectors import Target, build, list_models, parameter_groups, solov2_masks
 from detectors.matrix_nms import keep_local_peaks
-from detectors.solov2 import Prediction, SOLOv2, mask_extents
+from detectors.solov2 import SOLOv2
+from detectors.solov2_masks import Prediction, draw_masks, mask_extents
 from detectors.solov2_targets import quarter_masks
 from tests.helpers.models import random_target
 from tests.helpers.solov2 import CLASSES, LEVELS, cells_in_a_loop, matrix_nms_in_a_loop, small_model
@@ -27,12 +28,12 @@ def scene() -> tuple[Tensor, Tensor, list[Target]]:
 def test_masks_at_the_original_size_are_those_of_the_two_interpolations_they_stand_for(
     original: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(solov2, "PIXELS_AT_ONCE", 2 * original[0] * original[1])  # several turns
+    monkeypatch.setattr(solov2_masks, "PIXELS_AT_ONCE", 2 * original[0] * original[1])  # several turns
     masks = torch.rand(5, 8, 12, generator=torch.Generator().manual_seed(0))
     full = F.interpolate(masks[None], scale_factor=4.0, mode="bilinear")[:, :, :30, :45]
     expected = F.interpolate(full, size=original, mode="bilinear")[0] > 0.5
-    assert torch.equal(solov2._draw(masks, 0.5, (30, 45), original), expected)
-    assert solov2._draw(masks[:0], 0.5, (30, 45), original).shape == (0, *original)
+    assert torch.equal(draw_masks(masks, 0.5, (30, 45), original), expected)
+    assert draw_masks(masks[:0], 0.5, (30, 45), original).shape == (0, *original)
 
 
 def test_no_convolution_has_to_change_the_memory_format_of_a_channels_last_image() -> None:

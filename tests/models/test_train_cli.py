@@ -258,6 +258,38 @@ def test_two_ranks_take_the_step_of_one_process_on_the_joined_batch(
     assert (all_two - all_one).norm() < 0.005 * all_one.norm()
 
 
+@pytest.mark.slow
+def test_two_ranks_learn_classes_of_pixels(
+    tmp_path: Path, shapes_folder: Path, write_config: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A part of the model that has no loss would stop two ranks at their second step."""
+    split = {
+        "annotations": str(shapes_folder / "annotations" / "instances_train.json"),
+        "images": str(shapes_folder / "train"),
+    }
+    changes = {
+        "model": {"name": "htc_r50_fpn", "settings": {"frozen_stages": 4}},
+        "augment": {"resize": {"size": [64, 64]}},
+        "schedule": {"iterations": 3, "warmup": 0},
+    }
+    assert train.main([str(write_config(data={"train": split, "workers": 0}, **changes))]) == 2
+    error = capsys.readouterr().err
+    assert "set data.train.semantic" in error
+    assert "take htc_without_semantic_r50_fpn" in error
+    maps = tmp_path / "maps"
+    maps.mkdir()
+    for image in (shapes_folder / "train").iterdir():
+        with Image.open(image) as file:
+            classes = np.full((file.height, file.width), 7, np.uint8)
+        classes[0] = 255
+        Image.fromarray(classes).save(maps / f"{image.stem}.png")
+    data = {"train": {**split, "semantic": str(maps)}, "workers": 0}
+    out = finish(start(write_config("two", data=data, **changes), ranks=2))
+    losses = [float(value) for value in re.findall(r"loss_semantic_seg: ([\d.e-]+)", out)]
+    assert len(losses) == 3
+    assert losses[2] < losses[0]
+
+
 def test_a_backbone_of_another_project_is_begun_with(
     tmp_path: Path, write_config: Callable[..., Path]
 ) -> None:

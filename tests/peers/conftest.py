@@ -10,6 +10,7 @@ from bench.environments import python_of
 from bench.errors import BenchError
 from bench.recipe.codebases import find_codebases
 from tests.peers.peer import Peer
+from tests.peers.ppdet import PADDLEDET, Bench
 
 
 def peer(name: str, folder: Path) -> Peer:
@@ -28,3 +29,12 @@ def mmdet(tmp_path: Path) -> Peer:
 @pytest.fixture
 def detectron2(tmp_path: Path) -> Peer:
     return peer("detectron2", tmp_path)
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    try:
+        python_of(PADDLEDET)
+    except BenchError as error:
+        pytest.skip(f"{error.message}; create it with: bench env create paddledet")
+    return Bench(tmp_path)

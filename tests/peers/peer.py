@@ -16,6 +16,7 @@ import numpy as np
 
 from bench.inputs.batches import prepare_batches
 from bench.inputs.dataset import open_dataset
+from bench.inputs.weights import to_codebase
 from bench.recipe.codebases import Codebase
 from bench.recipe.workload import Input, Workload
 
@@ -131,3 +132,112 @@ def relative(ours: np.ndarray, theirs: np.ndarray) -> float:
     """Largest difference, relative to the largest value."""
     assert ours.shape == theirs.shape
     return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
+
+
+@dataclass(frozen=True)
+class NativeMask:
+    """A Mask R-CNN of `detectors` on one batch, and a job that gives its weights to another codebase."""
+
+    job: dict[str, Any]
+    batch: Any
+    maps: Any
+    dense: Any
+    anchors: np.ndarray
+    found: Any
+
+    def assert_proposals_agree(self, theirs: dict[str, np.ndarray]) -> None:
+        """Features, scores and offsets of every level are equal; anchors are, up to rounding."""
+        for level, (feature, (scores, deltas)) in enumerate(zip(self.maps, self.dense, strict=True)):
+            assert relative(feature.numpy(), theirs[f"feature{level}"]) < 1e-4
+            flat = theirs[f"scores{level}"].transpose(0, 2, 3, 1).reshape(2, -1)
+            assert relative(scores.numpy(), flat) < 1e-4
+            flat = theirs[f"deltas{level}"].transpose(0, 2, 3, 1).reshape(2, -1, 4)
+            assert relative(deltas.numpy(), flat) < 1e-4
+        # torchvision rounds the anchor around (0, 0), half to even, and then moves it: so do both here.
+        assert 0.1 < np.abs(theirs["anchors"] - self.anchors).max() <= 0.5
+
+
+def native_mask_rcnn(peer: Peer, codebase: str, options: dict[str, Any]) -> NativeMask:
+    """What `detectors` computes with seeded weights, which the codebase is given as well."""
+    import torch
+
+    import detectors
+    from bench.worker.batches import load_batches
+
+    model = "mask_rcnn_r50_fpn"
+    job = peer.job(model, task="infer", input={"size": (128, 128)}, batch_size=2, options=options)
+    batch = load_batches(job["batches"], 0, 1)[0]
+    images, sizes = torch.from_numpy(batch.images), torch.from_numpy(batch.image_sizes)
+    torch.manual_seed(3)
+    ours = detectors.build(model, num_classes=len(job["classes"]))
+    detectors.calibrate(ours, images, sizes)
+    ours.eval()
+    with torch.no_grad():
+        ours.box_head.deltas.weight.mul_(10)  # so that boxes of classes differ
+        pyramid = ours.features(images)
+        dense = ours.rpn.dense(pyramid)
+        anchors = ours.rpn.anchors(pyramid, (128, 128)).numpy()
+        found = ours.postprocess(
+            ours.network(images, sizes), batch.image_sizes.tolist(), batch.original_sizes.tolist()
+        )
+    state = {name: value.numpy() for name, value in ours.state_dict().items()}
+    job["weights"] = str(peer.folder / "weights.npz")
+    np.savez(job["weights"], **to_codebase(codebase, model, state))
+    return NativeMask(job, batch, pyramid.maps, dense, anchors, found)
+
+
+def assert_solov2_agrees(model: Any, batch: Any, theirs: dict[str, np.ndarray]) -> tuple[Any, Any, Any]:
+    """Raw outputs of a SOLOv2 of `detectors` and of another codebase are equal. Returns images, sizes, targets."""
+    import torch
+
+    import detectors
+
+    images, sizes = torch.from_numpy(batch.images), torch.from_numpy(batch.image_sizes)
+    with torch.no_grad():
+        raw = model.network(images, sizes)
+    assert relative(raw.features.numpy(), theirs["features"]) < 1e-4
+    for level in range(5):
+        assert relative(raw.kernels[level].numpy(), theirs[f"kernels{level}"]) < 1e-4
+        assert relative(raw.classes[level].numpy(), theirs[f"classes{level}"]) < 1e-4
+    truth = zip(batch.boxes, batch.labels, batch.masks, strict=True)
+    targets = [detectors.Target(*(torch.from_numpy(np.array(value)) for value in one)) for one in truth]
+    return images, sizes, targets
+
+
+def displace_points(model: Any) -> None:
+    """Move the points of deformable convolutions by about half a pixel, away from where they start: on whole pixels the
+    derivative jumps, and rounding would decide on which side each framework is."""
+    import torch
+
+    from detectors.deformable import DeformConvNorm
+
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, DeformConvNorm):
+                module.offset.weight.normal_(std=0.004)
+                module.offset.bias.fill_(0.5)
+
+
+def assert_gradients(
+    model: Any,
+    codebase: str,
+    name: str,
+    theirs: dict[str, np.ndarray],
+    prefix: str,
+    tolerance: float,
+    *,
+    without: tuple[str, ...] = (),
+) -> None:
+    """All gradients that ``theirs`` has behind ``prefix``, but of the parameters whose name ends on ``without``."""
+    ours = {key: p.grad.numpy() for key, p in model.named_parameters() if p.grad is not None}
+    references = {key.removeprefix(prefix): theirs[key] for key in theirs if key.startswith(prefix)}
+    ours, references = (
+        {key: value for key, value in given.items() if not key.endswith(without)}
+        for given in (to_codebase(codebase, name, ours), references)
+    )
+    # Frozen parameters have none, neither there nor here.
+    assert set(ours) == set(references)
+    assert len(references) > 80
+    for key, reference in references.items():
+        error = np.linalg.norm(ours[key] - reference) / np.linalg.norm(reference)
+        assert error < tolerance, f"{prefix}{key}: {error:.1e}"

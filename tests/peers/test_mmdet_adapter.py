@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from bench.environments import list_environments
-from bench.inputs.weights import to_codebase
-from tests.peers.peer import Peer, relative
+from tests.peers.peer import Peer, native_mask_rcnn, relative
 
 pytestmark = pytest.mark.peers
 
@@ -79,16 +78,11 @@ for batch in data:
             assert found["masks"][0] == len(found["boxes"])
 
 
-@pytest.mark.parametrize("model", ["mask_rcnn_r50_fpn"])
-def test_with_one_set_of_weights_it_computes_what_detectors_computes(mmdet: Peer, model: str) -> None:
+def test_with_one_set_of_weights_it_computes_what_detectors_computes(mmdet: Peer) -> None:
     """Features and proposal outputs are equal as it is. Its RoIAlign samples otherwise (adaptive, aligned) and its
     anchors are not rounded (mmdet/models/task_modules/prior_generators/anchor_generator.py): with these two set to
     torchvision's, detections are equal too, so nothing else differs. (On images that are no multiple of 64 the
     coarsest anchors lie apart as well: torchvision's stride is the image's size over the grid's, here it is 64.)"""
-    torch = pytest.importorskip("torch")
-    detectors = pytest.importorskip("detectors")
-    from bench.worker.batches import load_batches
-
     roi_layer = "bbox_roi_extractor.roi_layer"
     mask_layer = "mask_roi_extractor.roi_layer"
     torchvision_like = {
@@ -96,30 +90,7 @@ def test_with_one_set_of_weights_it_computes_what_detectors_computes(mmdet: Peer
         for layer in (roi_layer, mask_layer)
         for key, value in (("sampling_ratio", 2), ("aligned", False))
     }
-    job = mmdet.job(
-        model,
-        task="infer",
-        input={"size": (128, 128)},
-        batch_size=2,
-        options={"cfg_options": torchvision_like},
-    )
-    batch = load_batches(job["batches"], 0, 1)[0]
-    images, sizes = torch.from_numpy(batch.images), torch.from_numpy(batch.image_sizes)
-    torch.manual_seed(3)
-    ours = detectors.build(model, num_classes=len(job["classes"]))
-    detectors.calibrate(ours, images, sizes)
-    ours.eval()
-    with torch.no_grad():
-        ours.box_head.deltas.weight.mul_(10)  # so that boxes of classes differ
-        pyramid = ours.features(images)
-        dense = ours.rpn.dense(pyramid)
-        anchors = ours.rpn.anchors(pyramid, (128, 128)).numpy()
-        found = ours.postprocess(
-            ours.network(images, sizes), batch.image_sizes.tolist(), batch.original_sizes.tolist()
-        )
-    state = {name: value.numpy() for name, value in ours.state_dict().items()}
-    np.savez(mmdet.folder / "weights.npz", **to_codebase("mmdet", model, state))
-    job["weights"] = str(mmdet.folder / "weights.npz")
+    ours = native_mask_rcnn(mmdet, "mmdet", {"cfg_options": torchvision_like})
 
     code = """
 adapter, (data,) = make(jobs)
@@ -136,16 +107,9 @@ for found in predict(adapter, data):
     for name in ("boxes", "scores", "labels", "masks"):
         arrays[f"{name}_of_{found.image_id}"] = getattr(found, name)
 """
-    _, theirs = mmdet.run(code, job)
-    for level, (feature, (scores, deltas)) in enumerate(zip(pyramid.maps, dense, strict=True)):
-        assert relative(feature.numpy(), theirs[f"feature{level}"]) < 1e-4
-        flat = theirs[f"scores{level}"].transpose(0, 2, 3, 1).reshape(2, -1)
-        assert relative(scores.numpy(), flat) < 1e-4
-        flat = theirs[f"deltas{level}"].transpose(0, 2, 3, 1).reshape(2, -1, 4)
-        assert relative(deltas.numpy(), flat) < 1e-4
-    # torchvision rounds the anchor around (0, 0), half to even, and then moves it: so do both here.
-    assert 0.1 < np.abs(theirs["anchors"] - anchors).max() <= 0.5
-    for image_id, mine in zip(batch.image_ids, found, strict=True):
+    _, theirs = mmdet.run(code, ours.job)
+    ours.assert_proposals_agree(theirs)
+    for image_id, mine in zip(ours.batch.image_ids, ours.found, strict=True):
         assert len(mine.boxes) > 10
         names = ("boxes", "scores", "labels", "masks")
         other = {name: theirs[f"{name}_of_{image_id}"] for name in names}

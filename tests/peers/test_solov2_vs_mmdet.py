@@ -11,11 +11,9 @@ import torch
 import detectors
 from bench.inputs.weights import to_codebase
 from bench.worker.batches import load_batches
-from detectors.deformable import DeformConvNorm
-from detectors.solov2 import SOLOv2
 from detectors.solov2_targets import assign, quarter_masks
 from tests.helpers.models import random_target
-from tests.peers.peer import Peer, relative
+from tests.peers.peer import Peer, assert_gradients, assert_solov2_agrees, displace_points
 
 pytestmark = pytest.mark.peers
 
@@ -63,16 +61,6 @@ for scene in range(jobs["count"]):
 """
 
 
-@torch.no_grad()
-def displace_points(model: torch.nn.Module) -> None:
-    """Move the points of deformable convolutions by about half a pixel, away from where they start: on whole pixels the
-    derivative jumps, and rounding would decide on which side each framework is."""
-    for module in model.modules():
-        if isinstance(module, DeformConvNorm):
-            module.offset.weight.normal_(std=0.004)
-            module.offset.bias.fill_(0.5)
-
-
 def given_weights(mmdet: Peer, name: str, scenes: list[detectors.Target]) -> tuple[Any, Any, Any]:
     """Our model with calibrated weights and a batch of its images; and the jobs for mmdetection, with both."""
     job = mmdet.job(name, input={"size": SIZE}, batch_size=2, score_threshold=0.01)
@@ -99,31 +87,6 @@ def given_weights(mmdet: Peer, name: str, scenes: list[detectors.Target]) -> tup
     return model, batch, jobs
 
 
-def assert_gradients(
-    model: SOLOv2,
-    codebase: str,
-    name: str,
-    theirs: dict[str, np.ndarray],
-    prefix: str,
-    tolerance: float,
-    *,
-    without: tuple[str, ...] = (),
-) -> None:
-    """All gradients that ``theirs`` has behind ``prefix``, but of the parameters whose name ends on ``without``."""
-    ours = {key: p.grad.numpy() for key, p in model.named_parameters() if p.grad is not None}
-    references = {key.removeprefix(prefix): theirs[key] for key in theirs if key.startswith(prefix)}
-    ours, references = (
-        {key: value for key, value in given.items() if not key.endswith(without)}
-        for given in (to_codebase(codebase, name, ours), references)
-    )
-    # Frozen parameters have none, neither there nor here.
-    assert set(ours) == set(references)
-    assert len(references) > 80
-    for key, reference in references.items():
-        error = np.linalg.norm(ours[key] - reference) / np.linalg.norm(reference)
-        assert error < tolerance, f"{prefix}{key}: {error:.1e}"
-
-
 @pytest.mark.parametrize("name", ["solov2_light_r50_fpn", "solov2_r50_fpn", "solov2_light_r50_dcn_fpn"])
 def test_with_one_set_of_weights_solov2_is_mmdetections(mmdet: Peer, name: str) -> None:
     """Gradients are compared in float64 too, closely, and detections there. In float32 rounding decides on which side
@@ -132,17 +95,7 @@ def test_with_one_set_of_weights_solov2_is_mmdetections(mmdet: Peer, name: str) 
     scenes.append(random_target(0, (64, 64), objects=0))
     model, batch, jobs = given_weights(mmdet, name, scenes)
     result, theirs = mmdet.run(WHAT_MMDET_COMPUTES, jobs)
-    images, sizes = torch.from_numpy(batch.images), torch.from_numpy(batch.image_sizes)
-
-    with torch.no_grad():
-        raw = model.network(images, sizes)
-    assert relative(raw.features.numpy(), theirs["features"]) < 1e-4
-    for level in range(5):
-        assert relative(raw.kernels[level].numpy(), theirs[f"kernels{level}"]) < 1e-4
-        assert relative(raw.classes[level].numpy(), theirs[f"classes{level}"]) < 1e-4
-
-    truth = zip(batch.boxes, batch.labels, batch.masks, strict=True)
-    targets = [detectors.Target(*(torch.from_numpy(np.array(value)) for value in one)) for one in truth]
+    images, sizes, targets = assert_solov2_agrees(model, batch, theirs)
     losses = model.losses(images, sizes, targets)
     assert set(losses) == set(result["losses"])
     for term, value in losses.items():

@@ -15,19 +15,12 @@ import torch
 import detectors
 from bench.environments import python_of
 from bench.inputs.weights import to_codebase
+from bench.measure.process import worker_path
 from bench.recipe.workload import Input
 from bench.worker.batches import load_batches
 from detectors.solov2 import SOLOv2
-from tests.peers.peer import relative
-from tests.peers.test_paddledet_adapter import (  # noqa: F401
-    DEADLINE_S,
-    PADDLEDET,
-    Bench,
-    bench,
-    worker_path,
-    workload,
-)
-from tests.peers.test_solov2_vs_mmdet import assert_gradients, displace_points
+from tests.peers.peer import assert_gradients, assert_solov2_agrees, displace_points
+from tests.peers.ppdet import DEADLINE_S, PADDLEDET, Bench, workload
 
 pytestmark = pytest.mark.peers
 
@@ -96,7 +89,7 @@ np.savez(sys.argv[3], **arrays)
 """
 
 
-def run_ppdet(bench: Bench, job: dict[str, Any]) -> dict[str, np.ndarray]:  # noqa: F811
+def run_ppdet(bench: Bench, job: dict[str, Any]) -> dict[str, np.ndarray]:
     job_file, result = bench.folder / "job.json", bench.folder / "result.npz"
     job_file.write_text(json.dumps(job))
     done = subprocess.run(
@@ -151,7 +144,7 @@ THEIRS_ALONE = ("conv_dcn.bias",)
     ids=["light", "vd-dcn-frozen", "vd-dcn"],
 )
 def test_with_one_set_of_weights_solov2_is_paddledetections(
-    bench: Bench,  # noqa: F811
+    bench: Bench,
     name: str,
     frozen: bool,
     settings: dict[str, Any],
@@ -170,16 +163,7 @@ def test_with_one_set_of_weights_solov2_is_paddledetections(
     theirs = run_ppdet(bench, job)
 
     (batch,) = load_batches(job["batches"], 0, 1)
-    images, sizes = torch.from_numpy(batch.images), torch.from_numpy(batch.image_sizes)
-    with torch.no_grad():
-        raw = model.network(images, sizes)
-    assert relative(raw.features.numpy(), theirs["features"]) < 1e-4
-    for level in range(5):
-        assert relative(raw.kernels[level].numpy(), theirs[f"kernels{level}"]) < 1e-4
-        assert relative(raw.classes[level].numpy(), theirs[f"classes{level}"]) < 1e-4
-
-    truth = zip(batch.boxes, batch.labels, batch.masks, strict=True)
-    targets = [detectors.Target(*(torch.from_numpy(np.array(value)) for value in one)) for one in truth]
+    images, sizes, targets = assert_solov2_agrees(model, batch, theirs)
     losses = model.losses(images, sizes, targets)
     for term, theirs_term in (("loss_mask", "loss_ins"), ("loss_cls", "loss_cate")):
         assert losses[term].item() == pytest.approx(float(theirs[f"loss {theirs_term}"]), rel=1e-3)

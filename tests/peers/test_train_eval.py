@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from tests.test_train_eval import killed_and_resumed_alike
 
 from bench.environments import python_of
 from bench.errors import BenchError
 from bench.recipe.codebases import find_codebases
 from tests.conftest import Cli
+from tests.helpers.runs import killed_and_resumed_alike
 
 pytestmark = [pytest.mark.peers, pytest.mark.slow]
 

@@ -9,7 +9,8 @@ import pytest
 
 from detectors import config as configs
 from detectors import train, transforms
-from detectors.coco import Draw, TrainingOrder, augmented
+from detectors.coco import augmented
+from detectors.order import Draw, TrainingOrder
 from detectors.transforms import Sample
 
 
@@ -60,7 +61,7 @@ def test_boxes_and_masks_follow_their_image_through_all_changes() -> None:
     image = np.zeros((60, 80, 3), np.uint8)
     image[20:50, 10:40] = 255
     mask = (image[None, :, :, 0] > 0).astype(np.uint8)
-    sample = Sample(image, np.float32([[10, 20, 40, 50]]), np.array([3]), mask)
+    sample = Sample(image, np.float32([[10, 20, 40, 50]]), np.array([3]), mask, mask[0])
     augment = configs.Augment(expand=2, crop=True, resize=configs.Resize(short=(48, 96), long=200), flip=0.5)
     shapes_seen = set()
     for seed in range(40):
@@ -70,6 +71,9 @@ def test_boxes_and_masks_follow_their_image_through_all_changes() -> None:
         assert changed.masks.shape[1:] == changed.size
         bright = changed.image[:, :, 0] > 127
         assert (bright != changed.masks[0]).mean() < 0.05
+        assert set(np.unique(changed.semantic)) <= {0, 1, 255}
+        counted = changed.semantic != 255
+        assert np.array_equal(changed.semantic[counted], changed.masks[0][counted])
         rows, columns = np.flatnonzero(bright.any(1)), np.flatnonzero(bright.any(0))
         tight = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
         np.testing.assert_allclose(changed.boxes[0], tight, atol=2.5)

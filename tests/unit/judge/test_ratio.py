@@ -214,7 +214,7 @@ def test_rounds_of_one_arm_only_are_counted() -> None:
 
 def test_arms_without_a_common_round_are_an_error() -> None:
     arm = table(np.full((1, 2), 0.1))
-    with pytest.raises(BenchError, match="no round has both arms"):
+    with pytest.raises(BenchError, match="no round measured both arms"):
         compare(arm, arm.assign(launch=1))
 
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from bench.errors import BenchError
 from bench.gate.changes import change_points
+from benchmarks.gate import history
 
 
 def series(*levels: tuple[float, int], seed: int = 0, sd: float = 0.01) -> np.ndarray:
@@ -17,21 +18,21 @@ def series(*levels: tuple[float, int], seed: int = 0, sd: float = 0.01) -> np.nd
     return np.concatenate([level * np.exp(rng.normal(0, sd, runs)) for level, runs in levels])
 
 
-def test_a_lasting_slowdown_is_found_where_it_happened_with_its_size() -> None:
-    for seed in range(20):
+def test_a_lasting_slowdown_is_found_with_its_size() -> None:
+    for seed in range(8):
         (found,) = change_points(series((1.0, 20), (1.1, 15), seed=seed), "lower")
         assert abs(found.index - 20) <= 1
         assert found.change == pytest.approx(0.1, abs=0.02)
         assert found.direction == "regression"
 
 
-def test_fewer_images_per_second_is_a_regression_and_more_is_not() -> None:
+def test_the_direction_is_that_of_the_metric() -> None:
     directions = [p.direction for p in change_points(series((100, 15), (90, 15), (105, 15)), "higher")]
     assert directions == ["regression", "improvement"]
 
 
-def test_a_single_spike_is_not_reported_and_does_not_hide_the_change_after_it() -> None:
-    for seed in range(20):
+def test_a_spike_neither_is_nor_hides_a_change() -> None:
+    for seed in range(8):
         quiet = series((1.0, 30), seed=seed)
         quiet[[9, 20]] *= 1.5
         assert change_points(quiet, "lower") == []
@@ -46,9 +47,11 @@ def test_a_spike_in_the_newest_run_does_not_alarm_before_it_lasts() -> None:
     assert change_points(values, "lower") == []
 
 
-def test_noise_alone_is_seldom_called_a_change() -> None:
-    alarms = sum(bool(change_points(series((1.0, 60), seed=seed, sd=0.03), "lower")) for seed in range(200))
-    assert alarms <= 10
+@pytest.mark.parametrize("runs", [16, 60])
+def test_wandering_noise_is_seldom_called_a_change(runs: int) -> None:
+    """At full size in tests/statistical."""
+    series_ = history.autocorrelated(np.random.default_rng(0), 60, runs)
+    assert sum(bool(change_points(values, "lower")) for values in series_) <= 6
 
 
 def test_changes_too_small_to_matter_are_left_out() -> None:
@@ -59,7 +62,7 @@ def test_changes_too_small_to_matter_are_left_out() -> None:
 
 def test_the_suspects_hold_the_commit_that_did_it() -> None:
     held, widths = 0, []
-    for seed in range(200):
+    for seed in range(60):
         found = change_points(series((1.0, 20), (1.04, 20), seed=seed, sd=0.015), "lower")
         nearest = min(found, key=lambda point: abs(point.index - 20), default=None)
         if nearest:
@@ -67,8 +70,8 @@ def test_the_suspects_hold_the_commit_that_did_it() -> None:
             assert first <= nearest.index <= last
             held += first <= 20 <= last
             widths.append(last - first)
-    assert len(widths) >= 190
-    assert held >= 0.95 * len(widths)
+    assert len(widths) >= 50
+    assert held >= 0.9 * len(widths)
     assert np.median(widths) <= 6
 
 
@@ -88,7 +91,7 @@ def test_a_failed_run_has_to_be_left_out_by_the_caller() -> None:
         change_points([1.0] * 10 + [float("nan")], "lower")
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 @given(st.integers(0, 10_000), st.floats(1e-6, 1e6))
 def test_the_unit_of_a_metric_does_not_move_its_change_points(seed: int, scale: float) -> None:
     values = series((1.0, 12), (1.1, 12), (1.0, 12), seed=seed, sd=0.02)
@@ -96,9 +99,9 @@ def test_the_unit_of_a_metric_does_not_move_its_change_points(seed: int, scale: 
     assert [point.index for point in change_points(values * scale, "lower")] == indices
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 @given(st.lists(st.floats(1e-3, 1e3), min_size=0, max_size=60))
-def test_any_series_gives_ordered_change_points_of_at_least_the_asked_magnitude(values: list[float]) -> None:
+def test_any_series_gives_ordered_changes_of_the_asked_size(values: list[float]) -> None:
     found = change_points(values, "lower", min_change=0.05)
     assert [point.index for point in found] == sorted({point.index for point in found})
     assert all(abs(np.log(point.after / point.before)) >= np.log1p(0.05) * 0.999 for point in found)

@@ -1,0 +1,262 @@
+"""Verdicts on records: what counts as a difference, what as not shown, and what explains it."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bench.judge.audit import Audit, audit, audit_run
+from bench.judge.detections import matched_share
+from bench.judge.observations import group_of, summary
+from bench.record.models import ArmRecord
+
+IMAGE = {"shape": [3, 96, 128], "projection": [3.0, -4.0, 1.0], "norm": 200.0}
+LAYER = {
+    "norm": 10.0,
+    "sum": 5.0,
+    "rows": 64,
+    "projection": [1.0, 2.0],
+    "gradients": 32,
+    "gradient_norm": 0.1,
+}
+STEP: dict[str, Any] = {
+    "losses": {"cls": 1.0, "box": 0.5, "loss": 1.5},
+    "flops": {"forward": {"float32": 1000}, "backward": {"float32": 2000}},
+    "images": [IMAGE, IMAGE],
+    "normalised": {"fixed": 100},
+    "random_values": 0,
+    "layers": {"head.classes.weight": LAYER},
+    "gradient": {"head.classes": 2.0, "backbone.stages.1": 1.0},
+    "update": {"head.classes": 2e-3, "backbone.stages.1": 1e-3},
+    "momentum": {"head.classes": 2.0, "backbone.stages.1": 1.0},
+    "average": {"head.classes": 0.9},
+    "rule": {"lr": 1e-3, "momentum": 0.9, "weight_decay": 1e-4},
+}
+RANK: dict[str, Any] = {
+    "steps": [copy.deepcopy(STEP) for _ in range(3)],
+    "weights": {"head.classes.weight": 3.0, "backbone.stages.1.0.conv1.conv.weight": 4.0},
+    "changed": {"head.classes": 100, "backbone.stages.1": 200},
+    "after": {"threads": 2, "matrix products": "highest", "TF32": False},
+    "randomness": [],
+}
+
+
+def arm(label: str, changes: dict[str, Any] | None = None, **fields: Any) -> ArmRecord:
+    """``changes``: dotted path into the audit of rank 0 → value."""
+    rank = copy.deepcopy(RANK)
+    for path, value in (changes or {}).items():
+        *outer, last = path.split("/")
+        target: Any = rank
+        for part in outer:
+            target = target[int(part) if part.isdigit() else part]
+        target[last] = value
+    given = {"workload": {"model": "retinanet_r50_fpn"}, "audit": {"ranks": [rank]}, **fields}
+    description = {"library": {"torch": "2"}, **given.pop("description", {})}
+    return ArmRecord(
+        id=label, codebase=label, label=label, cell="all", status="ok", description=description, **given
+    )
+
+
+def against_reference(changes: dict[str, Any], **fields: Any) -> Audit:
+    return audit(arm("other", changes, **fields), arm("reference"))
+
+
+def test_same_observations_are_equal() -> None:
+    assert against_reference({}).verdict == "equal"
+
+
+@pytest.mark.parametrize(
+    ("fact", "changes"),
+    [
+        ("total loss in step 3", {"steps/2/losses": {"cls": 1.003, "box": 0.5, "loss": 1.503}}),
+        ("cls in step 2", {"steps/1/losses": {"cls": 1.01, "box": 0.49, "loss": 1.5}}),
+        ("loss terms in step 1", {"steps/0/losses": {"cls": 1.5, "loss": 1.5}}),
+        ("images that enter the network in step 2", {"steps/1/images": [IMAGE]}),
+        ("content of image 1 in step 1", {"steps/0/images": [{**IMAGE, "projection": [3.1, -4.0, 1.0]}, IMAGE]}),
+        ("shape of image 2 in step 1", {"steps/0/images": [IMAGE, {**IMAGE, "shape": [3, 95, 128]}]}),
+        ("backward FLOPs in step 1", {"steps/0/flops/backward": {}}),
+        ("share of forward FLOPs in bfloat16 in step 1", {"steps/0/flops/forward": {"bfloat16": 1000}}),
+        ("values normalised by batch statistics in step 1", {"steps/0/normalised": {"batch": 100}}),
+        ("values offered to random layers in step 1", {"steps/0/random_values": 100}),
+        ("values of head.classes with a gradient in step 1",
+         {"steps/0/layers/head.classes.weight": {**LAYER, "gradients": 16}}),
+        ("output of head.classes in step 1",
+         {"steps/0/layers/head.classes.weight": {**LAYER, "projection": [2.0, 1.0]}}),
+        ("norm of the gradient in step 1", {"steps/0/gradient": {"head.classes": 2.1, "backbone.stages.1": 1.0}}),
+        ("norm of the update of backbone.stages.1 in step 2",
+         {"steps/1/update": {"head.classes": 2e-3, "backbone.stages.1": 0.0}}),
+        ("norm of the momentum of head.classes in step 2", {"steps/1/momentum": {"backbone.stages.1": 1.0}}),
+        ("weight of new values in the average of head.classes in step 2", {"steps/1/average": {}}),
+        ("learning rate as the weights show it in step 3",
+         {"steps/2/rule": {"lr": 0.0, "momentum": 0.9, "weight_decay": 1e-4}}),
+        ("FLOPs of a batch seen before, to the first time",
+         {"steps/2/flops": {"forward": {"float32": 500}, "backward": {"float32": 2000}}}),
+        ("parts of the model that changed", {"changed": {"head.classes": 100}}),
+        ("threads after the steps",
+         {"after": {"threads": 1, "matrix products": "highest", "TF32": False}}),
+        ("setting: matrix products", {"after": {"threads": 2, "matrix products": "medium", "TF32": False}}),
+        ("norm of the initial head.classes.weight",
+         {"weights": {"head.classes.weight": 3.1, "backbone.stages.1.0.conv1.conv.weight": 4.0}}),
+    ],
+)  # fmt: skip
+def test_each_observed_difference_is_named(fact: str, changes: dict[str, Any]) -> None:
+    found = against_reference(changes)
+    assert found.verdict == "unequal"
+    assert any(difference.fact.startswith(fact) for difference in found.differences)
+
+
+@pytest.mark.parametrize(
+    ("fact", "description"),
+    [
+        ("parameters", {"parameters": 12}),
+        ("score threshold", {"postprocess": {"score_threshold": 0.5}}),
+        ("NMS IoU threshold", {"postprocess": {"nms_iou_threshold": 0.7}}),
+        ("ground-truth objects", {"objects": 9}),
+    ],
+)
+def test_what_a_codebase_says_counts_where_both_say_it(fact: str, description: dict[str, Any]) -> None:
+    said = {
+        "parameters": 10,
+        "objects": 11,
+        "postprocess": {"score_threshold": 0.05, "nms_iou_threshold": 0.5},
+    }
+    reference = arm("reference", description=said)
+    found = audit(arm("other", description={**said, **description}), reference)
+    assert [difference.fact for difference in found.differences] == [fact]
+    assert audit(arm("silent"), reference).verdict == "equal"
+
+
+def test_arm_that_was_not_observed_is_not_shown() -> None:
+    found = audit(arm("other", audit={}), arm("reference"))
+    assert (found.verdict, found.unknown) == ("not shown", ("observed steps",))
+
+
+def test_arm_without_mapped_weights_is_never_equal() -> None:
+    found = against_reference({"weights": {"own.name.weight": 3.0, "another.weight": 4.0}})
+    assert found.verdict == "not shown"
+    assert found.unknown == ("initial weights",)
+
+
+def test_each_codebases_own_random_weights_are_not_shown() -> None:
+    other = {"weights": {"head.classes.weight": 3.5, "backbone.stages.1.0.conv1.conv.weight": 4.0}}
+    workload = {"model": "retinanet_r50_fpn", "weights": "random"}
+    assert against_reference(other, workload=workload).verdict == "not shown"
+
+
+def test_unknown_setting_of_one_arm_is_not_shown() -> None:
+    found = against_reference({"after": {"matrix products": "highest", "TF32": False}})
+    assert (found.verdict, found.unknown) == ("not shown", ("threads after the steps",))
+
+
+def test_fewer_operations_with_the_same_results_are_a_note() -> None:
+    flops = {"forward": {"float32": 1000}, "backward": {"float32": 1800}}
+    fewer = {f"steps/{step}/flops": flops for step in range(3)}
+    found = against_reference(fewer)
+    assert found.verdict == "equal"
+    assert "backward FLOPs in step 1: 1,800" in found.notes[0]
+    assert "same results" in found.notes[0]
+    other_loss = {**fewer, "steps/1/losses": {"cls": 1.1, "box": 0.5, "loss": 1.6}}
+    assert against_reference(other_loss).verdict == "unequal"
+
+
+def test_factor_explains_only_what_it_changes() -> None:
+    without = {f"steps/{step}/average": {} for step in range(3)}
+    other, reference = arm("other", without), arm("reference")
+    assert audit(other, reference).verdict == "unequal"
+    other.levels, reference.levels = {"workload.ema": False}, {"workload.ema": True}
+    assert audit(other, reference).verdict == "equal"
+    other.audit["ranks"][0]["steps"][0]["losses"]["cls"] = 2.0
+    assert audit(other, reference).verdict == "unequal"
+
+
+def test_randomness_switched_off_is_said() -> None:
+    found = against_reference({"randomness": ["layers that drop values are switched off"]})
+    assert found.notes == ("in the audit, layers that drop values are switched off",)
+
+
+def test_only_arms_of_one_cell_are_compared() -> None:
+    other = arm("other")
+    other.cell = "elsewhere"
+    assert audit_run([arm("reference"), other], {"codebase": "reference"}) == {}
+
+
+def test_every_rank_is_compared() -> None:
+    other, reference = arm("other"), arm("reference")
+    for one in (other, reference):
+        one.audit["ranks"] = [one.audit["ranks"][0], copy.deepcopy(one.audit["ranks"][0])]
+    assert audit(other, reference).verdict == "equal"
+    other.audit["ranks"][1]["steps"][1]["gradient"]["head.classes"] = 9.0
+    assert "of rank 1 in step 2" in str(audit(other, reference).differences[0])
+
+
+# -- detections ----------------------------------------------------------------------------------------------------
+
+
+def found(count: int = 20, **changes: Any) -> dict[str, Any]:
+    rng = np.random.default_rng(0)
+    corners = rng.uniform(0, 200, (count, 2))
+    boxes = np.concatenate([corners, corners + rng.uniform(20, 60, (count, 2))], axis=1)
+    one = {"boxes": boxes, "scores": rng.uniform(0.1, 1, count), "labels": rng.integers(0, 3, count)}
+    return {**one, **{name: change(one[name]) for name, change in changes.items()}}
+
+
+@pytest.mark.parametrize(
+    ("share", "changes"),
+    [
+        (1.0, {}),
+        (1.0, {"boxes": lambda boxes: boxes + 0.2}),
+        (0.0, {"boxes": lambda boxes: boxes + 9}),
+        (0.0, {"scores": lambda scores: scores - 0.02}),
+        (0.0, {"labels": lambda labels: labels + 1}),
+        (1.0, {"scores": lambda scores: scores - 0.005}),
+    ],
+)
+def test_detections_match_by_box_score_and_label(share: float, changes: dict[str, Any]) -> None:
+    assert matched_share(found(), found(**changes)) == share
+
+
+def test_missing_detections_lower_the_share() -> None:
+    half = {name: values[:10] for name, values in found().items()}
+    assert matched_share(found(), half) == pytest.approx(2 / 3)
+    assert matched_share(found(), {name: values[:0] for name, values in found().items()}) == 0
+    assert matched_share(found(0), found(0)) == 1
+
+
+def test_masks_of_another_size_do_not_match() -> None:
+    masks = [[100, 100, 50, 10.0, 10.0]] * 20
+    assert matched_share({**found(), "masks": masks}, {**found(), "masks": masks}) == 1
+    smaller = [[50, 50, 13, 5.0, 5.0]] * 20
+    assert matched_share({**found(), "masks": masks}, {**found(), "masks": smaller}) == 0
+    assert matched_share({**found(), "masks": masks}, found()) == 0
+
+
+# -- what is kept --------------------------------------------------------------------------------------------------
+
+
+def test_summary_speaks_canonical_names_by_part() -> None:
+    layers = {"cls.weight": LAYER, "conv1.weight": LAYER}
+    step = {
+        "layers": layers,
+        "gradient": {"cls.weight": 3.0, "cls.bias": 4.0},
+        "average": {"cls.weight": [0.9, 1.0]},
+    }
+    names = {
+        "cls.weight": "head.classes.weight",
+        "cls.bias": "head.classes.bias",
+        "conv1.weight": "neck.output.0.weight",
+    }
+    kept = summary({"steps": [step], "weights": {"cls.weight": 1.0}, "changed": {"cls.bias": 5}}, names)
+    assert kept["named"] == "canonical"
+    assert kept["weights"] == {"head.classes.weight": 1.0}
+    assert kept["changed"] == {"head.classes": 5}
+    assert list(kept["steps"][0]["layers"]) == ["head.classes.weight"]
+    assert kept["steps"][0]["gradient"] == {"head.classes": 5.0}
+    assert kept["steps"][0]["average"] == {"head.classes": 0.9}
+
+
+def test_parameters_belong_to_stages_and_layers() -> None:
+    assert group_of("backbone.stages.2.0.conv1.conv.weight") == "backbone.stages.2"
+    assert group_of("head.class_tower.3.weight") == "head.class_tower"

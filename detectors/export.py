@@ -120,7 +120,10 @@ def clipped(boxes: Tensor, size: tuple[int, int]) -> Tensor:
 def best_of(
     boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float, limit: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The ``limit`` best boxes [N, 4] of score [N] that are no duplicates within their group [N], padded with score -1."""
+    """The ``limit`` best boxes [N, 4] of score [N], without duplicates within their group [N].
+
+    Padded with score -1.
+    """
     apart = boxes + (groups.to(boxes.dtype) * (boxes.max() + 1)).unsqueeze(1)
     kept = torch.ops.torchvision.nms(apart, scores, threshold)
     # How many there are is not known in a graph; where they are is.
@@ -161,9 +164,16 @@ def exportable(model: nn.Module, size: tuple[int, int]) -> nn.Module:
     """
     if isinstance(model, DenseDetector) and isinstance(model.head, RetinaNetHead | FCOSHead):
         return ExportableDense(model, size)
-    if isinstance(model, RCNN) and model.rpn is not None and model.mask_head is None and model.neck is not None:
+    if (
+        isinstance(model, RCNN)
+        and model.rpn is not None
+        and model.mask_head is None
+        and model.neck is not None
+    ):
         return ExportableRCNN(model, size)
-    raise ValueError(f"{type(model).__name__} cannot be exported yet; RetinaNet, FCOS and Faster R-CNN with FPN can")
+    raise ValueError(
+        f"{type(model).__name__} cannot be exported yet; RetinaNet, FCOS and Faster R-CNN with FPN can"
+    )
 
 
 def export_program(model: nn.Module, size: tuple[int, int]) -> torch.export.ExportedProgram:

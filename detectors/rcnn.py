@@ -192,6 +192,7 @@ def rpn_settings(chosen: Conventions, levels: int = 5) -> dict[str, Any]:
         "post_nms": chosen.post_nms,
         "forced_iou": chosen.forced_iou,
         "forced_to_object": chosen.forced_to_object,
+        "least_positives": chosen.least_positives,
         "rounded_anchors": chosen.rounded_anchors,
         "strides": tuple(4 * 2**level for level in range(levels)) if chosen.nominal_strides else None,
         "min_size": chosen.min_proposal,

@@ -57,6 +57,7 @@ class RPN(nn.Module):
         negative_iou: overlap below which it is background.
         forced_iou: as for ``match``.
         forced_to_object: as for ``match``.
+        least_positives: as in ``Conventions``.
         rounded_anchors: as for ``pyramid_anchors``.
         strides: as for ``pyramid_anchors``.
         inside_only: whether the loss ignores anchors that are partly outside their image.
@@ -77,6 +78,7 @@ class RPN(nn.Module):
         negative_iou: float = 0.3,
         forced_iou: float = 0.0,
         forced_to_object: bool = False,
+        least_positives: int = 0,
         rounded_anchors: bool = True,
         strides: tuple[int, ...] | None = None,
         inside_only: bool = False,
@@ -94,6 +96,7 @@ class RPN(nn.Module):
         self.negative_iou = negative_iou
         self.forced_iou = forced_iou
         self.forced_to_object = forced_to_object
+        self.least_positives = least_positives
         self.rounded_anchors = rounded_anchors
         self.strides = strides
         self.inside_only = inside_only
@@ -200,7 +203,8 @@ class RPN(nn.Module):
         objects = index.gather(1, sample.index)
         boxes = truth.boxes.gather(1, objects.unsqueeze(-1).expand(-1, -1, 4))
         goal = self.coder.encode(torch.where(sample.positive.unsqueeze(-1), boxes, anchors), anchors)
-        count = sample.valid.sum().clamp(min=1)
+        missing = (self.least_positives - sample.positive.sum(dim=1)).clamp(min=0)
+        count = (sample.valid.sum() + missing.sum()).clamp(min=1)
         loss_objectness = F.binary_cross_entropy_with_logits(
             objectness,
             sample.positive.to(objectness.dtype),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import sys
 import traceback
 from typing import Annotated, Any, NoReturn
@@ -14,6 +15,7 @@ from bench import __version__
 from bench.cli.options import closed_pipe_is_fine
 from bench.errors import BenchError, ExitCode
 from bench.measure import interrupts
+from bench.text_safety import for_terminal
 
 #: Each command, in the order of the help: the module that holds it, and what it does.
 COMMANDS = {
@@ -93,11 +95,14 @@ def main_options(
 
 def main() -> NoReturn:
     """The console script: errors meant for the user become one message and an exit code."""
+    for stream in (sys.stdout, sys.stderr):  # a terminal of Latin-1 gets escapes, not a traceback
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         with interrupts.handled():
             app()
     except BenchError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(for_terminal(f"error: {error}"), file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(ExitCode.INTERRUPTED)
@@ -108,10 +113,10 @@ def main() -> NoReturn:
             sys.exit(ExitCode.SUCCESS)
         raise
     except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(for_terminal(f"error: {error}"), file=sys.stderr)
         sys.exit(ExitCode.BAD_INPUT)
     except Exception:
-        traceback.print_exc()
+        print(for_terminal(traceback.format_exc()), file=sys.stderr)
         print("error: this is a fault of bench: please report the lines above", file=sys.stderr)
         sys.exit(ExitCode.CRASH)
     finally:

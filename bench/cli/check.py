@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +11,7 @@ import typer
 from bench.cli.options import (
     RESULTS,
     Adapters,
+    AllowVariables,
     AsJson,
     Quiet,
     Recipe,
@@ -20,6 +20,7 @@ from bench.cli.options import (
     closed_pipe_is_fine,
     examples,
     print_json,
+    say,
 )
 from bench.cli.run import plan_of
 from bench.environments import cache_folder
@@ -75,6 +76,7 @@ def check(
     ] = "inconclusive",
     junit: Annotated[Path | None, typer.Option(help="File for JUnit XML.")] = None,
     comment: Annotated[Path | None, typer.Option(help="File for a pull-request comment in Markdown.")] = None,
+    allow_variables: AllowVariables = False,
     settings: Settings = None,
     quiet: Quiet = False,
     results: Results = RESULTS,
@@ -95,10 +97,10 @@ def check(
         result = check_stored(Run(resolve_run(subject, results)), earlier, asked, cache, results, reference)
     else:
         codebases = find_codebases(adapters or [])
-        loaded, plan = plan_of(Path(subject), settings or [], adapters or [])
+        loaded, plan = plan_of(Path(subject), settings or [], adapters or [], allow_variables=allow_variables)
         notes = list(impossible(plan, asked, cache))
         for note in notes if not quiet else ():
-            print(note, file=sys.stderr)
+            say(note, error=True)
         if earlier:
             result = check_against_run(
                 loaded, plan, codebases, earlier, asked, results, cache, reference=reference, quiet=quiet
@@ -129,7 +131,7 @@ def _tell(result: Result, junit: Path | None, comment: Path | None, *, as_json: 
     step_summary = os.environ.get("GITHUB_STEP_SUMMARY")
     output.write(result, junit, comment, Path(step_summary) if step_summary else None)
     if os.environ.get("GITHUB_ACTIONS"):  # the runner reads both streams, and standard output is a document's
-        print("\n".join(output.workflow_commands(result)), file=sys.stderr)
+        say("\n".join(output.workflow_commands(result)), error=True)
     print_json(result.as_json()) if as_json else show(output.blocks(result))
 
 
@@ -139,6 +141,7 @@ def calibrate(
     launches: Annotated[int, typer.Option(min=3, help="Launches of the A/A run.")] = 12,
     tolerance: Tolerances = None,
     budget_s: Annotated[float, typer.Option(min=1, help="Seconds that a later check may measure.")] = 600.0,
+    allow_variables: AllowVariables = False,
     settings: Settings = None,
     quiet: Quiet = False,
     results: Results = RESULTS,
@@ -147,7 +150,7 @@ def calibrate(
 ) -> None:
     """Measure every arm against itself, and say what a check can detect on this machine."""
     asked = read_settings(tolerance or [], budget_s)
-    loaded, plan = plan_of(recipe, settings or [], adapters or [])
+    loaded, plan = plan_of(recipe, settings or [], adapters or [], allow_variables=allow_variables)
     found = measure_noise(
         loaded,
         plan,
@@ -181,4 +184,4 @@ def history(
         return
     show(series.blocks(found, notes, bisect=bisect))
     if path:
-        print(path)
+        say(path)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bench.cli.options import AsJson, examples, print_json
+from bench.cli.options import AsJson, examples, print_json, say
 from bench.inputs import folders
 
 app = typer.Typer(name="data", no_args_is_help=True, help="Check and sample data sets in COCO layout.")
@@ -44,13 +44,13 @@ def _print_splits(splits: dict[str, dict[str, Any]], *, as_json: bool) -> None:
         print_json(splits)
         return
     for split, counts in splits.items():
-        print(f"{split}: {', '.join(f'{number} {name}' for name, number in counts.items())}")
+        say(f"{split}: {', '.join(f'{number} {name}' for name, number in counts.items())}")
 
 
 def _print_checked(found: folders.Checked) -> None:
     for split, counts in found.splits.items():
         numbers = ", ".join(f"{value} {name}" for name, value in counts.items() if name != "classes")
-        print(f"{split}: {numbers.replace('_', ' ')}, {len(counts['classes'])} classes")
+        say(f"{split}: {numbers.replace('_', ' ')}, {len(counts['classes'])} classes")
     for problem in found.problems:
-        print(f"{problem.split}: {problem.kind}: {problem.where}: {problem.text}")
-    print("no problem found" if not found.problems else f"{len(found.problems)} problems")
+        say(f"{problem.split}: {problem.kind}: {problem.where}: {problem.text}")
+    say("no problem found" if not found.problems else f"{len(found.problems)} problems")

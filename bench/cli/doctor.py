@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from bench.cli.listing import environment_state
-from bench.cli.options import Adapters, AsJson, examples, print_json
+from bench.cli.options import Adapters, AsJson, examples, plain, print_json
 from bench.environments import cache_folder
 from bench.recipe.codebases import find_codebases
 from bench.record import machine
@@ -109,10 +109,10 @@ def _data() -> Iterator[Finding]:
 def show(findings: Sequence[Finding]) -> None:
     console = Console(highlight=False)
     for finding in findings:
-        console.print(f"{MARKS[finding.state]:>8}  [bold]{finding.what}[/]  ", end="")
-        console.print(finding.detail, markup=False, soft_wrap=True)
+        console.print(f"{MARKS[finding.state]:>8}  ", plain(finding.what, "bold"), " ", sep="", end=" ")
+        console.print(plain(finding.detail), soft_wrap=True)
         if finding.fix:
-            console.print(f"          → {finding.fix}", markup=False, soft_wrap=True)
+            console.print(plain(f"          → {finding.fix}"), soft_wrap=True)
 
 
 @app.command(epilog=examples("bench doctor"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
@@ -10,7 +9,7 @@ import typer
 from bench import environments
 from bench.cli.listing import environments as environment_rows
 from bench.cli.listing import show
-from bench.cli.options import Adapters, AsJson, examples, print_json
+from bench.cli.options import Adapters, AsJson, examples, print_json, say
 from bench.errors import BenchError
 from bench.recipe.codebases import find_codebases, get_codebase
 
@@ -41,7 +40,7 @@ def env_create(
         raise BenchError("name a codebase, or --all", hint=f"known: {', '.join(known)}")
     for name in names:
         codebase = get_codebase(name, known)
-        print(environments.create(codebase, group or [], progress=lambda text: print(text, file=sys.stderr)))
+        say(environments.create(codebase, group or [], progress=lambda text: say(text, error=True)))
 
 
 @app.command("list", epilog=examples("bench env list"))
@@ -59,7 +58,7 @@ def env_check(
     """Compare an environment with its lock. Exit code 1 if they differ."""
     found = environments.check(get_codebase(codebase, find_codebases(adapters or [])))
     drifts = [str(drift) for drift in found]
-    print_json(drifts) if as_json else typer.echo("\n".join(drifts) or f"{codebase}: as locked")
+    print_json(drifts) if as_json else say("\n".join(drifts) or f"{codebase}: as locked")
     raise typer.Exit(1 if drifts else 0)
 
 
@@ -69,4 +68,4 @@ def env_remove(
 ) -> None:
     """Remove all environments of a codebase."""
     for folder in environments.remove(get_codebase(codebase, find_codebases(adapters or []))):
-        typer.echo(f"removed {folder}")
+        say(f"removed {folder}")

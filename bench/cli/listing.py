@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import textwrap
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bench.cli.options import RESULTS, Adapters, AsJson, Results, examples
+from bench.cli.options import RESULTS, Adapters, AsJson, Results, examples, print_json, say
 from bench.environments import list_environments, python_of, versions
 from bench.errors import BenchError
 from bench.recipe.codebases import Codebase, find_codebases
@@ -34,7 +33,7 @@ def show(rows: Rows, as_json: bool, droppable: Sequence[str] = ()) -> None:
         droppable: Columns that go where there is no room, the first one first.
     """
     if as_json:
-        print(json.dumps(rows, indent=1, ensure_ascii=False))
+        print_json(rows)
         return
     if not rows:
         print("nothing here")
@@ -170,7 +169,7 @@ def show_models(rows: Rows, as_json: bool, every: bool) -> None:
                 continue  # the dash says it
             models_by_note.setdefault((codebase, note), []).append(row["model"])
     for (codebase, note), names in models_by_note.items():
-        print(f"{codebase}: {note} ({', '.join(names) if len(names) <= 6 else f'{len(names)} models'})")
+        say(f"{codebase}: {note} ({', '.join(names) if len(names) <= 6 else f'{len(names)} models'})")
 
 
 def recipes(folder: Path | None) -> Rows:
@@ -205,13 +204,14 @@ def runs(results: Path) -> Rows:
                 {"run": str(folder), "started": "", "status": str(error.message), "arms": 0, "machine": ""}
             )
             continue
+        cpu = record.machine.get("cpu")
         rows.append(
             {
                 "run": str(folder),
                 "started": record.started_utc,
                 "status": status,
                 "arms": len(record.arms),
-                "machine": record.machine.get("cpu", {}).get("model", ""),
+                "machine": cpu.get("model", "") if isinstance(cpu, dict) else "",
             }
         )
     return rows
@@ -234,7 +234,7 @@ def list_codebases(adapters: Adapters = None, as_json: AsJson = False) -> None:
     ]
     show(shown, as_json, droppable=("adapter", "input", "models"))
     for row in (row for row, good in zip(rows, ready, strict=True) if not good):
-        print(f"{row['codebase']}: {row['environment']}")
+        say(f"{row['codebase']}: {row['environment']}")
 
 
 @app.command("models", epilog=examples("bench list models"))

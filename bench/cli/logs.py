@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from bench import importers
-from bench.cli.options import AsJson, examples, print_json
+from bench.cli.options import AsJson, examples, print_json, say
 from bench.errors import BenchError
 from bench.reference.model_zoo import transcribe
 from bench.reference.published import PUBLISHED, ZOO
@@ -31,10 +31,10 @@ def import_(
         if len(files) != 1:
             raise BenchError("model-zoo reads one document")
         written = [str(path) for path in transcribe(files[0], PUBLISHED / ZOO)]
-        print_json(written) if as_json else typer.echo("\n".join(written))
+        print_json(written) if as_json else say("\n".join(written))
         return
     result = importers.import_logs(log_format, files, from_iter=from_iter, to_iter=to_iter)
-    print_json(importers.to_json(result)) if as_json else typer.echo(importers.render(result))
+    print_json(importers.to_json(result)) if as_json else say(importers.render(result))
 
 
 @app.command("compare-logs", epilog=examples("bench compare-logs ours.log theirs.log --images-per-step 16"))
@@ -58,4 +58,4 @@ def compare_logs(
     if as_json:
         print_json(importers.comparison_json(comparison))
     else:
-        typer.echo(importers.render_comparison(comparison))
+        say(importers.render_comparison(comparison))

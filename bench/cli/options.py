@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.text import Text
+
+from bench.text_safety import for_terminal
 
 RESULTS = Path("results")
 
@@ -19,6 +22,10 @@ Results = Annotated[Path, typer.Option("--results", help="Folder of the runs.")]
 Adapters = Annotated[
     list[Path] | None,
     typer.Option("--adapters", help="Folder of one adapter or of several. Repeatable."),
+]
+AllowVariables = Annotated[
+    bool,
+    typer.Option("--allow-variables", help="Let the recipe set any environment variable of its workers."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
@@ -41,6 +48,21 @@ def closed_pipe_is_fine() -> Iterator[None]:
 def print_json(document: Any) -> None:
     """One JSON document on standard output."""
     sys.stdout.write(json.dumps(document, indent=1, default=str) + "\n")
+
+
+def say(text: object, *, error: bool = False) -> None:
+    """Print text of files, records or logs, which a terminal must not obey.
+
+    Args:
+        text: What to print.
+        error: Print to standard error: the text is no result.
+    """
+    print(for_terminal(str(text)), file=sys.stderr if error else sys.stdout)
+
+
+def plain(text: object, style: str = "") -> Text:
+    """The same for `rich`: text that is neither markup nor obeyed by a terminal."""
+    return Text(for_terminal(str(text)), style=style)
 
 
 def examples(*commands: str) -> str:

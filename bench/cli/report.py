@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bench.cli.options import RESULTS, AsJson, Results, examples, print_json
+from bench.cli.options import RESULTS, AsJson, Results, examples, print_json, say
 from bench.errors import BenchError, did_you_mean
 from bench.judge import accuracy
 from bench.judge.results import IouType, what_is_there
@@ -64,7 +64,7 @@ def report(
         first = named[0].record()
         target = output or Path("reports") / str(first.recipe["name"]) / first.id
         path = generate(named, target, codebases=find_codebases(), every_figure=figures == Figures.ALL)
-    print_json({"report": str(path)}) if as_json else typer.echo(path)
+    print_json({"report": str(path)}) if as_json else say(path)
 
 
 @app.command(epilog=examples("bench compare latest:slow latest:fast"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -17,13 +18,16 @@ from rich.table import Table
 from bench.cli.options import (
     RESULTS,
     Adapters,
+    AllowVariables,
     AsJson,
     Quiet,
     Recipe,
     Results,
     Settings,
     examples,
+    plain,
     print_json,
+    say,
 )
 from bench.environments import cache_folder
 from bench.errors import BenchError, ExitCode
@@ -35,6 +39,7 @@ from bench.recipe.codebases import find_codebases
 from bench.recipe.load import LoadedRecipe, load_recipe
 from bench.recipe.plan import Plan, estimate_s_per_step, make_plan, steps_of, work_key
 from bench.recipe.schema import level_text
+from bench.recipe.variables import refuse_variables
 from bench.record.models import RunRecord
 from bench.record.run import Run, find_runs, resolve_run
 from bench.record.samples import block_times
@@ -68,6 +73,7 @@ def run(
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse to time an arm whose work is unequal.")
     ] = False,
+    allow_variables: AllowVariables = False,
     quiet: Quiet = False,
     results: Results = RESULTS,
     adapters: Adapters = None,
@@ -77,7 +83,7 @@ def run(
     if (recipe is None) == (resume is None):
         raise BenchError("name a recipe, or a run with --resume", hint="bench list recipes; bench list runs")
     if recipe is not None:
-        loaded, plan = plan_of(recipe, settings or [], adapters or [], aa=aa)
+        loaded, plan = plan_of(recipe, settings or [], adapters or [], aa=aa, allow_variables=allow_variables)
         if dry_run:
             document = _dry_run(plan, results)
             document["problems"] = check_plan(plan, find_codebases(adapters or []))
@@ -86,7 +92,12 @@ def run(
         outcome = _measure(loaded, plan, results, adapters or [], quiet=quiet or as_json, strict=strict)
     else:
         outcome = _resume(
-            str(resume), results, adapters or [], retry_failed=retry_failed, quiet=quiet or as_json
+            str(resume),
+            results,
+            adapters or [],
+            retry_failed=retry_failed,
+            quiet=quiet or as_json,
+            allow_variables=allow_variables,
         )
     print_json(outcome.as_json()) if as_json else _print_outcome(outcome, quiet=quiet)
     raise typer.Exit(outcome.exit_code)
@@ -102,12 +113,14 @@ def audit(
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit with 3 unless every arm is shown to do equal work.")
     ] = False,
+    allow_variables: AllowVariables = False,
 ) -> None:
     """Watch every arm for a few steps, and say whether they do equal work. Time nothing.
 
     Exit codes: 0; 4 if an arm failed; with --strict 3 if an arm is unequal or not shown to be equal.
     """
-    audits, code = _audit(recipe, settings or [], adapters or [], quiet=quiet or as_json)
+    loaded, plan = plan_of(recipe, settings or [], adapters or [], allow_variables=allow_variables)
+    audits, code = _audit(loaded, plan, adapters or [], quiet=quiet or as_json)
     print_json([one.as_json() for one in audits]) if as_json else _print_audits(audits)
     if not code and strict and not all(one.equal for one in audits):
         code = ExitCode.INCONCLUSIVE
@@ -151,10 +164,17 @@ def _median_s(run: Run, arm: str) -> float | None:
 
 
 def plan_of(
-    recipe: Path, settings: Sequence[str], adapters: Sequence[Path], *, aa: bool = False
+    recipe: Path,
+    settings: Sequence[str],
+    adapters: Sequence[Path],
+    *,
+    aa: bool = False,
+    allow_variables: bool = False,
 ) -> tuple[LoadedRecipe, Plan]:
     loaded = load_recipe(recipe, settings)
-    return loaded, make_plan(loaded, find_codebases(adapters), aa=aa)
+    plan = make_plan(loaded, find_codebases(adapters), aa=aa)
+    refuse_variables(plan.arms, str(loaded.path), allow_all=allow_variables)
+    return loaded, plan
 
 
 def _measure(
@@ -171,10 +191,17 @@ def _measure(
 
 
 def _resume(
-    name: str, results: Path, adapters: Sequence[Path], *, retry_failed: bool, quiet: bool
+    name: str,
+    results: Path,
+    adapters: Sequence[Path],
+    *,
+    retry_failed: bool,
+    quiet: bool,
+    allow_variables: bool,
 ) -> Outcome:
     run = Run(resolve_run(name, results), cache_folder())
     plan, record = resumed(run, find_codebases(adapters))
+    refuse_variables(plan.arms, str(run.folder), allow_all=allow_variables)
     return _execute(run, record, plan, adapters, quiet=quiet, retry_failed=retry_failed)
 
 
@@ -196,20 +223,19 @@ def _execute(
 
 def _print_outcome(outcome: Outcome, *, quiet: bool) -> None:
     """Where the run is, and what to do next."""
-    print(outcome.run.folder)
+    say(outcome.run.folder)
     if quiet:
         return
-    say = Console(stderr=True, highlight=False, soft_wrap=True)  # a path can be copied
     for arm in outcome.run.arms():
         if arm.failure is not None:
-            say.print(
-                f"failed: {arm.id}: {arm.failure.reason}: {arm.failure.message}", markup=False, style="red"
-            )
+            failed = plain(f"failed: {arm.id}: {arm.failure.reason}: {arm.failure.message}", "red")
+            Console(stderr=True, soft_wrap=True).print(failed)
     show(outcome_blocks(outcome.run), Console(stderr=True, highlight=False))
+    folder = shlex.quote(str(outcome.run.folder))
     if outcome.exit_code == ExitCode.INTERRUPTED:
-        say.print(f"interrupted; complete it with: bench run --resume {outcome.run.folder}", markup=False)
+        say(f"interrupted; complete it with: bench run --resume {folder}", error=True)
     else:
-        say.print(f"next: bench report {outcome.run.folder}", markup=False)
+        say(f"next: bench report {folder}", error=True)
 
 
 def past_s_per_step(results: Path) -> dict[str, float]:
@@ -244,6 +270,7 @@ def _dry_run(plan: Plan, results: Path) -> dict[str, Any]:
                 "model": arm.workload.model,
                 "task": arm.workload.task,
                 "ranks": arm.workload.ranks,
+                "variables": dict(arm.variables),
                 "steps": steps,
                 "estimate_s": round(arm_s, 1),
                 "estimate_from": "a past run" if known else "a rough count of operations",
@@ -262,13 +289,12 @@ def _dry_run(plan: Plan, results: Path) -> dict[str, Any]:
 
 def _print_dry_run(plan: Plan, document: dict[str, Any]) -> None:
     table = Table(
-        "arm", "model", "task", "levels", "steps", "about", title=f"{plan.name}: {len(plan.arms)} arms"
+        "arm", "model", "task", "levels", "steps", "about", title=plain(f"{plan.name}: {len(plan.arms)} arms")
     )
     for arm in document["arms"]:
         levels = ", ".join(f"{key}={level_text(value)}" for key, value in arm["levels"].items())
-        table.add_row(
-            arm["id"], arm["model"], arm["task"], levels, str(arm["steps"]), f"{arm['estimate_s']:.0f} s"
-        )
+        cells = (arm["id"], arm["model"], arm["task"], levels, arm["steps"], f"{arm['estimate_s']:.0f} s")
+        table.add_row(*map(plain, cells))
     console = Console()
     console.print(table)
     measure = plan.measure
@@ -281,23 +307,26 @@ def _print_dry_run(plan: Plan, document: dict[str, Any]) -> None:
         f" from {document['estimate_from']}",
         markup=False,
     )
+    for arm in document["arms"]:
+        if arm["variables"]:
+            pairs = " ".join(f"{name}={shlex.quote(value)}" for name, value in arm["variables"].items())
+            say(f"variables of {arm['id']}: {pairs}")
     for problem in document["problems"]:
-        console.print(f"problem: {problem}", style="red", markup=False, soft_wrap=True)
+        console.print(plain(f"problem: {problem}", "red"), soft_wrap=True)
 
 
 def _audit(
-    recipe: Path, settings: Sequence[str], adapters: Sequence[Path], *, quiet: bool
+    loaded: LoadedRecipe, plan: Plan, adapters: Sequence[Path], *, quiet: bool
 ) -> tuple[list[Audit], int]:
     """Every verdict that there can be, and the exit code. Arms that fail are reported on standard error."""
-    loaded, plan = plan_of(recipe, settings, adapters)
     plan = replace(plan, measure=plan.measure.model_copy(update={"rounds": 0}))
     with tempfile.TemporaryDirectory(prefix="bench-audit-") as folder:
         outcome = _measure(loaded, plan, Path(folder), adapters, quiet=quiet)
         arms = outcome.run.arms()
         for arm in arms:
             if arm.failure is not None:
-                say = f"{arm.id} cannot be audited: {arm.failure.reason}: {arm.failure.message}"
-                print("\n".join([say, *arm.failure.log_tail]), file=sys.stderr)
+                failed = f"{arm.id} cannot be audited: {arm.failure.reason}: {arm.failure.message}"
+                say("\n".join([failed, *arm.failure.log_tail]), error=True)
         return list(audit_run(arms, plan.baseline).values()), outcome.exit_code
 
 
@@ -308,18 +337,18 @@ SHOWN = 12
 def _print_audits(audits: Sequence[Audit]) -> None:
     console = Console(highlight=False)
 
-    def say(text: str, style: str) -> None:
-        console.print(f"  {text}", markup=False, style=style, soft_wrap=True)
+    def below(text: str, style: str) -> None:
+        console.print(plain(f"  {text}", style), soft_wrap=True)
 
     for one in audits:
-        console.print(f"{one.arm} against {one.baseline}: {one.verdict}", markup=False)
+        console.print(plain(f"{one.arm} against {one.baseline}: {one.verdict}"))
         for difference in one.differences[:SHOWN]:
-            say(str(difference), "red")
+            below(str(difference), "red")
         if len(one.differences) > SHOWN:
-            say(f"and {len(one.differences) - SHOWN} more differences", "red")
+            below(f"and {len(one.differences) - SHOWN} more differences", "red")
         if one.unknown:
-            say(f"not observed in both: {', '.join(one.unknown[:SHOWN])}", "yellow")
+            below(f"not observed in both: {', '.join(one.unknown[:SHOWN])}", "yellow")
         for note in one.notes:
-            say(note, "dim")
+            below(note, "dim")
     if not audits:
         console.print("nothing to compare: the recipe names no baseline, or it has one arm", markup=False)

@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bench.errors import BenchError
-from bench.inputs.coco import Json, decode, object_mask
+from bench.inputs.coco import Json, decode, image_path, object_mask
 from bench.inputs.dataset import Dataset, _is_complete, _publish_folder, _usable_box
 from bench.recipe.models import MODELS
 from bench.recipe.workload import IMAGENET_MEAN, IMAGENET_STD, ShortLong, Workload
@@ -106,7 +106,7 @@ def _prepare_image(
     image: Json, annotations: Sequence[Json], dataset: Dataset, size: tuple[int, int] | ShortLong
 ) -> _Prepared:
     counts = dict.fromkeys(COUNTS, 0)
-    path = dataset.images / image["file_name"]
+    path = image_path(dataset.images, image)
     pixels = decode(path)
     old = pixels.shape[0], pixels.shape[1]
     if old != (image["height"], image["width"]):

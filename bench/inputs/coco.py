@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import stat
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -14,12 +17,15 @@ from pycocotools import mask as coco_mask
 
 from bench.errors import BenchError
 from bench.inputs.masks import check_mask, check_run_lengths
+from bench.text_safety import for_terminal
 
 Json = dict[str, Any]
 
 
 #: No image is as large as this, and no box of an object.
 MAX_COORDINATE = 10_000_000
+#: Pixels of the largest image: more than what Pillow takes for a decompression bomb.
+MAX_PIXELS = 2**28
 #: Whole numbers above this are not exact as floating-point numbers.
 _EXACT = 2**53
 
@@ -27,11 +33,35 @@ _EXACT = 2**53
 def read_json(path: Path) -> Any:
     """The content of a JSON file. Raises BenchError that names the file."""
     try:
-        return json.loads(path.read_bytes())
-    except OSError as error:
-        raise BenchError(f"cannot be read: {error.strerror or error}", where=str(path)) from None
+        return json.loads(read_file(path))
     except (ValueError, RecursionError) as error:
         raise BenchError(f"not valid JSON: {error}", where=str(path)) from None
+
+
+def read_file(path: Path) -> bytes:
+    """The content of a regular file: a device or a pipe, also behind a link, may have no end.
+
+    Raises:
+        BenchError: It is none, or cannot be read.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # opening a pipe must not wait for a writer
+        with open(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise BenchError("not a regular file", where=str(path))
+            return file.read()
+    except OSError as error:
+        raise BenchError(f"cannot be read: {error.strerror or error}", where=str(path)) from None
+
+
+def image_path(folder: Path, image: Json) -> Path:
+    """The file of an image of a COCO table. Raises BenchError when its name leads out of the folder."""
+    name = image["file_name"]
+    if not isinstance(name, str) or not 0 < len(name) < 1000 or for_terminal(name) != name or "\n" in name:
+        raise BenchError(f"image {image['id']}: file_name is no name of a file: {str(name)[:80]!r}")
+    if PurePath(name).is_absolute() or ".." in PurePath(name).parts:
+        raise BenchError(f"the name of an image leads out of its folder: {name}", where=str(folder))
+    return folder / name
 
 
 def read_coco(path: Path, *, files: bool = True) -> Json:
@@ -74,6 +104,8 @@ def check_coco(content: Any, where: str, *, files: bool = True) -> Json:
             if row["id"] in seen:
                 raise BenchError(f"{table} id {row['id']} occurs twice", where=where)
             seen.add(row["id"])
+    if files and any(not isinstance(category["name"], str) for category in tables["categories"]):
+        raise BenchError("the name of a category is no text", where=where)
     tables["images"] = [_sized(image, where, needed=files) for image in tables["images"]]
     images = {image["id"] for image in tables["images"]}
     categories = {category["id"] for category in tables["categories"]}
@@ -117,12 +149,14 @@ def _sized(image: Json, where: str, *, needed: bool) -> Json:
     whole = [whole_number(side) for side in sides]
     if not all(side is not None and 0 < side <= MAX_COORDINATE for side in whole):
         raise BenchError(f"image {image['id']} has no size: {sides[1]}x{sides[0]}", where=where)
+    if needed and (whole[0] or 0) * (whole[1] or 0) > MAX_PIXELS:
+        raise BenchError(f"image {image['id']} is too large: {sides[1]}x{sides[0]}", where=where)
     return image if whole == sides else {**image, "height": whole[0], "width": whole[1]}
 
 
 def whole_number(value: Any) -> int | None:
     """42 and 42.0 as 42; None for anything else, and for a float too large to be exact."""
-    if type(value) is int:
+    if type(value) is int and abs(value) < 2**63:
         return value
     if type(value) is float and value.is_integer() and abs(value) < _EXACT:
         return int(value)
@@ -145,12 +179,11 @@ def is_box(value: Any) -> bool:
 
 def decode(path: Path) -> NDArray[np.uint8]:
     """The pixels of an image file, uint8 [H, W, 3], RGB. Raises BenchError that names the file."""
+    content = read_file(path)
     try:
-        with Image.open(path) as image:
+        with Image.open(io.BytesIO(content)) as image:
             return np.asarray(image.convert("RGB"))
-    except FileNotFoundError:
-        raise BenchError("image is missing", where=str(path)) from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, SyntaxError, MemoryError, Image.DecompressionBombError) as error:
         raise BenchError(f"image cannot be decoded: {error}", where=str(path)) from None
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from bench.errors import BenchError, StorageError, did_you_mean
 from bench.inputs import shapes
-from bench.inputs.coco import Json, decode, read_coco
+from bench.inputs.coco import Json, decode, image_path, read_coco, read_file
 from bench.recipe.workload import Input, Workload
 from bench.worker.batches import CorruptBatch, read_manifest, verify_file
 
@@ -95,7 +95,7 @@ def _open_coco(
     subset = _subset(coco, count, annotations, empty_too)
     categories = subset["categories"]
     text = json.dumps(subset, sort_keys=True, separators=(",", ":"))
-    checksum = _checksum(text, [images / image["file_name"] for image in subset["images"]])
+    checksum = _checksum(text, [image_path(images, image) for image in subset["images"]])
     target = cache / "subsets" / checksum[:16] / f"instances_{split}.json"
     _publish_folder(
         target.parent,
@@ -170,10 +170,7 @@ def _checksum(annotations: str, images: Iterable[Path]) -> str:
     bytes, since decoding a JPEG differs between libraries."""
     digest = hashlib.sha256(annotations.encode())
     for path in images:
-        try:
-            digest.update(decode(path).tobytes() if path.suffix.lower() == ".png" else path.read_bytes())
-        except OSError as error:
-            raise BenchError(f"image cannot be read: {error.strerror or error}", where=str(path)) from None
+        digest.update(decode(path).tobytes() if path.suffix.lower() == ".png" else read_file(path))
     return digest.hexdigest()
 
 

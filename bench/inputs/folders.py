@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import random
-import shutil
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import BenchError, StorageError
-from bench.inputs.coco import decode, object_mask, read_coco
+from bench.inputs.coco import decode, image_path, object_mask, read_coco, read_file
+from bench.recipe.workload import SPLIT_NAME
 
 Json = dict[str, Any]
 
@@ -53,7 +54,10 @@ def splits_of(folder: Path) -> list[str]:
     names = sorted((folder / "annotations").glob("instances_*.json"))
     if not names:
         raise BenchError("no annotations/instances_<split>.json", where=str(folder))
-    return [path.stem.removeprefix("instances_") for path in names]
+    splits = [path.stem.removeprefix("instances_") for path in names]
+    if wrong := [split for split in splits if not re.fullmatch(SPLIT_NAME, split)]:
+        raise BenchError(f"not a name of a split: {wrong[0]!r}", where=str(folder))
+    return splits
 
 
 def check(folder: Path) -> Checked:
@@ -92,13 +96,15 @@ def _image_problems(coco: Json, images: Path) -> Iterator[Found]:
         if name in seen:
             yield "file twice", name, f"images {seen[name]} and {image['id']} are the same file"
         seen[name] = image["id"]
-        if Path(name).is_absolute() or ".." in Path(name).parts:
-            yield "name outside", name, "leads out of the split's folder"
+        try:
+            path = image_path(images, image)
+        except BenchError as error:
+            yield "name outside", name, error.message
             continue
         try:
-            pixels = decode(images / name)
+            pixels = decode(path)
         except BenchError as error:
-            missing = not (images / name).exists()
+            missing = not path.exists()
             yield "missing image" if missing else "broken image", name, error.message
             continue
         if pixels.shape[:2] != (image["height"], image["width"]):
@@ -156,7 +162,7 @@ def sample(source: Path, target: Path, images: int, seed: int) -> dict[str, Json
         chosen = set(ids[:images])
         kept = [image for image in sorted(coco["images"], key=lambda one: one["id"]) if image["id"] in chosen]
         for image in kept:
-            _copy(source / split / image["file_name"], target / split / image["file_name"])
+            _copy(image_path(source / split, image), image_path(target / split, image))
         rows = [row for row in coco["annotations"] if row["image_id"] in chosen]
         _write_coco(target, split, {**coco, "images": kept, "annotations": rows})
         written[split] = {"images": len(kept), "objects": len(rows)}
@@ -173,13 +179,10 @@ def _new_folder(target: Path) -> None:
 
 
 def _copy(source: Path, target: Path) -> None:
-    if ".." in target.parts or target.is_symlink():
-        raise BenchError("the name of an image leads out of its folder", where=str(source))
+    content = read_file(source)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, target)
-    except FileNotFoundError:
-        raise BenchError("image is missing", where=str(source)) from None
+        target.write_bytes(content)
     except OSError as error:
         raise StorageError(f"cannot write {target}: {error.strerror or error}") from error
 

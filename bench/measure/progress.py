@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import TimeRemainingColumn as Remaining
+from rich.text import Text
 
 from bench.recipe.plan import Arm, Plan
 from bench.record.models import Failure
+from bench.text_safety import for_terminal
 
 
 class Quiet:
@@ -39,7 +41,7 @@ class Lines(Quiet):
     console: Console = field(default_factory=lambda: Console(stderr=True, highlight=False))
 
     def _say(self, text: str, style: str = "") -> None:
-        self.console.print(text, style=style, markup=False, soft_wrap=True)
+        self.console.print(Text(for_terminal(text), style=style), soft_wrap=True)
 
     def stage(self, arm: Arm, launch: int, stage: str) -> None:
         self._say(f"{arm.id}  launch {launch + 1}  {stage}")
@@ -64,11 +66,12 @@ class Bar(Lines):
 
     def stage(self, arm: Arm, launch: int, stage: str) -> None:
         if self.progress is not None and self.task is not None:
-            self.progress.update(self.task, description=f"{arm.id}  launch {launch + 1}  {stage}")
+            description = for_terminal(f"{arm.id}  launch {launch + 1}  {stage}")
+            self.progress.update(self.task, description=description)
 
     def block(self, arm: Arm, launch: int, round_: int, s_per_step: float) -> None:
         if self.progress is not None and self.task is not None:
-            description = describe_block(arm, launch, round_, s_per_step)
+            description = for_terminal(describe_block(arm, launch, round_, s_per_step))
             self.progress.update(self.task, description=description, advance=1)
 
 
@@ -93,7 +96,7 @@ def listener(plan: Plan, *, quiet: bool, done: int = 0) -> Iterator[Quiet]:
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             Remaining(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
         )
         with Progress(*columns, console=console) as progress:
             task = progress.add_task("starting", total=total, completed=done)

@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from bench.recipe.models import MODELS
 
+#: A split is a part of names of files and folders.
+SPLIT_NAME = r"^\w[\w.-]{0,99}$"
 IMAGENET_MEAN = (123.675, 116.28, 103.53)  # RGB, 0..255: the values of torchvision and mmdetection
 IMAGENET_STD = (58.395, 57.12, 57.375)
 
@@ -40,7 +42,7 @@ class Input(Strict):
     """shared: the same decoded batches for every codebase; pipeline: each codebase's own loader on the same files."""
     dataset: str = "shapes"
     """`shapes` (generated) or a folder in COCO layout (`annotations/instances_<split>.json` and `<split>/`)."""
-    split: str | None = None
+    split: Annotated[str, Field(pattern=SPLIT_NAME)] | None = None
     """Split to read; by default train2017 for training, val2017 for inference."""
     images: Annotated[int, Field(ge=1, le=10_000_000)] = 16
     """Number of images used: the first ones of the split, by id, that have objects."""
@@ -106,7 +108,7 @@ class Workload(Strict):
     """Steps of a train_eval arm until it saves its state and another arm's turn comes; evaluations do the same."""
     eval_images: Annotated[int, Field(ge=1)] | None = None
     """Images evaluated, the first ones of the split by id, with or without objects; by default all of them."""
-    eval_split: str | None = None
+    eval_split: Annotated[str, Field(pattern=SPLIT_NAME)] | None = None
     """Split evaluated; by default val2017."""
     flip: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Probability that a training image of a train_eval arm is mirrored (`input.mode: shared`)."""

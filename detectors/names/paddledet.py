@@ -108,9 +108,7 @@ TWICE = {
 LINEAR = ("box_head.fc1.weight", "box_head.fc2.weight", "box_head.classes.weight", "box_head.deltas.weight")
 
 
-def rename(
-    name: str, *, deep: bool = False, vd: bool = False, heads: Sequence[tuple[str, str]] = ()
-) -> str:
+def rename(name: str, *, deep: bool = False, vd: bool = False, heads: Sequence[tuple[str, str]] = ()) -> str:
     """Its name for one of ours. Raises KeyError.
 
     ``heads``: patterns of this model that come before `RENAMES`. ``deep``: of a ResNet-101, whose many blocks of the

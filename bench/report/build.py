@@ -337,6 +337,20 @@ def _samples(run: Run, arm: ArmRecord) -> Measured:
         return Measured(samples_frame([]), error.message)
 
 
+def _rows(
+    arms: Sequence[ArmRecord],
+    samples: Mapping[str, Measured],
+    codebases: Mapping[str, Codebase],
+    audits: Mapping[str, Audit],
+) -> dict[str, Row]:
+    """By arm id, before anything is compared."""
+    peak = _peak_flops_per_s(arms)
+    return {
+        arm.id: _row(arm, samples[arm.id], codebases.get(arm.codebase), audits.get(arm.id), peak)
+        for arm in arms
+    }
+
+
 def run_report(
     run: Run,
     *,
@@ -355,13 +369,8 @@ def run_report(
     """
     codebases = codebases or {}
     record, arms = run.record(), run.arms()
-    audits = audit_run(arms, record.baseline) if audits is None else audits
-    peak = _peak_flops_per_s(arms)
     samples = {arm.id: _samples(run, arm) for arm in arms}
-    rows = {
-        arm.id: _row(arm, samples[arm.id], codebases.get(arm.codebase), audits.get(arm.id), peak)
-        for arm in arms
-    }
+    rows = _rows(arms, samples, codebases, audit_run(arms, record.baseline) if audits is None else audits)
     effects, scaling = _effects_and_scaling(samples, record, arms, rows)
     groups = tuple(_groups(samples, record, arms, rows))
     names = {row.arm: group.row_name(row) for group in groups for row in group.rows}

@@ -90,7 +90,7 @@ function tip(/** @type {Any} */ event) {
   const target = event.target instanceof Element ? event.target.closest("[data-arm]") : null;
   const box = $("tip");
   if (!target || event.type === "focusout" || event.type === "mouseout") { box.hidden = true; return; }
-  box.textContent = shown(tipOf(arms[+target.dataset.arm])).replaceAll("\\u000a", "\n");
+  box.textContent = String(shown(tipOf(arms[+target.dataset.arm]))).replaceAll("\\u000a", "\n");
   box.hidden = false;
   const at = target.getBoundingClientRect();
   box.style.left = max(4, min(at.left, innerWidth - box.offsetWidth - 8)) + "px";

@@ -33,10 +33,14 @@ def test_mmdet_takes_every_model_that_it_offers_of_the_tables() -> None:
     assert without & set(MODELS) == UNMAPPED_OF_MMDET
 
 
-@pytest.mark.parametrize(("codebase", "model"), [(c, m) for c, models in MAPPED.items() for m in sorted(models)])
+@pytest.mark.parametrize(
+    ("codebase", "model"), [(c, m) for c, models in MAPPED.items() for m in sorted(models)]
+)
 def test_every_canonical_parameter_is_found_again(codebase: str, model: str) -> None:
     with torch.device("meta"):
-        state = detectors.build(model, num_classes=3, **weights.source_options(codebase, model, {})).state_dict()
+        state = detectors.build(
+            model, num_classes=3, **weights.source_options(codebase, model, {})
+        ).state_dict()
     wanted = {name for name in state if not name.endswith("num_batches_tracked")}
     shapes = {name: torch.empty_like(state[name], device="cpu").numpy() for name in wanted}
     found = weights.canonical_names(codebase, model, shapes)

@@ -180,9 +180,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
-def test_a_killed_run_ends_with_the_bits_of_one_that_was_not(
-    tmp_path: Path, write_config: Callable[..., Path]
-) -> None:
+def test_a_killed_run_ends_with_the_same_bits(tmp_path: Path, write_config: Callable[..., Path]) -> None:
     changes = {
         "schedule": {"iterations": 4, "steps": [3], "warmup": 2},
         "checkpoint": {"every": 2, "keep": 2},
@@ -230,9 +228,7 @@ def test_sigterm_leaves_a_checkpoint_to_go_on_from(tmp_path: Path, write_config:
 
 
 @pytest.mark.slow
-def test_two_ranks_take_the_step_of_one_process_on_the_joined_batch(
-    tmp_path: Path, write_config: Callable[..., Path]
-) -> None:
+def test_two_ranks_take_the_step_of_one_process(tmp_path: Path, write_config: Callable[..., Path]) -> None:
     # A loss that is a mean over images and draws no random numbers, images without padding: nothing but the way the
     # gradients are joined can make a difference.
     changes = {
@@ -350,7 +346,7 @@ def toy_trainer(path: Path, *overrides: str) -> tuple[train.Trainer, Batch]:
     return train.Trainer(model, config, schedule, ranks), batch
 
 
-def test_float16_steps_as_float32_although_its_gradients_are_scaled_and_skips_what_overflows(
+def test_float16_steps_as_float32_and_skips_what_overflows(
     write_config: Callable[..., Path],
 ) -> None:
     path = write_config(optimizer={"lr": 0.1, "clip_norm": 0.01}, schedule={"iterations": 9, "warmup": 0})
@@ -498,7 +494,7 @@ def test_a_wrong_config_is_told_with_file_and_line(
         ),
     ],
 )
-def test_what_a_config_names_and_is_not_there_ends_with_code_2(
+def test_what_is_not_there_ends_with_code_2(
     write_config: Callable[..., Path], capsys: pytest.CaptureFixture[str], override: str, message: str
 ) -> None:
     assert train.main([str(write_config()), "--set", override]) == 2
@@ -508,7 +504,7 @@ def test_what_a_config_names_and_is_not_there_ends_with_code_2(
     assert len(error.splitlines()) == 1
 
 
-def test_a_loss_that_is_no_number_stops_the_run_and_writes_no_checkpoint(
+def test_a_loss_that_is_no_number_stops_the_run(
     tmp_path: Path, write_config: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = write_config(optimizer={"lr": 1e20}, schedule={"iterations": 5, "warmup": 0}, log_every=3)

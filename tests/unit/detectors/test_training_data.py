@@ -24,9 +24,7 @@ from detectors.transforms import Sample
         ("120e", 120, (80, 110)),
     ],
 )
-def test_a_named_schedule_warms_up_and_steps_where_its_codebase_does(
-    name: str, iterations: int, steps: tuple[int, int]
-) -> None:
+def test_a_named_schedule_steps_as_its_codebase(name: str, iterations: int, steps: tuple[int, int]) -> None:
     config = configs.ScheduleConfig(name=name, warmup=4, warmup_factor=0.5)
     schedule = train.make_schedule(config, lr=0.02, iterations_per_epoch=10)
     assert schedule.iterations == 10 * iterations
@@ -36,7 +34,7 @@ def test_a_named_schedule_warms_up_and_steps_where_its_codebase_does(
         assert schedule.lr_at(10 * step) == pytest.approx(0.02 * 0.1 ** (exponent + 1))
 
 
-def test_every_image_is_drawn_once_in_an_epoch_and_ranks_share_what_one_process_would_see() -> None:
+def test_every_image_is_drawn_once_in_an_epoch() -> None:
     ids = list(range(100, 123))
     is_wide = [number % 3 != 0 for number in ids]
 

@@ -1,5 +1,5 @@
 // Forest plot, phases, memory, accuracy, audit: each draws what the filters leave.
-const MOST_BARS = 60;
+const MOST_BARS = 30;
 const swatch = (/** @type {Any} */ arm) => h("span", { class: "swatch", style: `background:${arm.look[0]}` });
 const label = (/** @type {Any} */ arm) => h("span", { "data-arm": arm.index }, swatch(arm), arm.name, " · ", arm.group.title);
 const measured = (/** @type {Any[]} */ list) => list.flatMap((row) => row.arms);

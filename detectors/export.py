@@ -1,4 +1,4 @@
-"""Detectors with their post-processing as one graph, for ``torch.export`` and ONNX.
+"""Detectors with their post-processing as one graph: ``python -m detectors.export CONFIG CHECKPOINT -o model.onnx``.
 
 A graph has shapes that do not depend on what is found: there are always as many detections as the model may give, best
 first, and those that are none have score -1. Kernels of ``detectors.cpu`` are not part of it.
@@ -6,6 +6,8 @@ first, and those that are none have score -1. Kernels of ``detectors.cpu`` are n
 
 from __future__ import annotations
 
+import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +15,10 @@ import torch
 import torchvision  # noqa: F401  # registers the shapes of its operators, which a graph has to know
 from torch import Tensor, nn
 
+from detectors import config as configs
+from detectors import predict, runtime
 from detectors.box_head import BoxHead
+from detectors.config import ConfigError
 from detectors.dense import DenseDetector
 from detectors.fcos import FCOSHead
 from detectors.pyramid import Pyramid, roi_level
@@ -120,10 +125,7 @@ def clipped(boxes: Tensor, size: tuple[int, int]) -> Tensor:
 def best_of(
     boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float, limit: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The ``limit`` best boxes [N, 4] of score [N], without duplicates within their group [N].
-
-    Padded with score -1.
-    """
+    """The ``limit`` best boxes [N, 4] that are no duplicates within their group [N], filled up with scores of -1."""
     apart = boxes + (groups.to(boxes.dtype) * (boxes.max() + 1)).unsqueeze(1)
     kept = torch.ops.torchvision.nms(apart, scores, threshold)
     # How many there are is not known in a graph; where they are is.
@@ -197,3 +199,30 @@ def export_onnx(model: nn.Module, size: tuple[int, int], path: str | Path, names
     if names:
         program.model.metadata_props["names"] = "\n".join(names)
     program.save(str(path))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m detectors.export", description="Write a detector as ONNX."
+    )
+    parser.add_argument("config", help="YAML, see detectors/configs")
+    parser.add_argument("checkpoint", help="as for detectors.predict")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="the file, model.onnx")
+    parser.add_argument("--size", type=int, nargs=2, default=(800, 1344), help="height and width [800 1344]")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="over the config")
+    given = parser.parse_args(arguments)
+    try:
+        if any(side < 32 or side % 32 for side in given.size):
+            raise ConfigError(f"size must be multiples of 32, got {given.size[0]} {given.size[1]}")
+        predictor = predict.load(configs.load(given.config, given.set), given.checkpoint)
+        export_onnx(predictor.model, tuple(given.size), given.output, predictor.names)
+    except (ConfigError, ValueError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return runtime.BAD_INPUT
+    print(f"wrote {given.output}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

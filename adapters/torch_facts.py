@@ -73,7 +73,7 @@ class _FirstConvolution(TorchDispatchMode):
 class ForwardFacts:
     """Of one forward pass in inference mode. ``flops``: of convolutions (deformable ones too) and matrix products; a
     multiply-add counts as two, biases and everything else as none. A convolution counts as the sum it is defined by,
-    also where a library computes it with fewer multiplications (cuDNN's, or `detectors.winograd`)."""
+    also where a library computes it with fewer multiplications (cuDNN's, or `detectors.cpu`)."""
 
     flops: int
     input_mean: float | None

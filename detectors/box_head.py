@@ -41,6 +41,24 @@ class BoxHead(nn.Module):
     Classes are 0..K-1 and background is K, the last. Settings and results as torchvision's ``RoIHeads`` with
     ``TwoMLPHead`` and ``FastRCNNPredictor``, or with others those of ``Shared2FCBBoxHead`` in
     mmdet/models/roi_heads/bbox_heads/convfc_bbox_head.py.
+
+    Args:
+        channels: of the pyramid.
+        num_classes: without the background.
+        hidden: width of both layers.
+        pool_size: side of the pooled features.
+        iou_threshold: overlap from which a region is an object's.
+        score_threshold: lowest score of a detection.
+        nms_threshold: overlap from which a detection is a duplicate.
+        max_detections: of an image.
+        class_agnostic: whether all classes share one box.
+        coder_weights: as of ``BoxCoder``.
+        forced: whether the regions that overlap an object most are its own if ``iou_threshold`` allows, though they
+            may overlap another one more.
+        min_size: detections not larger are dropped, in pixels.
+        beta: of smooth L1, 0 for L1.
+        samples: as for ``roi_align``.
+        aligned: as for ``roi_align``.
     """
 
     def __init__(
@@ -62,10 +80,6 @@ class BoxHead(nn.Module):
         samples: int = 2,
         aligned: bool = False,
     ) -> None:
-        """``class_agnostic``: one box for all classes. ``forced``: the regions that overlap an object most are its own
-        if ``iou_threshold`` allows, though they may overlap another one more. ``min_size``: detections not larger are
-        dropped. ``beta``: of smooth L1, 0 for L1. ``samples``, ``aligned``: as for ``roi_align``.
-        """
         super().__init__()
         self.num_classes = num_classes
         self.pool_size = pool_size
@@ -101,8 +115,16 @@ class BoxHead(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, pyramid: Pyramid, boxes: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Regions boxes [R, 4] of images [R] to class logits [R, K + 1] and offsets [R, K, 4], or [R, 1, 4] for one
-        box for all classes."""
+        """Classes and boxes of regions.
+
+        Args:
+            pyramid: maps of the images.
+            boxes: [R, 4] in input pixels.
+            image: int64 [R], the image of each region.
+
+        Returns:
+            Class logits [R, K + 1], and offsets [R, K, 4], or [R, 1, 4] where all classes share one box.
+        """
         return self.predict(self.pool(pyramid, boxes, image))
 
     def pool(self, pyramid: Pyramid, boxes: Tensor, image: Tensor) -> Tensor:
@@ -112,6 +134,7 @@ class BoxHead(nn.Module):
         )
 
     def predict(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
+        """Pooled features [R, C, S, S] to class logits [R, K + 1] and offsets [R, K or 1, 4]."""
         weight = self.fc1.weight.permute(0, 2, 3, 1).flatten(1)
         hidden = F.relu_(linear(pooled.permute(0, 2, 3, 1).flatten(1), weight, self.fc1.bias))
         hidden = F.relu_(self.fc2(hidden))
@@ -152,7 +175,15 @@ class BoxHead(nn.Module):
         )
 
     def losses(self, pyramid: Pyramid, sample: RoISample) -> dict[str, Tensor]:
-        """Cross-entropy of the classes, smooth L1 of the offsets of positive regions, both per sampled region."""
+        """Cross-entropy of the classes and smooth L1 of the positive regions' offsets, both per sampled region.
+
+        Args:
+            pyramid: maps of the images.
+            sample: the regions to learn from.
+
+        Returns:
+            ``loss_classifier`` and ``loss_box_reg``, numbers in float32.
+        """
         return self.losses_of(*self(pyramid, sample.boxes, sample.image), sample)
 
     def losses_of(self, logits: Tensor, deltas: Tensor, sample: RoISample) -> dict[str, Tensor]:

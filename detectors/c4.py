@@ -1,5 +1,8 @@
-"""The R-CNN family on C4: regions are cut out of the backbone's last but one stage, and the last stage is their head
-(He et al. 2015, arXiv:1512.03385, appendix A; He et al. 2017, arXiv:1703.06870)."""
+"""The R-CNN family on C4.
+
+Regions are cut out of the backbone's last but one stage, and the last stage is their head (He et al. 2015,
+arXiv:1512.03385, appendix A; He et al. 2017, arXiv:1703.06870).
+"""
 
 from __future__ import annotations
 
@@ -52,6 +55,7 @@ class Res5BoxHead(BoxHead):
         return self.res5(pooled)
 
     def predict(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
+        """Features [R, C, 7, 7] to class logits [R, K + 1] and offsets [R, K, 4]."""
         hidden = pooled.mean(dim=(2, 3))
         return self.classes(hidden), self.deltas(hidden).unflatten(1, (-1, 4))
 
@@ -68,7 +72,17 @@ class C4RCNN(RCNN):
         targets: Sequence[Target],
         proposals: Sequence[Tensor] | None = None,
     ) -> dict[str, Tensor]:
-        """Loss terms; their sum is what to minimise."""
+        """Loss terms of a batch.
+
+        Args:
+            images: float32 [B, 3, H, W], normalised, padded right and bottom.
+            image_sizes: int64 [B, 2], height and width of each without padding.
+            targets: the objects of each image.
+            proposals: [P_i, 4] of each image, for a model that makes none.
+
+        Returns:
+            A number for each term; their sum is what to minimise.
+        """
         if self.mask_head is None:
             return super().losses(images, image_sizes, targets, proposals)
         truth = GroundTruth.from_targets(targets, images.device)
@@ -105,13 +119,16 @@ def c4_conventions(name: str) -> Conventions:
 
 
 def c4_rpn(channels: int, chosen: Conventions, **settings: Any) -> RPN:
+    """The region proposal network on one map of stride 16. ``settings``: of ``RPN``, over the conventions."""
     strides = (STRIDE,) if chosen.nominal_strides else None
     return RPN(channels, scales=SCALES, **{**rpn_settings(chosen), "strides": strides, **settings})
 
 
 def whole_backbone(model: nn.Module) -> nn.Module:
-    """A detector's backbone as it is when pretrained, for `load_backbone`: on C4 with its last stage, which is the
-    head now. As ``init_cfg`` of mmdetection's ``shared_head``, which loads the stage from the backbone's checkpoint.
+    """A detector's backbone as it is when pretrained, for `load_backbone`.
+
+    On C4 with its last stage, which is the head now. As ``init_cfg`` of mmdetection's ``shared_head``, which loads
+    the stage from the backbone's checkpoint.
     """
     head = getattr(model, "box_head", None)
     if not isinstance(head, Res5BoxHead):
@@ -138,7 +155,23 @@ def rpn_c4(
     max_detections: int = 2000,
     conventions: str = "mmdet",
 ) -> ProposalDetector:
-    """The region proposal network of mmdetection's ``rpn_r50-caffe-c4``."""
+    """The region proposal network of mmdetection's ``rpn_r50-caffe-c4``; its scores have no threshold.
+
+    Args:
+        backbone: makes the backbone from ``frozen_stages`` and ``frozen_bn``.
+        num_classes: without the background.
+        frozen_stages: stages that do not learn; 1 is the stem and the first.
+        frozen_bn: whether the backbone's normalisation is constant.
+        score_threshold: lowest score of a detection.
+        max_detections: of an image.
+        conventions: "torchvision" or "mmdet".
+
+    Returns:
+        The model with random weights, in training mode.
+
+    Raises:
+        ValueError: for unknown conventions.
+    """
     chosen = replace(
         c4_conventions(conventions), pre_nms=(12000, 12000), post_nms=(max_detections, max_detections)
     )
@@ -158,8 +191,25 @@ def rcnn_c4(
     max_detections: int = 100,
     conventions: str = "mmdet",
 ) -> C4RCNN:
-    """Faster or Mask R-CNN with the settings of mmdetection's ``faster-rcnn_r50-caffe-c4`` and
-    ``mask-rcnn_r50-caffe-c4``, or Fast R-CNN, which makes no ``proposals``."""
+    """Faster or Mask R-CNN on C4, as mmdetection's ``*-rcnn_r50-caffe-c4``, or Fast R-CNN.
+
+    Args:
+        backbone: makes the backbone from ``frozen_stages`` and ``frozen_bn``.
+        masks: whether there is a mask head.
+        proposals: whether the model makes its own; Fast R-CNN does not.
+        num_classes: without the background.
+        frozen_stages: stages that do not learn; 1 is the stem and the first.
+        frozen_bn: whether the backbone's normalisation is constant.
+        score_threshold: lowest score of a detection.
+        max_detections: of an image.
+        conventions: "torchvision" or "mmdet".
+
+    Returns:
+        The model with random weights, in training mode.
+
+    Raises:
+        ValueError: for unknown conventions.
+    """
     chosen = c4_conventions(conventions)
     body, res5 = c4_backbone(backbone, frozen_stages, frozen_bn)
     channels = body.out_channels[-1]

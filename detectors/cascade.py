@@ -68,7 +68,17 @@ class CascadeRCNN(RegionDetector):
         targets: Sequence[Target],
         proposals: Sequence[Tensor] | None = None,
     ) -> dict[str, Tensor]:
-        """Loss terms, those of stage i as `s<i>.<term>` and times its weight; their sum is what to minimise."""
+        """Loss terms, those of stage i as ``s<i>.<term>`` and times its weight.
+
+        Args:
+            images: float32 [B, 3, H, W], normalised, padded right and bottom.
+            image_sizes: int64 [B, 2], height and width of each without padding.
+            targets: the objects of each image.
+            proposals: [P_i, 4] of each image, for a model that makes none.
+
+        Returns:
+            A number for each term; their sum is what to minimise.
+        """
         truth = GroundTruth.from_targets(targets, images.device)
         pyramid = self.features(images)
         losses, regions = self.first_stage(pyramid, images, image_sizes, truth, proposals)
@@ -83,6 +93,7 @@ class CascadeRCNN(RegionDetector):
         image_sizes: Tensor,
         targets: Sequence[Target],
     ) -> dict[str, Tensor]:
+        """Loss terms of all stages; arguments as of ``losses``, ``regions`` the proposals to begin with."""
         losses = {}
         for stage, head in enumerate(self.box_heads):
             sample = head.sample(regions, truth)
@@ -96,6 +107,7 @@ class CascadeRCNN(RegionDetector):
         return losses
 
     def weighted(self, stage: int, terms: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The terms of a stage with its name and times its weight."""
         return {f"s{stage}.{name}": value * self.stage_weights[stage] for name, value in terms.items()}
 
     # -- inference -----------------------------------------------------------------------------------------------
@@ -122,6 +134,7 @@ class CascadeRCNN(RegionDetector):
         return self.box_heads[-1].detections(mean, deltas, boxes, image, image_sizes)
 
     def predict_masks(self, pyramid: Pyramid, found: Sequence[Detections]) -> list[Detections]:
+        """The detections with the mean of the heads' mask probabilities [N, 28, 28]."""
         boxes, image, labels = regions_of(found)
         pooled = self.pool(pyramid, self.mask_heads[0], boxes, image)
         masks = [full(head.logits_of(head.convolve(pooled), labels)).sigmoid() for head in self.mask_heads]
@@ -151,13 +164,14 @@ def refined_sample(head: BoxHead, deltas: Tensor, sample: RoISample, image_sizes
 
 
 def cascade_conventions(name: str) -> Conventions:
-    """mmdetection's cascades have other losses and more proposals in training than its Faster R-CNN."""
+    """Conventions by name, with the losses and proposals that mmdetection's cascades have."""
     return replace(conventions_named(name), rpn_beta=1 / 9, box_beta=1.0, post_nms=(2000, 1000))
 
 
 def cascade_box_heads(
     channels: int, num_classes: int, *, forced: bool = False, **settings: Any
 ) -> list[BoxHead]:
+    """A head for each stage. ``settings``: of ``BoxHead``, the same for all."""
     return [
         BoxHead(
             channels,
@@ -184,8 +198,25 @@ def cascade_rcnn_fpn(
     max_detections: int = 100,
     conventions: str = "mmdet",
 ) -> CascadeRCNN:
-    """Cascade R-CNN or Cascade Mask R-CNN with the settings of mmdetection's ``cascade-rcnn_r50_fpn`` and
-    ``cascade-mask-rcnn_r50_fpn``."""
+    """Cascade R-CNN, with masks Cascade Mask R-CNN, as mmdetection's ``cascade-(mask-)rcnn_r50_fpn``.
+
+    Args:
+        backbone: makes the backbone from ``frozen_stages`` and ``frozen_bn``.
+        neck: makes the pyramid from the backbone's widths.
+        masks: whether each stage has a mask head.
+        num_classes: without the background.
+        frozen_stages: stages that do not learn; 1 is the stem and the first.
+        frozen_bn: whether the backbone's normalisation is constant.
+        score_threshold: lowest score of a detection.
+        max_detections: of an image.
+        conventions: "torchvision" or "mmdet".
+
+    Returns:
+        The model with random weights, in training mode.
+
+    Raises:
+        ValueError: for unknown conventions.
+    """
     chosen = cascade_conventions(conventions)
     body = backbone(frozen_stages=frozen_stages, frozen_bn=frozen_bn)
     pyramid = neck(body.out_channels)

@@ -1,6 +1,4 @@
-"""Weights of backbones from checkpoints of other projects, or of another of our models, and a report of what of them
-was taken.
-"""
+"""Weights of backbones from checkpoints of other projects or of ours, and a report of what was taken."""
 
 from __future__ import annotations
 
@@ -35,6 +33,7 @@ class LoadReport:
 
     @property
     def complete(self) -> bool:
+        """Whether the checkpoint had every weight, and of the right shape."""
         return not self.missing and not self.other_shape
 
     def __str__(self) -> str:

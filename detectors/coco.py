@@ -6,7 +6,7 @@ import copy
 import json
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from detectors import transforms
+from detectors.order import Draw
 from detectors.structures import Target
 from detectors.transforms import Sample, Size
 
@@ -79,8 +80,13 @@ class CocoFolder:
         if category_ids is None:
             category_ids = sorted(category["id"] for category in content["categories"])
         self.category_ids = list(category_ids)
+        known = {category["id"]: category.get("name", "") for category in content["categories"]}
+        self.category_names = [known.get(one) or str(one) for one in category_ids]
         self.labels = {category: label for label, category in enumerate(category_ids)}
         self.masks = masks
+        #: Folder of maps of classes of pixels, and how many classes there are. None: not wanted.
+        self.semantic: Path | None = None
+        self.semantic_classes = 0
         self.objects: dict[int, list[dict[str, Any]]] = defaultdict(list)
         for annotation in content["annotations"]:
             if not annotation.get("iscrowd"):
@@ -117,6 +123,7 @@ class CocoFolder:
         return other
 
     def has_objects(self, image_id: int) -> bool:
+        """Whether an image has an object of at least a pixel."""
         return any(_is_visible(_box(item, self.sizes[image_id])) for item in self.objects.get(image_id, ()))
 
     def image(self, image_id: int) -> np.ndarray:
@@ -148,6 +155,7 @@ class CocoFolder:
         return pixels
 
     def sample(self, image_id: int) -> Sample:
+        """An image with its objects. Raises BadImage."""
         image = self.image(image_id)
         size = image.shape[0], image.shape[1]
         boxes, labels, masks = [], [], []
@@ -164,7 +172,27 @@ class CocoFolder:
             np.array(boxes, np.float64).reshape(-1, 4),
             np.array(labels, np.int64),
             np.array(masks, np.uint8).reshape(-1, *size) if self.masks else None,
+            None if self.semantic is None else self._semantic(image_id, size),
         )
+
+    def _semantic(self, image_id: int, size: Size) -> np.ndarray:
+        """Classes of pixels from the PNG that is called as the image is. Raises BadImage."""
+        assert self.semantic is not None
+        path = (self.semantic / self.files[image_id]).with_suffix(".png")
+        try:
+            with Image.open(path) as file:
+                classes = np.asarray(file)
+        except (OSError, SyntaxError, ValueError) as error:
+            raise BadImage(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
+        if classes.dtype != np.uint8 or classes.shape != size:
+            shape = f"{classes.dtype} of {list(classes.shape)}"
+            raise BadImage(f"{path} is {shape}, expected one byte for each pixel of the image, {list(size)}")
+        counted = classes[classes != transforms.UNLABELLED]
+        if counted.size and counted.max() >= self.semantic_classes:
+            raise BadImage(
+                f"{path} has class {counted.max()}, the model has 0 to {self.semantic_classes - 1} and 255"
+            )
+        return classes
 
 
 def _box(item: Mapping[str, Any], size: Size) -> list[float]:
@@ -194,6 +222,7 @@ def _example(sample: Sample, original_size: Size, image_id: int) -> Example:
         torch.from_numpy(sample.boxes.astype(np.float32)),
         torch.from_numpy(sample.labels),
         None if sample.masks is None else torch.from_numpy(sample.masks),
+        None if sample.semantic is None else torch.from_numpy(sample.semantic.astype(np.int64)),
     )
     return Example(sample.image, target, original_size, image_id)
 
@@ -243,16 +272,12 @@ class CocoDetection(ResizedCoco):
 SUBSTITUTES = 20
 
 
-class Draw(NamedTuple):
-    """An image of the training set, and the number of the draw, 0, 1, …, that its random changes follow from."""
-
-    image_id: int
-    number: int
-
-
 class AugmentedCoco(Dataset[Example]):
-    """Training examples by ``Draw``. What is done to an image depends on ``seed`` and the draw alone: neither on the
-    worker that does it nor on what was drawn before, so that training goes on as if it had never stopped."""
+    """Training examples by ``Draw``.
+
+    What is done to an image depends on ``seed`` and the draw alone: neither on the worker that does it nor on what
+    was drawn before, so that training goes on as if it had never stopped.
+    """
 
     def __init__(
         self, coco: CocoFolder, augment: Augment, pixels: Pixels, seed: int, *, skip_broken: bool = False
@@ -285,6 +310,7 @@ class AugmentedCoco(Dataset[Example]):
 
 
 def augmented(sample: Sample, augment: Augment, fill: Sequence[float], random: np.random.Generator) -> Sample:
+    """The sample after all changes of ``augment``; ``fill``: the colour of a canvas, RGB."""
     if augment.distort:
         sample = sample._replace(image=transforms.distort(sample.image, random))
     if augment.expand > 1:
@@ -301,66 +327,12 @@ def resized_size(old: Size, resize: Resize, short: int | None = None) -> Size:
     return resize.size or transforms.short_long(old, short or resize.short[0], resize.long)
 
 
-class TrainingOrder:
-    """The batches of an endless training, from a given iteration on: every image once in each epoch, in an order that
-    ``seed`` and the number of the epoch give.
-
-    ``is_wide`` [N]: of the images; wide and tall ones are not mixed as long as there are enough of a kind. ``batch``:
-    images of all ranks together, of which each takes an equal part. The last batch of an epoch is filled up with its
-    first images.
-    """
-
-    def __init__(
-        self,
-        image_ids: Sequence[int],
-        is_wide: Sequence[bool],
-        *,
-        batch: int,
-        seed: int,
-        first: int = 0,
-        rank: int = 0,
-        ranks: int = 1,
-    ) -> None:
-        self.image_ids = np.array(image_ids)
-        self.is_wide = np.array(is_wide)
-        self.batch = batch
-        self.seed = seed
-        self.first = first
-        share = batch // ranks
-        self.mine = slice(rank * share, (rank + 1) * share)
-
-    @property
-    def batches_per_epoch(self) -> int:
-        return -(-len(self.image_ids) // self.batch)
-
-    def epoch(self, number: int) -> np.ndarray:
-        """Image ids [batches, batch]."""
-        random = np.random.default_rng((self.seed, number))
-        order = random.permutation(len(self.image_ids))
-        whole, rest = [], []
-        for group in (order[self.is_wide[order]], order[~self.is_wide[order]]):
-            full = len(group) - len(group) % self.batch
-            whole.append(group[:full])
-            rest.append(group[full:])
-        missing = -len(order) % self.batch
-        filled = np.concatenate([*whole, *rest, np.resize(order, missing)])
-        batches = self.image_ids[filled].reshape(-1, self.batch)
-        return batches[random.permutation(len(batches))]
-
-    def __iter__(self) -> Iterator[list[Draw]]:
-        number, skip = divmod(self.first, self.batches_per_epoch)
-        draw = self.first * self.batch
-        while True:
-            for batch in self.epoch(number)[skip:].tolist():
-                draws = [Draw(image_id, draw + place) for place, image_id in enumerate(batch)]
-                yield draws[self.mine]
-                draw += self.batch
-            number, skip = number + 1, 0
-
-
 class Batch(NamedTuple):
-    """What a model takes. images: float32 [B, 3, H, W]. image_sizes: without padding; original_sizes: of the files,
-    both (height, width). targets: in pixels of the input, masks padded like it."""
+    """What a model takes.
+
+    images: float32 [B, 3, H, W]. image_sizes: without padding; original_sizes: of the files, both (height, width).
+    targets: in pixels of the input, masks padded like it.
+    """
 
     images: Tensor
     image_sizes: list[Size]
@@ -369,10 +341,18 @@ class Batch(NamedTuple):
     targets: list[Target]
 
     def sizes(self) -> Tensor:
-        """int64 [B, 2], on the device of the images."""
+        """Sizes int64 [B, 2], on the device of the images."""
         return torch.tensor(self.image_sizes).to(self.images.device, non_blocking=True)
 
+    def parts(self, count: int) -> list[Batch]:
+        """The batch in so many of equal size."""
+        size = len(self.images) // count
+        parts = (slice(place * size, (place + 1) * size) for place in range(count))
+        return [Batch(*(field[part] for field in self)) for part in parts] if count > 1 else [self]
+
     def to(self, device: torch.device) -> Batch:
+        """The batch with its tensors on a device."""
+
         def move(tensor: Tensor | None) -> Tensor | None:
             return None if tensor is None else tensor.to(device, non_blocking=True)
 
@@ -380,6 +360,7 @@ class Batch(NamedTuple):
         return self._replace(images=self.images.to(device, non_blocking=True), targets=targets)
 
     def pin_memory(self) -> Batch:
+        """The batch in memory that a device copies from without waiting."""
         targets = [
             Target(*(None if one is None else one.pin_memory() for one in target)) for target in self.targets
         ]
@@ -394,6 +375,7 @@ class Collate:
         self.size = resize.size
 
     def __call__(self, examples: Sequence[Example]) -> Batch:
+        """The batch of some examples."""
         sizes = [(example.image.shape[0], example.image.shape[1]) for example in examples]
         padded = self.size or transforms.padded_size(sizes)
         step = 1 if self.pixels.order == "rgb" else -1
@@ -409,10 +391,13 @@ class Collate:
             sizes,
             [example.original_size for example in examples],
             [example.image_id for example in examples],
-            [
-                target
-                if target.masks is None
-                else target._replace(masks=transforms.pad_masks(target.masks, padded))
-                for target in targets
-            ],
+            [_padded(target, padded) for target in targets],
         )
+
+
+def _padded(target: Target, size: Size) -> Target:
+    masks, semantic = target.masks, target.semantic
+    return target._replace(
+        masks=None if masks is None else transforms.pad_masks(masks, size),
+        semantic=None if semantic is None else transforms.pad_semantic(semantic, size),
+    )

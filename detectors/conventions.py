@@ -18,6 +18,7 @@ class Conventions:
     min_proposal, min_detection: boxes not larger than this on both sides are dropped.
     forced_iou: an object's best anchors become positive at this IoU or more, and
     forced_to_object: theirs is then this object, else the one that they overlap most themselves.
+    least_positives: an image's anchors are averaged over as if at least so many were positive.
     binary_masks: what the mask branch learns is cut at 0.5, after a resize that is aligned and adaptive as above.
     grid_paste: a mask is interpolated at the image's pixel centres, else resized to whole pixels around its box.
     """
@@ -34,6 +35,7 @@ class Conventions:
     min_detection: float
     forced_iou: float
     forced_to_object: bool
+    least_positives: int
     binary_masks: bool
     grid_paste: bool
 
@@ -52,6 +54,7 @@ TORCHVISION = Conventions(
     min_detection=1e-2,
     forced_iou=0.0,
     forced_to_object=False,
+    least_positives=0,
     binary_masks=False,
     grid_paste=False,
 )
@@ -70,6 +73,7 @@ MMDET = Conventions(
     min_detection=0.0,
     forced_iou=0.3,
     forced_to_object=True,
+    least_positives=1,
     binary_masks=True,
     grid_paste=True,
 )

@@ -27,6 +27,7 @@ class DeformConvNorm(ConvNorm):
         self.reset_offset()
 
     def reset_offset(self) -> None:
+        """Begin without displacement."""
         nn.init.zeros_(self.offset.weight)
         nn.init.zeros_(self.offset.bias)
 

@@ -88,10 +88,20 @@ class DenseDetector(nn.Module):
         self.keep_empty = keep_empty
 
     def output(self, images: Tensor) -> DenseOutput:
+        """What the head says of images [B, 3, H, W]."""
         return self.head(self.neck(self.backbone(images)), (images.shape[2], images.shape[3]))
 
     def losses(self, images: Tensor, image_sizes: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:  # noqa: ARG002
-        """Loss terms; their sum is what to minimise. Anchors in the padding are background like any other."""
+        """Loss terms of a batch. Anchors in the padding are background like any other.
+
+        Args:
+            images: float32 [B, 3, H, W], normalised, padded right and bottom.
+            image_sizes: int64 [B, 2], height and width of each without padding.
+            targets: the objects of each image.
+
+        Returns:
+            A number for each term; their sum is what to minimise.
+        """
         output = self.output(images)
         with full_precision(images.device):
             return self.head.losses(
@@ -99,6 +109,7 @@ class DenseDetector(nn.Module):
             )
 
     def network(self, images: Tensor, image_sizes: Tensor) -> DenseOutput:  # noqa: ARG002
+        """What the head says, before any threshold; images and sizes as for ``losses``."""
         return self.output(images)
 
     def postprocess(
@@ -157,6 +168,7 @@ def init_head(convolutions: Iterable[nn.Conv2d], classes: nn.Conv2d) -> None:
 
 
 def logit(probability: float) -> float:
+    """The inverse of the sigmoid."""
     return math.log(probability / (1 - probability))
 
 
@@ -213,7 +225,7 @@ def focal_loss(logits: Sequence[Tensor], labels: Tensor, weight: Tensor, *, alph
 
 
 class _FocalLoss(torch.autograd.Function):
-    """The focal loss of one level, with p = sigmoid(x):
+    """The focal loss of one level, with p = sigmoid(x), in two formulas.
 
         background   (1 - α) p² softplus(x)           its slope   (1 - α) p² (2 (1 - p) softplus(x) + p)
         object       α (1 - p)² softplus(-x)          its slope   -α (1 - p)² (2 p softplus(-x) + 1 - p)

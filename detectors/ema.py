@@ -38,6 +38,7 @@ class EMA:
         self._counters = [pair for pair in followed if not pair[1].is_floating_point()]
 
     def decay_at(self, update: int) -> float:
+        """The decay of an update, of which the first is number 0."""
         return min(self.decay, (1 + update) / (10 + update))
 
     @torch.no_grad()

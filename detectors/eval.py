@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.distributed as dist
+from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -30,6 +31,7 @@ from detectors import config as configs
 from detectors import cpu, runtime, training_state
 from detectors.coco import BadImage, Batch, CocoFolder, Collate, Example, ResizedCoco, resized_size
 from detectors.config import Config, ConfigError, Loaded, Split
+from detectors.pictures import as_pixels
 from detectors.runtime import Ranks, log
 from detectors.structures import Detections, Target
 from detectors.transforms import resize_image
@@ -151,8 +153,21 @@ def _batches(
 
 
 @torch.no_grad()
-def detect(model: nn.Module, images: Sequence[np.ndarray], config: Config) -> list[Detections]:
-    """Detections in images uint8 [h_i, w_i, 3], RGB, in their pixels, with the sizes that ``config.evaluate`` says."""
+def detect(model: nn.Module, images: Sequence[np.ndarray | Image.Image], config: Config) -> list[Detections]:
+    """Detect in images, which are resized as ``config.evaluate`` says.
+
+    Args:
+        model: on any device.
+        images: as ``pictures.as_pixels`` takes them: RGB, grey or with transparency, of Pillow or as arrays.
+        config: what the model was trained with.
+
+    Returns:
+        Detections in the pixels of each image.
+
+    Raises:
+        ValueError: for an image of another shape or type.
+    """
+    images = [as_pixels(image) for image in images]
     sizes = [(image.shape[0], image.shape[1]) for image in images]
     resized = [
         resize_image(image, resized_size(size, config.evaluate.resize))
@@ -222,6 +237,7 @@ def _log_speed(seconds: Seconds, images: int) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m detectors.eval", description="COCO AP and speed of a model."
     )

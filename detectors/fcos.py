@@ -50,6 +50,7 @@ class TowerLayer(nn.Module):
         self.norm = nn.GroupNorm(groups, channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] to the same shape."""
         return F.relu_(self.norm(self.conv(x)))
 
 
@@ -79,6 +80,15 @@ class FCOSHead(nn.Module):
 
     def forward(self, maps: Sequence[Tensor], image_size: tuple[int, int]) -> DenseOutput:
         # Centre-ness shares a convolution with its neighbour: kernels want more than one output channel.
+        """Maps of all levels to classes, distances and centre-ness at every position.
+
+        Args:
+            maps: [B, C, H_i, W_i], finest first.
+            image_size: height and width with padding.
+
+        Returns:
+            Logits, distances and centre-ness by level, and the square that each position stands for.
+        """
         beside = self.classes if self.first_edition else self.deltas
         weight = torch.cat([beside.weight, self.centreness.weight])
         bias = torch.cat([beside.bias, self.centreness.bias])
@@ -110,7 +120,15 @@ class FCOSHead(nn.Module):
         return torch.cat([centre - distances[..., :2], centre + distances[..., 2:]], dim=-1)
 
     def losses(self, output: DenseOutput, truth: GroundTruth) -> dict[str, Tensor]:
-        """Focal loss of the classes at all points; box loss and centre-ness at the positive ones."""
+        """Focal loss of the classes at all points; box loss and centre-ness at the positive ones.
+
+        Args:
+            output: of ``forward``, all but the logits in float32.
+            truth: the objects of the batch.
+
+        Returns:
+            ``classification``, ``bbox_regression`` and ``bbox_ctrness``, numbers.
+        """
         anchors = torch.cat(output.anchors)
         index, positive = assign(
             output.anchors, truth, self.centre_radius, inclusive=self.first_edition, exact=self.first_edition
@@ -223,8 +241,10 @@ def giou_loss(a: Tensor, b: Tensor, eps: float = 1e-7) -> Tensor:
 
 
 def iou(a: Tensor, b: Tensor, eps: float = 1e-6) -> Tensor:
-    """Intersection over union of boxes [..., 4] with as many others, at least ``eps``, to [...]; as in mmdetection's
-    ``iou_loss``."""
+    """Intersection over union of boxes [..., 4] with as many others, at least ``eps``, to [...].
+
+    As in mmdetection's ``iou_loss``.
+    """
     ax1, ay1, ax2, ay2 = a.unbind(-1)
     bx1, by1, bx2, by2 = b.unbind(-1)
     width = (torch.min(ax2, bx2) - torch.max(ax1, bx1)).clamp(min=0)
@@ -244,8 +264,22 @@ def fcos_fpn(
     max_detections: int = 100,
     conventions: str = "torchvision",
 ) -> DenseDetector:
-    """FCOS on a pyramid with the settings of torchvision's ``fcos_resnet50_fpn`` or of mmdetection's config, where
-    ``score_threshold`` is 0.05.
+    """FCOS as torchvision's ``fcos_resnet50_fpn`` or mmdetection's, whose ``score_threshold`` is 0.05.
+
+    Args:
+        backbone: makes the backbone from ``frozen_stages`` and ``frozen_bn``.
+        num_classes: without the background.
+        frozen_stages: stages that do not learn; 1 is the stem and the first.
+        frozen_bn: whether the backbone's normalisation is constant.
+        score_threshold: lowest score of a detection.
+        max_detections: of an image.
+        conventions: "torchvision" or "mmdet".
+
+    Returns:
+        The model with random weights, in training mode.
+
+    Raises:
+        ValueError: for unknown conventions.
     """
     mmdet = conventions_named(conventions) is MMDET
     body = backbone(frozen_stages=frozen_stages, frozen_bn=frozen_bn)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from detectors.checkpoint import LoadReport, is_counter
+from detectors.coco_classes import COCO_IDS
 from detectors.layers import FrozenBatchNorm2d
 from detectors.names import detectron2, mmdet, paddledet, torchvision
 from detectors.registry import build
@@ -31,9 +32,6 @@ WITHOUT_EPSILON = (
     "maskrcnn_resnet50_fpn_coco-bf2d0c1e",
     "retinanet_resnet50_fpn_coco-eeacb38b",
 )
-#: COCO's ids of its 80 classes, of which there are up to 90.
-COCO_IDS = tuple(one for one in range(1, 91) if one not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83))
-
 Shapes = dict[str, tuple[int, ...]]
 
 

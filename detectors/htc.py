@@ -48,14 +48,17 @@ class HTCMaskHead(MaskHead):
             nn.init.zeros_(self.flow.bias)
 
     def convolve(self, x: Tensor, before: Tensor | None = None) -> Tensor:
+        """Features [R, C, S, S] and what the head before made of them to the same shape."""
         if self.flow is not None and before is not None:
             x = x + F.relu_(self.flow(before))
         return super().convolve(x)
 
 
 class SemanticHead(nn.Module):
-    """All levels of the pyramid added up on that of stride 8, four 3×3 convolutions, then classes of pixels, and
-    features for the other heads. As mmdet/models/roi_heads/mask_heads/fused_semantic_head.py.
+    """Classes of pixels, and features for the other heads, from all levels of the pyramid.
+
+    The levels are added up on that of stride 8 and go through four 3×3 convolutions. As
+    mmdet/models/roi_heads/mask_heads/fused_semantic_head.py.
     """
 
     def __init__(
@@ -101,10 +104,10 @@ class FusedPyramid(Pyramid):
 
 
 class HTC(CascadeRCNN):
-    """Cascade Mask R-CNN whose mask heads see the boxes of their own stage's box head, and each the features of the
-    one before; with a semantic head, whose features are added to those of all regions.
+    """Cascade Mask R-CNN whose mask heads see the boxes of their own stage, and the features of the one before.
 
-    Masks are those of the last head. Settings and results as mmdet/models/roi_heads/htc_roi_head.py.
+    With a semantic head, its features are added to those of all regions. Masks are those of the last head. Settings and
+    results as mmdet/models/roi_heads/htc_roi_head.py.
     """
 
     mask_heads: Sequence[HTCMaskHead]
@@ -124,10 +127,12 @@ class HTC(CascadeRCNN):
         self.semantic_head = semantic_head
 
     def features(self, images: Tensor) -> FusedPyramid:
+        """The pyramid of images [B, 3, H, W], with what the semantic head made of it."""
         maps = super().features(images).maps
         return FusedPyramid(maps, None if self.semantic_head is None else self.semantic_head(maps))
 
     def pool(self, pyramid: Pyramid, head: BoxHead | MaskHead, boxes: Tensor, image: Tensor) -> Tensor:
+        """Features [R, C, S, S] of regions [R, 4], those of the semantic head added."""
         pooled = head.pool(pyramid, boxes, image)
         assert isinstance(pyramid, FusedPyramid)
         if pyramid.semantic is None:
@@ -154,15 +159,19 @@ class HTC(CascadeRCNN):
         image_sizes: Tensor,
         targets: Sequence[Target],
     ) -> dict[str, Tensor]:
-        """Without semantic labels in the targets there is no semantic loss."""
+        """Loss terms of all stages and of the semantic head.
+
+        Raises:
+            ValueError: for targets without classes of pixels, which a semantic head learns from.
+        """
         assert isinstance(pyramid, FusedPyramid)
         losses = {}
-        labels = [target.semantic for target in targets if target.semantic is not None]
-        if (
-            self.semantic_head is not None
-            and pyramid.semantic_logits is not None
-            and len(labels) == len(targets)
-        ):
+        if self.semantic_head is not None and pyramid.semantic_logits is not None:
+            labels = [target.semantic for target in targets if target.semantic is not None]
+            if len(labels) < len(targets):
+                raise ValueError(
+                    "this HTC learns classes of pixels; give Target.semantic, or take htc_without_semantic"
+                )
             losses.update(self.semantic_head.losses(pyramid.semantic_logits, torch.stack(labels)))
         for stage, (box_head, mask_head) in enumerate(zip(self.box_heads, self.mask_heads, strict=True)):
             sample = box_head.sample(regions, truth)
@@ -177,6 +186,7 @@ class HTC(CascadeRCNN):
         return losses
 
     def predict_masks(self, pyramid: Pyramid, found: Sequence[Detections]) -> list[Detections]:
+        """The detections with the last head's mask probabilities [N, 28, 28]."""
         boxes, image, labels = regions_of(found)
         last = self.mask_heads[-1]
         hidden = self.flow(self.pool(pyramid, last, boxes, image), len(self.mask_heads))
@@ -206,8 +216,25 @@ def htc_fpn(
     max_detections: int = 100,
     conventions: str = "mmdet",
 ) -> HTC:
-    """HTC with the settings of mmdetection's ``htc_r50_fpn_1x_coco``, or, with no ``semantic_classes``,
-    ``htc-without-semantic_r50_fpn_1x_coco``."""
+    """HTC as mmdetection's ``htc_r50_fpn_1x_coco``, or its ``htc-without-semantic_r50_fpn_1x_coco``.
+
+    Args:
+        backbone: makes the backbone from ``frozen_stages`` and ``frozen_bn``.
+        neck: makes the pyramid from the backbone's widths.
+        semantic_classes: of pixels, things and stuff; 0 for no semantic head.
+        num_classes: without the background.
+        frozen_stages: stages that do not learn; 1 is the stem and the first.
+        frozen_bn: whether the backbone's normalisation is constant.
+        score_threshold: lowest score of a detection.
+        max_detections: of an image.
+        conventions: "torchvision" or "mmdet".
+
+    Returns:
+        The model with random weights, in training mode.
+
+    Raises:
+        ValueError: for unknown conventions.
+    """
     chosen = cascade_conventions(conventions)
     body = backbone(frozen_stages=frozen_stages, frozen_bn=frozen_bn)
     pyramid = neck(body.out_channels)

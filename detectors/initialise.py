@@ -15,7 +15,8 @@ from detectors.dense import DenseDetector
 from detectors.layers import calibrating
 from detectors.rcnn import RCNN
 from detectors.retinanet import RetinaNetHead
-from detectors.solov2 import SOLOv2, by_cell
+from detectors.solov2 import SOLOv2
+from detectors.solov2_masks import by_cell
 from detectors.ssd import SSD
 
 #: With 80 other classes of standard deviation 1 it makes the background four times as likely as all of them.

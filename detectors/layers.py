@@ -98,6 +98,7 @@ class Conv2d(nn.Conv2d):
     """``nn.Conv2d`` by ``conv2d``."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] to [B, C', H', W']."""
         settings = (self.stride, self.padding, self.dilation, self.groups)
         return conv2d(x, self.weight, self.bias, *settings)
 
@@ -106,6 +107,7 @@ class Linear(nn.Linear):
     """``nn.Linear`` by ``linear``."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """[N, K] to [N, M]."""
         return linear(x, self.weight, self.bias)
 
 
@@ -184,8 +186,10 @@ def hooked(*modules: nn.Module) -> bool:
 
 @contextmanager
 def calibrating(module: nn.Module) -> Iterator[None]:
-    """While open, a forward pass sets the statistics of every frozen normalisation from what it sees, and the running
-    statistics of every batch normalisation to those of the batch."""
+    """While open, a forward pass sets the statistics of normalisation from what it sees.
+
+    Those of frozen normalisation become those of what reaches it, and running statistics those of the batch.
+    """
     layers = [layer for layer in module.modules() if isinstance(layer, ConvNorm)]
     norms = [
         (norm, norm.momentum, norm.training) for norm in module.modules() if isinstance(norm, nn.BatchNorm2d)

@@ -22,6 +22,16 @@ class MaskHead(nn.Module):
     Only the mask of one class per region is ever needed, so only that one is computed; for 80 classes this saves 79
     of 80 parts of the last layer and its output. Settings and results as torchvision's ``MaskRCNNHeads`` and
     ``MaskRCNNPredictor``, or with others mmdet/models/roi_heads/mask_heads/fcn_mask_head.py.
+
+    Args:
+        channels: of the pyramid.
+        num_classes: without the background.
+        convs: how many 3×3 convolutions.
+        hidden: channels of all layers.
+        pool_size: side of the pooled features; a mask has twice that.
+        samples: as for ``roi_align``.
+        aligned: as for ``roi_align``.
+        binary_targets: as ``binary`` for ``mask_targets``.
     """
 
     def __init__(
@@ -36,9 +46,6 @@ class MaskHead(nn.Module):
         aligned: bool = False,
         binary_targets: bool = False,
     ) -> None:
-        """``hidden``: channels of all layers. ``samples``, ``aligned``: as for ``roi_align``. ``binary_targets``: as
-        ``binary`` for ``mask_targets``.
-        """
         super().__init__()
         self.num_classes = num_classes
         self.pool_size = pool_size
@@ -64,6 +71,7 @@ class MaskHead(nn.Module):
         )
 
     def convolve(self, x: Tensor) -> Tensor:
+        """Pooled features [R, C, S, S] to features of all layers' width."""
         for conv in self.convs:
             x = F.relu_(conv(x))
         return x
@@ -82,7 +90,16 @@ class MaskHead(nn.Module):
         return x.view(-1, size, size, 2, 2).permute(0, 1, 3, 2, 4).reshape(-1, 2 * size, 2 * size)
 
     def losses(self, pyramid: Pyramid, sample: RoISample, targets: Sequence[Target]) -> dict[str, Tensor]:
-        """Binary cross-entropy of the positive regions' masks, each cut out of its object's."""
+        """Binary cross-entropy of the positive regions' masks, each cut out of its object's.
+
+        Args:
+            pyramid: maps of the images.
+            sample: the regions to learn from.
+            targets: the objects of each image, with masks.
+
+        Returns:
+            ``loss_mask``, a number in float32; 0 without positive regions.
+        """
         positive = self.positives(sample)
         pooled = self.pool(pyramid, sample.boxes[positive], sample.image[positive])
         return self.losses_of(self.convolve(pooled), positive, sample, targets)

@@ -57,7 +57,16 @@ class MaskScoringHead(MaskHead):
         return self.iou(x).gather(1, labels.unsqueeze(1)).squeeze(1)
 
     def losses(self, pyramid: Pyramid, sample: RoISample, targets: Sequence[Target]) -> dict[str, Tensor]:
-        """Those of the mask head, and half the squared error of the overlap where there is any."""
+        """Those of the mask head, and half the squared error of the overlap where there is any.
+
+        Args:
+            pyramid: maps of the images.
+            sample: the regions to learn from.
+            targets: the objects of each image, with masks.
+
+        Returns:
+            ``loss_mask`` and ``loss_mask_iou``, numbers in float32.
+        """
         positive = self.positives(sample)
         boxes, image, labels = sample.boxes[positive], sample.image[positive], sample.labels[positive]
         pooled = self.pool(pyramid, boxes, image)
@@ -101,8 +110,17 @@ def object_areas(targets: Sequence[Target], image: Tensor, objects: Tensor) -> T
 
 @torch.no_grad()
 def mask_iou(masks: Tensor, goal: Tensor, boxes: Tensor, areas: Tensor) -> Tensor:
-    """Overlap [R] of bool masks [R, M, M] within boxes [R, 4] with the objects, of which ``goal`` [R, M, M] is the part
-    within the box and ``areas`` [R] all pixels (section 3.2: what lies outside of the box is missed, too)."""
+    """Overlap of masks within boxes with their objects (section 3.2): what lies outside of the box is missed, too.
+
+    Args:
+        masks: bool [R, M, M] within ``boxes``.
+        goal: bool [R, M, M], the part of the object within the box.
+        boxes: [R, 4] in input pixels.
+        areas: [R], all pixels of the objects.
+
+    Returns:
+        [R], 0 to 1.
+    """
     pixels = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1).clamp(min=1) / masks[
         0
     ].numel()  # of a cell of the mask

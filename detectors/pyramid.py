@@ -29,9 +29,11 @@ class Pyramid:
 
     @cached_property
     def table(self) -> Tensor:
+        """All feature vectors, [sum_i(B * H_i * W_i), C]."""
         return torch.cat([feature.permute(0, 2, 3, 1).reshape(-1, self.channels) for feature in self.maps])
 
     def detach(self) -> Pyramid:
+        """The same maps without gradient."""
         return Pyramid([feature.detach() for feature in self.maps])
 
     @cached_property
@@ -111,8 +113,10 @@ Reads = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
 def _outer(
     y: tuple[Tensor, Tensor], x: tuple[Tensor, Tensor], start: Tensor, width: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Positions and weights [R, bins, reads] along both axes to rows of the table and their weights, both
-    [R * bins², reads_y * reads_x]. start, width: [R], the first row of the region's map and the map's width."""
+    """Positions and weights along both axes, [R, bins, reads], to rows of the table and their weights.
+
+    Both [R * bins², reads_y * reads_x]. start, width: [R], the first row of the region's map and the map's width.
+    """
     (y, weight_y), (x, weight_x) = y, x
     row = start[:, None, None] + y * width[:, None, None]
     index = row[:, :, None, :, None] + x[:, None, :, None, :]

@@ -37,6 +37,7 @@ class RegionDetector(nn.Module):
         self.paste = paste_masks_on_grid if grid_paste else paste_masks
 
     def features(self, images: Tensor) -> Pyramid:
+        """The pyramid of images [B, 3, H, W]."""
         maps = self.backbone(images)
         return Pyramid(maps[-1:] if self.neck is None else self.neck(maps))
 
@@ -83,7 +84,16 @@ class ProposalDetector(RegionDetector):
     rpn: RPN
 
     def losses(self, images: Tensor, image_sizes: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
-        """Loss terms; their sum is what to minimise. The targets' labels do not matter."""
+        """Loss terms of a batch. The targets' labels do not matter.
+
+        Args:
+            images: float32 [B, 3, H, W], normalised, padded right and bottom.
+            image_sizes: int64 [B, 2], height and width of each without padding.
+            targets: the objects of each image.
+
+        Returns:
+            A number for each term; their sum is what to minimise.
+        """
         truth = GroundTruth.from_targets(targets, images.device)
         return self.rpn.losses(self.features(images), truth, image_sizes, (images.shape[2], images.shape[3]))
 
@@ -121,7 +131,17 @@ class RCNN(RegionDetector):
         targets: Sequence[Target],
         proposals: Sequence[Tensor] | None = None,
     ) -> dict[str, Tensor]:
-        """Loss terms; their sum is what to minimise."""
+        """Loss terms of a batch.
+
+        Args:
+            images: float32 [B, 3, H, W], normalised, padded right and bottom.
+            image_sizes: int64 [B, 2], height and width of each without padding.
+            targets: the objects of each image.
+            proposals: [P_i, 4] of each image, for a model that makes none.
+
+        Returns:
+            A number for each term; their sum is what to minimise.
+        """
         truth = GroundTruth.from_targets(targets, images.device)
         pyramid = self.features(images)
         losses, regions = self.first_stage(pyramid, images, image_sizes, truth, proposals)
@@ -172,6 +192,7 @@ def rpn_settings(chosen: Conventions, levels: int = 5) -> dict[str, Any]:
         "post_nms": chosen.post_nms,
         "forced_iou": chosen.forced_iou,
         "forced_to_object": chosen.forced_to_object,
+        "least_positives": chosen.least_positives,
         "rounded_anchors": chosen.rounded_anchors,
         "strides": tuple(4 * 2**level for level in range(levels)) if chosen.nominal_strides else None,
         "min_size": chosen.min_proposal,
@@ -206,7 +227,24 @@ def rpn_fpn(
     max_detections: int = 1000,
     conventions: str = "mmdet",
 ) -> ProposalDetector:
-    """The region proposal network of mmdetection's ``rpn_r50_fpn``."""
+    """The region proposal network of mmdetection's ``rpn_r50_fpn``; its scores have no threshold.
+
+    Args:
+        backbone: makes the backbone from ``frozen_stages`` and ``frozen_bn``.
+        neck: makes the pyramid from the backbone's widths.
+        num_classes: without the background.
+        frozen_stages: stages that do not learn; 1 is the stem and the first.
+        frozen_bn: whether the backbone's normalisation is constant.
+        score_threshold: lowest score of a detection.
+        max_detections: of an image.
+        conventions: "torchvision" or "mmdet".
+
+    Returns:
+        The model with random weights, in training mode.
+
+    Raises:
+        ValueError: for unknown conventions.
+    """
     chosen = replace(
         conventions_named(conventions), pre_nms=(2000, 2000), post_nms=(max_detections, max_detections)
     )
@@ -229,27 +267,37 @@ def rcnn_fpn(
     conventions: str = "torchvision",
     mask_head_of: Callable[..., MaskHead] = MaskHead,
 ) -> RCNN:
-    """Faster or Mask R-CNN on a feature pyramid, or Fast R-CNN, which makes no ``proposals``.
+    """Faster or Mask R-CNN on a feature pyramid, or Fast R-CNN, which makes no proposals.
 
-    ``conventions``: "torchvision" for those of ``fasterrcnn_resnet50_fpn`` and ``maskrcnn_resnet50_fpn``, "mmdet" for
-    those of mmdetection's ``fast-rcnn_r50_fpn``, ``faster-rcnn_r50_fpn`` and ``mask-rcnn_r50_fpn``.
-    ``mask_head_of``: builds the mask head from the arguments of ``MaskHead``.
+    Args:
+        backbone: makes the backbone from ``frozen_stages`` and ``frozen_bn``.
+        neck: makes the pyramid from the backbone's widths.
+        masks: whether there is a mask head.
+        proposals: whether the model makes its own.
+        num_classes: without the background.
+        frozen_stages: stages that do not learn; 1 is the stem and the first.
+        frozen_bn: whether the backbone's normalisation is constant.
+        score_threshold: lowest score of a detection.
+        max_detections: of an image.
+        conventions: "torchvision" or "mmdet", the codebase whose models of these names it equals.
+        mask_head_of: builds the mask head from the arguments of ``MaskHead``.
+
+    Returns:
+        The model with random weights, in training mode.
+
+    Raises:
+        ValueError: for unknown conventions.
     """
     chosen = conventions_named(conventions)
     body = backbone(frozen_stages=frozen_stages, frozen_bn=frozen_bn)
     pyramid = neck(body.out_channels)
     channels = pyramid.out_channels
-    box_head = BoxHead(
-        channels,
-        num_classes,
-        # In mmdetection Mask R-CNN's regions are matched with this and Faster R-CNN's without.
-        forced=masks and chosen.forced_to_object,
-        **box_settings(chosen, score_threshold, max_detections),
-    )
-    mask_head = (
-        mask_head_of(channels, num_classes, binary_targets=chosen.binary_masks, **pool_settings(chosen))
-        if masks
-        else None
-    )
+    of_box = box_settings(chosen, score_threshold, max_detections)
+    # In mmdetection Mask R-CNN's regions are matched with this and Faster R-CNN's without.
+    box_head = BoxHead(channels, num_classes, forced=masks and chosen.forced_to_object, **of_box)
+    mask_head = None
+    if masks:
+        settings = {"binary_targets": chosen.binary_masks, **pool_settings(chosen)}
+        mask_head = mask_head_of(channels, num_classes, **settings)
     rpn = RPN(channels, **rpn_settings(chosen)) if proposals else None
     return RCNN(body, pyramid, rpn, box_head, mask_head, grid_paste=chosen.grid_paste)

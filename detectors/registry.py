@@ -19,7 +19,7 @@ from detectors.mask_scoring import MaskScoringHead
 from detectors.necks.hrfpn import HRFPN
 from detectors.rcnn import rcnn_fpn, rpn_fpn
 from detectors.retinanet import retinanet_fpn
-from detectors.solov2 import solov2_fpn, solov2_light_vd_dcn
+from detectors.solov2_models import solov2_fpn, solov2_light_vd_dcn
 from detectors.ssd import SSD300, SSD512, ssd_vgg16
 
 Builder = Callable[..., nn.Module]
@@ -105,6 +105,7 @@ MODELS: dict[str, Builder] = {
 
 
 def list_models() -> list[str]:
+    """The names that ``build`` takes."""
     return sorted(MODELS)
 
 

@@ -73,6 +73,15 @@ class RetinaNetHead(nn.Module):
         init_head((*self.class_tower, *self.box_tower, self.deltas), self.classes)
 
     def forward(self, maps: Sequence[Tensor], image_size: tuple[int, int]) -> DenseOutput:
+        """Maps of all levels to classes and offsets of every anchor.
+
+        Args:
+            maps: [B, C, H_i, W_i], finest first.
+            image_size: height and width with padding.
+
+        Returns:
+            Logits and offsets by level, and the anchors.
+        """
         logits = [
             by_anchor(self.classes(_run(self.class_tower, feature)), self.num_classes) for feature in maps
         ]
@@ -90,10 +99,19 @@ class RetinaNetHead(nn.Module):
         return DenseOutput(logits, deltas, None, list(anchors.split([level.shape[1] for level in deltas])))
 
     def decode(self, deltas: Tensor, anchors: Tensor) -> Tensor:
+        """Offsets [..., 4] and anchors [..., 4] to boxes [..., 4]."""
         return self.coder.decode(deltas, anchors)
 
     def losses(self, output: DenseOutput, truth: GroundTruth) -> dict[str, Tensor]:
-        """Focal loss of the classes of all anchors but the ignored, L1 of the positive ones' offsets."""
+        """Focal loss of the classes of all anchors but the ignored, L1 of the positive ones' offsets.
+
+        Args:
+            output: of ``forward``, all but the logits in float32.
+            truth: the objects of the batch.
+
+        Returns:
+            ``classification`` and ``bbox_regression``, numbers.
+        """
         anchors = torch.cat(output.anchors)
         index, role = match(
             pairwise_iou(truth.boxes, anchors),
@@ -137,8 +155,22 @@ def retinanet_fpn(
     max_detections: int = 300,
     conventions: str = "torchvision",
 ) -> DenseDetector:
-    """RetinaNet on a pyramid with the settings of torchvision's ``retinanet_resnet50_fpn`` or of mmdetection's configs,
-    where ``max_detections`` is 100.
+    """RetinaNet as torchvision's ``retinanet_resnet50_fpn`` or mmdetection's, whose ``max_detections`` is 100.
+
+    Args:
+        backbone: makes the backbone from ``frozen_stages`` and ``frozen_bn``.
+        num_classes: without the background.
+        frozen_stages: stages that do not learn; 1 is the stem and the first.
+        frozen_bn: whether the backbone's normalisation is constant.
+        score_threshold: lowest score of a detection.
+        max_detections: of an image.
+        conventions: "torchvision" or "mmdet".
+
+    Returns:
+        The model with random weights, in training mode.
+
+    Raises:
+        ValueError: for unknown conventions.
     """
     rules = conventions_named(conventions)
     mmdet = rules is MMDET

@@ -28,7 +28,7 @@ class Proposals(NamedTuple):
 
     @classmethod
     def from_boxes(cls, boxes: Sequence[Tensor], scores: Sequence[Tensor] | None = None) -> Proposals:
-        """boxes [P_i, 4] and scores [P_i] of each image."""
+        """Pad boxes [P_i, 4] and scores [P_i] of each image to the longest."""
         padded = nn.utils.rnn.pad_sequence(list(boxes), batch_first=True)
         counts = torch.tensor([len(image) for image in boxes]).to(padded.device, non_blocking=True)
         valid = torch.arange(padded.shape[1], device=padded.device) < counts[:, None]
@@ -36,13 +36,33 @@ class Proposals(NamedTuple):
 
 
 class RPN(nn.Module):
-    """Proposals from every level, and their loss. Settings and results as torchvision's ``RegionProposalNetwork``, or
-    with others those of mmdet/models/dense_heads/rpn_head.py.
+    """Proposals from every level, and their loss.
+
+    Settings and results as torchvision's ``RegionProposalNetwork``, or with others those of
+    mmdet/models/dense_heads/rpn_head.py.
 
     The loss looks at ``sampler.size`` anchors per image of the many thousands that there are. So the dense pass
     that makes proposals, which gradients never enter, runs without autograd, and ``losses`` computes the head once
     more at the sampled positions alone. Gradients are the same; the backward pass of the dense 3×3 convolution and
     its stored activations are saved.
+
+    Args:
+        channels: of the pyramid.
+        scales: sides of the square anchors of each level, in pixels.
+        ratios: height over width of the anchors.
+        pre_nms: proposals per level before the suppression of duplicates, (training, inference).
+        post_nms: proposals per image after it, (training, inference).
+        nms_threshold: overlap from which a proposal is a duplicate.
+        positive_iou: overlap from which an anchor is an object's.
+        negative_iou: overlap below which it is background.
+        forced_iou: as for ``match``.
+        forced_to_object: as for ``match``.
+        least_positives: as in ``Conventions``.
+        rounded_anchors: as for ``pyramid_anchors``.
+        strides: as for ``pyramid_anchors``.
+        inside_only: whether the loss ignores anchors that are partly outside their image.
+        min_size: proposals not larger are dropped, in pixels.
+        beta: of smooth L1, 0 for L1.
     """
 
     def __init__(
@@ -58,17 +78,13 @@ class RPN(nn.Module):
         negative_iou: float = 0.3,
         forced_iou: float = 0.0,
         forced_to_object: bool = False,
+        least_positives: int = 0,
         rounded_anchors: bool = True,
         strides: tuple[int, ...] | None = None,
         inside_only: bool = False,
         min_size: float = 1e-3,
         beta: float = 1 / 9,
     ) -> None:
-        """``pre_nms``, ``post_nms``: per level and per image, (training, inference). ``forced_iou``,
-        ``forced_to_object``: as for ``match``; ``rounded_anchors``, ``strides``: as for ``pyramid_anchors``.
-        ``inside_only``: the loss ignores anchors that are partly outside their image. ``min_size``: proposals not
-        larger are dropped. ``beta``: of smooth L1, 0 for L1.
-        """
         super().__init__()
         self.scales = scales
         self.ratios = ratios
@@ -80,6 +96,7 @@ class RPN(nn.Module):
         self.negative_iou = negative_iou
         self.forced_iou = forced_iou
         self.forced_to_object = forced_to_object
+        self.least_positives = least_positives
         self.rounded_anchors = rounded_anchors
         self.strides = strides
         self.inside_only = inside_only
@@ -156,7 +173,14 @@ class RPN(nn.Module):
     ) -> dict[str, Tensor]:
         """Binary cross-entropy of the sampled anchors' objectness and smooth L1 of the positive ones' offsets.
 
-        image_sizes, image_size: as for ``propose``.
+        Args:
+            pyramid: maps of the images.
+            truth: the objects of the batch.
+            image_sizes: [B, 2], height and width without padding.
+            image_size: height and width with padding.
+
+        Returns:
+            ``loss_objectness`` and ``loss_rpn_box_reg``, numbers in float32.
         """
         anchors = self.anchors(pyramid, image_size)
         iou = pairwise_iou(truth.boxes, anchors)
@@ -179,7 +203,8 @@ class RPN(nn.Module):
         objects = index.gather(1, sample.index)
         boxes = truth.boxes.gather(1, objects.unsqueeze(-1).expand(-1, -1, 4))
         goal = self.coder.encode(torch.where(sample.positive.unsqueeze(-1), boxes, anchors), anchors)
-        count = sample.valid.sum().clamp(min=1)
+        missing = (self.least_positives - sample.positive.sum(dim=1)).clamp(min=0)
+        count = (sample.valid.sum() + missing.sum()).clamp(min=1)
         loss_objectness = F.binary_cross_entropy_with_logits(
             objectness,
             sample.positive.to(objectness.dtype),
@@ -211,8 +236,10 @@ class RPN(nn.Module):
 
     @staticmethod
     def _neighbours(pyramid: Pyramid, position: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows of the table around positions [B, S] (counted over the levels of one image): [B, S, 9] and whether
-        they are inside the map."""
+        """Rows of the table around positions [B, S], which are counted over the levels of one image.
+
+        Returns rows [B, S, 9] and whether they are inside the map.
+        """
         height, width, first = pyramid.geometry.unbind(-1)
         ends = (height * width).cumsum(0)
         level = torch.bucketize(position, ends, right=True)

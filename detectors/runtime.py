@@ -52,12 +52,15 @@ class Ranks(NamedTuple):
 
     @property
     def first(self) -> bool:
+        """Whether this rank writes log and checkpoints."""
         return self.rank == 0
 
     def mean(self, values: Tensor) -> Tensor:
+        """The mean of values over all ranks."""
         return values if self.count == 1 else self._reduced(values, dist.ReduceOp.SUM) / self.count
 
     def largest(self, value: float) -> float:
+        """The largest value of all ranks."""
         values = torch.tensor([value], dtype=torch.float64, device=self.device)
         return value if self.count == 1 else self._reduced(values, dist.ReduceOp.MAX).item()
 
@@ -97,6 +100,7 @@ def max_memory_bytes(device: torch.device) -> int:
 
 
 def synchronise(device: torch.device) -> None:
+    """Wait for a device to have done all its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -135,6 +139,7 @@ class StopRequest:
 
     @contextmanager
     def listening(self) -> Iterator[StopRequest]:
+        """While open, signals set ``requested``."""
         before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield self
@@ -207,6 +212,7 @@ def coco_folder(loaded: Loaded, name: str) -> CocoFolder:
 
 
 def take_weights(model: nn.Module, state: Mapping[str, Tensor], path: str) -> None:
+    """Take all weights of a model of ours. Raises ConfigError if one does not fit."""
     try:
         model.load_state_dict(state)
     except RuntimeError as error:

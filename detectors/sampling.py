@@ -11,8 +11,11 @@ from detectors.boxes import NEGATIVE, POSITIVE
 
 
 class Sample(NamedTuple):
-    """index: int64 [B, S] into the candidates; positive: bool [B, S]; valid: bool [B, S], False where an image had
-    fewer candidates than S. Positives come first, padding last."""
+    """What a loss is computed on; positives come first, padding last.
+
+    index: int64 [B, S] into the candidates. positive: bool [B, S]. valid: bool [B, S], False where an image had fewer
+    candidates than S.
+    """
 
     index: Tensor
     positive: Tensor

@@ -9,50 +9,39 @@ losses/solov2_loss.py (PaddleDetection 2.6.0), which average the mask loss in tw
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from detectors.backbones.resnet import ResNet
 from detectors.deformable import DeformConvNorm
-from detectors.dense import focal_loss
 from detectors.drop_block import DropBlock
 from detectors.layers import Conv2d, ConvNorm
 from detectors.matrix_nms import keep_local_peaks, matrix_nms
-from detectors.necks.fpn import FPN
 from detectors.parameter_rules import Rule
-from detectors.precision import full, full_precision
-from detectors.solov2_targets import Assignment, Level, assign, quarter_masks
+from detectors.precision import full
+from detectors.solov2_masks import (
+    PIXELS_AT_ONCE,
+    Prediction,
+    by_cell,
+    class_loss,
+    draw_masks,
+    mask_extents,
+    mask_losses,
+)
+from detectors.solov2_targets import Level, assign
 from detectors.structures import Detections, Target
-
-MASK_STRIDE = 4
-#: Pixels of masks that are drawn together: 16 MiB, which stays in a cache.
-PIXELS_AT_ONCE = 1 << 22
-
-
-class Prediction(NamedTuple):
-    """What the network says of a batch, before any threshold.
-
-    classes: logits [B, K, S_l, S_l] of each level's grid. kernels: [B, D, S_l, S_l] of each level. features:
-    [B, D, H / 4, W / 4]; the product of a cell's kernel with them is the logit of its mask.
-    """
-
-    classes: list[Tensor]
-    kernels: list[Tensor]
-    features: Tensor
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
+    """Normalisation in 32 groups."""
     return nn.GroupNorm(32, channels)
 
 
 def coordinates(feature: Tensor) -> Tensor:
-    """x and y of each position, from -1 to 1, [1, 2, H, W] for a feature [B, C, H, W]."""
+    """Positions x and y, from -1 to 1, [1, 2, H, W] for a feature [B, C, H, W]."""
     height, width = feature.shape[-2:]
     x = torch.linspace(-1, 1, width, dtype=feature.dtype, device=feature.device)
     y = torch.linspace(-1, 1, height, dtype=feature.dtype, device=feature.device)
@@ -60,8 +49,10 @@ def coordinates(feature: Tensor) -> Tensor:
 
 
 def with_coordinates(feature: Tensor, where: Tensor) -> Tensor:
-    """[B, C, H, W] and coordinates [1, 2, H, W] to [B, C + 2, H, W], in the memory format of the feature: `torch.cat`
-    keeps it only if all parts have it, and a convolution of another format than its weight's takes twice as long.
+    """[B, C, H, W] and coordinates [1, 2, H, W] to [B, C + 2, H, W], in the memory format of the feature.
+
+    `torch.cat` keeps it only if all parts have it, and a convolution of another format than its weight's takes twice
+    as long.
     """
     channels_last = feature.is_contiguous(memory_format=torch.channels_last)
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
@@ -252,23 +243,33 @@ class SOLOv2(nn.Module):
     # -- training --------------------------------------------------------------------------------------------
 
     def losses(self, images: Tensor, image_sizes: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:  # noqa: ARG002
-        """Loss terms; their sum is what to minimise. Targets need masks."""
+        """Loss terms of a batch.
+
+        Args:
+            images: float32 [B, 3, H, W], normalised, padded right and bottom.
+            image_sizes: int64 [B, 2], height and width of each without padding.
+            targets: the objects of each image, with masks.
+
+        Returns:
+            A number for each term; their sum is what to minimise.
+        """
         image_size = (images.shape[2], images.shape[3])
         assigned = [assign(target, self.levels, self.num_classes, image_size) for target in targets]
         predicted = self.predict(images)
         labels = torch.stack([one.labels for one in assigned])
         positive_cells = (labels < self.num_classes).sum()
-        dice, drawn = _mask_losses(predicted, assigned, targets)
+        dice, drawn = mask_losses(predicted, assigned, targets)
         mask_loss = (dice * drawn).sum() if self.drawn_only else dice.sum()
         masks = drawn.sum() if self.drawn_only else positive_cells
         return {
             "loss_mask": 3.0 * mask_loss / masks.clamp(min=1),
-            "loss_cls": _class_loss(by_cell(predicted.classes), labels) / (positive_cells + 1),
+            "loss_cls": class_loss(by_cell(predicted.classes), labels) / (positive_cells + 1),
         }
 
     # -- inference -------------------------------------------------------------------------------------------
 
     def network(self, images: Tensor, image_sizes: Tensor) -> Prediction:  # noqa: ARG002
+        """What the network says, before any threshold; images and sizes as for ``losses``."""
         return self.predict(images)
 
     def postprocess(
@@ -288,16 +289,23 @@ class SOLOv2(nn.Module):
             cells, kept, labels = self._candidates(scores[image], kernels[image], raw.features[image])
             masks = self._masks(kernels[image, cells], raw.features[image])
             masks, kept, labels = self._best(masks, kept, labels)
-            drawn = _draw(masks, self.mask_threshold, size, original)
+            drawn = draw_masks(masks, self.mask_threshold, size, original)
             found.append(Detections(mask_extents(drawn), kept, labels, drawn))
         return found
 
     def _candidates(self, scores: Tensor, kernels: Tensor, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Class scores [cells, K], kernels [cells, D], features [D, h, w] to cells [N], scores [N], labels [N] of
-        the best candidates, best first.
+        """The best candidates of an image, best first.
 
         A score is the class's times the mean probability within the mask, which has to have some area. Masks of some
         candidates at a time: there can be thousands, and the few that are wanted afterwards are drawn again.
+
+        Args:
+            scores: [cells, K].
+            kernels: [cells, D].
+            features: [D, h, w].
+
+        Returns:
+            Cells [N], scores [N] and labels [N].
         """
         cell, label = (scores > self.candidate_threshold).nonzero(as_tuple=True)
         smallest = torch.cat([scores.new_full((level.cells**2,), level.min_area) for level in self.levels])
@@ -325,170 +333,3 @@ class SOLOv2(nn.Module):
         scores, best = scores.sort(descending=True)
         best = best[: self.max_detections][scores[: self.max_detections] >= self.score_threshold]
         return masks[best], scores[: len(best)], labels[best]
-
-
-def by_cell(maps: Sequence[Tensor]) -> Tensor:
-    """Maps [B, C, S_l, S_l] of all levels to [B, cells, C], in the order of ``Assignment``."""
-    return torch.cat([one.permute(0, 2, 3, 1).flatten(1, 2) for one in maps], dim=1)
-
-
-def _mask_losses(
-    predicted: Prediction, assigned: Sequence[Assignment], targets: Sequence[Target]
-) -> tuple[Tensor, Tensor]:
-    """Of all pairs of a cell and its object the dice loss, 1 - 2 Σpt / (Σp² + Σt²), and whether the object has a pixel
-    at the features' resolution. Both [P].
-    """
-    kernels = by_cell(predicted.kernels)
-    losses, drawn = [], []
-    for image, (pairs, target) in enumerate(zip(assigned, targets, strict=True)):
-        features = predicted.features[image]
-        assert target.masks is not None
-        truth = (
-            quarter_masks(target.masks, (features.shape[1], features.shape[2])).flatten(1).to(torch.float32)
-        )
-        masks = full(kernels[image, pairs.cell] @ features.flatten(1)).sigmoid()
-        # Against all objects in one product, which is far less than the one before it: no copy of an object's mask
-        # for each of its cells has to be made, nor kept for the backward pass.
-        with full_precision(masks.device):
-            overlap = (masks @ truth.to(masks.dtype).T).gather(1, pairs.object[:, None]).squeeze(1)
-        of_truth = truth.sum(dim=1)[pairs.object]
-        losses.append(1 - 2 * overlap / (masks.square().sum(dim=1) + of_truth + 2e-3))
-        drawn.append(of_truth > 0)
-    return torch.cat(losses), torch.cat(drawn)
-
-
-def _class_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Sum of the focal loss of logits [B, cells, K] for labels [B, cells], of which K is the background."""
-    return focal_loss([logits], labels, torch.ones_like(labels, dtype=torch.float32))
-
-
-def _draw(masks: Tensor, threshold: float, size: tuple[int, int], original: tuple[int, int]) -> Tensor:
-    """Where masks [N, h, w] at stride 4, with padding, are above the threshold, once enlarged, cut to size and resized:
-    bool [N, *original].
-
-    Bilinear interpolation is a matrix for the rows and one for the columns, and so are two of them, one after the
-    other: two products instead of two interpolations, and no masks between them. Some masks at a time, so that
-    probabilities of all at the original size are never in memory.
-    """
-    masks = masks.float()  # also where the network ran in half precision: pixels are decided here
-    axes = zip(masks.shape[1:], size, original, strict=True)
-    rows, columns = (_enlarged(*lengths, like=masks) for lengths in axes)
-    drawn = torch.empty((len(masks), *original), dtype=torch.bool, device=masks.device)
-    together = max(1, PIXELS_AT_ONCE // (original[0] * original[1]))
-    for some, into in zip(masks.split(together), drawn.split(together), strict=True):
-        into.copy_(rows.T @ (some @ columns) > threshold)
-    return drawn
-
-
-def _enlarged(cells: int, pixels: int, original: int, *, like: Tensor) -> Tensor:
-    """What interpolation from cells of stride 4, cut to so many pixels, to the original length multiplies with:
-    [cells, original].
-    """
-    unit = torch.eye(cells, dtype=like.dtype, device=like.device).unsqueeze(0)
-    full = F.interpolate(unit, size=MASK_STRIDE * cells, mode="linear", align_corners=False)
-    return F.interpolate(full[..., :pixels], size=original, mode="linear", align_corners=False).squeeze(0)
-
-
-def mask_extents(masks: Tensor) -> Tensor:
-    """Boxes float32 [N, 4] of bool masks [N, H, W]: from the first to behind the last pixel, zeros for an empty one."""
-    edges = []
-    pixels = masks.view(torch.uint8)  # `any` of bool takes twenty times as long on a CPU
-    for occupied in (pixels.amax(dim=1).bool(), pixels.amax(dim=2).bool()):  # columns, rows
-        number = torch.arange(occupied.shape[1], device=masks.device)
-        behind = torch.where(occupied, number + 1, 0).amax(dim=1)
-        first = torch.where(occupied, number, behind[:, None]).amin(dim=1)
-        edges.append((first, behind))
-    (x1, x2), (y1, y2) = edges
-    return torch.stack([x1, y1, x2, y2], dim=1).to(torch.float32)
-
-
-# -- models --------------------------------------------------------------------------------------------------
-
-GRIDS = (40, 36, 24, 16, 12)
-MIN_AREAS = (8, 8, 16, 32, 32)
-#: Sizes of the objects of each level: mmdetection's solov2_r50_fpn_1x_coco, solov2-light_r50_fpn_ms-3x_coco and
-#: solov2-light_r50-dcn_fpn_ms-3x_coco.
-SIZES = ((1, 96), (48, 192), (96, 384), (192, 768), (384, 2048))
-LIGHT_SIZES = ((1, 56), (28, 112), (56, 224), (112, 448), (224, 896))
-DEFORMABLE_SIZES = ((1, 64), (32, 128), (64, 256), (128, 512), (256, 2048))
-
-#: Of PaddleDetection's solov2_light_r50_vd_fpn_dcn_512_3x. Its backbone, distilled, learns slowly, but for the offsets.
-SLOW_BACKBONE = (
-    Rule(r"^backbone\.stages\.\d\..*\.offset\."),
-    *(
-        Rule(rf"^backbone\.stages\.{stage}\..*{part}", lr=lr, weight_decay=decay)
-        for stage, lr in enumerate((0.05, 0.05, 0.1, 0.15))
-        for part, decay in ((r"\.norm\.", 0.0), (r"\.conv\.", 1.0))
-    ),
-    Rule(r"\.norm\.", weight_decay=0.0),
-    Rule(r"^neck\..*\.bias$", lr=2.0, weight_decay=0.0),
-)
-
-
-def solov2_fpn(
-    *,
-    backbone: Callable[..., nn.Module],
-    light: bool,
-    num_classes: int,
-    deformable: bool = False,
-    drop_block: DropBlock | None = None,
-    conventions: str = "mmdet",
-    parameter_rules: Sequence[Rule] = (),
-    frozen_stages: int = 1,
-    frozen_bn: bool = True,
-    score_threshold: float = 0.05,
-    max_detections: int = 100,
-) -> SOLOv2:
-    """SOLOv2 on a backbone with FPN; ``light``: half as wide and as deep a head, for images of a short side around 450.
-
-    ``deformable``: the light head's last convolution before its outputs is, and is one more. ``conventions``: "mmdet"
-    or "paddledet", whose mask loss is another mean. Raises ValueError for others.
-    """
-    if conventions not in ("mmdet", "paddledet"):
-        raise ValueError(f"unknown conventions {conventions!r} of SOLOv2; there are mmdet, paddledet")
-    if deformable and not light:
-        raise ValueError("deformable=True is defined for the light head")
-    body = backbone(frozen_stages=frozen_stages, frozen_bn=frozen_bn)
-    neck = FPN(body.out_channels)
-    channels, convs, kernel_channels = (256, 3 if deformable else 2, 128) if light else (512, 4, 256)
-    sizes = DEFORMABLE_SIZES if deformable else LIGHT_SIZES if light else SIZES
-    return SOLOv2(
-        body,
-        neck,
-        MaskFeatures(neck.out_channels, 128, kernel_channels),
-        GridHead(
-            neck.out_channels,
-            channels,
-            num_classes,
-            kernel_channels,
-            convs=convs,
-            grids=GRIDS,
-            deformable=deformable,
-            drop_block=drop_block,
-        ),
-        [Level(*values) for values in zip(GRIDS, sizes, MIN_AREAS, strict=True)],
-        score_threshold=score_threshold,
-        max_detections=max_detections,
-        drawn_only=conventions == "paddledet",
-        parameter_rules=parameter_rules,
-    )
-
-
-def solov2_light_vd_dcn(
-    *, num_classes: int, frozen_stages: int = 0, frozen_bn: bool = False, **settings: Any
-) -> SOLOv2:
-    """solov2_light_r50_vd_fpn_dcn_512 of PaddleDetection (2020-12-03, configs/solov2/
-    solov2_light_r50_vd_fpn_dcn_512_3x.yml), where nothing is frozen; ``settings`` as in ``solov2_fpn``.
-    """
-    return solov2_fpn(
-        backbone=partial(ResNet, 50, vd=True, dcn_stages=(3, 4, 5)),
-        light=True,
-        deformable=True,
-        num_classes=num_classes,
-        drop_block=DropBlock(size=3, keep=0.9),
-        conventions="paddledet",
-        parameter_rules=SLOW_BACKBONE,
-        frozen_stages=frozen_stages,
-        frozen_bn=frozen_bn,
-        **settings,
-    )

@@ -104,8 +104,10 @@ def assign(
 
 
 def _cells_around(centre: Tensor, reach: Tensor, extent: int, cells: Tensor) -> tuple[Tensor, Tensor]:
-    """Along one axis: the cell of centre [N] and its two neighbours, int64 [N, levels, 3], and which of the three
-    centre ± reach touches. ``extent``: pixels of the axis; cells: [levels].
+    """Along one axis.
+
+    The cell of centre [N] and its two neighbours, int64 [N, levels, 3], and which of the three centre ± reach
+    touches. ``extent``: pixels of the axis; cells: [levels].
     """
     width = (1.0 / cells.double()).float()
 

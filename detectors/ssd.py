@@ -118,6 +118,15 @@ class SSDHead(nn.Module):
             nn.init.zeros_(conv.bias)
 
     def forward(self, maps: Sequence[Tensor], image_size: tuple[int, int]) -> DenseOutput:
+        """Maps of all levels to classes and offsets of every anchor.
+
+        Args:
+            maps: [B, C_i, H_i, W_i], finest first.
+            image_size: height and width.
+
+        Returns:
+            Logits, of which the last is the background's, and offsets by level, and the anchors.
+        """
         logits = [
             by_anchor(conv(feature), self.num_classes + 1)
             for conv, feature in zip(self.classes, maps, strict=True)
@@ -129,6 +138,7 @@ class SSDHead(nn.Module):
         return DenseOutput(logits, deltas, None, list(anchors.split([level.shape[1] for level in deltas])))
 
     def decode(self, deltas: Tensor, anchors: Tensor) -> Tensor:
+        """Offsets [..., 4] and anchors [..., 4] to boxes [..., 4]."""
         return self.coder.decode(deltas, anchors)
 
     def losses(self, output: DenseOutput, truth: GroundTruth) -> dict[str, Tensor]:
@@ -136,6 +146,13 @@ class SSDHead(nn.Module):
 
         In each image the three times as many negatives as positives are counted that have the largest loss. Both terms
         are divided by the positive anchors of the batch.
+
+        Args:
+            output: of ``forward``, all but the logits in float32.
+            truth: the objects of the batch.
+
+        Returns:
+            ``classification`` and ``bbox_regression``, numbers.
         """
         anchors = torch.cat(output.anchors)
         index, positive = assign(pairwise_iou(truth.boxes, anchors), truth.valid, self.positive_iou)
@@ -160,8 +177,10 @@ class SSDHead(nn.Module):
 
 @torch.no_grad()
 def assign(iou: Tensor, valid: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
-    """Assign to every anchor the object that it overlaps most, if by ``threshold``; and to every object, whatever their
-    overlap, the first of the anchors that it overlaps most. An anchor that several objects ask for goes to the last.
+    """Assign to every anchor the object that it overlaps most, if by ``threshold``.
+
+    And to every object, whatever their overlap, the first of the anchors that it overlaps most. An anchor that
+    several objects ask for goes to the last.
 
     iou: [B, G, N] of objects with anchors. valid: bool [B, G], False for padding.
     Returns the object's index [B, N] and whether there is one.
@@ -263,6 +282,7 @@ class SSD(DenseDetector):
         return super().output(images)
 
     def candidates_of(self, raw: DenseOutput, image: int) -> Detections:
+        """The best scores of each class, or of each level, of an image."""
         scores = full(torch.cat([level[image] for level in raw.logits])).softmax(-1)[:, :-1]
         anchor, labels = (scores > self.score_threshold).nonzero(as_tuple=True)
         scores = scores[anchor, labels]
@@ -300,7 +320,23 @@ def ssd_vgg16(
     max_detections: int = 200,
     conventions: str = "torchvision",
 ) -> SSD:
-    """SSD on VGG-16 with the settings of torchvision's ``ssd300_vgg16`` or of mmdetection's configs."""
+    """SSD on VGG-16 with the settings of torchvision's ``ssd300_vgg16`` or of mmdetection's configs.
+
+    Args:
+        layout: anchors and extra layers, by the size of the images.
+        num_classes: without the background.
+        frozen_stages: stages that do not learn; 1 is the stem and the first.
+        frozen_bn: of no effect: VGG has no normalisation.
+        score_threshold: lowest score of a detection.
+        max_detections: of an image.
+        conventions: "torchvision" or "mmdet".
+
+    Returns:
+        The model with random weights, in training mode.
+
+    Raises:
+        ValueError: for unknown conventions.
+    """
     mmdet = conventions_named(conventions) is MMDET
     backbone = VGG16(frozen_stages=frozen_stages)
     neck = SSDNeck(backbone.out_channels, layout.extra)

@@ -48,6 +48,7 @@ class GroundTruth(NamedTuple):
 
     @classmethod
     def from_targets(cls, targets: Sequence[Target], device: torch.device) -> GroundTruth:
+        """The objects of a batch, padded."""
         size = max([1, *(len(target.boxes) for target in targets)])
         boxes = torch.zeros((len(targets), size, 4), dtype=targets[0].boxes.dtype, device=device)
         labels = torch.zeros((len(targets), size), dtype=torch.int64, device=device)

@@ -8,12 +8,14 @@ stopped.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import re
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +27,11 @@ from torch.utils.data import DataLoader
 
 from detectors import config as configs
 from detectors import cpu, runtime, training_state
-from detectors.coco import AugmentedCoco, BadImage, Batch, CocoFolder, Collate, TrainingOrder
+from detectors.coco import AugmentedCoco, BadImage, Batch, CocoFolder, Collate
 from detectors.config import Config, ConfigError, Loaded, Optimizer
 from detectors.ema import EMA
 from detectors.eval import evaluate
+from detectors.order import TrainingOrder
 from detectors.parameter_rules import Rule, parameter_groups
 from detectors.runtime import MIB, Failed, Ranks, log
 from detectors.schedule import Schedule, make_schedule
@@ -47,6 +50,7 @@ class Losses(nn.Module):
         self.model = model
 
     def forward(self, images: Tensor, image_sizes: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
+        """The model's ``losses``."""
         return self.model.losses(images, image_sizes, targets)
 
 
@@ -83,8 +87,11 @@ class Trainer:
         # Statistics of batch normalisation stay each rank's own, as in detectron2 and mmdetection.
         self.losses = DistributedDataParallel(losses, broadcast_buffers=False) if ranks.count > 1 else losses
         groups = optimizer_groups(model, config.optimizer)
-        self.optimizer = torch.optim.SGD(
-            groups, lr=schedule.lr, momentum=config.optimizer.momentum, fused=True
+        settings = config.optimizer
+        self.optimizer: torch.optim.Optimizer = (
+            torch.optim.SGD(groups, lr=schedule.lr, momentum=settings.momentum, fused=True)
+            if settings.name == "sgd"
+            else torch.optim.AdamW(groups, lr=schedule.lr, betas=settings.betas, fused=True)
         )
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=config.precision == "float16")
         self.ema = None if config.ema is None else EMA(model, config.ema)
@@ -108,24 +115,38 @@ class Trainer:
 
     def gradients(self, batch: Batch) -> dict[str, Tensor]:
         """Add to the gradients (times the scale of float16), averaged over ranks; loss terms."""
+        parts = batch.parts(self.config.optimizer.accumulate)
+        found: list[dict[str, Tensor]] = []
+        for place, part in enumerate(parts, start=1):
+            # Ranks wait for each other's gradients after the last part only.
+            alone = place < len(parts) and isinstance(self.losses, DistributedDataParallel)
+            with self.losses.no_sync() if alone else contextlib.nullcontext():
+                found.append(self._gradients(part, share=1 / len(parts)))
+        return {name: torch.stack([one[name] for one in found]).mean(dim=0) for name in found[0]}
+
+    def _gradients(self, batch: Batch, *, share: float) -> dict[str, Tensor]:
+        """Of a part of a batch, whose loss counts by its ``share``."""
         autocast = torch.autocast(
             self.ranks.device.type, self.dtype, enabled=self.dtype is not torch.float32, cache_enabled=True
         )
         with autocast:
             losses = self.losses(batch.images, batch.sizes(), batch.targets)
             total = torch.stack([loss.float() for loss in losses.values()]).sum()
-        self.scaler.scale(total).backward()
+        self.scaler.scale(total * share if share < 1 else total).backward()
         return {name: loss.detach() for name, loss in losses.items()}
 
     def evaluated_model(self) -> nn.Module:
+        """The averaged model if there is one, else the model itself."""
         return self.model if self.ema is None else self.ema.model
 
     def state(self, iteration: int) -> training_state.State:
+        """What a checkpoint holds after so many steps."""
         return training_state.state_of(
             iteration, self.model, self.optimizer, self.ema, self.scaler, self.config.as_dict()
         )
 
     def restore(self, state: training_state.State) -> int:
+        """Go on from what ``state`` gave; returns the iteration to go on with."""
         return training_state.restore(state, self.model, self.optimizer, self.ema, self.scaler)
 
 
@@ -138,6 +159,7 @@ class Meter:
         self.reset()
 
     def reset(self) -> None:
+        """Begin anew, after a line."""
         self.start_s = time.perf_counter()
         self.data_s = 0.0
         self.count = 0
@@ -145,6 +167,7 @@ class Meter:
         self.sums: Tensor | None = None
 
     def add(self, losses: Mapping[str, Tensor], data_s: float) -> None:
+        """Count a step that waited ``data_s`` for its batch."""
         values = torch.stack([loss.float() for loss in losses.values()])
         self.sums = values if self.sums is None else self.sums + values
         # Readers of the log know a loss by its name.
@@ -186,6 +209,7 @@ class Meter:
 
 
 def training_images(coco: CocoFolder, loaded: Loaded) -> list[int]:
+    """The images to train on. Raises ConfigError if there are none."""
     config = loaded.config
     chosen = [one for one in sorted(coco.files) if config.data.keep_empty or coco.has_objects(one)]
     if not chosen:
@@ -238,6 +262,7 @@ def start_model(loaded: Loaded, coco: CocoFolder, ranks: Ranks, *, resumed: bool
             coco.require_outlines()
         except ValueError as error:
             raise ConfigError(str(error), loaded.place("data", "train", "annotations")) from None
+    _semantic_maps(model, coco, loaded)
     if config.weights is not None and not resumed:
         runtime.begin_with(model, config.weights, loaded)
     if config.weights is None and not resumed and (frozen := runtime.frozen_names(model)):
@@ -246,6 +271,22 @@ def start_model(loaded: Loaded, coco: CocoFolder, ranks: Ranks, *, resumed: bool
         raise ConfigError(f"{problem}; {hint}", loaded.place("model"))
     model.to(ranks.device, memory_format=torch.channels_last)
     return model
+
+
+def _semantic_maps(model: nn.Module, coco: CocoFolder, loaded: Loaded) -> None:
+    """Let the images come with classes of pixels if the model learns them. Raises ConfigError if there are none."""
+    head = getattr(model, "semantic_head", None)
+    if head is None:
+        return
+    folder = loaded.config.data.train.semantic
+    name = loaded.config.model.name
+    if folder is None:
+        problem = f"{name} learns classes of pixels; set data.train.semantic to the folder of their maps"
+        other = name.replace("htc_", "htc_without_semantic_", 1)
+        raise ConfigError(f"{problem}, or take {other}", loaded.place("model", "name"))
+    if not Path(folder).is_dir():
+        raise ConfigError(f"no such folder: {folder}", loaded.place("data", "train", "semantic"))
+    coco.semantic, coco.semantic_classes = Path(folder), head.classes.out_channels
 
 
 def train(loaded: Loaded, *, resume: bool = False) -> int:
@@ -259,10 +300,9 @@ def train(loaded: Loaded, *, resume: bool = False) -> int:
         )
     state = training_state.read(before[-1]) if before else None
     with runtime.ranks(config.device) as ranks, runtime.logging_to(output / "train.log", first=ranks.first):
-        if config.batch % ranks.count:
-            raise ConfigError(
-                f"{config.batch} images cannot be shared by {ranks.count} ranks", loaded.place("batch")
-            )
+        if config.batch % (ranks.count * config.optimizer.accumulate):
+            parts = f"{ranks.count} ranks in {config.optimizer.accumulate} parts each"
+            raise ConfigError(f"{config.batch} images cannot be shared by {parts}", loaded.place("batch"))
         cpu.use(config.kernels)
         log.info("kernels: %s", cpu.describe(ranks.device))
         coco, image_ids, trainer = _prepare(loaded, ranks, resumed=state is not None)
@@ -314,6 +354,18 @@ def _prepare(loaded: Loaded, ranks: Ranks, *, resumed: bool) -> tuple[CocoFolder
     return coco, image_ids, trainer
 
 
+def _save(trainer: Trainer, coco: CocoFolder, output: Path, iteration: int) -> None:
+    """Write a checkpoint. Raises Failed where that is impossible."""
+    classes = {"category_ids": coco.category_ids, "category_names": coco.category_names}
+    try:
+        path = training_state.save(
+            {**trainer.state(iteration), **classes}, output, trainer.config.checkpoint.keep
+        )
+    except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError when the disk is full
+        raise Failed(f"cannot write a checkpoint to {output}: {str(error).splitlines()[0]}") from None
+    log.info("wrote %s", path)
+
+
 def _run(
     trainer: Trainer,
     coco: CocoFolder,
@@ -327,14 +379,7 @@ def _run(
     batches = training_batches(coco, image_ids, config, ranks, first)
     meter = Meter(ranks, config.batch)
 
-    def save(iteration: int) -> None:
-        state = {**trainer.state(iteration), "category_ids": coco.category_ids}
-        try:
-            path = training_state.save(state, output, config.checkpoint.keep)
-        except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError when the disk is full
-            raise Failed(f"cannot write a checkpoint to {output}: {str(error).splitlines()[0]}") from None
-        log.info("wrote %s", path)
-
+    save = partial(_save, trainer, coco, output)
     for iteration in range(first, schedule.iterations):
         waiting = time.perf_counter()
         batch = next(batches).to(ranks.device)
@@ -369,6 +414,7 @@ def _run(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code."""
     parser = argparse.ArgumentParser(prog="python -m detectors.train", description="Train a detector.")
     parser.add_argument("config", help="YAML, see detectors/configs")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="over the config")

@@ -14,20 +14,26 @@ from torch.nn import functional as F
 Size = tuple[int, int]  # (height, width)
 
 
+#: The class of pixels that do not count.
+UNLABELLED = 255
+
+
 class Sample(NamedTuple):
     """An image and its objects in its pixels.
 
     image: uint8 [h, w, 3], RGB. boxes: float32 [N, 4] (x1, y1, x2, y2). labels: int64 [N]. masks: uint8 [N, h, w], or
-    None.
+    None. semantic: uint8 [h, w], the class of each pixel, UNLABELLED for those that do not count, or None.
     """
 
     image: np.ndarray
     boxes: np.ndarray
     labels: np.ndarray
     masks: np.ndarray | None
+    semantic: np.ndarray | None = None
 
     @property
     def size(self) -> Size:
+        """Height and width."""
         return self.image.shape[0], self.image.shape[1]
 
     def only(self, chosen: np.ndarray) -> Sample:
@@ -74,12 +80,14 @@ def resize_mask(mask: np.ndarray, size: Size) -> np.ndarray:
 
 
 def resize(sample: Sample, size: Size) -> Sample:
+    """The sample at another size."""
     scale = np.array([size[1] / sample.size[1], size[0] / sample.size[0]] * 2)
     masks = sample.masks
     if masks is not None:
         masks = np.array([resize_mask(mask, size) for mask in masks], np.uint8).reshape(-1, *size)
     boxes = (sample.boxes * scale).astype(np.float32)
-    return Sample(resize_image(sample.image, size), boxes, sample.labels, masks)
+    semantic = None if sample.semantic is None else resize_mask(sample.semantic, size)
+    return Sample(resize_image(sample.image, size), boxes, sample.labels, masks, semantic)
 
 
 def without_vanished(sample: Sample) -> Sample:
@@ -95,12 +103,19 @@ def mirror(sample: Sample) -> Sample:
         image=np.ascontiguousarray(sample.image[:, ::-1]),
         boxes=np.stack([width - x2, y1, width - x1, y2], axis=1),
         masks=None if sample.masks is None else np.ascontiguousarray(sample.masks[:, :, ::-1]),
+        semantic=None if sample.semantic is None else np.ascontiguousarray(sample.semantic[:, ::-1]),
     )
 
 
 def expand(sample: Sample, largest: float, fill: Sequence[float], random: np.random.Generator) -> Sample:
-    """Half of the times put the image somewhere on a canvas 1 to ``largest`` times as high and wide, of colour ``fill``
-    (SSD's zoom out)."""
+    """Half of the times, put the image somewhere on a larger canvas (SSD's zoom out).
+
+    Args:
+        sample: of any size.
+        largest: the canvas is 1 to so many times as high and wide.
+        fill: its colour, RGB.
+        random: draws whether, how large and where.
+    """
     if random.random() < 0.5:
         return sample
     ratio = random.uniform(1, largest)
@@ -116,7 +131,11 @@ def expand(sample: Sample, largest: float, fill: Sequence[float], random: np.ran
     if masks is not None:
         masks = np.zeros((objects, *canvas_size), np.uint8)
         masks[:, *window] = sample.masks
-    return Sample(canvas, sample.boxes + np.float32([left, top] * 2), sample.labels, masks)
+    semantic = sample.semantic
+    if semantic is not None:
+        semantic = np.full(canvas_size, UNLABELLED, np.uint8)
+        semantic[window] = sample.semantic
+    return Sample(canvas, sample.boxes + np.float32([left, top] * 2), sample.labels, masks, semantic)
 
 
 #: What the least covered object has to overlap with the crop, one of them at random; None leaves the image whole.
@@ -125,8 +144,11 @@ CROP_TRIES = 50
 
 
 def crop(sample: Sample, random: np.random.Generator) -> Sample:
-    """A random part of at least 0.3 of each side, no more than twice as long as wide, that overlaps every object by
-    one of ``CROP_IOUS``; objects stay whose centre is inside (SSD; mmdetection's ``MinIoURandomCrop``)."""
+    """A random part that overlaps every object by one of ``CROP_IOUS``; objects stay whose centre is inside.
+
+    The part has at least 0.3 of each side and is no more than twice as long as wide (SSD; mmdetection's
+    ``MinIoURandomCrop``).
+    """
     while True:
         least = CROP_IOUS[random.integers(len(CROP_IOUS))]
         if least is None:
@@ -165,12 +187,17 @@ def _cut(sample: Sample, part: np.ndarray) -> Sample:
     left, top, right, bottom = part.tolist()
     boxes = np.clip(sample.boxes, [left, top] * 2, [right, bottom] * 2) - [left, top] * 2
     masks = None if sample.masks is None else sample.masks[:, top:bottom, left:right]
-    return Sample(sample.image[top:bottom, left:right], boxes.astype(np.float32), sample.labels, masks)
+    semantic = None if sample.semantic is None else sample.semantic[top:bottom, left:right]
+    image = sample.image[top:bottom, left:right]
+    return Sample(image, boxes.astype(np.float32), sample.labels, masks, semantic)
 
 
 def distort(pixels: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Other colours, uint8 [h, w, 3]: brightness, contrast, saturation and hue, each half of the times, contrast
-    before or after the two last (SSD; strengths of mmdetection's ``PhotoMetricDistortion``)."""
+    """Other colours, uint8 [h, w, 3].
+
+    Brightness, contrast, saturation and hue, each half of the times, contrast before or after the two last (SSD;
+    strengths of mmdetection's ``PhotoMetricDistortion``).
+    """
     x = pixels.astype(np.float32)
     if random.random() < 0.5:
         x += np.float32(random.uniform(-32, 32))
@@ -213,8 +240,17 @@ def normalised_batch(
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
 ) -> Tensor:
-    """Images uint8 [h_i, w_i, 3] to one float32 batch [B, 3, H, W], channels last in memory, padded with zeros right
-    and bottom. The pixels are never transposed."""
+    """Images as one batch, padded with zeros right and bottom. The pixels are never transposed.
+
+    Args:
+        images: uint8 [h_i, w_i, 3].
+        size: height and width of the batch.
+        mean: of each channel, 0..255.
+        std: of each channel.
+
+    Returns:
+        float32 [B, 3, H, W], channels last in memory.
+    """
     batch = torch.zeros((len(images), *size, 3))
     offset, scale = torch.tensor(mean), 1 / torch.tensor(std)
     for padded, image in zip(batch, images, strict=True):
@@ -227,6 +263,12 @@ def padded_size(sizes: Sequence[Size], multiple: int = 32) -> Size:
     """The smallest size that holds all, each side a multiple of ``multiple``."""
     height, width = (-(-max(side) // multiple) * multiple for side in zip(*sizes, strict=True))
     return height, width
+
+
+def pad_semantic(semantic: Tensor, size: Size) -> Tensor:
+    """Classes of pixels [h, w] to [H, W], where the padding does not count."""
+    below, beside = size[0] - semantic.shape[0], size[1] - semantic.shape[1]
+    return F.pad(semantic, (0, beside, 0, below), value=UNLABELLED)
 
 
 def pad_masks(masks: Tensor, size: Size) -> Tensor:

@@ -80,7 +80,7 @@ class _Inert:
 
 
 def _of_torch(path: Path) -> Any:
-    """mmengine's checkpoints hold loggers and configs beside the weights: their classes become inert."""
+    """What a file of torch holds; loggers and configs that mmengine's have beside the weights become inert."""
     inert = [
         (type(name.rpartition(".")[2], (_Inert,), {}), name)
         for name in torch.serialization.get_unsafe_globals_in_checkpoint(path)

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from bench.importers.events import Evaluation
-from bench.importers.format import pairs
+from bench.importers.format import NUMBER, pairs
 
 #: The twelve numbers in the order of pycocotools' summary.
 COCO_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR@1", "AR@10", "AR@100", "ARs", "ARm", "ARl")
@@ -20,20 +20,21 @@ _KNOWN = re.compile(r"A[PR](?:\d\d|[smlrcf]|@\d{1,5})?")
 
 _SUMMARY = re.compile(
     rb"Average (Precision|Recall) {1,9}\((?:AP|AR)\) {0,9}@\[ {0,9}IoU=(0\.\d\d)(:0\.\d\d)? {0,20}\| {0,9}"
-    rb"area= {0,9}(\w{1,20}) {0,9}\| {0,9}maxDets= {0,9}(\d{1,6})(?: catIds= {0,9}(\w{1,9}))? {0,9}\] {0,9}= {0,9}"
+    rb"area= {0,9}(\w{1,20}) {0,9}\| {0,9}maxDets= {0,9}(-?\d{1,6})(?: catIds= {0,9}(\w{1,9}))? {0,9}\] {0,9}= {0,9}"
     rb"(-?\d\.\d{3}|nan)(?!\d)"
 )
 _TASK = re.compile(
     rb"Evaluate annotation type \*(\w{1,40})\*|Evaluating (bbox|segm|proposal|keypoints)\b|IoU metric: (\w{1,40})"
     rb"|Evaluation results for (\w{1,40}):|(?:copypaste: |^)Task: (\w{1,40})$"
 )
-_COPYPASTE_NAMES = re.compile(rb"(?:copypaste: |^)(AP(?:, ?AP\w{1,9})+)$")
+_COPYPASTE_NAMES = re.compile(rb"(?:copypaste: |^)(AP(?:, ?A[PR][\w@]{1,9})+)$")
 _COPYPASTE_VALUES = re.compile(rb"(?:copypaste: |^)((?:-?\d+\.\d+|nan)(?:, ?(?:-?\d+\.\d+|nan))+)$")
 _MM_COPYPASTE = re.compile(rb"(?:^|INFO - )(bbox|segm)_mAP_copypaste: ((?:-?\d\.\d{3} ?){6})$")
 _CELL = re.compile(rb"[^|\s]{1,20}")
 _MM_KEY = re.compile(
     r"(?:\w{1,40}/)?(bbox|segm|proposal|keypoints)_(mAP(?:_50|_75|_[sml])?|AP(?:50|75|[smlrcf])?|AR@\d{1,5}|AR_[sml]@\d{1,5})"
 )
+_BETWEEN = re.compile(rb", {0,9}|[ \t]{2,99}")
 #: Texts of which every line that `SummaryBlock` reads holds one.
 HINTS = (b"Average ", b"Evaluat", b"IoU metric", b"copypaste", b"Task: ", b"AP50")
 _SIZES = {b"small": "s", b"medium": "m", b"large": "l", b"s": "s", b"m": "m", b"l": "l"}
@@ -150,8 +151,15 @@ def _summary_name(match: re.Match[bytes]) -> str:
 
 def mm_metrics(text: bytes) -> tuple[Evaluation, ...]:
     """`bbox_mAP: 0.3740, bbox_mAP_50: …` of mmcv and mmengine, one evaluation for each task of the line; metrics that
-    are not COCO's (`mAP: 0.6749` of VOC) by the names that are printed."""
-    return _named_metrics(pairs(text).items())
+    are not COCO's (`mAP: 0.6749` of VOC) by the names that are printed, blanks included."""
+    values: dict[str, float] = {}
+    for part in _BETWEEN.split(text):
+        name, _, value = part.partition(b": ")
+        if b": " in value:  # a copy whose blanks were collapsed
+            values |= pairs(part)
+        elif name and re.fullmatch(NUMBER, value):
+            values[name.strip().decode("utf-8", "replace")] = float(value)
+    return _named_metrics(values.items())
 
 
 def pair_metrics(task: str, text: bytes) -> Evaluation:

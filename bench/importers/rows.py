@@ -27,7 +27,7 @@ _LABEL = re.compile(
     rb"|[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d \S{1,64} \S{1,64}\[\d{1,9}\]: "  # journal
     rb"|[\w./-]{1,200}\.(?:log|txt|out|err|json)(?:\.\d{1,3})?:(?:\d{1,9}:)?"  # grep -H
     rb"|\d{1,9}[:\t](?!\d\d:)"  # grep -n, cat -n
-    rb"|>{1,5} ?"  # a quote
+    rb"|>{1,5} ?|#{1,3} ?"  # a quote, a comment
     rb")"
 )
 _MOST_LABELS = 5
@@ -103,7 +103,7 @@ class Rows:
         if _NO_BREAK_SPACE in line:
             line = line.replace(_NO_BREAK_SPACE, b" ")
         text, rank = strip_labels(line)
-        text = text.strip()
+        text = text.strip(b" \t\r\v\f`")  # a back-tick: code in markdown
         if self._columns or text.startswith((b"epoch,", b"epoch ", b'"epoch"')):
             text = line = self._of_table(text)
         return Row(self.read, text, rank, whole, line)

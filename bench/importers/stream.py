@@ -95,7 +95,7 @@ class Stream:
 
     def _training(self, row: Row) -> Iterator[Event]:
         """A row that holds the marker of a format."""
-        reason = ""
+        reason, whole = "", False
         for format in self._formats:
             if format.marker not in row.text:
                 continue
@@ -105,6 +105,7 @@ class Stream:
                 except BrokenLine as error:
                     reason = reason or str(error)
                     continue
+                whole |= line is None and format.start.match(candidate) is not None
                 if line is not None:
                     yield from self._flushed()
                     yield from self._trained(line._replace(rank=row.rank))
@@ -112,7 +113,7 @@ class Stream:
         if reason:
             yield self._broken(row.text, reason)
         else:
-            yield from self._other(row)
+            yield from self._other(row, whole=whole)
 
     def _trained(self, line: TrainLine) -> Iterator[Event]:
         self._format = line.format
@@ -125,8 +126,8 @@ class Stream:
     def _broken(self, line: bytes, reason: str) -> Broken:
         return Broken(self._number, reason, reader.text(line[:_NOTE_BYTES])[:_SHOWN_CHARACTERS])
 
-    def _other(self, row: Row) -> Iterator[Event]:
-        """A line that is not training progress."""
+    def _other(self, row: Row, *, whole: bool = False) -> Iterator[Event]:
+        """A line that is not training progress. ``whole``: it was read, and is none."""
         line = row.text
         if not line:
             self._blank_lines += 1
@@ -144,7 +145,7 @@ class Stream:
             yield Cards(count, at_least=match[3] is not None)
         if found:
             return
-        if self._format is not None and self._format.claim.search(line) is not None:
+        if not whole and self._format is not None and self._format.claim.search(line) is not None:
             yield self._broken(line, "it is cut")
         elif line.startswith(_DEATHS):
             yield Interruption(self._number, reader.text(line[:_SHOWN_CHARACTERS]).strip())

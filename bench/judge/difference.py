@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import stdtrit
 
 from bench.judge.accuracy import evaluated
 from bench.judge.results import IouType, read_sound
 
 RECALLS = np.linspace(0, 1, 101)
+ENOUGH_IMAGES = 50
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,13 @@ class Difference:
     low: float
     high: float
     images: int
+
+    @property
+    def warning(self) -> str | None:
+        """What makes the interval unsure; None for enough images."""
+        if self.images >= ENOUGH_IMAGES:
+            return None
+        return f"{self.images} images say little about AP on others: use {ENOUGH_IMAGES} or more"
 
     @property
     def excludes_zero(self) -> bool:
@@ -119,16 +128,35 @@ def _class_precision(one: ClassMatches, counts: NDArray[np.int64], objects: int)
 
 
 def paired_difference(a: Matches, b: Matches, *, replicates: int = 1000, seed: int = 0) -> Difference:
-    """AP of ``a`` minus AP of ``b`` on the same images, with a 95 % percentile bootstrap interval over images.
+    """AP of ``a`` minus AP of ``b`` on the same images, with a 95 % interval for other images.
 
-    Each replicate draws as many images as there are, with replacement, the same for both, so that what makes an image
-    hard for everyone cancels out. Of the classes a replicate has no object of, neither side counts anything. What the
-    interval does not hold is how much AP differs from one training to the next. Raises ValueError for other images.
+    The half width is Student's t times the bootstrap's standard error. Each replicate draws as many images as there
+    are, with replacement, the same for both, so that what makes an image hard for everyone cancels out. Of the classes
+    a replicate has no object of, neither side counts anything. How much AP differs from one training to the next is
+    not in it.
+
+    Args:
+        a: matches of one side.
+        b: of the other, on the same images.
+        replicates: sets of images drawn.
+        seed: of the draws.
+
+    Returns:
+        The difference; its interval is NaN where no replicate has an object, and infinite with one image.
+
+    Raises:
+        ValueError: for other images.
     """
     if a.image_ids != b.image_ids:
         raise ValueError("the two were evaluated on different images")
     count = len(a.image_ids)
     draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=replicates)
     found = np.array([average_precision(a, draw) - average_precision(b, draw) for draw in draws])
-    low, high = np.nanpercentile(found, [2.5, 97.5]) if np.isfinite(found).any() else (np.nan, np.nan)
-    return Difference(average_precision(a) - average_precision(b), float(low), float(high), count)
+    value = average_precision(a) - average_precision(b)
+    found = found[np.isfinite(found)]
+    if count < 2 or found.size < 2:
+        half_width = np.inf if found.size else np.nan
+    else:  # a bootstrap of n images has (n - 1) / n of the variance
+        error = float(found.std(ddof=1)) * np.sqrt(count / (count - 1))
+        half_width = float(stdtrit(count - 1, 0.975)) * error
+    return Difference(value, value - half_width, value + half_width, count)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from bench.judge.detections import matched_share
+from bench.recipe.models import MODELS
 from bench.record.models import ArmRecord
 
 Json = Mapping[str, Any]
@@ -29,6 +30,10 @@ POSTPROCESS = frozenset({"task", "score_threshold", "max_detections"})
 LOSS = {"float32": 1e-3}
 GRADIENT = {"float32": 5e-3}
 HALF = 0.05
+#: Of models that sample, between frameworks whose proposals differ by their own rounding.
+SAMPLED = 0.03
+#: Of the total loss of timed blocks, where steps have drifted apart; and of models or input that are random there.
+TIMED, TIMED_AT_RANDOM = 0.05, 0.25
 #: A term or group below this share of the whole is compared with that share.
 SMALL = 0.01
 
@@ -124,10 +129,60 @@ def observed(arm: ArmRecord, baseline: ArmRecord) -> Iterator[Fact]:
         return
     if len(theirs) != len(ours):
         yield Fact("ranks", len(theirs), len(ours), explained_by=frozenset({"ranks"}))
+    tolerances = _tolerances(arm, baseline)
+    random_weights = arm.workload.weights == "random"
+    ranks = [
+        _Rank(a, b, f" of rank {number}" if len(theirs) > 1 else "", tolerances, random_weights)
+        for number, (a, b) in enumerate(zip(theirs, ours, strict=False))
+    ]
+    for rank in ranks:
+        yield from rank.facts()
+    if all(rank.alike for rank in ranks):
+        yield from _timed(arm, baseline)
+
+
+def _tolerances(arm: ArmRecord, baseline: ArmRecord) -> tuple[float, float]:
+    """Of losses and layers, and of norms."""
     precision = arm.workload.precision
-    for number, (a, b) in enumerate(zip(theirs, ours, strict=False)):
-        where = f" of rank {number}" if len(theirs) > 1 else ""
-        yield from _Rank(a, b, where, precision, arm.workload.weights == "random").facts()
+    loss, gradient = LOSS.get(precision, HALF), GRADIENT.get(precision, HALF)
+    if _samples(arm) and _framework(arm) != _framework(baseline):
+        return max(loss, SAMPLED), max(gradient, SAMPLED)
+    return loss, gradient
+
+
+def _samples(arm: ArmRecord) -> bool:
+    model = MODELS.get(arm.workload.model)
+    return model is None or not model.deterministic
+
+
+def _framework(arm: ArmRecord) -> str:
+    library = arm.description.get("library", {})
+    return next((name for name in ("torch", "paddlepaddle") if name in library), arm.codebase)
+
+
+def _timed(arm: ArmRecord, baseline: ArmRecord) -> Iterator[Fact]:
+    """Total losses of the timed blocks: what sets in after the audited steps."""
+    theirs, ours = _totals(baseline), _totals(arm)
+    common = sorted(set(theirs) & set(ours))
+    if not common:
+        return
+    if _samples(arm) or arm.workload.input.mode == "pipeline":
+        first, second = (float(np.mean([totals[place] for place in common])) for totals in (theirs, ours))
+        yield Fact("mean loss of the timed blocks", first, second, TIMED_AT_RANDOM, VALUES)
+        return
+    for launch, round_ in common:
+        name = f"loss after round {round_ + 1} of launch {launch + 1}"
+        yield Fact(name, theirs[launch, round_], ours[launch, round_], TIMED, VALUES)
+
+
+def _totals(arm: ArmRecord) -> dict[tuple[int, int], float]:
+    totals = {}
+    for one in arm.losses:
+        terms = {name: value for name, value in one.losses.items() if value is not None}
+        if terms and one.step is None and one.round is not None and one.round >= 0:
+            total = terms.pop("loss", None)  # some codebases add the sum themselves
+            totals[one.launch, one.round] = sum(terms.values()) if total is None else total
+    return totals
 
 
 @dataclass(frozen=True)
@@ -137,13 +192,17 @@ class _Rank:
     a: Json
     b: Json
     where: str
-    precision: str
+    tolerances: tuple[float, float]
     random_weights: bool
 
+    @property
+    def alike(self) -> bool:
+        """Whether both arms began with the same weights."""
+        return all(fact.known and fact.agrees for fact in self._weights())
+
     def facts(self) -> Iterator[Fact]:
-        weights = list(self._weights())
+        weights, alike = list(self._weights()), self.alike
         named = all(fact.known for fact in weights)
-        alike = named and all(fact.agrees for fact in weights)
         if self.random_weights and not alike:  # what follows from them can be neither equal nor unequal
             weights = [_unknown("initial weights", VALUES)]
         yield from weights
@@ -182,12 +241,15 @@ class _Rank:
             yield Fact(f"setting: {name}{self.where}", a.get(name), b.get(name), 0.0, TYPES)
 
     def _values(self, a: Json, b: Json, at: str) -> Iterator[Fact]:
-        tolerance = LOSS.get(self.precision, HALF)
+        tolerance, of_norms = self.tolerances
         yield from _layers(a, b, at, tolerance)
         if "losses" in a and "losses" in b:
             yield from _losses(a["losses"], b["losses"], at, tolerance)
-            yield from _norms(a, b, at, GRADIENT.get(self.precision, HALF))
+            yield from _norms(a, b, at, of_norms)
         if "detections" in a and "detections" in b:
+            counts = a.get("suppressed"), b.get("suppressed")
+            if all(counts):  # by the operator that most codebases share
+                yield Fact(f"boxes offered to suppression{at}", *counts, 0.02, VALUES | POSTPROCESS)
             yield from _detections(a["detections"], b["detections"], at)
 
 
@@ -242,7 +304,9 @@ def _layers(a: Json, b: Json, at: str, tolerance: float) -> Iterator[Fact]:
                 name = f"output of {layer}{at} (sum)"
                 yield Fact(name, one["sum"], two["sum"], tolerance, VALUES, distance=distance)
         if "losses" in a:
-            counts = one["gradients"], two["gradients"]
+            # Of rows where both have rows: in one that saturates, a part of the values rounds to 0.
+            kind = "gradient_rows" if one["gradient_rows"] and two["gradient_rows"] else "gradients"
+            counts = one[kind], two[kind]
             yield Fact(f"values of {layer} with a gradient{at}", *counts, 0.01, VALUES)
 
 

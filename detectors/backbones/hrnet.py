@@ -28,6 +28,7 @@ class BasicBlock(nn.Module):
         self.conv2 = ConvNorm(channels, channels, 3, norm=norm)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] to the same shape."""
         return F.relu_(self.conv2(F.relu_(self.conv1(x))).add_(x))
 
 
@@ -92,6 +93,7 @@ class Stage(nn.Module):
         self.exchanges = nn.ModuleList(Exchange(widths, norm) for _ in range(exchanges))
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """Maps of the branches before to maps of all branches, finest first."""
         new = [F.relu_(transition(maps[-1])) for transition in self.transition]
         maps = [*maps, *new] if len(new) == 1 else new
         for exchange in self.exchanges:

@@ -9,6 +9,7 @@ average before the 1×1 in place of its stride, as ppdet/modeling/backbones/resn
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +23,9 @@ BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 
 
 class Bottleneck(nn.Module):
-    """1×1 reduce, 3×3 in ``groups``, 1×1 expand to four times ``channels``, and a shortcut that is projected where the
-    shape changes. ``width``: channels of the 3×3.
+    """1×1 reduce, 3×3 in ``groups``, 1×1 expand to four times ``channels``, and a shortcut.
+
+    The shortcut is projected where the shape changes. ``width``: channels of the 3×3.
     """
 
     def __init__(
@@ -98,29 +100,25 @@ class ResNet(nn.Module):
         norm: type[nn.Module] = FrozenBatchNorm2d if frozen_bn else nn.BatchNorm2d
         self.frozen_stages = frozen_stages
         self.stem = _deep_stem(norm) if vd else ConvNorm(3, 64, 7, norm=norm, stride=2)
-        self.stages = nn.ModuleList()
-        self.out_channels: list[int] = []
-        in_channels = 64
-        for index, blocks in enumerate(BLOCKS[depth]):
-            channels = 64 * 2**index
-            stage = nn.Sequential()
-            for block in range(blocks):
-                stage.append(
-                    Bottleneck(
-                        in_channels,
-                        channels,
-                        2 if block == 0 and index > 0 else 1,
-                        norm,
-                        width=channels * width_per_group // 64 * groups,
-                        groups=groups,
-                        style=style,
-                        vd=vd,
-                        deformable=index + 2 in dcn_stages,
-                    )
-                )
-                in_channels = 4 * channels
-            self.stages.append(stage)
-            self.out_channels.append(in_channels)
+        self.out_channels = [256 * 2**index for index in range(len(BLOCKS[depth]))]
+        self.stages = nn.ModuleList(
+            _stage(
+                index,
+                blocks,
+                norm,
+                width_of_group=width_per_group,
+                groups=groups,
+                style=style,
+                vd=vd,
+                deformable=index + 2 in dcn_stages,
+            )
+            for index, blocks in enumerate(BLOCKS[depth])
+        )
+        self._initialise()
+        for module in self._frozen():
+            module.requires_grad_(False)
+
+    def _initialise(self) -> None:
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -131,8 +129,6 @@ class ResNet(nn.Module):
         for module in self.modules():
             if isinstance(module, DeformConvNorm):
                 module.reset_offset()
-        for module in self._frozen():
-            module.requires_grad_(False)
 
     def _frozen(self) -> list[nn.Module]:
         return [self.stem, *self.stages[: self.frozen_stages]] if self.frozen_stages > 0 else []
@@ -154,6 +150,27 @@ class ResNet(nn.Module):
                 x = stage(x)
             outputs.append(x)
         return outputs
+
+
+def _stage(
+    index: int, blocks: int, norm: type[nn.Module], *, width_of_group: int, groups: int, **settings: Any
+) -> nn.Sequential:
+    """The stage ``index`` = 0, 1, …; all but the first halve the size. ``settings``: of ``Bottleneck``."""
+    channels = 64 * 2**index
+    return nn.Sequential(
+        *(
+            Bottleneck(
+                4 * channels if block else (2 * channels if index else 64),
+                channels,
+                2 if block == 0 and index > 0 else 1,
+                norm,
+                width=channels * width_of_group // 64 * groups,
+                groups=groups,
+                **settings,
+            )
+            for block in range(blocks)
+        )
+    )
 
 
 def _deep_stem(norm: type[nn.Module]) -> nn.Sequential:

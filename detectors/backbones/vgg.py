@@ -1,5 +1,7 @@
-"""VGG-16 (Simonyan & Zisserman 2014, arXiv:1409.1556) as SSD uses it: without its classifier, of which the first two
-layers become convolutions (Liu et al. 2015, arXiv:1512.02325, section 3.1).
+"""VGG-16 (Simonyan & Zisserman 2014, arXiv:1409.1556) as SSD uses it.
+
+Without its classifier, of which the first two layers become convolutions (Liu et al. 2015, arXiv:1512.02325, section
+3.1).
 
 Matches torchvision/models/vgg.py (vgg16) in torchvision/models/detection/ssd.py, and
 mmdet/models/backbones/ssd_vgg.py.

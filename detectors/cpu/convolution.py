@@ -50,8 +50,9 @@ def _scaled(weight: Tensor, scale: Tensor) -> Tensor:
 def _backward(
     gradient: Tensor, x: Tensor, weight: Tensor, settings: Sequence[Any], wanted: Sequence[bool]
 ) -> list[Tensor | None]:
-    """Gradients of x, weight and bias, of which those ``wanted`` are made. ``settings``: stride, padding, dilation,
-    groups. By torch alone where these gradients are differentiated again.
+    """Gradients of x, weight and bias, of which those ``wanted`` are made.
+
+    ``settings``: stride, padding, dilation, groups. By torch alone where these gradients are differentiated again.
     """
 
     def of_torch(which: Sequence[bool]) -> Sequence[Tensor | None]:

@@ -65,8 +65,10 @@ def deform_conv2d(
 
 
 def _as_it_is(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """``torch.compiler.disable``, from the first call on: the compiler takes 160 MiB, which only models with deformable
-    convolutions have to pay."""
+    """``torch.compiler.disable``, from the first call on.
+
+    The compiler takes 160 MiB, which only models with deformable convolutions have to pay.
+    """
     disabled: list[Callable[..., Tensor]] = []
 
     @wraps(function)

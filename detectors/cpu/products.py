@@ -35,7 +35,7 @@ def split_by_library() -> bool:
 
 
 def product(a: Tensor, b: Tensor, *, out: Tensor | None = None) -> Tensor:
-    """a [N, K] times b [K, M]: [N, M], in ``out`` or in whichever memory layout comes out."""
+    """Matrix a [N, K] times b [K, M]: [N, M], in ``out`` or in whichever memory layout comes out."""
     if not worthwhile(a, b):
         return torch.mm(a, b, out=out)
     found = by_convolution(a, b)

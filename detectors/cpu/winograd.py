@@ -46,8 +46,11 @@ SMALL_KERNELS = 16 * 2**20 // (36 * 4)
 
 
 def worthwhile(x: Tensor, weight: Tensor, settings: Sequence[Any], what: str = "forward") -> bool:
-    """Whether this is a convolution that is faster so. ``settings``: stride, padding, dilation as pairs, and groups;
-    ``what``: "forward", or the gradient of the "input" or "weight"."""
+    """Whether this is a convolution that is faster so.
+
+    ``settings``: stride, padding, dilation as pairs, and groups; ``what``: "forward", or the gradient of the "input"
+    or "weight".
+    """
     stride, padding, dilation, groups = settings
     return (
         x.device.type == "cpu"
@@ -62,8 +65,11 @@ def worthwhile(x: Tensor, weight: Tensor, settings: Sequence[Any], what: str = "
 
 
 def _promises_to_be_faster(shape: Sequence[int], outputs: int, what: str) -> bool:
-    """By multiplications of a direct convolution, of the products here, whose sides are padded to vectors and groups of
-    vectors, and of transforms in the time of so many."""
+    """Whether the filtering takes less than a direct convolution.
+
+    Compared are multiplications: of the direct convolution; and of the products here, whose sides are padded to vectors
+    and groups of vectors, with transforms in the time of so many.
+    """
     count, channels, height, width = shape
     tiles = _tiles(shape)
     rows, columns = (outputs, channels) if what in ("input", "weight") else (channels, outputs)

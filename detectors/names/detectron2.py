@@ -40,6 +40,7 @@ RENAMES = (
 
 
 def rename(name: str) -> str:
+    """Its name for one of ours. Raises KeyError."""
     for pattern, replacement, start in RENAMES:
         if match := re.match(pattern, name):
             groups = match.groups()
@@ -50,6 +51,7 @@ def rename(name: str) -> str:
 
 
 def convert(model: str, state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:  # noqa: ARG001
+    """Our weights in its names and shapes."""
     return {
         rename(name): value.reshape(len(value), -1) if name == "box_head.fc1.weight" else value
         for name, value in state.items()

@@ -1,8 +1,8 @@
-"""Canonical weights to mmdetection 3.3, to its `*_1x_coco` configs but for `solov2_r101_fpn_ms-3x_coco`,
-`solov2-light_r50_fpn_ms-3x_coco`, `solov2-light_r50-dcn_fpn_ms-3x_coco` and what adapters/mmdet changes in them.
+"""Canonical weights to mmdetection 3.3.
 
-The same order of rows: background last, box offsets and masks of the K classes only. The names of its ResNet are
-torchvision's.
+To its `*_1x_coco` configs but for `solov2_r101_fpn_ms-3x_coco`, `solov2-light_r50_fpn_ms-3x_coco`,
+`solov2-light_r50-dcn_fpn_ms-3x_coco` and what adapters/mmdet changes in them. The same order of rows: background last,
+box offsets and masks of the K classes only. The names of its ResNet are torchvision's.
 """
 
 from __future__ import annotations
@@ -85,6 +85,7 @@ RENAMES = (
 
 
 def rename(name: str) -> str:
+    """Its name for one of ours. Raises KeyError."""
     offset = re.match(r"backbone\.stages\.(\d)\.(\d+)\.conv2\.offset\.(\w+)$", name)
     if offset:
         stage, block, value = offset.groups()
@@ -137,12 +138,15 @@ DENSE = {
 
 
 def source_options(model: str, options: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG001
-    """RetinaNet's pyramid and FCOS's head have other layers here than in torchvision: the canonical weights have to be
-    those of a model with mmdetection's."""
+    """RetinaNet's pyramid and FCOS's head have other layers here than in torchvision.
+
+    The canonical weights have to be those of a model with mmdetection's.
+    """
     return {"conventions": "mmdet"} if model.startswith(tuple(DENSE)) else {}
 
 
 def convert(model: str, state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Our weights in its names and shapes."""
     layers = DENSE.get(model.partition("_")[0], {})
     converted = {}
     for name, value in state.items():

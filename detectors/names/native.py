@@ -20,4 +20,5 @@ def source_options(model: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def convert(model: str, state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:  # noqa: ARG001
+    """Our weights as they are."""
     return dict(state)

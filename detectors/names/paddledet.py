@@ -1,5 +1,6 @@
-"""Canonical weights to PaddleDetection (ppdet 2.6): classes and background in the same order, so only names change,
-and linear layers, which Paddle keeps as [in, out].
+"""Canonical weights to PaddleDetection (ppdet 2.6).
+
+Classes and background in the same order, so only names change, and linear layers, which Paddle keeps as [in, out].
 
 Its SOLOv2 registers some layers under two names, and has a bias in the head's deformable convolutions, which the
 published models of 2020-12 and mmdetection have not: it gets zeros. Its FCOS always has a factor per level, as the
@@ -108,8 +109,11 @@ LINEAR = ("box_head.fc1.weight", "box_head.fc2.weight", "box_head.classes.weight
 
 
 def rename(name: str, *, deep: bool = False, vd: bool = False, heads: Sequence[tuple[str, str]] = ()) -> str:
-    """``heads``: patterns of this model that come before `RENAMES`. ``deep``: of a ResNet-101, whose many blocks of the
-    third stage have numbers (ppdet's NameAdapter). ``vd``: of a ResNet-vd."""
+    """Its name for one of ours. Raises KeyError.
+
+    ``heads``: patterns of this model that come before `RENAMES`. ``deep``: of a ResNet-101, whose many blocks of the
+    third stage have numbers (ppdet's NameAdapter). ``vd``: of a ResNet-vd.
+    """
     layer, _, value = name.rpartition(".")
     name = f"{layer}.{STATISTICS.get(value, value)}"
     block = re.match(r"backbone\.stages\.(\d)\.(\d+)\.(conv\d|shortcut)\.((?:conv|norm|offset)\.\w+)$", name)
@@ -131,6 +135,7 @@ def rename(name: str, *, deep: bool = False, vd: bool = False, heads: Sequence[t
 
 
 def convert(model: str, state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Our weights in its names and shapes."""
     deep, vd = "101" in model, "_vd_" in model
     heads = RETINANET if model.startswith("retinanet") else FCOS if model.startswith("fcos") else ()
     converted = {

@@ -55,6 +55,7 @@ RENAMES = (
 
 
 def rename(name: str) -> str:
+    """Its name for one of ours. Raises KeyError."""
     block = re.match(r"backbone\.stages\.(\d)\.(\d+)\.(conv(\d)|shortcut)\.(conv|norm)\.(\w+)$", name)
     if block:
         stage, index, _, convolution, kind, value = block.groups()
@@ -112,6 +113,7 @@ def older(name: str) -> str:
 
 
 def convert(model: str, state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Our weights in its names and shapes."""
     if model.startswith("ssd"):
         return {rename(name): _background_first(name, value, state) for name, value in state.items()}
     return {rename(name): _value(name, value) for name, value in state.items()}

@@ -20,6 +20,7 @@ LAYER = {
     "rows": 64,
     "projection": [1.0, 2.0],
     "gradients": 32,
+    "gradient_rows": 0,
     "gradient_norm": 0.1,
 }
 STEP: dict[str, Any] = {
@@ -175,6 +176,27 @@ def test_factor_explains_only_what_it_changes() -> None:
 def test_randomness_switched_off_is_said() -> None:
     found = against_reference({"randomness": ["layers that drop values are switched off"]})
     assert found.notes == ("in the audit, layers that drop values are switched off",)
+
+
+@pytest.mark.parametrize(("model", "loss", "verdict"), [
+    ("retinanet_r50_fpn", 1.02, "equal"), ("retinanet_r50_fpn", 1.1, "unequal"),
+    ("faster_rcnn_r50_fpn", 1.2, "equal"), ("faster_rcnn_r50_fpn", 1.5, "unequal"),
+])  # fmt: skip
+def test_losses_of_timed_blocks_are_compared(model: str, loss: float, verdict: str) -> None:
+    def timed(label: str, total: float) -> ArmRecord:
+        losses = [{"launch": 0, "round": round_, "losses": {"cls": total}} for round_ in range(3)]
+        return arm(label, workload={"model": model}, losses=losses)
+
+    assert audit(timed("other", loss), timed("reference", 1.0)).verdict == verdict
+
+
+def test_sampling_models_may_differ_more_between_frameworks() -> None:
+    workload = {"model": "faster_rcnn_r50_fpn"}
+    other = {"steps/1/losses": {"cls": 1.02, "box": 0.5, "loss": 1.52}}
+    reference = arm("reference", workload=workload)
+    assert audit(arm("other", other, workload=workload), reference).verdict == "unequal"
+    paddle = arm("other", other, workload=workload, description={"library": {"paddlepaddle": "3"}})
+    assert audit(paddle, reference).verdict == "equal"
 
 
 def test_only_arms_of_one_cell_are_compared() -> None:

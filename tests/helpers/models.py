@@ -18,7 +18,9 @@ from detectors.htc import HTC
 from detectors.necks.fpn import FPN
 from detectors.rcnn import RCNN, RegionDetector
 from detectors.sampling import BalancedSampler
-from detectors.solov2 import LIGHT_SIZES, GridHead, Level, MaskFeatures, SOLOv2
+from detectors.solov2 import GridHead, MaskFeatures, SOLOv2
+from detectors.solov2_models import LIGHT_SIZES
+from detectors.solov2_targets import Level
 
 SIZE = 64
 

@@ -61,6 +61,64 @@ def test_keypoints_have_recalls_of_their_own() -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("line", "metrics"),
+    [
+        (
+            "2025-12-11 23:33:20,008 - mmdet - INFO - Epoch(val) [24][64]    OpenLane-V2 Score: 0.2734, "
+            "DET_l: 0.35054, Overall/L1 mAP: 0.0949, x error (far): nan",
+            {"OpenLane-V2 Score": 0.2734, "DET_l": 0.35054, "Overall/L1 mAP": 0.0949, "x error (far)": None},
+        ),
+        (
+            "01/08 08:55:43 - mmengine - INFO - Epoch(test) [8/8]    pascal_voc/mAP: 0.67  data_time: 0.0382",
+            {"pascal_voc/mAP": 0.67},
+        ),
+        (
+            "01/08 08:55:43 - mmengine - INFO - Epoch(val) [1][8/8] coco/bbox_mAP: 0.67 coco/bbox_mAP_50: 0.8",
+            {"AP": 0.67, "AP50": 0.8},
+        ),
+        ("map_5095: 0.5424730153762637", {"map_5095": 0.5424730153762637}),
+        (
+            "[11/22 03:13:27] ppdet.metrics.metrics INFO: mAP(0.50, 11point) = 84.50%",
+            {"mAP(0.50, 11point)": 0.845},
+        ),
+    ],
+)
+def test_metrics_that_are_not_coco_s_keep_their_names(line: str, metrics: dict[str, float | None]) -> None:
+    (placed,) = read(line + "\n").log.found
+    assert isinstance(placed.event, Evaluation)
+    assert placed.event.metrics == metrics
+
+
+def test_validation_without_metrics_is_not_broken() -> None:
+    lines = (
+        text("mmengine-json", run(4))
+        + '{"data_time": 0.1, "time": 0.2, "step": 1}\n'
+        + text("detectron", run(4))
+    )
+    result = read(lines + 'json_stats: {"_type": "test_epoch", "mem": 3088, "top1_acc": 74.3}\n')
+    assert result.log.broken_lines == 0
+
+
+@pytest.mark.parametrize("label", ["", "# ", "0: "])
+def test_lvis_has_rare_common_and_frequent_classes(label: str) -> None:
+    rows = [
+        f" Average Precision  (AP) @[ IoU=0.50:0.95 | area={area} | maxDets={most} catIds={classes}] = 0.{value}"
+        for area, most, classes, value in (
+            ("   all", "300", "all", "271"),
+            ("     s", " -1", "all", "207"),
+            ("   all", "300", "  r", "263"),
+            ("   all", "300", "  f", "287"),
+        )
+    ]
+    names = f"{label}copypaste: AP,APs,APr,APf,AR1\n{label}copypaste: 27.12,20.71,26.31,28.66,31.2\n"
+    (placed,) = read("".join(f"{label}{row}\n" for row in rows) + names).log.found
+    assert isinstance(placed.event, Evaluation)
+    assert placed.event.metrics == pytest.approx(
+        {"AP": 0.2712, "APs": 0.2071, "APr": 0.2631, "APf": 0.2866, "AR1": 0.312}
+    )
+
+
 def test_one_iou_threshold_is_not_ap() -> None:
     line = " Average Precision  (AP) @[ IoU=0.50:0.50 | area=   all | maxDets=100 ] = 0.468"
     (placed,) = read(f"Evaluating bbox...\n{line}\n").log.found

@@ -36,6 +36,7 @@ COLLAPSED = ["mmengine", "detectron2", "torchvision", "detectors", "maskrcnn-ben
         ("17:", None),
         ("     17\t", None),
         ("> ", None),
+        ("# ", None),
         (">> > ", None),
         ("    ", None),
         ("some-launcher@node7 ", None),
@@ -60,7 +61,7 @@ def test_labels_before_other_lines_change_nothing(label: str) -> None:
     assert [type(event) for event in events] == [Inference, Evaluation, Evaluation]
 
 
-@pytest.mark.parametrize("end", ["   ", "\t", "\u00a0", " \r"])
+@pytest.mark.parametrize("end", ["   ", "\t", "\u00a0", " \r", "`"])
 def test_blanks_at_the_end_change_nothing(end: str) -> None:
     for name in WRITERS:
         result = read("".join(f"{row}{end}\n" for row in text(name, run(5)).splitlines()))

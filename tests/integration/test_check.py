@@ -23,7 +23,7 @@ from bench.errors import BenchError
 from bench.gate import check, checkouts, history, metrics, output
 from bench.gate.decide import Decision
 from bench.gate.stored import MIN_SESSIONS, check_stored
-from bench.record.models import ArmRecord, RunRecord
+from bench.record.models import ArmRecord, Block, RunRecord
 from bench.record.run import Run
 from bench.record.samples import samples_frame
 from benchmarks.gate.checks import plant
@@ -213,7 +213,7 @@ def test_an_unknown_revision_says_how_ci_gets_it(cli: Cli, repository: Repositor
 def test_a_source_that_the_recipe_does_not_measure_is_an_error(cli: Cli, repository: Repository) -> None:
     done = cli("check", cli.recipe(), "--adapters", FAKE, "--base", "HEAD", "--results", cli.results)
     assert done.code == 2
-    assert "no arm of this recipe is of native" in done.err
+    assert "no arm of this recipe measures native" in done.err
 
 
 def test_the_adapter_of_a_revision_comes_from_that_revision(repository: Repository, tmp_path: Path) -> None:
@@ -251,8 +251,7 @@ def stored(
     run.write_record(record)
     for arm, launches in seconds.items():
         blocks = [
-            {"arm": arm, "launch": launch, "round": 0, "position": 0,
-             "ranks": [{"start_ns": [0], "end_ns": int(1e9 * value)}]}
+            Block(arm=arm, launch=launch, round=0, position=0, ranks=[{"start_ns": [0], "end_ns": int(1e9 * value)}])
             for launch, value in enumerate(launches)
         ]  # fmt: skip
         environment = {"git": {"revision": revision}} if revision else {}
@@ -288,8 +287,8 @@ def sessions(results: Path, arms: dict[str, float], **more: Any) -> Run:
 
 def test_a_slower_stored_run_of_the_same_machine_fails(tmp_path: Path, cache: Path) -> None:
     base = sessions(tmp_path, {"tiny": 1.0})
-    assert judged(stored(tmp_path, "b", {"tiny": scaled(1.3)}), base, cache).exit_code == 1
     assert judged(stored(tmp_path, "c", {"tiny": scaled(1.0)}), base, cache).exit_code == 0
+    assert judged(stored(tmp_path, "b", {"tiny": scaled(1.3)}), base, cache).exit_code == 1
     assert judged(stored(tmp_path, "d", {"tiny": [0.5, 1.5, 1.0]}), base, cache).exit_code == 3
 
 
@@ -474,6 +473,22 @@ def test_history_names_the_revisions_between_which_a_run_became_slower(cli: Cli)
     assert "888888888888..999999999999" in found["suspects"][0]
     assert len(list((output / "figures").glob("*.png"))) == 1
     assert "regression" in (output / "history.md").read_text()
+
+
+def test_a_slow_month_of_the_machine_is_no_change(cli: Cli) -> None:
+    for index in range(24):
+        machine = (1.0 if index < 12 else 1.3) * (1 + 0.004 * (-1) ** index)
+        arms = {"fixed": scaled(machine), "tiny": scaled(2 * machine * (1 + 0.002 * (index % 3)))}
+        stored(cli.results, f"20261101T0000{index:02}Z", arms)
+    found, _ = history.collect(cli.results)
+    (tiny,) = (series for series in found if series.arm == "tiny")
+    (fixed,) = (series for series in found if series.arm == "fixed")
+    assert tiny.relative_to == "fixed"
+    assert not tiny.changes
+    assert fixed.changes  # nothing is left to compare it with
+    done = cli("history", "--results", cli.results)
+    assert "1 of 2 series changed" in done.out
+    assert "tiny" not in done.out  # it did not change
 
 
 def test_history_keeps_machines_apart_and_survives_a_damaged_run(cli: Cli) -> None:

@@ -12,8 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from detectors.coco import AugmentedCoco, BadImage, CocoFolder, Draw
+from detectors.coco import AugmentedCoco, BadImage, CocoFolder
 from detectors.config import Augment, Pixels, Resize
+from detectors.order import Draw
 from detectors.train import main
 
 Change = Callable[[dict[str, Any]], None]

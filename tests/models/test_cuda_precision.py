@@ -15,7 +15,7 @@ from detectors.dense import focal_loss
 from detectors.fcos import centred_squares
 from detectors.htc import HTC
 from detectors.matrix_nms import matrix_nms
-from detectors.solov2 import Prediction, _mask_losses
+from detectors.solov2_masks import Prediction, mask_losses
 from detectors.solov2_targets import Assignment
 from detectors.ssd import ssd_anchors
 from tests.helpers.models import MODELS, SIZE, given, small, target, with_padding
@@ -107,7 +107,7 @@ def test_dice_counts_more_pixels_than_half_precision_can() -> None:
     with pretend_cuda(), cuda_autocast(torch.float16):
         predicted = Prediction([], [Pretended(kernels)], Pretended(features))
         pairs = Assignment(*(Pretended(one) for one in pairs))
-        losses, _ = _mask_losses(predicted, [pairs], on_device([full]))
+        losses, _ = mask_losses(predicted, [pairs], on_device([full]))
     assert abs(losses.value.item()) < 1e-3
 
 

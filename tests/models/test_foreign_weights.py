@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -16,8 +17,9 @@ from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops import FrozenBatchNorm2d
 
 from detectors import build, calibrate, config, runtime
+from detectors.coco_classes import COCO_IDS, COCO_NAMES
 from detectors.config import ConfigError
-from detectors.foreign import COCO_IDS, CODEBASES, load_weights, shapes_of
+from detectors.foreign import CODEBASES, load_weights, shapes_of
 from detectors.names import torchvision as torchvision_names
 from detectors.weight_files import read_checkpoint
 from tests.helpers.models import few_layers
@@ -184,6 +186,12 @@ def test_80_classes_are_found_among_cocos_ids(name: str, theirs: int, first: int
             assert torch.equal(own[key], wanted.repeat_interleave(times))
 
 
+def test_cocos_classes_are_those_of_its_files(coco_tiny: Path) -> None:
+    content = json.loads((coco_tiny / "annotations" / "instances_train2017.json").read_text())
+    known = {one["id"]: one["name"] for one in content["categories"]}
+    assert dict(zip(COCO_IDS, COCO_NAMES, strict=True)) == known
+
+
 def test_names_of_an_earlier_torchvision_are_known() -> None:
     with few_layers():
         model = build("mask_rcnn_r50_fpn", num_classes=3)
@@ -255,7 +263,7 @@ def test_objects_beside_the_weights_are_left_out(tmp_path: Path) -> None:
     assert list(read_checkpoint(path)) == ["weight"]
 
 
-def test_a_file_without_any_weight_of_the_model_is_an_error() -> None:
+def test_a_file_without_any_weight_is_an_error() -> None:
     with few_layers(), pytest.raises(ValueError, match="no weight of faster_rcnn_r50_fpn found among a"):
         load_weights(build("faster_rcnn_r50_fpn"), {"a": torch.zeros(1)})
     with pytest.raises(ValueError, match=r"made by detectors\.build"):

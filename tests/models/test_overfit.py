@@ -22,7 +22,9 @@ from detectors.necks.fpn import FPN
 from detectors.rcnn import RCNN
 from detectors.rpn import RPN
 from detectors.sampling import BalancedSampler
-from detectors.solov2 import MIN_AREAS, GridHead, Level, MaskFeatures, SOLOv2
+from detectors.solov2 import GridHead, MaskFeatures, SOLOv2
+from detectors.solov2_models import MIN_AREAS
+from detectors.solov2_targets import Level
 
 CLASSES = 8
 WIDTH = 64

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bench.judge.ratio import ratio
+from benchmarks.images import coverage as ap_coverage
 from benchmarks.intervals import coverage
 from benchmarks.noises import NOISES
 
@@ -29,3 +30,8 @@ def test_documented_gaps_are_no_wider_than_the_docs_say() -> None:
     assert coverage(ratio, NOISES["two modes of launches, 5 % apart, 1 : 1"], (3, 5), RUNS)[0] >= 0.70
     assert coverage(ratio, NOISES["two modes of launches, 5 % apart, 1 : 3"], (12, 5), RUNS)[0] >= 0.90
     assert coverage(ratio, NOISES["bursts in one arm"], (6, 5), RUNS)[0] >= 0.78
+
+
+@pytest.mark.parametrize("images", [4, 8, 20, 50])
+def test_ap_of_few_images_is_covered(images: int) -> None:
+    assert ap_coverage(images, runs=400, replicates=200)[1] >= 0.94 - 3 * (0.06 * 0.94 / 400) ** 0.5

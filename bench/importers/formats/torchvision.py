@@ -4,7 +4,7 @@
     Epoch: [0] Total time: 0:50:12 (0.4111 s / it)
     Test: Total time: 0:04:00 (0.0480 s / it)
 
-Epochs and iterations count from 0; values are the median of the last 20 iterations, in brackets the mean since the
+DETR's descendants print `Epoch: [0/20]`. Epochs and iterations count from 0; values are the median of the last 20 iterations, in brackets the mean since the
 epoch began (not read); time and data are means of the last 20. No time of day.
 """  # noqa: E501
 
@@ -19,8 +19,8 @@ FORMAT = Format(
     name=NAME,
     title="torchvision reference scripts",
     marker=b"Epoch: [",
-    start=re.compile(rb"()Epoch: \[(\d+)\] {1,9}\[ {0,9}(\d+)/(\d+)\] {1,9}(?=eta: )"),
-    claim=re.compile(rb"Epoch: \[\d{0,20}\]? {1,9}\["),
+    start=re.compile(rb"()Epoch: \[(\d+)(?:/\d{1,9})?\] {1,9}\[ {0,9}(\d+)/(\d+)\] {1,9}(?=eta: )"),
+    claim=re.compile(rb"Epoch: \[\d{0,20}(?:/\d{1,20})?\]? {1,9}\["),
     keys={"lr": "lr", "time": "s_per_iter", "data": "data_s", "max mem": "memory_mb"},
     once=b"Epoch: [",
     end=re.compile(rb" (?:max mem: \d+|data: \d+\.\d{4})$"),
@@ -35,7 +35,8 @@ FORMAT = Format(
         (
             b"Total time",
             re.compile(
-                rb"Epoch: \[(\d{1,9})\] Total time: ((?:\d{1,9} days?, )?\d{1,9}:\d\d:\d\d) \((\d+\.\d+) s / it\)"
+                rb"Epoch: \[(\d{1,9})(?:/\d{1,9})?\] Total time: "
+                rb"((?:\d{1,9} days?, )?\d{1,9}:\d\d:\d\d) \((\d+\.\d+) s / it\)"
             ),
             lambda m: (EpochTotal(int(m[1]), int(duration_s(m[2])), float(m[3])),),
         ),

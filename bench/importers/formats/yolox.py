@@ -3,13 +3,14 @@
     2021-08-18 10:20:36 | INFO     | yolox.core.trainer:253 - epoch: 1/300, iter: 10/3696, mem: 7250Mb, iter_time: 0.562s, data_time: 0.001s, total_loss: 16.5, iou_loss: 4.7, lr: 1.220e-09, size: 640, ETA: 5 days, 18:23:14
     2021-08-18 10:25:36.123 | INFO     | yolox.core.trainer:after_iter:270 - epoch: 1/300, iter: 10/3696, gpu mem: 7250Mb, mem: 12.1Gb, …
     Average forward time: 5.31 ms, Average NMS time: 0.88 ms, Average inference time: 6.19 ms
+    map_5095: 0.5424730153762637                                                                  (VOC, as is map_50)
 
 Epochs and iterations count from 1.
 """  # noqa: E501
 
 import re
 
-from bench.importers.events import Inference
+from bench.importers.events import Evaluation, Inference
 from bench.importers.format import Format
 
 NAME = "yolox"
@@ -34,6 +35,11 @@ FORMAT = Format(
     end=re.compile(rb", ETA: (?:-?\d{1,9} days?, )?\d{1,9}:\d\d:\d\d$", re.IGNORECASE),
     first_epoch=1,
     others=(
+        (
+            b"map_50",
+            re.compile(rb"^(map_50(?:95)?): (\d(?:\.\d+)?)$"),
+            lambda m: (Evaluation("", {m[1].decode(): float(m[2])}, "line"),),
+        ),
         (
             b"Average forward time",
             re.compile(

@@ -82,8 +82,8 @@ def canonical_names(codebase: str, model: str, state: Weights) -> dict[str, str]
     """
     names = list(state)
     marked = {
-        name: np.broadcast_to(np.float32(place + 1), np.shape(state[name]))
-        for place, name in enumerate(names)
+        name: np.broadcast_to(np.float32(place), np.shape(state[name]))
+        for place, name in enumerate(names, _MARK)
     }
     found = {}
     for own, value in to_codebase(codebase, model, marked).items():

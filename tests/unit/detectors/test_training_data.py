@@ -9,7 +9,9 @@ import pytest
 
 from detectors import config as configs
 from detectors import train, transforms
-from detectors.coco import Draw, TrainingOrder, augmented
+from detectors.coco import augmented
+from detectors.order import Draw, TrainingOrder
+from detectors.schedule import make_schedule
 from detectors.transforms import Sample
 
 
@@ -23,9 +25,7 @@ from detectors.transforms import Sample
         ("120e", 120, (80, 110)),
     ],
 )
-def test_a_named_schedule_warms_up_and_steps_where_its_codebase_does(
-    name: str, iterations: int, steps: tuple[int, int]
-) -> None:
+def test_a_named_schedule_steps_as_its_codebase(name: str, iterations: int, steps: tuple[int, int]) -> None:
     config = configs.ScheduleConfig(name=name, warmup=4, warmup_factor=0.5)
     schedule = train.make_schedule(config, lr=0.02, iterations_per_epoch=10)
     assert schedule.iterations == 10 * iterations
@@ -35,7 +35,7 @@ def test_a_named_schedule_warms_up_and_steps_where_its_codebase_does(
         assert schedule.lr_at(10 * step) == pytest.approx(0.02 * 0.1 ** (exponent + 1))
 
 
-def test_every_image_is_drawn_once_in_an_epoch_and_ranks_share_what_one_process_would_see() -> None:
+def test_every_image_is_drawn_once_in_an_epoch() -> None:
     ids = list(range(100, 123))
     is_wide = [number % 3 != 0 for number in ids]
 
@@ -56,11 +56,21 @@ def test_every_image_is_drawn_once_in_an_epoch_and_ranks_share_what_one_process_
     assert [left + right for left, right in zip(*halves, strict=True)] == two_epochs[5:]
 
 
+@pytest.mark.parametrize(
+    ("decay", "expected"), [("cosine", [1, 0.853553, 0.5, 0.146447]), ("poly", [1, 0.5625, 0.25, 0.0625])]
+)
+def test_a_rate_falls_to_zero_at_the_end(decay: str, expected: list[float]) -> None:
+    config = configs.ScheduleConfig(iterations=100, warmup=0, decay=decay, power=2)
+    schedule = make_schedule(config, lr=2.0, iterations_per_epoch=1)
+    assert [schedule.lr_at(iteration) / 2 for iteration in (0, 25, 50, 75)] == pytest.approx(expected, rel=1e-4)
+    assert schedule.lr_at(99) < 0.01
+
+
 def test_boxes_and_masks_follow_their_image_through_all_changes() -> None:
     image = np.zeros((60, 80, 3), np.uint8)
     image[20:50, 10:40] = 255
     mask = (image[None, :, :, 0] > 0).astype(np.uint8)
-    sample = Sample(image, np.float32([[10, 20, 40, 50]]), np.array([3]), mask)
+    sample = Sample(image, np.float32([[10, 20, 40, 50]]), np.array([3]), mask, mask[0])
     augment = configs.Augment(expand=2, crop=True, resize=configs.Resize(short=(48, 96), long=200), flip=0.5)
     shapes_seen = set()
     for seed in range(40):
@@ -70,6 +80,9 @@ def test_boxes_and_masks_follow_their_image_through_all_changes() -> None:
         assert changed.masks.shape[1:] == changed.size
         bright = changed.image[:, :, 0] > 127
         assert (bright != changed.masks[0]).mean() < 0.05
+        assert set(np.unique(changed.semantic)) <= {0, 1, 255}
+        counted = changed.semantic != 255
+        assert np.array_equal(changed.semantic[counted], changed.masks[0][counted])
         rows, columns = np.flatnonzero(bright.any(1)), np.flatnonzero(bright.any(0))
         tight = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
         np.testing.assert_allclose(changed.boxes[0], tight, atol=2.5)

@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 
 from bench.judge.accuracy import evaluate
-from bench.judge.difference import Difference, average_precision, match, paired_difference
+from bench.judge.difference import (
+    Difference,
+    average_precision,
+    match,
+    paired_difference,
+)
+from benchmarks.images import coverage, found_objects
 from tests.helpers.coco import BACKENDS, Json, random_case
 
 
@@ -97,3 +103,17 @@ def test_no_detections_at_all_have_a_difference_too() -> None:
     nothing = match(truth, [], "bbox")
     assert average_precision(nothing) == 0
     assert paired_difference(match(truth, results, "bbox"), nothing, replicates=20).value > 0
+
+
+@pytest.mark.parametrize("images", [4, 8])
+def test_few_images_are_covered_and_warned_of(images: int) -> None:
+    """At full size in tests/statistical."""
+    before, after = coverage(images, runs=40, replicates=60)
+    assert after >= max(0.85, before)
+    a, b = found_objects(np.random.default_rng(0), images)
+    assert "say little" in str(paired_difference(a, b, replicates=20).warning)
+
+
+def test_one_image_gives_no_interval() -> None:
+    a, b = found_objects(np.random.default_rng(0), 1)
+    assert paired_difference(a, b, replicates=20).high == np.inf

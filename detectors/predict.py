@@ -1,0 +1,258 @@
+"""Draw what a model finds: ``python -m detectors.predict CONFIG CHECKPOINT IMAGES… -o OUT``.
+
+Images are files, folders, patterns such as `'photos/*.jpg'`, and videos where PyAV is installed. For each there is a
+picture in OUT, and for all of them `detections.json` in COCO's form, with scores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import glob
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps
+from rich.console import Console
+from rich.progress import track
+from torch import nn
+
+from detectors import config as configs
+from detectors import cpu, runtime, training_state
+from detectors.coco_classes import COCO_IDS, COCO_NAMES
+from detectors.config import Config, ConfigError, Loaded
+from detectors.eval import detect, entries_of
+from detectors.pictures import draw
+from detectors.structures import Detections
+from detectors.weight_files import read_checkpoint
+
+IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"}
+VIDEOS = {".mp4", ".avi", ".mov", ".mkv", ".webm"}
+
+
+class Predictor(NamedTuple):
+    """A model and what its labels mean: ids and names of categories."""
+
+    model: nn.Module
+    config: Config
+    category_ids: list[int]
+    names: list[str]
+    threshold: float
+
+    def __call__(self, pixels: np.ndarray) -> Detections:
+        """Detections in an image uint8 [h, w, 3] with a score of at least the threshold, best first."""
+        (found,) = detect(self.model, [pixels], self.config)
+        kept = found.scores >= self.threshold
+        return Detections(*(None if value is None else value[kept] for value in found))
+
+
+def load(loaded: Loaded, checkpoint: str, *, threshold: float = 0.3, averaged: bool = True) -> Predictor:
+    """A model with the weights of a checkpoint.
+
+    Args:
+        loaded: the config of the model.
+        checkpoint: of ours, or of torchvision, mmdetection, detectron2 or PaddleDetection with COCO's 80 classes.
+        threshold: lowest score that is shown, from 0 to 1.
+        averaged: whether the averaged weights are taken, if there are some.
+
+    Raises:
+        ConfigError: when the checkpoint is not there or does not fit.
+    """
+    if not Path(checkpoint).is_file():
+        raise ConfigError("no such checkpoint", checkpoint)
+    if training_state.is_checkpoint(checkpoint):
+        state = training_state.read(checkpoint)
+        ids = state["category_ids"]
+        names = state.get("category_names") or [str(one) for one in ids]
+        model = runtime.build_model(loaded, len(ids))
+        runtime.take_weights(model, training_state.weights(state, averaged=averaged), checkpoint)
+    else:
+        ids, names = list(COCO_IDS), list(COCO_NAMES)
+        model = runtime.build_model(loaded, len(ids))
+        try:
+            report, _ = runtime.load_fitting(model, read_checkpoint(checkpoint), Path(checkpoint).stem)
+        except (ValueError, RuntimeError) as error:
+            raise ConfigError(str(error).splitlines()[0], checkpoint) from None
+        if not report.complete:
+            raise ConfigError(f"not the weights of {loaded.config.model.name} on COCO: {report}", checkpoint)
+    return Predictor(model.eval(), loaded.config, ids, names, threshold)
+
+
+def files_of(patterns: Sequence[str]) -> list[Path]:
+    """The images and videos that files, folders and patterns name, each once, in order.
+
+    Raises:
+        ConfigError: for one that names nothing, or a file of another kind.
+    """
+    found: dict[Path, None] = {}
+    for pattern in patterns:
+        path = Path(pattern)
+        if path.is_dir():
+            here = sorted(one for one in path.rglob("*") if one.suffix.lower() in IMAGES | VIDEOS)
+        else:
+            here = (
+                [path]
+                if path.is_file()
+                else [Path(one) for one in sorted(glob.glob(pattern, recursive=True))]
+            )
+        if not here:
+            raise ConfigError("no image or video", pattern)
+        for one in here:
+            if one.suffix.lower() not in IMAGES | VIDEOS:
+                kinds = ", ".join(sorted(IMAGES))
+                raise ConfigError(f"neither a video nor an image, whose name ends with {kinds}", str(one))
+        found |= dict.fromkeys(here)
+    return list(found)
+
+
+def frames_of(path: Path) -> Iterator[np.ndarray]:
+    """The pixels of an image, or of every frame of a video.
+
+    Raises:
+        ConfigError: for a file that cannot be read, or a video without PyAV.
+    """
+    if path.suffix.lower() in VIDEOS:
+        with _av().open(str(path)) as video:
+            for frame in video.decode(video=0):
+                yield frame.to_ndarray(format="rgb24")
+        return
+    try:
+        with Image.open(path) as file:
+            yield np.asarray(ImageOps.exif_transpose(file).convert("RGB"))
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ConfigError(f"cannot be read: {str(error).splitlines()[0]}", str(path)) from None
+
+
+def _av() -> Any:
+    try:
+        import av
+    except ImportError:
+        raise ConfigError("videos are read by PyAV; pip install av") from None
+    return av
+
+
+def predict(predictor: Predictor, files: Sequence[Path], output: Path) -> dict[str, Any]:
+    """Detect in all files, write a picture of each and `detections.json`; returns its content."""
+    output.mkdir(parents=True, exist_ok=True)
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for path, place in track(_places(files, output), console=Console(stderr=True), transient=True):
+        drawn = []
+        for frame, pixels in enumerate(frames_of(path)):
+            found = predictor(pixels)
+            drawn.append(draw(pixels, found, predictor.names))
+            name = path.name if path.suffix.lower() in IMAGES else f"{path.name}#{frame}"
+            images.append(
+                {
+                    "id": len(images) + 1,
+                    "file_name": name,
+                    "height": pixels.shape[0],
+                    "width": pixels.shape[1],
+                }
+            )
+            annotations += annotations_of(found, len(images), predictor.category_ids, len(annotations))
+        if path.suffix.lower() in VIDEOS:
+            _write_video(place, drawn, path)
+        else:
+            Image.fromarray(drawn[0]).save(place)
+    categories = [
+        {"id": number, "name": name}
+        for number, name in zip(predictor.category_ids, predictor.names, strict=True)
+    ]
+    content = {"images": images, "categories": categories, "annotations": annotations}
+    (output / "detections.json").write_text(json.dumps(content))
+    return content
+
+
+def _places(files: Sequence[Path], output: Path) -> list[tuple[Path, Path]]:
+    """Where each file's picture goes; of two with one name the second gets a number."""
+    taken: set[str] = set()
+    places = []
+    for path in files:
+        ending = ".mp4" if path.suffix.lower() in VIDEOS else ".png"
+        name, number = path.stem, 1
+        while name + ending in taken:
+            number += 1
+            name = f"{path.stem}_{number}"
+        taken.add(name + ending)
+        places.append((path, output / (name + ending)))
+    return places
+
+
+def annotations_of(
+    found: Detections, image_id: int, category_ids: Sequence[int], before: int
+) -> list[dict[str, Any]]:
+    """Detections of an image as annotations of COCO, with scores; ``before``: how many there are already."""
+    boxes = entries_of(found, image_id, category_ids, masks=False)
+    outlines: Sequence[dict[str, Any]] = [{}] * len(boxes)
+    if found.masks is not None:
+        outlines = entries_of(found, image_id, category_ids, masks=True)
+    return [
+        {
+            "id": before + place,
+            **box,
+            "area": box["bbox"][2] * box["bbox"][3],
+            "iscrowd": 0,
+            **{key: value for key, value in outline.items() if key == "segmentation"},
+        }
+        for place, (box, outline) in enumerate(zip(boxes, outlines, strict=True), start=1)
+    ]
+
+
+def _write_video(place: Path, frames: Sequence[np.ndarray], source: Path) -> None:
+    av = _av()
+    with av.open(str(source)) as video:
+        rate = video.streams.video[0].average_rate or 25
+    with av.open(str(place), "w") as video:
+        stream = video.add_stream("mpeg4", rate=rate)
+        stream.height, stream.width = frames[0].shape[:2]
+        for frame in frames:
+            video.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        video.mux(stream.encode())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m detectors.predict", description="Draw what a model finds in images."
+    )
+    parser.add_argument("config", help="YAML, see detectors/configs")
+    parser.add_argument("checkpoint", help="of detectors.train, or another codebase's with COCO's classes")
+    parser.add_argument("images", nargs="+", help="files, folders, patterns; videos with PyAV")
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, help="folder of pictures and detections.json"
+    )
+    parser.add_argument(
+        "--threshold", type=float, default=0.3, help="lowest score that is shown, 0 to 1 [0.3]"
+    )
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="over the config")
+    parser.add_argument(
+        "--not-averaged", action="store_true", help="the weights themselves, not their average"
+    )
+    given = parser.parse_args(arguments)
+    try:
+        if not 0 <= given.threshold <= 1:
+            raise ConfigError(f"threshold must be between 0 and 1, got {given.threshold:g}")
+        loaded = configs.load(given.config, given.set)
+        cpu.use(loaded.config.kernels)
+        files = files_of(given.images)
+        with runtime.ranks(loaded.config.device) as ranks:
+            predictor = load(
+                loaded, given.checkpoint, threshold=given.threshold, averaged=not given.not_averaged
+            )
+            predictor.model.to(ranks.device)
+            content = predict(predictor, files, given.output)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return runtime.BAD_INPUT
+    except KeyboardInterrupt:
+        return runtime.INTERRUPTED
+    print(f"{len(content['annotations'])} objects in {len(content['images'])} images: {given.output}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

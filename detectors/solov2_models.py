@@ -1,0 +1,128 @@
+"""SOLOv2 put together: the settings of mmdetection's and PaddleDetection's configs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from detectors.backbones.resnet import ResNet
+from detectors.drop_block import DropBlock
+from detectors.necks.fpn import FPN
+from detectors.parameter_rules import Rule
+from detectors.solov2 import GridHead, MaskFeatures, SOLOv2
+from detectors.solov2_targets import Level
+
+GRIDS = (40, 36, 24, 16, 12)
+MIN_AREAS = (8, 8, 16, 32, 32)
+#: Sizes of the objects of each level: mmdetection's solov2_r50_fpn_1x_coco, solov2-light_r50_fpn_ms-3x_coco and
+#: solov2-light_r50-dcn_fpn_ms-3x_coco.
+SIZES = ((1, 96), (48, 192), (96, 384), (192, 768), (384, 2048))
+LIGHT_SIZES = ((1, 56), (28, 112), (56, 224), (112, 448), (224, 896))
+DEFORMABLE_SIZES = ((1, 64), (32, 128), (64, 256), (128, 512), (256, 2048))
+
+#: Of PaddleDetection's solov2_light_r50_vd_fpn_dcn_512_3x. Its backbone, distilled, learns slowly, but for the offsets.
+SLOW_BACKBONE = (
+    Rule(r"^backbone\.stages\.\d\..*\.offset\."),
+    *(
+        Rule(rf"^backbone\.stages\.{stage}\..*{part}", lr=lr, weight_decay=decay)
+        for stage, lr in enumerate((0.05, 0.05, 0.1, 0.15))
+        for part, decay in ((r"\.norm\.", 0.0), (r"\.conv\.", 1.0))
+    ),
+    Rule(r"\.norm\.", weight_decay=0.0),
+    Rule(r"^neck\..*\.bias$", lr=2.0, weight_decay=0.0),
+)
+
+
+def solov2_fpn(
+    *,
+    backbone: Callable[..., nn.Module],
+    light: bool,
+    num_classes: int,
+    deformable: bool = False,
+    drop_block: DropBlock | None = None,
+    conventions: str = "mmdet",
+    parameter_rules: Sequence[Rule] = (),
+    frozen_stages: int = 1,
+    frozen_bn: bool = True,
+    score_threshold: float = 0.05,
+    max_detections: int = 100,
+) -> SOLOv2:
+    """SOLOv2 on a backbone with FPN, with random weights.
+
+    Args:
+        backbone: makes the backbone from ``frozen_stages`` and ``frozen_bn``.
+        light: half as wide and as deep a head, for images of a short side around 450.
+        num_classes: without the background.
+        frozen_stages: stages that do not learn; 1 is the stem and the first.
+        frozen_bn: whether the backbone's normalisation is constant.
+        score_threshold: lowest score of a detection.
+        max_detections: of an image.
+        deformable: whether the light head has one convolution more, which is.
+        drop_block: follows the head's convolutions while training.
+        conventions: "mmdet" or "paddledet", whose mask loss is another mean.
+        parameter_rules: see ``parameter_groups``.
+
+    Raises:
+        ValueError: for unknown conventions, or a deformable head that is not light.
+    """
+    if conventions not in ("mmdet", "paddledet"):
+        raise ValueError(f"unknown conventions {conventions!r} of SOLOv2; there are mmdet, paddledet")
+    if deformable and not light:
+        raise ValueError("deformable=True is defined for the light head")
+    body = backbone(frozen_stages=frozen_stages, frozen_bn=frozen_bn)
+    neck = FPN(body.out_channels)
+    sizes = DEFORMABLE_SIZES if deformable else LIGHT_SIZES if light else SIZES
+    heads = _heads(neck.out_channels, num_classes, light, deformable, drop_block)
+    return SOLOv2(
+        body,
+        neck,
+        *heads,
+        [Level(*values) for values in zip(GRIDS, sizes, MIN_AREAS, strict=True)],
+        score_threshold=score_threshold,
+        max_detections=max_detections,
+        drawn_only=conventions == "paddledet",
+        parameter_rules=parameter_rules,
+    )
+
+
+def _heads(
+    width: int, num_classes: int, light: bool, deformable: bool, drop_block: DropBlock | None
+) -> tuple[MaskFeatures, GridHead]:
+    """The heads on a pyramid of so many channels."""
+    channels, convs, kernel_channels = (256, 3 if deformable else 2, 128) if light else (512, 4, 256)
+    features = MaskFeatures(width, 128, kernel_channels)
+    settings = {"convs": convs, "grids": GRIDS, "deformable": deformable, "drop_block": drop_block}
+    return features, GridHead(width, channels, num_classes, kernel_channels, **settings)
+
+
+def solov2_light_vd_dcn(
+    *, num_classes: int, frozen_stages: int = 0, frozen_bn: bool = False, **settings: Any
+) -> SOLOv2:
+    """PaddleDetection's solov2_light_r50_vd_fpn_dcn_512, where nothing is frozen.
+
+    Of 2020-12-03, configs/solov2/solov2_light_r50_vd_fpn_dcn_512_3x.yml.
+
+    Args:
+        num_classes: without the background.
+        frozen_stages: stages that do not learn.
+        frozen_bn: whether the backbone's normalisation is constant.
+        settings: as in ``solov2_fpn``.
+
+    Returns:
+        The model with random weights, in training mode.
+    """
+    return solov2_fpn(
+        backbone=partial(ResNet, 50, vd=True, dcn_stages=(3, 4, 5)),
+        light=True,
+        deformable=True,
+        num_classes=num_classes,
+        drop_block=DropBlock(size=3, keep=0.9),
+        conventions="paddledet",
+        parameter_rules=SLOW_BACKBONE,
+        frozen_stages=frozen_stages,
+        frozen_bn=frozen_bn,
+        **settings,
+    )

@@ -119,6 +119,7 @@ class Session:
             record = next(old for old in self.run.arms() if old.id == arm.id)
             if retry_failed:
                 record.failure = None
+            self._note_lost(record)
             return MeasuredArm(arm, record, site)
         record = ArmRecord(
             id=arm.id,
@@ -131,7 +132,21 @@ class Session:
             options=dict(arm.options),
             status="partial",
         )
+        self._note_lost(record)
         return MeasuredArm(arm, record, site)
+
+    def _note_lost(self, record: ArmRecord) -> None:
+        """Say what a kill took with it: the journal has the times of a launch, and no more."""
+        launches = {block.launch for block in self.run.journal() if block.arm == record.id}
+        kept = {
+            "losses": {one.launch for one in record.losses},
+            "memory": {one.launch for one in record.memory},
+        }
+        for launch in sorted(launches):
+            lost = [name for name, found in kept.items() if launch not in found]
+            text = f"launch {launch + 1} was cut short: its {' and '.join(lost)} are missing"
+            if lost and text not in record.warnings:
+                record.warnings.append(text)
 
 
 OTHERS = "another bench session was measuring on this machine at the same time"

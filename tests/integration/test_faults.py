@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 
@@ -106,6 +107,21 @@ def test_half_of_a_surrogate_pair_in_what_a_codebase_says_is_written_as_its_esca
     done = cli.run(cli.recipe(arms=faulty(says=says, raise_at=4)))
     assert done.code == 4, done.err
     assert r"raised as asked\ud800" in cli.arm("faulty")["failure"]["message"]
+    assert cli.arm("slow")["status"] == "ok"
+
+
+@pytest.mark.parametrize("damage", ["garbage", "cut", "bomb"])
+def test_damaged_weights_fail_their_arm_alone(cli: Cli, tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "w.npz"
+    np.savez_compressed(path, a=np.zeros(2**26 if damage == "bomb" else 100))
+    content = path.read_bytes()
+    path.write_bytes({"garbage": b"no archive", "cut": content[:-40], "bomb": content}[damage])
+    arms = [SLOW, {"codebase": "fake", "label": "faulty", "weights": str(path)}]
+    done = cli.run(cli.recipe(arms=arms), "--set", "measure.launches=1")
+    assert done.code == 4, done.err
+    failure = cli.arm("faulty")["failure"]
+    assert failure["reason"] == "environment"
+    assert "weights: " in failure["message"]
     assert cli.arm("slow")["status"] == "ok"
 
 
@@ -249,6 +265,10 @@ def test_a_session_killed_outright_leaves_no_worker_and_its_run_can_be_completed
     assert done.code == 0, done.err
     assert Run(folder).journal()[: len(kept)] == kept
     assert all(arm.description for arm in Run(folder).arms())
+    for arm in Run(folder).arms():
+        assert any(
+            "launch 1 was cut short: its losses and memory are missing" in text for text in arm.warnings
+        )
 
 
 def test_a_killed_session_leaves_neither_forked_workers_nor_what_they_were_forked_from(

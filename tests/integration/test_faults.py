@@ -271,6 +271,28 @@ def test_a_session_killed_outright_leaves_no_worker_and_its_run_can_be_completed
         )
 
 
+@pytest.mark.parametrize("who", ["session", "rank"])
+def test_two_ranks_killed_before_their_first_round_can_be_completed(
+    cli: Cli, tmp_path: Path, who: str
+) -> None:
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter.py").write_text((FAKE / "adapter.py").read_text())
+    (adapter / "adapter.yaml").write_text((FAKE / "adapter.yaml").read_text() + "launcher: torchrun\n")
+    arm = {"codebase": "fake", "options": {"step_s": 0.2, "pid_file": str(tmp_path / "pids")}}
+    recipe = cli.recipe(arms=[arm], baseline={})
+    more = ("--set", "workload.ranks=2", "--set", "measure.launches=1")
+    process = cli.start("run", recipe, "--adapters", adapter, "--results", cli.results, *more)
+    folder = wait_for_blocks(cli, 1)
+    process.kill() if who == "session" else os.kill(pids(tmp_path / "pids")[-1], signal.SIGKILL)
+    process.communicate(timeout=60)
+    retry = ["--retry-failed"] if who == "rank" else []
+    done = cli("run", "--resume", folder, "--adapters", adapter, "--results", cli.results, *retry)
+    assert done.code == 0, done.err
+    assert cli.arm("fake")["status"] == "ok"
+    assert not any(alive(pid) for pid in pids(tmp_path / "pids"))
+
+
 def test_a_killed_session_leaves_neither_forked_workers_nor_what_they_were_forked_from(
     cli: Cli, tmp_path: Path
 ) -> None:

@@ -62,7 +62,9 @@ def test_every_image_is_drawn_once_in_an_epoch() -> None:
 def test_a_rate_falls_to_zero_at_the_end(decay: str, expected: list[float]) -> None:
     config = configs.ScheduleConfig(iterations=100, warmup=0, decay=decay, power=2)
     schedule = make_schedule(config, lr=2.0, iterations_per_epoch=1)
-    assert [schedule.lr_at(iteration) / 2 for iteration in (0, 25, 50, 75)] == pytest.approx(expected, rel=1e-4)
+    assert [schedule.lr_at(iteration) / 2 for iteration in (0, 25, 50, 75)] == pytest.approx(
+        expected, rel=1e-4
+    )
     assert schedule.lr_at(99) < 0.01
 
 

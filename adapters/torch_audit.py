@@ -53,6 +53,8 @@ class Watch(TorchDispatchMode):
         out = func(*args, **kwargs)
         if packet in formulas:
             self._product(packet, args, out, formulas[packet](*args, **kwargs, out_val=out))
+        elif packet is self.observer.suppression:
+            self.sink.suppressed.append(len(args[0]))
         elif packet is aten._to_copy or packet is aten.clone:
             self.observer.also_known_as(args[0], out)
         elif packet in BATCH_NORMS:
@@ -85,6 +87,7 @@ class TorchObserver(Observer):
     def __init__(self, adapter: Any) -> None:
         self.adapter = adapter
         self.formulas: Mapping[Any, Any] = flop_counter(adapter.flop_formulas).flop_registry
+        self.suppression = torch.ops.torchvision.nms  # registered by what the counter imports
         self.randomness: list[str] = []
         self._first: torch.Size | None = None
         self._seen: tuple[Any, ...] = ()

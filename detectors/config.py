@@ -159,9 +159,8 @@ class Optimizer:
 
     ``lr`` is meant for batches of ``lr_for_batch`` images, and for others in proportion; without it, as it is.
     ``accumulate``: each rank's images of a step are learned from in so many parts, one after the other, which takes
-    less memory; their losses are averaged. ``momentum`` is of SGD, ``betas`` of AdamW.
-    ``rules``: the first that matches a parameter's name counts, then those of the model. ``clip_norm``: limit of the
-    norm of all gradients.
+    that much less memory; their losses are averaged. ``momentum`` is of SGD, ``betas`` of AdamW. ``rules``: the first
+    that matches a parameter's name counts, then those of the model. ``clip_norm``: limit of the norm of all gradients.
     """
 
     lr: PositiveFloat

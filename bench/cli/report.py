@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -17,9 +18,11 @@ from bench.errors import BenchError, did_you_mean
 from bench.judge import accuracy
 from bench.judge.results import IouType, what_is_there
 from bench.recipe.codebases import find_codebases
-from bench.record.run import Run, resolve_run
+from bench.record.run import Run, resolve_run, write_atomic
 from bench.reference.page import generate_published
 from bench.report.comparison import comparison_blocks, comparison_table, resolve_side
+from bench.report.export import FORMATS, export
+from bench.report.notebook import load
 from bench.report.render.terminal import show
 from bench.report.values import to_json
 from bench.report.write import generate
@@ -74,6 +77,22 @@ def compare(
     """Print the ratio of two runs or of two arms."""
     comparison = comparison_table(resolve_side(a, results), resolve_side(b, results))
     print_json(to_json(comparison)) if as_json else show(comparison_blocks(comparison), Console())
+
+
+@app.command(
+    "export", epilog=examples("bench export latest --format csv", "bench export latest -f latex -o table.tex")
+)
+def export_run(
+    run: Annotated[str, typer.Argument(help="Run: folder, id or latest.")] = "latest",
+    format_: Annotated[str, typer.Option("--format", "-f", help=f"One of {', '.join(FORMATS)}.")] = "csv",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File. Default: standard output.")
+    ] = None,
+    results: Results = RESULTS,
+) -> None:
+    """Export the ratios of a run for other tools."""
+    text = export(load(resolve_run(run, results)), format_)
+    write_atomic(output, text) if output else sys.stdout.write(text)
 
 
 @app.command("eval", epilog=examples("bench eval instances.json results.json --iou-type segm"))

@@ -110,9 +110,7 @@ def calibrate(
     record.aa = True
     shown: Quiet = Quiet() if quiet else PerLaunch()
     code = Session(chosen, run, record, codebases, cache, shown, more_launches=more_launches).execute()
-    if code:
-        failed = "; ".join(f"{arm.id}: {arm.failure.message}" for arm in run.arms() if arm.failure)
-        raise MeasuringError(failed or "interrupted", code)
+    _refuse_failures(run, code)
     launch_s = (ends[-1] - ends[0]) / (launches - 1) / len(pairs)  # of one pair, its rounds included
     found = interleaved(run, pairs, settings, cache)
     calibrations = []
@@ -126,6 +124,12 @@ def calibrate(
         write_atomic(path, json.dumps(calibration.as_json(), indent=1))
         calibrations.append(calibration)
     return calibrations
+
+
+def _refuse_failures(run: Run, code: int) -> None:
+    if code:
+        failed = "; ".join(f"{arm.id}: {arm.failure.message}" for arm in run.arms() if arm.failure)
+        raise MeasuringError(failed or "interrupted", code)
 
 
 def _calibration(

@@ -14,6 +14,7 @@ from bench.gate.decide import Launches, Schedule, decide
 from bench.gate.metrics import Metric, State
 from bench.gate.summaries import trimmed
 from bench.judge.steady import Floats
+from bench.judge.stopping import Components, best_rounds
 
 # -- calibration -------------------------------------------------------------------------------------------
 
@@ -205,9 +206,8 @@ def suggest(
             f"a budget of {budget_s:.0f} s is too short for six launches of three rounds",
             hint=f"allow {6 * (launch_s + 3 * round_s):.0f} s, or make blocks shorter (measure.steps)",
         )
-    spread = seen.round_sd / seen.launch_sd if seen.launch_sd > 0 else math.inf
-    best = min(spread * math.sqrt(launch_s / round_s), 50.0)
-    rounds = min(max(3, round(best)), most)
+    best = best_rounds(Components(seen.launch_sd, seen.round_sd), launch_s, round_s)
+    rounds = min(max(3, best), most)
     launches = int(budget_s / (launch_s + rounds * round_s))
     plan = Schedule.within(launches)
     tolerance = smallest_tolerance(seen, target, plan, rounds, checks=checks)

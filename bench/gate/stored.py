@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,15 +64,10 @@ def check_stored(
         BenchError: for runs of different machines without a reference arm, or without a common arm.
     """
     same = _fingerprint(base) == _fingerprint(head)
-    earlier = {_identity(arm): arm for arm in base.arms() if arm.status == "ok"}
+    earlier = {_identity(arm) for arm in base.arms() if arm.status == "ok"}
     arms = [arm for arm in head.arms() if arm.status == "ok" and _identity(arm) in earlier]
     settings.refuse_unused(arm.workload.task for arm in arms)
-    asked = [
-        _Asked(arm, target, _through(arm, target, arms, head, reference, same=same))
-        for arm in arms
-        for target in metrics_of(settings, arm)
-    ]
-    asked = [one for one in asked if one.through is None or one.through.id != one.arm.id]
+    asked = list(_questions(arms, head, settings, reference, same=same))
     sessions = [run for run in map(Run, find_runs(results)) if run.folder.resolve() != head.folder.resolve()]
     found = {
         (one.arm.id, one.target.name): (
@@ -105,6 +100,17 @@ def check_stored(
         run=str(head.folder),
         **about,
     )
+
+
+def _questions(
+    arms: list[ArmRecord], head: Run, settings: Settings, reference: str | None, *, same: bool
+) -> Iterator[_Asked]:
+    """Every metric of every arm but the times of the reference arm itself."""
+    for arm in arms:
+        for target in metrics_of(settings, arm):
+            through = _through(arm, target, arms, head, reference, same=same)
+            if through is None or through.id != arm.id:
+                yield _Asked(arm, target, through)
 
 
 def _fingerprint(run: Run) -> str:

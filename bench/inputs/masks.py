@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 FAR = 10
 #: Run lengths are 32-bit.
 MAX_PIXELS = 2**32 - 1
-_CHUNK_CHARACTERS = 1 << 22
+_CHUNK_CHARACTERS = 1 << 19
 _MOST_DIGITS = 7
 
 
@@ -58,9 +58,11 @@ def _check_polygons(polygons: list[Any], size: tuple[int, int]) -> None:
     for polygon in polygons:
         if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
             raise ValueError("no valid mask: a polygon has three corners or more, x and y of each")
-        if not all(type(value) in (int, float) for value in polygon):
+        if not set(map(type, polygon)) <= {int, float}:
             raise ValueError("no valid mask: a corner is no number")
-        if not all(-far <= value <= far for value in polygon):  # false for nan, too
+        if not (
+            min(polygon) >= -far and max(polygon) <= far and sum(polygon) == sum(polygon)
+        ):  # nan is not itself
             raise ValueError(f"no valid mask: a corner lies further than {far} from its image")
 
 
@@ -89,24 +91,27 @@ def _wrong_run_lengths(counts: Sequence[str], pixels: Sequence[int]) -> tuple[in
     for place, text in enumerate(counts):
         if not text or not text.isascii() or (ord(text[-1]) - 48) & 32:
             return place, "run lengths are missing, or cut"
-    lengths = np.array(list(map(len, counts)))
-    digits = np.frombuffer("".join(counts).encode("ascii"), np.uint8).astype(np.int64) - 48
-    mask_of_digit = np.repeat(np.arange(len(counts)), lengths)
-    if (bad := np.flatnonzero((digits < 0) | (digits > 63))).size:
-        return int(mask_of_digit[bad[0]]), "run lengths hold a character that is none of theirs"
+    digits = np.frombuffer("".join(counts).encode("ascii"), np.uint8) - np.uint8(48)
+    ends = np.cumsum(list(map(len, counts)))
+    if (bad := np.flatnonzero(digits > 63)).size:
+        place = int(np.searchsorted(ends, bad[0], side="right"))
+        return place, "run lengths hold a character that is none of theirs"
     last = np.flatnonzero((digits & 32) == 0)
     first = np.concatenate([[0], last[:-1] + 1])
     width = last - first + 1
-    mask = mask_of_digit[first]
+    begin = np.searchsorted(last, np.concatenate([[0], ends[:-1]]))
     if (bad := np.flatnonzero(width > _MOST_DIGITS)).size:
-        return int(mask[bad[0]]), "a run length is too large"
-    shifts = 5 * (np.arange(len(digits)) - np.repeat(first, width))
-    values = np.add.reduceat((digits & 31) << shifts, first)
-    values -= np.where(digits[last] & 16, np.int64(1) << (5 * width), 0)
-    begin = np.searchsorted(mask, np.arange(len(counts)))
+        return _mask_of(begin, bad[0]), "a run length is too large"
+    values = (digits[first] & 31).astype(np.int64)
+    longer = np.flatnonzero(width > 1)
+    for place in range(1, _MOST_DIGITS):
+        values[longer] |= (digits[first[longer] + place] & 31).astype(np.int64) << (5 * place)
+        longer = longer[width[longer] > place + 1]
+    negative = np.flatnonzero(digits[last] & 16)
+    values[negative] -= np.int64(1) << (5 * width[negative])
     runs = _without_differences(values, begin)
     if (bad := np.flatnonzero((runs < 0) | (runs > MAX_PIXELS))).size:
-        return int(mask[bad[0]]), "a run length is negative or too large"
+        return _mask_of(begin, bad[0]), "a run length is negative or too large"
     totals = np.add.reduceat(runs, begin)
     if (bad := np.flatnonzero(totals != np.array(pixels))).size:
         place = int(bad[0])
@@ -114,17 +119,23 @@ def _wrong_run_lengths(counts: Sequence[str], pixels: Sequence[int]) -> tuple[in
     return None
 
 
+def _mask_of(begin: NDArray[np.int64], number: int) -> int:
+    return int(np.searchsorted(begin, number, side="right")) - 1
+
+
 def _without_differences(values: NDArray[np.int64], begin: NDArray[np.int64]) -> NDArray[np.int64]:
     """Run lengths of numbers that are, from the fourth of a mask on, differences to the one two places before.
 
-    ``begin``: the place of each mask's first number.
+    ``begin``: the place of each mask's first number. Sums of every second number, over all masks, less the sum where
+    a chain of differences begins: at a mask's second number, and at its third.
     """
-    lengths = np.diff(begin, append=len(values))
-    place = np.arange(len(values)) - np.repeat(begin, lengths)
-    runs = values.copy()
+    runs = np.empty_like(values)
     for parity in (0, 1):
-        chosen = (place % 2 == parity) & (place > 0)
-        sums = np.cumsum(np.where(chosen, values, 0))
-        # A mask's first number is never chosen: the sum there is that of all masks before.
-        runs[chosen] = (sums - np.repeat(sums[begin], lengths))[chosen]
+        np.cumsum(values[parity::2], out=runs[parity::2])
+    third, second = runs[begin], np.where(begin > 0, runs[begin - 1], 0)
+    lengths = np.diff(begin, append=len(values))
+    for parity in (0, 1):
+        before = np.where(begin % 2 == parity, third, second)
+        runs[parity::2] -= np.repeat(before, lengths)[parity::2]
+    runs[begin] = values[begin]
     return runs

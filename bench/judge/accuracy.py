@@ -145,6 +145,7 @@ class Evaluation:
     """Where they were asked for; not of keypoints."""
 
     def as_json(self) -> Json:
+        """The evaluation as one JSON object."""
         return asdict(self)
 
 
@@ -232,8 +233,9 @@ def _count_outside(sound: Sound) -> int:
 
 
 def _arrays(sound: Sound, iou_type: IouType, backend: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Precision [IoU, recall, class, area, detections] and recall [IoU, class, area, detections]; −1 where
-    a class has no object.
+    """Precision [IoU, recall, class, area, detections] and recall [IoU, class, area, detections].
+
+    Both are −1 where a class has no object.
     """
     with contextlib.redirect_stdout(io.StringIO()):
         run = evaluated(sound, iou_type, backend)

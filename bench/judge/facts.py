@@ -247,6 +247,9 @@ class _Rank:
             yield from _losses(a["losses"], b["losses"], at, tolerance)
             yield from _norms(a, b, at, of_norms)
         if "detections" in a and "detections" in b:
+            counts = a.get("suppressed"), b.get("suppressed")
+            if all(counts):  # by the operator that most codebases share
+                yield Fact(f"boxes offered to suppression{at}", *counts, 0.02, VALUES | POSTPROCESS)
             yield from _detections(a["detections"], b["detections"], at)
 
 
@@ -301,7 +304,9 @@ def _layers(a: Json, b: Json, at: str, tolerance: float) -> Iterator[Fact]:
                 name = f"output of {layer}{at} (sum)"
                 yield Fact(name, one["sum"], two["sum"], tolerance, VALUES, distance=distance)
         if "losses" in a:
-            counts = one["gradients"], two["gradients"]
+            # Of rows where both have rows: in one that saturates, a part of the values rounds to 0.
+            kind = "gradient_rows" if one["gradient_rows"] and two["gradient_rows"] else "gradients"
+            counts = one[kind], two[kind]
             yield Fact(f"values of {layer} with a gradient{at}", *counts, 0.01, VALUES)
 
 

@@ -206,6 +206,28 @@ def ratio(
     )
 
 
+def pooled(sessions: Sequence[Pairs], confidence: float = 0.95) -> Ratio:
+    """The ratio over several runs of the same recipe: every session counts alike.
+
+    Args:
+        sessions: the rounds of each run that both arms have (`pair`).
+        confidence: of the interval.
+
+    Returns:
+        The ratio; with several sessions its interval is that of a further session.
+
+    Raises:
+        BenchError: when no session has a round of both arms.
+    """
+    sizes = [pairs.log_ratio.size for pairs in sessions]
+    return ratio(
+        np.concatenate([pairs.launch for pairs in sessions]),
+        np.concatenate([pairs.log_ratio for pairs in sessions]),
+        confidence,
+        session=np.repeat(np.arange(len(sessions)), sizes),
+    )
+
+
 def _method(found: Sequence[Level]) -> str:
     """How the interval was made, and what it leaves out."""
     names = [level.name for level in found]

@@ -271,7 +271,7 @@ class ArmRecord(RecordModel):
     """Steps that were measured."""
     description: Facts = Field(default_factory=dict)
     """What the worker said of the work (bench.worker.api.Description)."""
-    audit: Facts = Field(default_factory=dict)
+    audit: dict[str, list[Facts]] = Field(default_factory=dict)
     """What was observed of a few steps: ``ranks``, one `bench.worker.audit.audit` per rank, in canonical names."""
     environment: Environment = Field(default_factory=Environment)
     """The interpreter of the arm."""

@@ -116,8 +116,9 @@ class Run:
         return "killed" if status == "running" and not _held(self.folder / ".lock") else status
 
     def samples(self, arm: str) -> pd.DataFrame:
-        """Raw samples of an arm (`SAMPLE_COLUMNS`). Of an arm that has not ended, or whose table is torn, those of
-        the journal.
+        """Raw samples of an arm (`SAMPLE_COLUMNS`).
+
+        Of an arm that has not ended, or whose table is torn, those of the journal.
 
         Raises:
             BenchError: a time that is not positive and finite, or a torn table and no journal.

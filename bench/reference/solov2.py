@@ -54,8 +54,6 @@ def _metrics_row(name: str, task: str, evaluation: Evaluation) -> tuple[Cell, ..
 
 def solov2_blocks(log: Solov2Log, provenance: Mapping[str, Any]) -> Iterator[Block]:
     """The page on the reference log: what it shows, and what in it cannot be compared."""
-    own_fps = next(one for one in log.own.inference if one.fps is not None)
-    paddle_rate = next(one for one in log.paddle.inference if one.batches_per_s is not None)
     yield Heading(1, "SOLOv2 in PaddleDetection and in an own implementation, December 2020")
     yield Bullets(
         (
@@ -64,6 +62,31 @@ def solov2_blocks(log: Solov2Log, provenance: Mapping[str, Any]) -> Iterator[Blo
             "Every number below is computed from the text of the log by bench.importers",
         )
     )
+    yield from _speed_blocks(log)
+    yield Heading(2, "What EMA costs")
+    yield Table(
+        (Column("codebase"), *numeric("loss of throughput", "seconds per iteration")),
+        (
+            _cost_row("own implementation", log.own_ema_cost),
+            _cost_row("PaddleDetection", log.paddle_ema_cost),
+        ),
+    )
+    yield Text(
+        "Why, from reading both implementations: the own one copied every parameter from the device to the "
+        "host in each step and averaged there in numpy; PaddleDetection averages in the graph."
+    )
+    yield from _result_blocks(log)
+    yield from _doubt_blocks(log)
+    yield Heading(2, "Reproduce")
+    yield Code(
+        "bench import auto results/published/solov2_reference_log/excerpt.log.txt --from-iter 20 "
+        "--to-iter 1000\n"
+        "bench report --published",
+        "sh",
+    )
+
+
+def _speed_blocks(log: Solov2Log) -> Iterator[Block]:
     yield Heading(2, "Training speed")
     speed = (*_speed_rows(log.with_ema), *_speed_rows(log.without_ema))
     columns = (
@@ -86,18 +109,9 @@ def solov2_blocks(log: Solov2Log, provenance: Mapping[str, Any]) -> Iterator[Blo
         "lines that the document shows; the own implementation prints none."
     )
     yield Figure("solov2", "Seconds per iteration of both codebases, EMA on and off")
-    yield Heading(2, "What EMA costs")
-    yield Table(
-        (Column("codebase"), *numeric("loss of throughput", "seconds per iteration")),
-        (
-            _cost_row("own implementation", log.own_ema_cost),
-            _cost_row("PaddleDetection", log.paddle_ema_cost),
-        ),
-    )
-    yield Text(
-        "Why, from reading both implementations: the own one copied every parameter from the device to the "
-        "host in each step and averaged there in numpy; PaddleDetection averages in the graph."
-    )
+
+
+def _result_blocks(log: Solov2Log) -> Iterator[Block]:
     yield Heading(2, "After 20,000 steps")
     rows = [
         _metrics_row("PaddleDetection", "mask", log.paddle.mask),
@@ -114,6 +128,11 @@ def solov2_blocks(log: Solov2Log, provenance: Mapping[str, Any]) -> Iterator[Blo
             (cell("PaddleDetection"), cell("; ".join(map(inference_text, log.paddle.inference)))),
         ),
     )
+
+
+def _doubt_blocks(log: Solov2Log) -> Iterator[Block]:
+    own_fps = next(one for one in log.own.inference if one.fps is not None)
+    paddle_rate = next(one for one in log.paddle.inference if one.batches_per_s is not None)
     yield Heading(2, "What is not comparable")
     best = log.paddle.best
     label = f"'{best.label}' ({best.value:.4f})" if best is not None else "'box ap'"
@@ -141,11 +160,4 @@ def solov2_blocks(log: Solov2Log, provenance: Mapping[str, Any]) -> Iterator[Blo
             "interval around any of these ratios. It does not say whether the runs of 20,000 steps used "
             "EMA.",
         )
-    )
-    yield Heading(2, "Reproduce")
-    yield Code(
-        "bench import auto results/published/solov2_reference_log/excerpt.log.txt --from-iter 20 "
-        "--to-iter 1000\n"
-        "bench report --published",
-        "sh",
     )

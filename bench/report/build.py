@@ -16,6 +16,7 @@ from bench.judge.audit import Audit, audit_run
 from bench.judge.pairs import baseline_of
 from bench.judge.ratio import Ratio, summarize
 from bench.judge.ratio import cost as cost_of
+from bench.judge.stopping import confidence_of
 from bench.recipe.codebases import Codebase
 from bench.record.models import ArmRecord, Environment, RunRecord
 from bench.record.places import Places
@@ -194,6 +195,11 @@ def _key(value: Any) -> str:
     return repr(value)
 
 
+def _confidence(record: RunRecord) -> float:
+    measure = record.recipe.get("measure") or {}
+    return confidence_of(measure.get("until"), measure.get("launches", 0))
+
+
 def _groups(
     samples: Mapping[str, Measured], record: RunRecord, arms: Sequence[ArmRecord], rows: Mapping[str, Row]
 ) -> Iterator[Group]:
@@ -213,7 +219,7 @@ def _groups(
                 row = base
             elif base is not None and base.step_s is not None and row.step_s is not None:
                 images = row.images_per_step / base.images_per_step
-                ratio = throughput_ratio(samples[arm.id], samples[base.arm], images)
+                ratio = throughput_ratio(samples[arm.id], samples[base.arm], images, _confidence(record))
                 without = without_operators(row, base, ratio) if ratio else ()
                 row = dataclasses.replace(row, ratio=ratio, without=tuple(without))
             final.append(
@@ -283,7 +289,7 @@ def _effects_and_scaling(
         scales = factor == "ranks"
         images = row.images_per_step / base.images_per_step
         per_rank = images / (arm.levels[factor] / reference.levels[factor]) if scales else images
-        ratio = throughput_ratio(samples[arm.id], samples[reference.id], per_rank)
+        ratio = throughput_ratio(samples[arm.id], samples[reference.id], per_rank, _confidence(record))
         if ratio is None:
             continue
         where, together = _where(arm, factor), arm.cell == reference.cell
@@ -337,6 +343,20 @@ def _samples(run: Run, arm: ArmRecord) -> Measured:
         return Measured(samples_frame([]), error.message)
 
 
+def _rows(
+    arms: Sequence[ArmRecord],
+    samples: Mapping[str, Measured],
+    codebases: Mapping[str, Codebase],
+    audits: Mapping[str, Audit],
+) -> dict[str, Row]:
+    """By arm id, before anything is compared."""
+    peak = _peak_flops_per_s(arms)
+    return {
+        arm.id: _row(arm, samples[arm.id], codebases.get(arm.codebase), audits.get(arm.id), peak)
+        for arm in arms
+    }
+
+
 def run_report(
     run: Run,
     *,
@@ -355,13 +375,8 @@ def run_report(
     """
     codebases = codebases or {}
     record, arms = run.record(), run.arms()
-    audits = audit_run(arms, record.baseline) if audits is None else audits
-    peak = _peak_flops_per_s(arms)
     samples = {arm.id: _samples(run, arm) for arm in arms}
-    rows = {
-        arm.id: _row(arm, samples[arm.id], codebases.get(arm.codebase), audits.get(arm.id), peak)
-        for arm in arms
-    }
+    rows = _rows(arms, samples, codebases, audit_run(arms, record.baseline) if audits is None else audits)
     effects, scaling = _effects_and_scaling(samples, record, arms, rows)
     groups = tuple(_groups(samples, record, arms, rows))
     names = {row.arm: group.row_name(row) for group in groups for row in group.rows}

@@ -48,6 +48,7 @@ class Job:
 
     @property
     def training(self) -> bool:
+        """Whether the workload takes training steps."""
         return self.workload["task"] in ("train", "train_eval")
 
 
@@ -73,6 +74,7 @@ class Batch:
 
     @property
     def size(self) -> int:
+        """Images of the batch."""
         return int(self.images.shape[0])
 
 
@@ -189,11 +191,11 @@ class Adapter(abc.ABC):
         raise NotImplementedError
 
     def backward(self, losses: Any) -> None:
-        """*Timed.*"""
+        """*Timed:* compute all gradients."""
         raise NotImplementedError
 
     def optimizer_step(self) -> None:
-        """*Timed.*"""
+        """*Timed:* update the weights."""
         raise NotImplementedError
 
     def ema_update(self) -> None:
@@ -250,13 +252,21 @@ class Adapter(abc.ABC):
         return {}
 
     def peak_flops_per_s(self) -> Dict[str, float]:
-        """What this framework reaches here, with the job's device, threads and precision, on operations that nothing
-        but arithmetic limits: ``{"matrix product": FLOP/s, "convolution": FLOP/s}``. Empty: not known."""
+        """What this framework reaches here on operations that nothing but arithmetic limits.
+
+        Returns:
+            ``{"matrix product": FLOP/s, "convolution": FLOP/s}`` with the job's device, threads and precision. Empty:
+            not known.
+        """
         return {}
 
     def operator_seconds(self, step: Callable[[], None]) -> Dict[str, float]:  # noqa: ARG002  (nothing to look for)
-        """Run one step under the framework's profiler: seconds, by name, of each operator whose kernels differ so much
-        between codebases and devices that a ratio can be theirs alone. Empty, without a step: the model has none."""
+        """Run one step under the framework's profiler.
+
+        Returns:
+            Seconds, by name, of each operator whose kernels differ so much between codebases and devices that a ratio
+            can be theirs alone. Empty, without a step: the model has none.
+        """
         return {}
 
     # -- state ---------------------------------------------------------------------------------------------------
@@ -266,8 +276,10 @@ class Adapter(abc.ABC):
         raise NotImplementedError
 
     def save_state(self, path: str) -> None:
-        """Write all that the next training step depends on (weights, momentum, EMA, random numbers), without pickles. A
-        process that `load_state` reads it takes the same step, to the bit on one thread."""
+        """Write all that the next training step depends on (weights, momentum, EMA, random numbers), without pickles.
+
+        A process that reads it by `load_state` takes the same step, to the bit on one thread.
+        """
         raise NotImplementedError(f"{type(self).__name__} cannot save its state, which task train_eval needs")
 
     def load_state(self, path: str) -> None:

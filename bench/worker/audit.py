@@ -76,6 +76,7 @@ class Sink:
         self.images: List[Facts] = []
         self.normalised: Dict[str, int] = {}
         self.random_values = 0
+        self.suppressed: List[int] = []
         self.layers: Dict[str, Facts] = {}
 
     def operation(self, direction: str, types: str, flops: int) -> None:
@@ -105,17 +106,14 @@ class Sink:
     def gradient(self, name: str, gradient: np.ndarray) -> None:
         """The gradient of that output: values that are 0 belong to no sample of the loss."""
         facts = self._layer(name)
-        if (
-            gradient.ndim == 2 or gradient.shape[3] == 1
-        ):  # a product: of rows that saturate, a part may round to 0
-            facts["gradients"] += int(np.count_nonzero(gradient.any(axis=1)))
-        else:
-            facts["gradients"] += int(np.count_nonzero(gradient))
+        facts["gradients"] += int(np.count_nonzero(gradient))
+        if gradient.ndim == 2 or gradient.shape[3] == 1:  # rows of a product
+            facts["gradient_rows"] += int(np.count_nonzero(gradient.any(axis=1)))
         facts["gradient_square"] += norm(gradient) ** 2
 
     def _layer(self, name: str) -> Facts:
         empty = {"square": 0.0, "sum": 0.0, "rows": 0, "projection": np.zeros(SIGNS), "gradients": 0,
-                 "gradient_square": 0.0}  # fmt: skip
+                 "gradient_rows": 0, "gradient_square": 0.0}  # fmt: skip
         return self.layers.setdefault(name, empty)
 
     def facts(self) -> Facts:
@@ -126,6 +124,7 @@ class Sink:
                 "rows": one["rows"],
                 "projection": _plain(one["projection"]),
                 "gradients": one["gradients"],
+                "gradient_rows": one["gradient_rows"],
                 "gradient_norm": float(np.sqrt(one["gradient_square"])),
             }
             for name, one in self.layers.items()
@@ -135,6 +134,7 @@ class Sink:
             "images": self.images,
             "normalised": self.normalised,
             "random_values": self.random_values,
+            "suppressed": sum(self.suppressed),
             "layers": layers,
         }
 

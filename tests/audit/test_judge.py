@@ -20,6 +20,7 @@ LAYER = {
     "rows": 64,
     "projection": [1.0, 2.0],
     "gradients": 32,
+    "gradient_rows": 0,
     "gradient_norm": 0.1,
 }
 STEP: dict[str, Any] = {

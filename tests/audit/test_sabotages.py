@@ -11,6 +11,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("torchvision")
 
 from bench.record.models import ArmRecord  # noqa: E402
+from tests.audit import in_inference, in_training  # noqa: E402, F401  (they fill the tables)
 from tests.audit.sabotages import INFERENCE, TRAINING, Patch  # noqa: E402
 from tests.audit.small import MODELS, adapter, record, verdict  # noqa: E402
 

@@ -13,6 +13,7 @@ from markdown_it import MarkdownIt
 
 from bench.judge.audit import Audit
 from bench.judge.ratio import Ratio, pair, ratio
+from bench.recipe.plan import baseline_ids
 from bench.recipe.workload import Workload
 from bench.record.models import ArmRecord, Failure, Memory, RunRecord
 from bench.record.run import Run
@@ -177,9 +178,11 @@ def write_run(
         "arms": planned or [record.id for record, _ in arms],
         "baseline": {"codebase": "torchvision"} if baseline is None else baseline,
     }
-    run.write_record(RunRecord(**{**values, **more}))
-    for record, frame in arms:
-        run.write_arm(record, frame)
+    record = RunRecord(**{**values, **more})
+    run.write_record(record)
+    baselines = baseline_ids([one for one, _ in arms], record.baseline)
+    for one, frame in arms:
+        run.write_arm(one.model_copy(update={"baseline": baselines.get(one.id)}), frame)
     return run
 
 

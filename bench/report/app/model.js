@@ -5,7 +5,7 @@ let arms = [];
 /** @type {Any[]} */
 let groups = [];
 const MARKERS = /** @type {Any} */ ({});
-const START = { q: "", task: "", model: "", hide: "", equal: "", sure: "", base: "", metric: "ratio", sort: "", arm: "" };
+const START = /** @type {Any} */ ({ q: "", task: "", model: "", hide: "", equal: "", sure: "", base: "", metric: "ratio", sort: "", arm: "" });
 let state = /** @type {Any} */ ({ ...START });
 
 async function unpack(/** @type {string} */ text) {
@@ -42,7 +42,7 @@ function readHash() {
   for (const [name, value] of new URLSearchParams(location.hash.slice(1))) if (name in START) state[name] = value;
 }
 function writeHash() {
-  const kept = Object.entries(state).filter(([name, value]) => value !== START[/** @type {keyof START} */ (name)]);
+  const kept = Object.entries(state).filter(([name, value]) => value !== START[name]);
   const hash = new URLSearchParams(kept).toString();
   history.replaceState(null, "", hash ? "#" + hash : location.pathname + location.search);
 }

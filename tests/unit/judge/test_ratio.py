@@ -65,6 +65,14 @@ def test_pooled_sessions_count_alike_whatever_their_launches() -> None:
     assert math.log(found.value) == pytest.approx(0.2)
 
 
+def test_runs_are_pooled_as_sessions() -> None:
+    rng = np.random.default_rng(3)
+    runs = [ratio.pair(table(np.exp(rng.normal(0, 0.01, (2, 3)))), table(np.ones((2, 3)))) for _ in range(3)]
+    found = ratio.pooled(runs)
+    assert (found.sessions, found.launches, found.rounds) == (3, 6, 18)
+    assert ratio.pooled(runs[:1]) == ratio.ratio(runs[0].launch, runs[0].log_ratio)
+
+
 def test_session_level_covers_where_sessions_differ() -> None:
     rng = np.random.default_rng(1)
     session, launch = np.divmod(np.arange(9).repeat(2), 3)

@@ -31,7 +31,9 @@ def test_kept_run_is_complete(folder: Path) -> None:
 
 def test_kept_files_name_no_path_of_a_machine() -> None:
     kept = [path for top in ("results", "reports") for path in (ROOT / top).rglob("*")]
-    texts = [path for path in kept if path.suffix in (".json", ".md", ".csv", ".yaml", ".txt")]
+    texts = [
+        path for path in kept if path.suffix in (".json", ".md", ".csv", ".yaml", ".txt", ".html", ".svg")
+    ]
     found = {path.name: match[0] for path in texts if (match := _OF_A_MACHINE.search(path.read_text()))}
     assert found == {}
     assert not list(ROOT.glob("results/**/*.png"))

@@ -91,6 +91,7 @@ def test_broken_run_record_is_one_error(run: Run, keys: tuple[str, ...], value: 
             {"path": "/etc/passwd", "images": 1, "detections": 1},
             "predictions.path: not a path",
         ),
+        (("audit",), {"ranks": 5}, "audit.ranks: "),
         (("schema_version",), SCHEMA_VERSION + 1, "update it"),
     ],
 )

@@ -1,0 +1,105 @@
+"""A run as tables for notebooks: `bench.load(folder)`. The exports of the command line are the same tables."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from bench.record.run import Run
+from bench.report.answer import geometric_mean, headline, pivot_table, pivots
+from bench.report.build import run_report
+from bench.report.document import Bullets
+from bench.report.render.page import html_of
+from bench.report.values import RunReport
+
+#: Columns of `LoadedRun.ratios`.
+RATIO_COLUMNS = (
+    "workload", "arm", "codebase", "baseline", "s_per_iter", "images_per_s", "ratio", "low", "high", "launches",
+    "rounds", "max_memory_mib", "memory_ratio", "ap", "verdict", "marks", "status", "reason",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """A run folder that is read once."""
+
+    run: Run
+
+    @cached_property
+    def report(self) -> RunReport:
+        """All values of the report."""
+        return run_report(self.run)
+
+    def ratios(self) -> pd.DataFrame:
+        """One row per arm that is no baseline.
+
+        Returns:
+            Columns `RATIO_COLUMNS`: times in seconds, memory in MiB, AP 0..1. A ratio above 1 is faster than the
+            baseline; `verdict` says whether the work was equal, and `marks` what else a reader has to know.
+        """
+        rows = []
+        for one in pivots(self.report):
+            row, ratio = one.row, one.row.ratio
+            rows.append(
+                (
+                    one.group.title, row.arm, one.name, one.base_name,
+                    row.step_s.median_s if row.step_s else None, row.step_s.images_per_s if row.step_s else None,
+                    ratio.value if ratio else None, ratio.low if ratio else None, ratio.high if ratio else None,
+                    row.launches, row.rounds, row.memory.peak_bytes / 2**20 if row.memory else None,
+                    one.memory_ratio, row.ap.get("segm", row.ap.get("bbox")), row.verdict, "".join(row.marks),
+                    row.status, row.reason,
+                )
+            )  # fmt: skip
+        return pd.DataFrame(rows, columns=list(RATIO_COLUMNS))
+
+    def geometric_mean(self) -> float | None:
+        """Of the ratios of equal work; None without any."""
+        mean = geometric_mean(self.report.rows)
+        return None if mean is None else mean.value
+
+    def samples(self) -> pd.DataFrame:
+        """Every step of every arm that did not fail: column `arm`, and those of `bench.record.samples.SAMPLE_COLUMNS`.
+
+        Raises:
+            BenchError: The samples of an arm are damaged.
+        """
+        arms = [arm for arm in self.run.arms() if arm.status != "failed"]
+        frames = [self.run.samples(arm.id).assign(arm=arm.id) for arm in arms]
+        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame({"arm": []})
+
+    def audit(self) -> pd.DataFrame:
+        """One row per fact that differs from the baseline's, or that could not be observed in both arms.
+
+        Returns:
+            Columns arm, verdict, fact, baseline, value, tolerance; of a fact that is not shown, the last three are
+            missing.
+        """
+        rows: list[tuple[Any, ...]] = []
+        for row in self.report.rows:
+            for one in row.audit.differences if row.audit else ():
+                rows.append((row.arm, row.verdict, one.fact, one.baseline, one.arm, one.tolerance))
+            for fact in row.audit.unknown if row.audit else ():
+                rows.append((row.arm, row.verdict, fact, None, None, None))
+        return pd.DataFrame(rows, columns=["arm", "verdict", "fact", "baseline", "value", "tolerance"])
+
+    def _repr_html_(self) -> str:
+        """The answer, as a notebook shows it."""
+        return str(html_of([Bullets(headline(self.report)), pivot_table(self.report)]))
+
+
+def load(folder: str | Path) -> LoadedRun:
+    """Open a run folder.
+
+    Args:
+        folder: The folder of a run, with its `run.json`.
+
+    Raises:
+        BenchError: There is no record, or it cannot be read.
+    """
+    run = Run(Path(folder))
+    run.record()
+    return LoadedRun(run)

@@ -1,0 +1,67 @@
+"""A run as tables: for notebooks and for other tools."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+import bench
+from bench.errors import BenchError
+from bench.record.run import Run
+from bench.report.export import FORMATS, export
+from bench.report.notebook import RATIO_COLUMNS, load
+from tests.helpers.report_runs import arm, samples, write_run
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    arms = [
+        (arm("torchvision"), samples(1.0, noise=0.001, seed=1)),
+        (arm("native", label="=cmd|'/c calc'!A1"), samples(0.5, noise=0.001, seed=2)),
+        (arm("mmdet", status="failed"), samples(1.0)),
+    ]
+    return write_run(tmp_path / "run", arms)
+
+
+def test_a_loaded_run_gives_ratios_samples_and_audit(run: Run) -> None:
+    loaded = bench.load(run.folder)
+    ratios = loaded.ratios()
+    assert list(ratios.columns) == list(RATIO_COLUMNS)
+    assert ratios["ratio"].iloc[0] == pytest.approx(2.0, rel=0.01)
+    assert list(ratios["marks"]) == ["?", "✕"]
+    assert len(loaded.samples()) == len(run.samples("torchvision")) * 2
+    assert "observed steps" in set(loaded.audit()["fact"])
+    assert "<table>" in loaded._repr_html_()
+    assert loaded.geometric_mean() is None, "nothing is shown to be equal"
+
+
+def test_csv_holds_no_formula_and_every_row(run: Run) -> None:
+    rows = list(csv.DictReader(io.StringIO(export(load(run.folder), "csv"))))
+    assert rows[0]["codebase"] == "'=cmd|'/c calc'!A1"
+    assert float(rows[0]["ratio"]) == pytest.approx(2.0, rel=0.01)
+    assert (rows[1]["ratio"], rows[1]["status"]) == ("", "failed")
+
+
+def test_latex_escapes_and_has_intervals(run: Run) -> None:
+    text = export(load(run.folder), "latex")
+    assert text.count(r"\\") == 4
+    assert r"\toprule" in text
+    assert "[" in text.splitlines()[5]
+    assert r"$\times$" in text
+
+
+def test_services_get_seconds_of_measured_arms(run: Run) -> None:
+    action = json.loads(export(load(run.folder), "github-action-benchmark"))
+    assert [one["value"] for one in action] == pytest.approx([1.0, 0.5], rel=0.01)
+    bencher = json.loads(export(load(run.folder), "bencher"))
+    assert [one["latency"]["value"] for one in bencher.values()] == pytest.approx([1e9, 5e8], rel=0.01)
+
+
+def test_an_unknown_format_gets_a_hint(run: Run) -> None:
+    assert "markdown" in FORMATS
+    with pytest.raises(BenchError, match="did you mean latex"):
+        export(load(run.folder), "latx")

@@ -344,6 +344,12 @@ class Batch(NamedTuple):
         """Sizes int64 [B, 2], on the device of the images."""
         return torch.tensor(self.image_sizes).to(self.images.device, non_blocking=True)
 
+    def parts(self, count: int) -> list[Batch]:
+        """The batch in so many of equal size."""
+        size = len(self.images) // count
+        parts = (slice(place * size, (place + 1) * size) for place in range(count))
+        return [Batch(*(field[part] for field in self)) for part in parts] if count > 1 else [self]
+
     def to(self, device: torch.device) -> Batch:
         """The batch with its tensors on a device."""
 

@@ -131,7 +131,8 @@ class Augment:
 class ScheduleConfig:
     """``name`` (1x, 2x, 20e, 3x, 120e), or ``iterations`` and ``steps``, after which the rate is divided by ten.
 
-    ``warmup_factor``: of the rate at iteration 0, from which it grows linearly for ``warmup`` iterations.
+    ``warmup_factor``: of the rate at iteration 0, from which it grows linearly for ``warmup`` iterations. ``decay``:
+    by steps, or to 0 at the end as a cosine, or as the share of iterations that is left to the power of ``power``.
     """
 
     name: Literal["1x", "2x", "20e", "3x", "120e"] | None = None
@@ -139,6 +140,8 @@ class ScheduleConfig:
     steps: Many[Positive] = ()
     warmup: Count = 500
     warmup_factor: Share = 0.001
+    decay: Literal["step", "cosine", "poly"] = "step"
+    power: PositiveFloat = 0.9
 
 
 @checked
@@ -152,14 +155,19 @@ class ParameterRule:
 
 @checked
 class Optimizer:
-    """SGD. ``lr`` is meant for batches of ``lr_for_batch`` images, and for others in proportion; without it, as it is.
+    """SGD or AdamW.
 
-    ``rules``: the first that matches a parameter's name counts, then those of the model. ``clip_norm``: limit of the
-    norm of all gradients.
+    ``lr`` is meant for batches of ``lr_for_batch`` images, and for others in proportion; without it, as it is.
+    ``accumulate``: each rank's images of a step are learned from in so many parts, one after the other, which takes
+    that much less memory; their losses are averaged. ``momentum`` is of SGD, ``betas`` of AdamW. ``rules``: the first
+    that matches a parameter's name counts, then those of the model. ``clip_norm``: limit of the norm of all gradients.
     """
 
     lr: PositiveFloat
+    name: Literal["sgd", "adamw"] = "sgd"
     lr_for_batch: Positive | None = None
+    accumulate: Positive = 1
+    betas: tuple[Share, Share] = (0.9, 0.999)
     momentum: Share = 0.9
     weight_decay: NonNegative = 1e-4
     clip_norm: PositiveFloat | None = None
@@ -261,6 +269,8 @@ def _contradictions(config: Config) -> Iterable[tuple[str, Keys]]:
         yield "give either name (1x, 2x, …) or iterations", ("schedule",)
     if schedule.name is not None and schedule.steps:
         yield f"{schedule.name} has steps of its own; give iterations instead of name", ("schedule", "steps")
+    if schedule.decay != "step" and schedule.steps:
+        yield f"{schedule.decay} has no steps; leave them out or take decay: step", ("schedule", "steps")
     if list(schedule.steps) != sorted(set(schedule.steps)):
         yield "steps have to grow", ("schedule", "steps")
     for keys, resize in (

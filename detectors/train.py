@@ -8,6 +8,7 @@ stopped.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import re
 import sys
 import time
@@ -86,8 +87,11 @@ class Trainer:
         # Statistics of batch normalisation stay each rank's own, as in detectron2 and mmdetection.
         self.losses = DistributedDataParallel(losses, broadcast_buffers=False) if ranks.count > 1 else losses
         groups = optimizer_groups(model, config.optimizer)
-        self.optimizer = torch.optim.SGD(
-            groups, lr=schedule.lr, momentum=config.optimizer.momentum, fused=True
+        settings = config.optimizer
+        self.optimizer: torch.optim.Optimizer = (
+            torch.optim.SGD(groups, lr=schedule.lr, momentum=settings.momentum, fused=True)
+            if settings.name == "sgd"
+            else torch.optim.AdamW(groups, lr=schedule.lr, betas=settings.betas, fused=True)
         )
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=config.precision == "float16")
         self.ema = None if config.ema is None else EMA(model, config.ema)
@@ -111,13 +115,24 @@ class Trainer:
 
     def gradients(self, batch: Batch) -> dict[str, Tensor]:
         """Add to the gradients (times the scale of float16), averaged over ranks; loss terms."""
+        parts = batch.parts(self.config.optimizer.accumulate)
+        found: list[dict[str, Tensor]] = []
+        for place, part in enumerate(parts, start=1):
+            # Ranks wait for each other's gradients after the last part only.
+            alone = place < len(parts) and isinstance(self.losses, DistributedDataParallel)
+            with self.losses.no_sync() if alone else contextlib.nullcontext():
+                found.append(self._gradients(part, share=1 / len(parts)))
+        return {name: torch.stack([one[name] for one in found]).mean(dim=0) for name in found[0]}
+
+    def _gradients(self, batch: Batch, *, share: float) -> dict[str, Tensor]:
+        """Of a part of a batch, whose loss counts by its ``share``."""
         autocast = torch.autocast(
             self.ranks.device.type, self.dtype, enabled=self.dtype is not torch.float32, cache_enabled=True
         )
         with autocast:
             losses = self.losses(batch.images, batch.sizes(), batch.targets)
             total = torch.stack([loss.float() for loss in losses.values()]).sum()
-        self.scaler.scale(total).backward()
+        self.scaler.scale(total * share if share < 1 else total).backward()
         return {name: loss.detach() for name, loss in losses.items()}
 
     def evaluated_model(self) -> nn.Module:
@@ -285,10 +300,9 @@ def train(loaded: Loaded, *, resume: bool = False) -> int:
         )
     state = training_state.read(before[-1]) if before else None
     with runtime.ranks(config.device) as ranks, runtime.logging_to(output / "train.log", first=ranks.first):
-        if config.batch % ranks.count:
-            raise ConfigError(
-                f"{config.batch} images cannot be shared by {ranks.count} ranks", loaded.place("batch")
-            )
+        if config.batch % (ranks.count * config.optimizer.accumulate):
+            parts = f"{ranks.count} ranks in {config.optimizer.accumulate} parts each"
+            raise ConfigError(f"{config.batch} images cannot be shared by {parts}", loaded.place("batch"))
         cpu.use(config.kernels)
         log.info("kernels: %s", cpu.describe(ranks.device))
         coco, image_ids, trainer = _prepare(loaded, ranks, resumed=state is not None)

@@ -35,6 +35,7 @@ from bench.judge.audit import Audit, audit_run
 from bench.measure.preflight import check_plan
 from bench.measure.progress import listener
 from bench.measure.session import Session, new_run, resumed
+from bench.measure.until import growing
 from bench.recipe.codebases import find_codebases
 from bench.recipe.load import LoadedRecipe, load_recipe
 from bench.recipe.plan import Plan, estimate_s_per_step, make_plan, steps_of, work_key
@@ -47,6 +48,9 @@ from bench.report.outcome import outcome_blocks
 from bench.report.render.terminal import show
 
 app = typer.Typer()
+
+MOST_LAUNCHES = 30
+"""Of `bench run --until`."""
 
 
 @app.command(
@@ -64,6 +68,10 @@ def run(
         str | None, typer.Option(help="Complete this run: its folder, its id, or latest.")
     ] = None,
     retry_failed: Annotated[bool, typer.Option(help="With --resume: run failed arms again.")] = False,
+    until: Annotated[
+        str | None,
+        typer.Option(help="3%: add launches until every interval is that narrow (+/-), 30 at most."),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option(help="Print the plan and its estimated time. Measure nothing.")
     ] = False,
@@ -83,7 +91,8 @@ def run(
     if (recipe is None) == (resume is None):
         raise BenchError("name a recipe, or a run with --resume", hint="bench list recipes; bench list runs")
     if recipe is not None:
-        loaded, plan = plan_of(recipe, settings or [], adapters or [], aa=aa, allow_variables=allow_variables)
+        settings = [*_width_settings(until), *(settings or [])]
+        loaded, plan = plan_of(recipe, settings, adapters or [], aa=aa, allow_variables=allow_variables)
         if dry_run:
             document = _dry_run(plan, results)
             document["problems"] = check_plan(plan, find_codebases(adapters or []))
@@ -177,6 +186,16 @@ def plan_of(
     return loaded, plan
 
 
+def _width_settings(until: str | None) -> list[str]:
+    """`--until 3%` as settings; those that the user gives come later and count."""
+    if until is None:
+        return []
+    try:
+        return [f"measure.until={float(until.removesuffix('%')) / 100}", f"measure.launches={MOST_LAUNCHES}"]
+    except ValueError:
+        raise BenchError(f"--until {until}: expected per cent", hint="for example --until 3%") from None
+
+
 def _measure(
     loaded: LoadedRecipe,
     plan: Plan,
@@ -216,7 +235,9 @@ def _execute(
     strict: bool = False,
 ) -> Outcome:
     with listener(plan, quiet=quiet, done=len(run.journal())) as shown:
-        session = Session(plan, run, record, find_codebases(adapters), cache_folder(), shown, strict)
+        plan, more = growing(plan, run, shown.note)
+        codebases = find_codebases(adapters)
+        session = Session(plan, run, record, codebases, cache_folder(), shown, strict, more_launches=more)
         code = session.execute(retry_failed=retry_failed)
     return Outcome(run, code)
 

@@ -93,6 +93,16 @@ def launches_needed(noise: Components, rounds: int, half_width: float, confidenc
     return high
 
 
+def confidence_of(until: float | None, launches: int) -> float:
+    """Confidence at which the intervals of a run have to be made so that they hold in 95 % of runs.
+
+    Args:
+        until: `measure.until` of the recipe.
+        launches: `measure.launches`.
+    """
+    return Until.within(until, launches).confidence_of_a_look if until else 0.95
+
+
 @dataclass(frozen=True)
 class Progress:
     """Where a ratio stands: ``more_launches`` to measure before asking again, 0 at the end.

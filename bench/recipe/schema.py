@@ -51,6 +51,8 @@ class Measure(Strict):
     """Visits to every arm in each launch."""
     launches: Annotated[int, Field(ge=1, le=10_000)] = 2
     """Fresh worker processes per arm, one after the other."""
+    until: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Add launches until every interval has this half width (0.03: 3 %); `launches` is then the most."""
     interleave: bool = True
     """False measures one arm after the other: only to show what that costs in certainty."""
     quiet: Literal["wait", "mark", "off"] = "wait"

@@ -16,6 +16,7 @@ from bench.judge.audit import Audit, audit_run
 from bench.judge.pairs import baseline_of
 from bench.judge.ratio import Ratio, summarize
 from bench.judge.ratio import cost as cost_of
+from bench.judge.stopping import confidence_of
 from bench.recipe.codebases import Codebase
 from bench.record.models import ArmRecord, Environment, RunRecord
 from bench.record.places import Places
@@ -194,6 +195,11 @@ def _key(value: Any) -> str:
     return repr(value)
 
 
+def _confidence(record: RunRecord) -> float:
+    measure = record.recipe.get("measure") or {}
+    return confidence_of(measure.get("until"), measure.get("launches", 0))
+
+
 def _groups(
     samples: Mapping[str, Measured], record: RunRecord, arms: Sequence[ArmRecord], rows: Mapping[str, Row]
 ) -> Iterator[Group]:
@@ -213,7 +219,7 @@ def _groups(
                 row = base
             elif base is not None and base.step_s is not None and row.step_s is not None:
                 images = row.images_per_step / base.images_per_step
-                ratio = throughput_ratio(samples[arm.id], samples[base.arm], images)
+                ratio = throughput_ratio(samples[arm.id], samples[base.arm], images, _confidence(record))
                 without = without_operators(row, base, ratio) if ratio else ()
                 row = dataclasses.replace(row, ratio=ratio, without=tuple(without))
             final.append(
@@ -283,7 +289,7 @@ def _effects_and_scaling(
         scales = factor == "ranks"
         images = row.images_per_step / base.images_per_step
         per_rank = images / (arm.levels[factor] / reference.levels[factor]) if scales else images
-        ratio = throughput_ratio(samples[arm.id], samples[reference.id], per_rank)
+        ratio = throughput_ratio(samples[arm.id], samples[reference.id], per_rank, _confidence(record))
         if ratio is None:
             continue
         where, together = _where(arm, factor), arm.cell == reference.cell

@@ -63,15 +63,20 @@ class Measured:
         )
 
 
-def throughput_ratio(arm: Measured, baseline: Measured, images: float = 1.0) -> Ratio | None:
+def throughput_ratio(
+    arm: Measured, baseline: Measured, images: float = 1.0, confidence: float = 0.95
+) -> Ratio | None:
     """Images/s of `arm` over those of `baseline`, paired by round; None without a common round or a usable time.
 
     Args:
         arm: Samples of the arm.
         baseline: Samples of what it is compared with.
         images: Images per step of the arm over those of the baseline, where batch size or ranks differ.
+        confidence: Of the interval; more than 0.95 where the run was stopped at a width.
     """
     if arm.problem or baseline.problem:
         return None
     pairs = pair(arm.blocks, baseline.blocks)
-    return ratio_of(pairs.launch, pairs.log_ratio + math.log(images)) if pairs.log_ratio.size else None
+    if not pairs.log_ratio.size:
+        return None
+    return ratio_of(pairs.launch, pairs.log_ratio + math.log(images), confidence)

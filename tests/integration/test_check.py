@@ -118,7 +118,7 @@ def test_a_slowdown_between_two_revisions_fails_the_check(cli: Cli, repository: 
     assert found["alarm"] is not None  # and so confirmed by fresh launches
     assert found["launches"] >= 6
     suite = ET.parse(junit).getroot()
-    assert suite.get("failures") == "1"
+    assert suite.get("failures") == "2"
     assert suite.find(".//testcase/failure") is not None
     assert comment.read_text().startswith("<!-- bench-check:tiny -->")
     assert "REGRESSION" in summary.read_text()
@@ -213,7 +213,7 @@ def test_an_unknown_revision_says_how_ci_gets_it(cli: Cli, repository: Repositor
 def test_a_source_that_the_recipe_does_not_measure_is_an_error(cli: Cli, repository: Repository) -> None:
     done = cli("check", cli.recipe(), "--adapters", FAKE, "--base", "HEAD", "--results", cli.results)
     assert done.code == 2
-    assert "no arm of this recipe is of native" in done.err
+    assert "no arm of this recipe measures native" in done.err
 
 
 def test_the_adapter_of_a_revision_comes_from_that_revision(repository: Repository, tmp_path: Path) -> None:

@@ -1,15 +1,16 @@
-"""What interpreters and git say of the software that was measured."""
+"""What interpreters, git and the system say of what was measured: with processes of their own."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from bench.record import software
+from bench.record import machine, software
 
 
 def test_all_packages_of_a_foreign_interpreter_are_listed_with_those_it_would_import(tmp_path: Path) -> None:
@@ -63,3 +64,19 @@ def test_long_changes_are_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(software, "_run", lambda *command: "x" * 1000)
     monkeypatch.setattr(software, "MAX_DIFF_BYTES", 100)
     assert software.git_diff(tmp_path) == "x" * 100 + "\n# cut: 1000 bytes in all\n"
+
+
+def test_a_busy_stranger_is_found_and_our_own_workers_are_not_blamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    spin = "import time\nend = time.time() + 20\nwhile time.time() < end: pass"
+    with subprocess.Popen([sys.executable, "-c", spin]) as process:
+        try:
+            time.sleep(0.2)
+            own = machine.foreign_load(0.5, threshold_cores=0.02)
+            monkeypatch.setattr(machine, "_own_processes", lambda: {os.getpid()})
+            strangers = machine.foreign_load(0.5, threshold_cores=0.02)
+        finally:
+            process.kill()
+    assert process.pid not in [row["pid"] for row in own]
+    (row,) = [row for row in strangers if row["pid"] == process.pid]
+    assert 0.02 <= row["cores"] <= 1.1
+    assert [row["cores"] for row in strangers] == sorted((row["cores"] for row in strangers), reverse=True)

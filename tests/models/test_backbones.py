@@ -80,7 +80,7 @@ SOURCES: dict[
 
 
 @pytest.mark.parametrize("source", list(SOURCES))
-def test_a_checkpoint_gives_the_features_of_the_network_it_is_from(source: str) -> None:
+def test_a_checkpoint_gives_its_networks_features(source: str) -> None:
     make_theirs, make_ours, features, layout = SOURCES[source]
     torch.manual_seed(0)
     theirs, ours = make_theirs().eval(), make_ours().eval()
@@ -130,7 +130,7 @@ def test_caffe2_blobs_keep_no_statistics_and_may_want_blue_first(tmp_path: Path)
             torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item())
 
 
-def test_a_detector_of_detectron2_gives_its_backbone_from_either_kind_of_file(tmp_path: Path) -> None:
+def test_a_detector_of_detectron2_gives_its_backbone(tmp_path: Path) -> None:
     state = ResNet(50).state_dict()
     given = {f"backbone.bottom_up.{detectron2_name(name)}": value for name, value in state.items()}
     given["roi_heads.box_predictor.cls_score.weight"] = torch.zeros(2, 2)
@@ -145,7 +145,7 @@ def test_a_detector_of_detectron2_gives_its_backbone_from_either_kind_of_file(tm
         assert all(torch.equal(value, state[key]) for key, value in ours.state_dict().items())
 
 
-def test_a_detector_of_ours_gives_its_backbone_to_another_one_of_fewer_stages(tmp_path: Path) -> None:
+def test_a_detector_of_ours_gives_its_backbone_to_another(tmp_path: Path) -> None:
     trained = build("retinanet_r50_fpn", num_classes=3).state_dict()
     save_file(trained, tmp_path / "model.safetensors")
     backbone = build("faster_rcnn_r50_c4", num_classes=2).backbone
@@ -159,7 +159,7 @@ def test_a_detector_of_ours_gives_its_backbone_to_another_one_of_fewer_stages(tm
 
 
 @pytest.mark.parametrize("method", ["faster_rcnn", "mask_rcnn"])
-def test_on_c4_a_pretrained_backbone_gives_its_last_stage_to_the_head(method: str) -> None:
+def test_on_c4_the_last_stage_goes_to_the_head(method: str) -> None:
     pretrained = torchvision.models.resnet50(weights=None)
     randomise_statistics(pretrained)
     model = build(f"{method}_r50_c4", num_classes=2)
@@ -173,7 +173,7 @@ def test_on_c4_a_pretrained_backbone_gives_its_last_stage_to_the_head(method: st
         )
 
 
-def test_the_report_names_what_did_not_fit_and_leaves_it_alone() -> None:
+def test_the_report_names_what_did_not_fit() -> None:
     state = torchvision.models.resnet50(weights=None).state_dict()
     state["layer1.0.conv1.weight"] = torch.zeros(64, 32, 1, 1)
     del state["layer4.2.bn3.bias"]
@@ -218,7 +218,7 @@ def test_hrnet_takes_images_of_any_size_to_five_levels() -> None:
 
 
 @pytest.mark.parametrize("backbone", list(BACKBONES))
-def test_a_method_is_there_on_every_backbone_and_its_weights_have_names_in_mmdetection(backbone: str) -> None:
+def test_every_method_has_names_in_mmdetection(backbone: str) -> None:
     name = f"faster_rcnn_{backbone}"
     with torch.device("meta"):
         model = build(name, num_classes=3)

@@ -42,7 +42,7 @@ def test_odd_objects_give_finite_losses_and_gradients(model: nn.Module, batch: s
     step(model, BATCHES[batch])
 
 
-def test_images_that_are_no_multiple_of_32_train_and_are_detected_in(model: nn.Module) -> None:
+def test_images_of_odd_sizes_train_and_detect(model: nn.Module) -> None:
     """61 × 45 pixels within 64 × 64, and a padding that is no multiple of 64."""
     images = torch.randn(2, 3, SIZE, 96)
     sizes = torch.tensor([[61, 45], [SIZE, 90]])

@@ -263,7 +263,7 @@ def test_objects_beside_the_weights_are_left_out(tmp_path: Path) -> None:
     assert list(read_checkpoint(path)) == ["weight"]
 
 
-def test_a_file_without_any_weight_of_the_model_is_an_error() -> None:
+def test_a_file_without_any_weight_is_an_error() -> None:
     with few_layers(), pytest.raises(ValueError, match="no weight of faster_rcnn_r50_fpn found among a"):
         load_weights(build("faster_rcnn_r50_fpn"), {"a": torch.zeros(1)})
     with pytest.raises(ValueError, match=r"made by detectors\.build"):

@@ -88,9 +88,7 @@ def waits_of(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
 
 @pytest.mark.parametrize("name", list(BOUNDS))
-def test_a_training_step_waits_for_the_device_no_more_often_than_documented(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_step_waits_as_often_as_documented(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     counts = waits_of(small(name), monkeypatch)
     assert counts.total() <= BOUNDS[name], dict(counts)
 

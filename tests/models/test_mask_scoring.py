@@ -22,7 +22,7 @@ def head() -> MaskScoringHead:
     return MaskScoringHead(8, 3, hidden=8, fc=16)
 
 
-def test_the_overlap_counts_what_of_the_object_lies_outside_of_the_box() -> None:
+def test_the_overlap_counts_what_lies_outside_of_the_box() -> None:
     masks = torch.zeros(2, 28, 28, dtype=torch.bool)
     masks[:, :14] = True
     goal = torch.ones(2, 28, 28, dtype=torch.bool)
@@ -43,7 +43,7 @@ def test_areas_are_those_of_the_objects_of_each_image() -> None:
     assert object_areas(targets, image, objects).tolist() == [16, 4, 8]
 
 
-def test_both_losses_reach_all_parameters_and_none_are_undefined_without_objects() -> None:
+def test_both_losses_reach_all_parameters() -> None:
     model = head()
     masks = torch.zeros(1, SIZE, SIZE, dtype=torch.uint8)
     masks[0, 10:40, 10:40] = 1
@@ -69,7 +69,7 @@ def test_both_losses_reach_all_parameters_and_none_are_undefined_without_objects
             assert parameter.grad.isfinite().all(), name
 
 
-def test_a_score_is_the_class_s_times_the_expected_overlap_and_the_best_comes_first() -> None:
+def test_a_score_is_the_class_times_the_expected_overlap() -> None:
     model = head()
     with torch.no_grad():
         model.iou.weight.zero_()

@@ -41,7 +41,7 @@ print(json.dumps({"models": found, "torchvision": "torchvision" in sys.modules})
 """
 
 
-def test_every_model_trains_and_detects_in_bfloat16_with_the_losses_of_float32() -> None:
+def test_every_model_trains_in_bfloat16_as_in_float32() -> None:
     told = fresh(PROGRAM)
     assert not told["torchvision"]  # which would bring casts of its own
     for name, model in told["models"].items():

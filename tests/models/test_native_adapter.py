@@ -16,6 +16,7 @@ from bench.recipe import codebases
 from bench.recipe.workload import Workload
 from bench.worker.api import Job
 from bench.worker.batches import load_batches
+from detectors import cpu
 
 NATIVE = codebases.load_codebase(codebases.BUILTIN / "native")
 SIZE = (96, 128)
@@ -79,7 +80,7 @@ def test_the_own_loader_gives_what_the_shared_batches_hold(cache: Path) -> None:
                 torch.testing.assert_close(one, other)
 
 
-def test_a_step_moves_the_weights_and_saved_weights_predict_the_same(cache: Path, tmp_path: Path) -> None:
+def test_saved_weights_predict_the_same(cache: Path, tmp_path: Path) -> None:
     adapter = make_adapter(cache, "train", ema=True, optimizer={"lr": 1e-5})
     adapter.prepare()
     before = adapter.model.box_head.fc2.weight.clone()
@@ -105,7 +106,7 @@ def test_a_step_moves_the_weights_and_saved_weights_predict_the_same(cache: Path
         assert detections.masks.shape == (len(detections.boxes), *size)
 
 
-def test_the_same_seed_gives_the_same_weights_for_training_and_inference(cache: Path) -> None:
+def test_the_same_seed_gives_the_same_weights(cache: Path) -> None:
     states = []
     for task in ("train", "infer"):
         adapter = make_adapter(cache, task)
@@ -122,8 +123,19 @@ def test_the_same_seed_gives_the_same_weights_for_training_and_inference(cache: 
         ("solov2_light_r50_vd_fpn_dcn_512", {"conventions": "mmdet"}, True),  # there is no other
     ],
 )
-def test_solov2_has_the_mask_loss_of_the_conventions_that_the_recipe_names(
+def test_solov2_has_the_mask_loss_of_its_conventions(
     cache: Path, model: str, options: dict[str, Any], as_paddledetection: bool
 ) -> None:
     built = make_adapter(cache, "train", model=model, options=options).build_model()
     assert built.drawn_only is as_paddledetection
+
+
+@pytest.mark.parametrize(("options", "told"), [({}, "detectors ("), ({"kernels": "torch"}, "torch")])
+def test_an_arm_records_its_kernels(cache: Path, options: dict[str, str], told: str) -> None:
+    adapter = make_adapter(cache, "infer", options=options, model="faster_rcnn_r50_fpn")
+    try:
+        adapter.prepare()
+        batch = adapter.load(adapter.convert(load_batches(adapter.job.batches, 0, 1)[0]))
+        assert adapter.describe(batch).kernels.startswith(told)
+    finally:
+        cpu.use("auto")

@@ -25,7 +25,7 @@ def scene() -> tuple[Tensor, Tensor, list[Target]]:
 
 
 @pytest.mark.parametrize("original", [(70, 41), (24, 100), (1, 1)])
-def test_masks_at_the_original_size_are_those_of_the_two_interpolations_they_stand_for(
+def test_masks_are_those_of_two_interpolations(
     original: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(solov2_masks, "PIXELS_AT_ONCE", 2 * original[0] * original[1])  # several turns
@@ -36,7 +36,7 @@ def test_masks_at_the_original_size_are_those_of_the_two_interpolations_they_sta
     assert draw_masks(masks[:0], 0.5, (30, 45), original).shape == (0, *original)
 
 
-def test_no_convolution_has_to_change_the_memory_format_of_a_channels_last_image() -> None:
+def test_no_convolution_changes_the_memory_format() -> None:
     model = small_model().to(memory_format=torch.channels_last)
     changed = []
 
@@ -82,7 +82,7 @@ def test_losses_are_those_of_a_loop_over_cells_and_objects() -> None:
 
 
 @pytest.mark.parametrize("empty", [[0], [0, 1]])
-def test_images_without_objects_give_finite_losses_and_a_gradient_for_every_weight(empty: list[int]) -> None:
+def test_images_without_objects_give_finite_losses(empty: list[int]) -> None:
     """A weight without gradient would stop distributed training."""
     model = small_model()
     images, sizes, targets = scene()
@@ -111,7 +111,7 @@ def detections_in_a_loop(model: SOLOv2, raw: Prediction, image: int) -> list[tup
 
 
 @torch.no_grad()
-def test_detections_of_each_image_are_those_of_a_loop_over_its_cells() -> None:
+def test_detections_are_those_of_a_loop_over_cells() -> None:
     model = small_model(
         candidate_threshold=0.02, score_threshold=0.01, candidates=60, max_detections=15
     ).eval()
@@ -142,13 +142,13 @@ def test_detections_of_each_image_are_those_of_a_loop_over_its_cells() -> None:
             assert box == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
 
 
-def test_an_image_without_its_padding_is_refused_with_what_to_do() -> None:
+def test_an_image_without_its_padding_is_refused() -> None:
     with pytest.raises(ValueError, match="padded to a multiple of 32, not 64 × 100"):
         small_model().predict(torch.zeros(1, 3, 64, 100))
 
 
 @torch.no_grad()
-def test_an_image_in_which_nothing_is_found_has_detections_of_no_length() -> None:
+def test_an_image_without_finds_has_no_detections() -> None:
     model = small_model(candidate_threshold=0.999).eval()
     images, sizes, _ = scene()
     for detections in model.postprocess(

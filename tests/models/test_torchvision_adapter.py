@@ -148,7 +148,7 @@ def test_a_training_step_learns_in_the_unfrozen_parts_only(model: str) -> None:
     assert moved
 
 
-def test_unfrozen_batch_norm_learns_and_keeps_statistics_except_in_frozen_stages() -> None:
+def test_unfrozen_batch_norm_learns_except_in_frozen_stages() -> None:
     adapter = prepared("retinanet_r50_fpn", frozen_bn=False, frozen_stages=1)
     body = adapter.model.backbone.body
     train_step(adapter, adapter.convert(make_batch(96, 128)))
@@ -260,7 +260,7 @@ def test_weights_of_another_model_are_refused_by_name(tmp_path: Path) -> None:
         torch_state.load_weights(model, str(path))
 
 
-def test_a_training_arm_predicts_with_its_averaged_weights_and_goes_on_training() -> None:
+def test_a_training_arm_predicts_with_its_averaged_weights() -> None:
     adapter = prepared("retinanet_r50_fpn", ema=True, frozen_bn=False, score_threshold=0.001)
     batch = make_batch(96, 128)
     data = adapter.convert(batch)
@@ -304,7 +304,7 @@ def test_the_description_counts_what_the_model_has() -> None:
     assert facts.optimizer["state_values"] == kept
 
 
-def test_flops_are_twice_the_multiply_adds_of_convolutions_and_linear_layers() -> None:
+def test_flops_are_twice_the_multiply_adds() -> None:
     from torch import nn
     from torchvision.ops import DeformConv2d
 
@@ -323,7 +323,7 @@ def test_flops_are_twice_the_multiply_adds_of_convolutions_and_linear_layers() -
         assert facts.flops == 2 * multiply_adds
 
 
-def test_wrong_normalisation_inside_a_model_shows_in_the_mean_of_what_its_first_convolution_gets() -> None:
+def test_wrong_normalisation_shows_in_the_first_convolutions_input() -> None:
     image = torch.full((1, 3, 8, 8), 2.0)
     layer = torch.nn.Conv2d(3, 4, 3)
     with torch.no_grad():
@@ -431,7 +431,7 @@ def test_ssd_at_another_size_than_its_own_is_refused() -> None:
         prepared("ssd300_vgg16", input={"size": (320, 320)})
 
 
-def test_frozen_stages_of_an_unknown_backbone_are_refused_rather_than_ignored() -> None:
+def test_frozen_stages_of_an_unknown_backbone_are_refused() -> None:
     job = make_job("faster_rcnn_r50_fpn")
     unknown = {"name": "fasterrcnn_mobilenet_v3_large_320_fpn"}
     adapter = load_adapter(TORCHVISION)(Job(**{**vars(job), "model": unknown}))
@@ -456,7 +456,7 @@ def shapes_input(tmp_path: Path) -> tuple[Any, Any, list[Batch]]:
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_the_own_loader_gives_the_same_images_objects_and_order_as_the_shared_batches(
+def test_the_own_loader_gives_the_shared_batches(
     shapes_input: tuple[Any, Any, list[Batch]], workers: int
 ) -> None:
     workload, dataset, batches = shapes_input

@@ -99,7 +99,7 @@ def test_an_image_without_any_detection_gives_empty_results(model: nn.Module) ->
     assert found.masks.shape == (0, 120, 130)
 
 
-def test_the_average_equals_a_plain_loop_and_shares_what_never_changes() -> None:
+def test_the_average_equals_a_plain_loop() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1, bias=False), nn.BatchNorm2d(4))
     model[0].requires_grad_(False)

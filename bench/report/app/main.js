@@ -24,7 +24,7 @@ function drawFilters() {
     all.length > 1 ? all.slice(0, MOST_COLUMNS).map((name) => button(name, () => {
       off.delete(name) || off.add(name);
       set({ hide: [...off].join("|") });
-    }, { "aria-pressed": !off.has(name), title: "Show or hide" })) : "",
+    }, { "aria-pressed": !off.has(name) })) : "",
     h("span", { id: "count" }), button("Reset", () => set({ ...START }))].flat().filter(Boolean));
 }
 
@@ -45,11 +45,18 @@ function render() {
   current = rows();
   drawMatrix(current);
   const forest = drawForest(current);
-  $("views").replaceChildren(...[forest && forest[0], drawPhases(current), drawMemory(current), drawScatter(current), drawAudit(current)].filter(Boolean));
+  $("views").replaceChildren(forest && forest[0]);
   if (forest) forest[1]();
+  clearTimeout(timer); // what is further down the page can come a moment later
+  if (printing) rest();
+  else timer = setTimeout(rest);
   const text = `${current.length} of ${groups.length} rows`;
   $("count").textContent = text;
   say(text);
+}
+let timer = 0;
+function rest() {
+  $("views").append(...[drawPhases, drawMemory, drawScatter, drawAudit].map((draw) => draw(current)).filter(Boolean));
   drawSide();
 }
 
@@ -69,7 +76,7 @@ function table() {
 function copyMarkdown() {
   const [head, ...body] = table().map((row) => row.map((/** @type {Any} */ value) => typeof value === "number" ? number(value, 4) : markdownCell(value ?? "")));
   const text = [head, head.map(() => "---"), ...body].map((row) => `| ${row.join(" | ")} |`).join("\n") + "\n";
-  navigator.clipboard?.writeText(text).then(() => say("copied"), () => download("table.md", "text/markdown", text));
+  navigator.clipboard?.writeText(text).then(() => say("copied"));
 }
 
 function drawTools() {
@@ -144,4 +151,4 @@ unpack($("data").textContent).then((data) => {
   listen();
   openFromHash();
   ROOT.dataset.ready = String(round(performance.now()));
-}, (error) => say("The table above is all this browser can show: " + error.message));
+}, (error) => say("This browser shows the table only: " + error.message));

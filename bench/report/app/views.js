@@ -1,5 +1,5 @@
 // Forest plot, phases, memory, accuracy, audit: each draws what the filters leave.
-const MOST_BARS = 60;
+const MOST_BARS = 30;
 const swatch = (/** @type {Any} */ arm) => h("span", { class: "swatch", style: `background:${arm.look[0]}` });
 const label = (/** @type {Any} */ arm) => h("span", { "data-arm": arm.index }, swatch(arm), arm.name, " · ", arm.group.title);
 const measured = (/** @type {Any[]} */ list) => list.flatMap((row) => row.arms);
@@ -53,7 +53,7 @@ function drawForest(/** @type {Any[]} */ left) {
   const line = (/** @type {number} */ index) => h("div", { class: "frow", "data-arm": found[index].index }, label(found[index]),
     s("svg", { width, height: 22, "aria-hidden": "true" }, forestLine(found[index], scale, width)),
     span("numbers", forestText(found[index]), span("mark", marksOf(found[index]))));
-  const box = h("div", { class: "forest", role: "group", "aria-label": "Ratios with 95 % intervals on one logarithmic axis; the matrix above is the same as a table", tabindex: 0 });
+  const box = h("div", { class: "forest", role: "group", "aria-label": "Ratios with 95 % intervals; the matrix is the same as a table", tabindex: 0 });
   const ruler = (/** @type {string} */ at) => h("div", { class: "axis " + at, "aria-hidden": "true" },
     div("frow", h("span", {}, at === "top" && "← slower | faster →"), s("svg", { width, height: 18 }, axis(scale, width, 13)), h("span")));
   const virtual = list(box, found.length, phone() ? 46 : 22, line);

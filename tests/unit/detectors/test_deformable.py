@@ -87,7 +87,7 @@ def assert_the_same(tensors: dict[str, Tensor], how: dict[str, Any]) -> None:
     dilation=st.integers(1, 2),
     reach=st.sampled_from([0.0, 0.3, 3.0, 40.0]),
 )
-def test_values_and_gradients_are_torchvisions_whatever_the_size_and_however_far_points_are_moved(
+def test_values_and_gradients_are_torchvisions(
     **choices: Any,
 ) -> None:
     assert_the_same(*problem(**choices))
@@ -111,7 +111,7 @@ def test_an_offset_of_infinity_reads_nothing() -> None:
     torch.testing.assert_close(ours(tensors, how), reference(tensors, how))
 
 
-def test_the_result_does_not_depend_on_the_parts_in_which_memory_is_bounded(
+def test_the_result_does_not_depend_on_its_parts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     tensors, how = problem(5, size=(12, 11))

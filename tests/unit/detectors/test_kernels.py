@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from detectors import cpu
 from detectors.cpu import conv2d, deform_conv2d, linear, switch, winograd
 from detectors.layers import Conv2d, ConvNorm, FrozenBatchNorm2d, Linear
+from tests.helpers.pretend_cuda import Pretended, pretend_cuda, to_pretended
 
 PLAIN = ((1, 1), (1, 1), (1, 1), 1)
 
@@ -253,3 +254,24 @@ def test_under_autocast_everything_is_torchs() -> None:
         Linear(128, 64)(torch.randn(500, 128))
         assert not switch.ours(x)
     assert not called.ours
+
+
+def test_on_cuda_no_function_of_python_wraps_a_convolution() -> None:
+    """And frozen normalisation is folded once: the second pass launches the convolution alone."""
+    layer = ConvNorm(8, 8, 3, norm=FrozenBatchNorm2d)
+    images = torch.randn(1, 8, 6, 6)
+    expected = layer(images).detach()
+    with pretend_cuda() as cuda:
+        to_pretended(layer)
+        x = Pretended(images)
+        assert layer(x).grad_fn.name() == "ConvolutionBackward0"
+        with torch.no_grad():
+            layer.eval()(x)
+            cuda.launches.clear()
+            found = layer(x)
+            assert cuda.launches == {"aten::convolution": 1}
+            layer.conv.weight.mul_(2)  # the folded weight is made anew
+            cuda.launches.clear()
+            assert not torch.allclose(layer(x).value, expected)
+            assert cuda.launches["aten::mul"] == 1
+    torch.testing.assert_close(found.value, expected)

@@ -26,9 +26,7 @@ def boxes_of(count: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
     seed=st.integers(0, 99),
     threshold=st.sampled_from([0.3, 0.5, 0.7]),
 )
-def test_the_boxes_kept_are_those_that_torchvision_keeps_in_its_order(
-    count: int, seed: int, threshold: float
-) -> None:
+def test_the_boxes_kept_are_torchvisions(count: int, seed: int, threshold: float) -> None:
     from torchvision.ops import batched_nms
 
     boxes = boxes_of(count, seed)

@@ -20,9 +20,7 @@ from tests.helpers.solov2 import CLASSES, LEVELS, cells_in_a_loop, matrix_nms_in
 
 @pytest.mark.parametrize("size", [(96, 160), (64, 64)])
 @pytest.mark.parametrize("seed", range(6))
-def test_every_object_is_learned_by_the_cells_that_a_loop_over_objects_finds(
-    seed: int, size: tuple[int, int]
-) -> None:
+def test_objects_are_learned_by_the_cells_of_a_loop(seed: int, size: tuple[int, int]) -> None:
     target = random_target(seed, size)
     assigned = assign(target, LEVELS, CLASSES, size)
     first = found = 0
@@ -47,7 +45,7 @@ def test_an_image_without_objects_or_pixels_has_no_positive_cell() -> None:
         assert (assigned.labels == CLASSES).all()
 
 
-def test_a_quarter_of_a_mask_is_the_rounded_mean_of_the_middle_pixels_also_where_it_does_not_divide() -> None:
+def test_a_quarter_of_a_mask_is_the_rounded_mean() -> None:
     masks = torch.from_numpy(np.random.default_rng(1).integers(0, 2, (3, 18, 24), dtype=np.uint8))
     quarter = quarter_masks(masks, (5, 6))
     for number in range(3):
@@ -90,7 +88,7 @@ def test_of_neighbouring_cells_only_the_best_keeps_its_score() -> None:
         assert kept[image, label, row, column] == (own if own == around.max() else 0)
 
 
-def test_the_mask_features_are_the_sum_of_all_levels_each_enlarged_on_its_own() -> None:
+def test_mask_features_are_the_sum_of_all_levels() -> None:
     model = small_model().mask_features
     maps = [torch.randn(2, 32, 16 // 2**level, 32 // 2**level) for level in range(4)]
     total = torch.zeros(())
@@ -106,7 +104,7 @@ def test_the_mask_features_are_the_sum_of_all_levels_each_enlarged_on_its_own() 
     torch.testing.assert_close(model(maps), F.relu(model.output(total)))
 
 
-def test_drop_block_takes_squares_away_while_training_and_keeps_the_mean() -> None:
+def test_drop_block_takes_squares_away_while_training() -> None:
     torch.manual_seed(0)
     block, x = DropBlock(size=3, keep=0.9), torch.ones(4, 16, 24, 24)
     dropped = block(x)

@@ -8,7 +8,7 @@ from torchvision.models.detection._utils import SSDMatcher
 from detectors.ssd import assign, best_of_groups, hardest
 
 
-def test_every_object_gets_an_anchor_and_the_last_of_several_wins() -> None:
+def test_every_object_gets_an_anchor() -> None:
     generator = torch.Generator().manual_seed(0)
     iou = torch.rand(3, 6, 40, generator=generator) * 0.6
     iou[0, :3, 7] = torch.tensor([0.9, 0.8, 0.7])  # three want the same anchor
@@ -34,7 +34,7 @@ def test_mining_counts_three_negatives_per_positive_or_all_there_are() -> None:
     ]
 
 
-def test_the_best_of_groups_are_those_of_a_sort_of_each() -> None:
+def test_the_best_of_groups_are_those_of_a_sort() -> None:
     generator = torch.Generator().manual_seed(0)
     scores, group = torch.rand(60, generator=generator), torch.randint(5, (60,), generator=generator)
     chosen = best_of_groups(scores, group, 4)

@@ -11,6 +11,7 @@ from detectors import config as configs
 from detectors import train, transforms
 from detectors.coco import augmented
 from detectors.order import Draw, TrainingOrder
+from detectors.schedule import make_schedule
 from detectors.transforms import Sample
 
 
@@ -24,9 +25,7 @@ from detectors.transforms import Sample
         ("120e", 120, (80, 110)),
     ],
 )
-def test_a_named_schedule_warms_up_and_steps_where_its_codebase_does(
-    name: str, iterations: int, steps: tuple[int, int]
-) -> None:
+def test_a_named_schedule_steps_as_its_codebase(name: str, iterations: int, steps: tuple[int, int]) -> None:
     config = configs.ScheduleConfig(name=name, warmup=4, warmup_factor=0.5)
     schedule = train.make_schedule(config, lr=0.02, iterations_per_epoch=10)
     assert schedule.iterations == 10 * iterations
@@ -36,7 +35,7 @@ def test_a_named_schedule_warms_up_and_steps_where_its_codebase_does(
         assert schedule.lr_at(10 * step) == pytest.approx(0.02 * 0.1 ** (exponent + 1))
 
 
-def test_every_image_is_drawn_once_in_an_epoch_and_ranks_share_what_one_process_would_see() -> None:
+def test_every_image_is_drawn_once_in_an_epoch() -> None:
     ids = list(range(100, 123))
     is_wide = [number % 3 != 0 for number in ids]
 
@@ -55,6 +54,18 @@ def test_every_image_is_drawn_once_in_an_epoch_and_ranks_share_what_one_process_
     assert draws(8, 0, 1, 4) == two_epochs[8:]  # as if it had never stopped
     halves = [draws(5, rank, 2, 7) for rank in (0, 1)]
     assert [left + right for left, right in zip(*halves, strict=True)] == two_epochs[5:]
+
+
+@pytest.mark.parametrize(
+    ("decay", "expected"), [("cosine", [1, 0.853553, 0.5, 0.146447]), ("poly", [1, 0.5625, 0.25, 0.0625])]
+)
+def test_a_rate_falls_to_zero_at_the_end(decay: str, expected: list[float]) -> None:
+    config = configs.ScheduleConfig(iterations=100, warmup=0, decay=decay, power=2)
+    schedule = make_schedule(config, lr=2.0, iterations_per_epoch=1)
+    assert [schedule.lr_at(iteration) / 2 for iteration in (0, 25, 50, 75)] == pytest.approx(
+        expected, rel=1e-4
+    )
+    assert schedule.lr_at(99) < 0.01
 
 
 def test_boxes_and_masks_follow_their_image_through_all_changes() -> None:

@@ -21,7 +21,7 @@ def test_background_moves_from_the_last_row_to_the_first() -> None:
     assert mapped["roi_heads.mask_predictor.mask_fcn_logits.bias"].tolist() == [0, 5, 6]
 
 
-def test_a_codebase_or_model_without_a_mapping_is_said_not_to_be_supported() -> None:
+def test_a_model_without_a_mapping_is_not_supported() -> None:
     assert supports("native", "faster_rcnn_r50_fpn")
     assert not supports("torchvision", "no_such_model")
     assert not supports("no_such_codebase", "faster_rcnn_r50_fpn")
@@ -30,7 +30,7 @@ def test_a_codebase_or_model_without_a_mapping_is_said_not_to_be_supported() -> 
         to_codebase("no_such_codebase", "faster_rcnn_r50_fpn", {})
 
 
-def test_arms_whose_layers_differ_by_convention_start_from_weights_of_their_own_convention() -> None:
+def test_arms_start_from_weights_of_their_own_convention() -> None:
     mmdets = {"conventions": "mmdet"}
     assert source_options("mmdet", "retinanet_r50_fpn", {}) == mmdets
     assert source_options("native", "retinanet_r50_fpn", mmdets) == mmdets

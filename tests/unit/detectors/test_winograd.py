@@ -35,7 +35,7 @@ def relative(found: Tensor, expected: Tensor) -> float:
     layout=st.sampled_from([torch.channels_last, torch.contiguous_format]),
 )
 @settings(deadline=None, max_examples=30)
-def test_outputs_and_gradients_of_any_size_are_those_of_a_direct_convolution(
+def test_outputs_and_gradients_are_those_of_a_direct_convolution(
     count: int,
     height: int,
     width: int,
@@ -127,7 +127,7 @@ def test_another_convolution_is_left_to_torch(
         assert torch.equal(conv2d(x, weight, None, *settings_), F.conv2d(x, weight, None, *settings_))
 
 
-def test_the_audit_counts_the_work_of_the_convolution_and_not_of_the_shortcut() -> None:
+def test_the_audit_counts_the_work_of_the_convolution() -> None:
     x = torch.randn(2, 128, 24, 24).contiguous(memory_format=torch.channels_last)
     weight = torch.randn(160, 128, 3, 3)
     counts = []
@@ -154,7 +154,7 @@ def test_the_same_images_give_the_same_bits_again() -> None:
         assert torch.equal(one(), one())
 
 
-def test_what_is_beside_an_image_or_in_another_one_does_not_leak_into_it() -> None:
+def test_neighbouring_images_do_not_leak_into_each_other() -> None:
     x = torch.randn(3, 64, 9, 10).contiguous(memory_format=torch.channels_last)
     weight = torch.randn(64, 64, 3, 3)
     alone = winograd.convolution(x[1:2], weight, None)
@@ -163,7 +163,7 @@ def test_what_is_beside_an_image_or_in_another_one_does_not_leak_into_it() -> No
 
 
 @pytest.mark.parametrize("compiler", ["no-such-compiler", "false"])
-def test_without_a_compiler_convolutions_are_torchs_and_one_warning_says_so(
+def test_without_a_compiler_convolutions_are_torchs(
     compiler: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("CC", compiler)
@@ -181,9 +181,7 @@ def test_without_a_compiler_convolutions_are_torchs_and_one_warning_says_so(
         library.built.cache_clear()
 
 
-def test_a_library_that_is_built_already_is_taken_and_a_half_written_one_is_never_seen(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_library_is_built_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     library.built.cache_clear()
     try:

@@ -149,7 +149,7 @@ def _edit(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
             lambda root: (root / "annotations/instances_train2017.json").write_text('{"images": ['),
             ["instances_train2017.json", "not valid JSON"],
         ),
-        (lambda root: (root / "train2017" / "4.png").unlink(), ["4.png", "missing"]),
+        (lambda root: (root / "train2017" / "4.png").unlink(), ["4.png", "cannot be read"]),
         (
             lambda root: (root / "train2017" / "4.png").write_bytes(b"\x89PNG broken"),
             ["4.png", "cannot be decoded"],

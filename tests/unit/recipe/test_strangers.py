@@ -21,9 +21,9 @@ MERGES = "m0: &m0 {k: v}\n" + "".join(
 def refused(folder: Path, text: str) -> str:
     path = folder / "r.yaml"
     path.write_bytes(text.encode("utf-8", "surrogatepass"))
-    begin = time.monotonic()
+    begin = time.process_time()
     message = plan_or_refuse(path)
-    assert time.monotonic() - begin < 5
+    assert time.process_time() - begin < 5
     assert message is not None
     assert len(message) < 4000
     return message

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bench.importers.events import BestMetric, Evaluation, Inference
-from tests.importers.logwriters import (
+from tests.helpers.logwriters import (
     COCO_BLOCK,
     read,
     run,

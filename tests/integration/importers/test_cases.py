@@ -10,8 +10,9 @@ import pytest
 from bench.importers import ImportResult, import_logs, render
 from bench.importers.events import BestMetric, Evaluation, Inference
 from bench.importers.section import Section, WallClock
+from tests.conftest import SHARED
 
-LOGS = Path(__file__).parents[3] / "shared" / "cases" / "logs"
+LOGS = SHARED / "cases" / "logs"
 pytestmark = pytest.mark.skipif(not LOGS.is_dir(), reason="../shared/cases/logs is not there")
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bench.importers import known_formats, to_json
-from tests.importers.logwriters import (
+from tests.conftest import ROOT
+from tests.helpers.logwriters import (
     START,
     WRITERS,
     Line,
@@ -103,7 +103,7 @@ def test_the_named_format_reads_the_same_as_auto(name: str) -> None:
 
 
 #: One line per spelling: the format, a tab, a training line as some version of its tool writes it.
-SPELLINGS = (Path(__file__).parent / "spellings.txt").read_text().splitlines()
+SPELLINGS = (ROOT / "tests" / "helpers" / "spellings.txt").read_text().splitlines()
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)

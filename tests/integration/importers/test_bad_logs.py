@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from bench.errors import BenchError
 from bench.importers import import_logs, render, to_json
-from tests.importers.logwriters import (
+from tests.helpers.logwriters import (
     COCO_BLOCK,
     EPOCH_LENGTH,
     EVALUATIONS,

@@ -8,7 +8,7 @@ import pytest
 
 from bench.errors import BenchError
 from bench.importers import render
-from tests.importers.logwriters import (
+from tests.helpers.logwriters import (
     EVALUATIONS,
     START,
     TIMED,

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from bench.cli import app
 from bench.errors import BenchError
 from bench.importers import ImportResult, compare_logs, comparison_json, render_comparison
-from tests.importers.logwriters import COCO_BLOCK, read, run, text
+from tests.helpers.logwriters import COCO_BLOCK, read, run, text
 
 
 def log(name: str = "mmdet2", s_per_iter: float = 0.5, lines: int = 40, **values: Any) -> ImportResult:

@@ -13,7 +13,7 @@ import pytest
 from bench.errors import BenchError
 from bench.importers import import_logs, known_formats, render
 from bench.importers.events import Evaluation, Inference
-from tests.importers.logwriters import COCO_BLOCK, START, TEXT, WRITERS, Line, only, read, run, text
+from tests.helpers.logwriters import COCO_BLOCK, START, TEXT, WRITERS, Line, only, read, run, text
 
 COLLAPSED = ["mmengine", "detectron2", "torchvision", "detectors", "maskrcnn-benchmark"]
 

@@ -80,7 +80,7 @@ def compare(
 
 
 @app.command(
-    "export", epilog=examples("bench export latest --format csv", "bench export latest -f latex -o table.tex")
+    "export", epilog=examples("bench export latest --format csv", "bench export latest --format latex")
 )
 def export_run(
     run: Annotated[str, typer.Argument(help="Run: folder, id or latest.")] = "latest",

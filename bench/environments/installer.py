@@ -34,7 +34,10 @@ def cache_folder() -> Path:
     """The folder of everything that bench keeps: `$BENCH_CACHE`, else `bench` in the user's cache folder."""
     if chosen := os.environ.get("BENCH_CACHE"):
         return Path(chosen).expanduser().resolve()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bench"
+    home = os.path.expanduser("~")
+    if home == "~" and not os.environ.get("XDG_CACHE_HOME"):  # a user without an entry, in a container
+        raise FileNotFoundError("this user has no home folder: set BENCH_CACHE to a folder for caches")
+    return Path(os.environ.get("XDG_CACHE_HOME") or f"{home}/.cache") / "bench"
 
 
 def pip_settings() -> dict[str, str]:

@@ -94,7 +94,8 @@ def audit(arm: ArmRecord, baseline: ArmRecord) -> Audit:
     work = [fact for fact in differences if fact.only_with_others]
     if work and len(work) == len(differences) and not unknown:
         # The same results, step by step and group by group, from other sums: an optimisation, not other work.
-        notes += [f"{_difference(fact)}, with the same results" for fact in work]
+        first = {fact.name.partition(" in step")[0]: fact for fact in reversed(work)}
+        notes += [f"{_difference(fact)}, with the same results" for fact in first.values()]
         differences = []
     return Audit(
         arm.id, baseline.id, tuple(map(_difference, differences)), tuple(dict.fromkeys(unknown)), tuple(notes)

@@ -305,7 +305,7 @@ def _layers(a: Json, b: Json, at: str, tolerance: float) -> Iterator[Fact]:
                 yield Fact(name, one["sum"], two["sum"], tolerance, VALUES, distance=distance)
         if "losses" in a:
             # Of rows where both have rows: in one that saturates, a part of the values rounds to 0.
-            kind = "gradient_rows" if one["gradient_rows"] and two["gradient_rows"] else "gradients"
+            kind = "gradient_rows" if one.get("gradient_rows") and two.get("gradient_rows") else "gradients"
             counts = one[kind], two[kind]
             yield Fact(f"values of {layer} with a gradient{at}", *counts, 0.01, VALUES)
 

@@ -1,4 +1,4 @@
-"""Ctrl-C (and SIGTERM, SIGHUP) without losing what was just measured.
+"""Ctrl-C (and Ctrl-\\, SIGTERM, SIGHUP) without losing what was just measured.
 
 While a session holds interrupts, a signal waits; it is delivered as KeyboardInterrupt where the session allows it:
 in the waits for a worker, never between an answer and its line in the journal. One that a library swallowed (a bare
@@ -12,7 +12,7 @@ import signal
 from collections.abc import Iterator
 from types import FrameType
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_SIGNALS = (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP)
 _handling = False
 _held = False
 _pending = False
@@ -40,7 +40,9 @@ def handled() -> Iterator[None]:
         yield
         return
     _handling, _pending = True, False
-    previous = {number: signal.signal(number, _on_signal) for number in _SIGNALS}
+    # What whoever started this process ignores stays ignored: `nohup`, and jobs in the background of a script.
+    heard = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    previous = {number: signal.signal(number, _on_signal) for number in heard}
     try:
         yield
     finally:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from bench.errors import BenchError
 from bench.inputs import weights as mappings
 from bench.inputs.batches import prepare_batches, prepare_schedule
 from bench.inputs.dataset import Dataset, open_dataset, open_evaluation
+from bench.inputs.npz import check_npz, read_npz
 from bench.measure.arm import MeasuredArm, Prepared, Site
 from bench.measure.preflight import check_weights, refuse_other_packages
 from bench.measure.process import WorkerFailure, WorkerGroup
@@ -119,17 +121,20 @@ class _Made:
             refuse_other_packages(began, self.environments[python].get("packages", {}), arm.id)
         prepared = replace(prepared, python=python, environment=self.environments[python])
         if arm.weights is not None:
-            return replace(prepared, weights=_weights_file(arm.weights, arm.workload))
+            weights = _weights_file(arm.weights, arm.workload)
+            with _failing_arm():
+                check_npz(weights)
+            return replace(prepared, weights=weights)
         canonical = self._canonical_weights_of(one, prepared)
         if canonical is None:
             return prepared
-        with np.load(canonical, allow_pickle=False) as file:
-            state = dict(file)
         model = arm.workload.model
         target = self.site.scratch / f"{canonical.stem}-{model}-{arm.codebase}.npz"
-        if not target.exists():
-            np.savez(target, **mappings.to_codebase(arm.codebase, model, state))  # type: ignore[arg-type]
-        names = mappings.canonical_names(arm.codebase, model, state)
+        with _failing_arm():
+            state = read_npz(canonical)
+            if not target.exists():
+                np.savez(target, **mappings.to_codebase(arm.codebase, model, state))  # type: ignore[arg-type]
+            names = mappings.canonical_names(arm.codebase, model, state)
         return replace(prepared, weights=target, names=names)
 
     def _canonical_weights_of(self, one: MeasuredArm, prepared: Prepared) -> Path | None:
@@ -174,6 +179,15 @@ class _Made:
                 group.stop()
             self.canonical[key] = path
         return self.canonical[key]
+
+
+@contextlib.contextmanager
+def _failing_arm() -> Iterator[None]:
+    """Weights that are damaged, or of another model, fail the arm that starts from them, not the session."""
+    try:
+        yield
+    except (BenchError, KeyError, ValueError) as error:
+        raise WorkerFailure("environment", f"weights: {error}", "prepare") from None
 
 
 def _python_of(codebase: Codebase) -> Path:

@@ -6,15 +6,15 @@ Every launcher is a command line; what they have in common (environment, log, so
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import selectors
 import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +24,8 @@ import psutil
 import bench.worker
 from bench import shipped
 from bench.measure import interrupts
+from bench.measure.deadline import Deadline, encodable
+from bench.measure.scratch import MAX_SOCKET_PATH, new_folder, socket_places
 from bench.worker.__main__ import PRELOAD_VARIABLE
 from bench.worker.channel import SOCKET_VARIABLE, ProtocolError, decode, encode
 
@@ -56,6 +58,12 @@ ADAPTERS = shipped.ROOT / "adapters"
 
 #: Variables of our own interpreter that would lead another one astray.
 FOREIGN = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "PYTHONSTARTUP", "PYTHONSAFEPATH")
+
+
+PR_SET_CHILD_SUBREAPER = 36
+
+#: No answer of a worker is as long as this.
+MAX_MESSAGE_BYTES = 1 << 28
 
 
 class WorkerFailure(Exception):
@@ -104,6 +112,39 @@ def oom_kills() -> int:
         return 0
 
 
+def descendants(pid: int) -> list[psutil.Process]:
+    """All processes below one: also those in sessions of their own, and those with another environment."""
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.Error:
+        return []
+
+
+@contextlib.contextmanager
+def adopting_orphans() -> Iterator[None]:
+    """What workers leave behind becomes a child of this process, and ends at the end of the block at the latest."""
+    before = {process.pid for process in descendants(os.getpid())}
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    try:
+        yield
+    finally:
+        for process in descendants(os.getpid()):
+            if process.pid not in before:
+                with contextlib.suppress(psutil.Error):
+                    process.kill()
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+
+
+def is_running(process: psutil.Process) -> bool:
+    """Whether it is the process that it was, and no zombie."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
 class Forked:
     """A worker that another process forked, as far as `subprocess.Popen` is needed of it."""
 
@@ -143,7 +184,7 @@ class WorkerGroup:
         self._connections: list[socket.socket] = []
         self._buffers: list[bytearray] = []
         self._process: subprocess.Popen[bytes] | Forked | None = None
-        self._folder = Path(tempfile.mkdtemp(prefix="bench-"))  # short: a socket's path has at most 107 bytes
+        self._folder = new_folder(socket_places(), MAX_SOCKET_PATH)
         self._oom_kills = oom_kills()
 
     def __enter__(self) -> WorkerGroup:
@@ -163,7 +204,7 @@ class WorkerGroup:
             found = [str(path) for path in imports if path]
             self.spec.log.parent.mkdir(parents=True, exist_ok=True)
             self._process = self._forked(path, found) if self.server else self._started(path, found)
-            self._accept(server, time.monotonic() + deadline_s)
+            self._accept(server, Deadline(deadline_s))
 
     def _started(self, path: Path, imports: list[str]) -> subprocess.Popen[bytes]:
         inherited = {name: value for name, value in os.environ.items() if name not in FOREIGN}
@@ -203,7 +244,7 @@ class WorkerGroup:
         reply = self.server.request("fork", 60.0, path=imports, **places)[0]
         return Forked(self.server, reply["pid"])
 
-    def _accept(self, server: socket.socket, deadline: float) -> None:
+    def _accept(self, server: socket.socket, deadline: Deadline) -> None:
         by_rank: dict[int, tuple[socket.socket, bytearray]] = {}
         while len(by_rank) < self.spec.ranks:
             server.settimeout(0.2)  # only while starting: a process that dies before it connects is noticed
@@ -214,7 +255,7 @@ class WorkerGroup:
                 assert self._process is not None
                 if self._process.poll() is not None:
                     raise self._ended("hello") from None
-                if time.monotonic() > deadline:
+                if deadline.over():
                     raise WorkerFailure("hang", "did not start before the deadline", "hello") from None
                 continue
             self._connections.append(connection)
@@ -244,8 +285,8 @@ class WorkerGroup:
 
     def receive(self, kind: str, deadline_s: float) -> list[dict[str, Any]]:
         """Wait for every rank's reply to the message sent last, in rank order. Raises WorkerFailure."""
-        deadline = time.monotonic() + deadline_s
-        replies = self._read(list(zip(self._connections, self._buffers, strict=True)), deadline, kind)
+        ends = list(zip(self._connections, self._buffers, strict=True))
+        replies = self._read(ends, Deadline(deadline_s), kind)
         for rank, reply in enumerate(replies):
             if reply["type"] == "error":
                 place = f" (rank {rank})" if self.spec.ranks > 1 else ""
@@ -255,7 +296,7 @@ class WorkerGroup:
         return replies
 
     def _read(
-        self, ends: list[tuple[socket.socket, bytearray]], deadline: float, stage: str
+        self, ends: list[tuple[socket.socket, bytearray]], deadline: Deadline, stage: str
     ) -> list[dict[str, Any]]:
         """One message from each end."""
         replies: dict[int, dict[str, Any]] = {}
@@ -264,8 +305,10 @@ class WorkerGroup:
                 selector.register(connection, selectors.EVENT_READ, index)
             while len(replies) < len(ends):
                 with interrupts.allowed():
-                    events = selector.select(max(0.0, deadline - time.monotonic()))
+                    events = selector.select(deadline.next_wait_s())
                 if not events:
+                    if not deadline.over():
+                        continue
                     raise WorkerFailure("hang", f"no answer to '{stage}' before the deadline", stage)
                 for key, _mask in events:
                     index = int(key.data)
@@ -278,12 +321,14 @@ class WorkerGroup:
                         raise self._ended(stage)
                     buffer += received
                     line, newline, rest = buffer.partition(b"\n")
+                    if not newline and len(buffer) > MAX_MESSAGE_BYTES:
+                        raise WorkerFailure("protocol", "a message without an end", stage)
                     if newline:
                         buffer[:] = rest
                         selector.unregister(connection)
                         try:
-                            replies[index] = decode(bytes(line))
-                        except ProtocolError as error:
+                            replies[index] = encodable(decode(bytes(line)))
+                        except (ProtocolError, RecursionError) as error:
                             raise WorkerFailure("protocol", str(error), stage) from None
                         # One rank's error must not wait for the others, which may wait for it.
                         if replies[index]["type"] == "error":
@@ -299,7 +344,9 @@ class WorkerGroup:
             code = self._process.wait(timeout=10)
         except subprocess.TimeoutExpired:
             return WorkerFailure("crash", "a rank closed its channel", stage)
-        if oom_kills() > self._oom_kills:
+        # A launcher of several ranks says with a code of its own that one was killed.
+        killed = code == -signal.SIGKILL or (self.spec.ranks > 1 and code > 0)
+        if killed and oom_kills() > self._oom_kills:
             return WorkerFailure("oom", "killed by the kernel: out of memory", stage)
         if code == -signal.SIGKILL:
             return WorkerFailure("killed", "killed by SIGKILL", stage)
@@ -319,11 +366,12 @@ class WorkerGroup:
     def kill(self) -> None:
         """End every process of this launch, whatever group it moved to. Safe to call twice."""
         if self._process is not None:
+            family = descendants(self._process.pid)
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
             self._process = None
-            while survivors := self._survivors():
+            while survivors := [*filter(is_running, family), *self._survivors()]:
                 for survivor in survivors:
                     with contextlib.suppress(psutil.Error):
                         survivor.kill()
@@ -336,15 +384,12 @@ class WorkerGroup:
 
     def _survivors(self) -> list[psutil.Process]:
         """Processes that carry this launch's socket in their environment: also those that left the group or whose
-        parent is gone, as launchers and loader processes may have done."""
+        parent is gone, as launchers and loader processes may have done. `descendants` has those that cleared it."""
         mine = str(self._folder / "s")
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error, OSError):
-                if (
-                    process.environ().get(SOCKET_VARIABLE) == mine
-                    and process.status() != psutil.STATUS_ZOMBIE
-                ):
+                if process.environ().get(SOCKET_VARIABLE) == mine and is_running(process):
                     found.append(process)
         return found
 

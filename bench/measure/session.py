@@ -6,15 +6,13 @@ A finished block is in the journal before the next one starts.
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-from filelock import FileLock, Timeout
 
 from bench import __version__
 from bench.environments import cache_folder
@@ -22,8 +20,11 @@ from bench.errors import BenchError, ExitCode, StorageError
 from bench.measure import interrupts
 from bench.measure.arm import Listener, MeasuredArm, Site
 from bench.measure.cell import run_cell
+from bench.measure.locks import exclusive
 from bench.measure.preflight import refuse_other_place, refuse_other_revision
 from bench.measure.prepare import prepare_all
+from bench.measure.process import adopting_orphans
+from bench.measure.scratch import clear_dead, new_folder, socket_places
 from bench.measure.training import run_training
 from bench.recipe.codebases import Codebase
 from bench.recipe.load import LoadedRecipe, check_names
@@ -57,16 +58,18 @@ class Session:
         status, code = "complete", ExitCode.SUCCESS
         with (
             locked(self.run.folder),
-            alone(self.cache) as undisturbed,
+            alone(self.cache) as others,
             interrupts.handled(),
             interrupts.held(),
+            adopting_orphans(),
         ):
-            scratch = Path(tempfile.mkdtemp(prefix="bench-scratch-"))
+            clear_dead([self.cache / "scratch", *socket_places()])
+            scratch = new_folder([self.cache / "scratch", *socket_places()])
             site = Site(
                 self.plan, self.run, self.record, self.codebases, self.cache, scratch, self.listener,
                 self.strict, deadline,
             )  # fmt: skip
-            _note_disturbance(site, undisturbed)
+            _note_disturbance(site, others)
             try:
                 if not self._measure(site, retry_failed):
                     status, code = "failed", ExitCode.ARM_FAILED
@@ -78,6 +81,8 @@ class Session:
             finally:
                 for server in site.servers.values():
                     server.kill()
+                if others.came_later():
+                    site.warn(OTHERS)
                 shutil.rmtree(scratch, ignore_errors=True)
                 self.record.status = status  # type: ignore[assignment]
                 self.record.ended_utc = machine.utc_now()
@@ -91,7 +96,10 @@ class Session:
         self.run.write_record(self.record)
         cells = [[self._arm(site, arm, retry_failed) for arm in cell] for cell in self.plan.cells]
         with interrupts.allowed():  # bad input ends the run here, before anything is measured
-            prepare_all(site, [one for cell in cells for one in cell])
+            try:
+                prepare_all(site, [one for cell in cells for one in cell])
+            except StorageError as error:  # nothing was measured that could be completed
+                raise BenchError(error.message, hint="BENCH_CACHE names the cache folder") from None
         self.run.write_record(self.record)
         while True:
             for cell in cells:
@@ -111,6 +119,7 @@ class Session:
             record = next(old for old in self.run.arms() if old.id == arm.id)
             if retry_failed:
                 record.failure = None
+            self._note_lost(record)
             return MeasuredArm(arm, record, site)
         record = ArmRecord(
             id=arm.id,
@@ -123,12 +132,29 @@ class Session:
             options=dict(arm.options),
             status="partial",
         )
+        self._note_lost(record)
         return MeasuredArm(arm, record, site)
 
+    def _note_lost(self, record: ArmRecord) -> None:
+        """Say what a kill took with it: the journal has the times of a launch, and no more."""
+        launches = {block.launch for block in self.run.journal() if block.arm == record.id}
+        kept = {
+            "losses": {one.launch for one in record.losses},
+            "memory": {one.launch for one in record.memory},
+        }
+        for launch in sorted(launches):
+            lost = [name for name, found in kept.items() if launch not in found]
+            text = f"launch {launch + 1} was cut short: its {' and '.join(lost)} are missing"
+            if lost and text not in record.warnings:
+                record.warnings.append(text)
 
-def _note_disturbance(site: Site, undisturbed: bool) -> None:
-    if not undisturbed:
-        site.warn("another bench session was measuring on this machine at the same time")
+
+OTHERS = "another bench session was measuring on this machine at the same time"
+
+
+def _note_disturbance(site: Site, others: Others) -> None:
+    if others.here_first:
+        site.warn(OTHERS)
     for other in machine.foreign_load():
         pid, name, cores = other["pid"], other["name"], other["cores"]
         site.warn(f"process {pid} ({name}) kept {cores} processors busy at the start")
@@ -140,6 +166,7 @@ def new_run(loaded: LoadedRecipe, plan: Plan, results: Path, command: list[str])
     started = machine.utc_now()
     identity = f"{started.replace('-', '').replace(':', '')[:15]}Z-{secrets.token_hex(3)}"
     run = Run(results / plan.name / identity, cache_folder())
+    _make(run.folder)
     record = RunRecord(
         id=identity,
         recipe=loaded.recipe.model_dump(mode="json"),
@@ -169,25 +196,56 @@ def resumed(run: Run, codebases: Mapping[str, Codebase]) -> tuple[Plan, RunRecor
     return plan, record
 
 
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BenchError(f"cannot be written: {error.strerror or error}", where=str(folder)) from None
+
+
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Only one session may write a run folder."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Only one session may write a run folder. Raises BenchError when it cannot be written."""
+    _make(folder)
+    with exclusive(folder / ".lock") as held:
+        if not held:
+            raise BenchError("another bench session is measuring this run", where=str(folder))
+        yield
+
+
+@dataclass
+class Others:
+    """Sessions that measure on this machine at the same time."""
+
+    lock: Path
+    here_first: bool
+    """One was there when this one began."""
+    touched_ns: int
+
+    def came_later(self) -> bool:
+        """Whether one has begun since."""
+        return not self.here_first and _touched_ns(self.lock) != self.touched_ns
+
+
+def _touched_ns(path: Path) -> int:
     try:
-        with FileLock(folder / ".lock", timeout=0):
-            yield
-    except Timeout:
-        raise BenchError("another bench session is measuring this run", where=str(folder)) from None
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 @contextlib.contextmanager
-def alone(cache: Path) -> Iterator[bool]:
-    """Whether no other session measures on this machine now; sessions that start later will find this one."""
-    cache.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(cache / "measuring.lock", timeout=0)
-    with contextlib.suppress(Timeout):
-        lock.acquire()
-    try:
-        yield lock.is_locked
-    finally:
-        lock.release()
+def alone(cache: Path) -> Iterator[Others]:
+    """Sessions that measure here now; those that start later find this one, and mark its lock."""
+    lock = cache / "measuring.lock"
+    with contextlib.ExitStack() as stack:
+        try:
+            cache.mkdir(parents=True, exist_ok=True)
+            held = stack.enter_context(exclusive(lock))
+        except OSError as error:
+            problem = f"cannot be written: {error.strerror or error}"
+            raise BenchError(problem, where=str(cache), hint="set BENCH_CACHE to a folder of yours") from None
+        if not held:
+            with contextlib.suppress(OSError):
+                os.utime(lock)
+        yield Others(lock, not held, _touched_ns(lock))

@@ -7,7 +7,9 @@ broken codebase cannot break the list.
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
@@ -130,7 +132,10 @@ class Codebase(Strict):
 
 def _entry_point_folders() -> Iterable[Path]:
     for entry in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
-        spec = importlib.util.find_spec(entry.value.partition(":")[0])
+        try:
+            spec = importlib.util.find_spec(entry.value.partition(":")[0])
+        except (ImportError, ValueError):  # of a package that is gone
+            spec = None
         for folder in (spec.submodule_search_locations or []) if spec else []:
             yield Path(folder)
 
@@ -150,8 +155,13 @@ def load_codebase(folder: Path) -> Codebase:
 def find_codebases(extra: Iterable[Path] = ()) -> dict[str, Codebase]:
     """All codebases by name. A folder given with `--adapters` may hold one adapter or several; it wins over a
     built-in one of the same name."""
-    folders = [path.parent for path in sorted(BUILTIN.glob("*/adapter.yaml"))]
-    folders += _entry_point_folders()
+    found_codebases = [load_codebase(path.parent) for path in sorted(BUILTIN.glob("*/adapter.yaml"))]
+    for folder in _entry_point_folders():
+        try:
+            found_codebases.append(load_codebase(folder))
+        except BenchError as error:  # one broken plugin must not end every command
+            warnings.warn(f"an adapter is left out: {error}", stacklevel=2)
+    folders: list[Path] = []
     for root in extra:
         found = (
             [root] if (root / "adapter.yaml").exists() else [p.parent for p in root.glob("*/adapter.yaml")]
@@ -159,7 +169,7 @@ def find_codebases(extra: Iterable[Path] = ()) -> dict[str, Codebase]:
         if not found:
             raise BenchError("no adapter.yaml here or one level below", where=str(root))
         folders += sorted(found)
-    return {codebase.name: codebase for codebase in map(load_codebase, folders)}
+    return {codebase.name: codebase for codebase in (*found_codebases, *map(load_codebase, folders))}
 
 
 def get_codebase(name: str, codebases: dict[str, Codebase]) -> Codebase:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
 
 from bench.errors import BenchError, did_you_mean
 from bench.recipe.schema import level_text, models_in
@@ -78,7 +77,7 @@ def _problems(
         yield BenchError(message, where=place_of(path, places, file), hint=hint)
 
 
-def _in_words(error: ErrorDetails, model: type[BaseModel]) -> tuple[str, list[str | int], str | None]:
+def _in_words(error: Mapping[str, Any], model: type[BaseModel]) -> tuple[str, list[str | int], str | None]:
     """Message, path and hint of one problem."""
     path, kind, context = list(error["loc"]), error["type"], error.get("ctx", {})
     form = next((index for index, part in enumerate(path) if part in _FORMS), len(path))

@@ -49,7 +49,7 @@ class Places:
             "": self.run,
             "{repository}": REPOSITORY,
             "{cache}": self.cache,
-            "{home}": Path.home(),
+            "{home}": Path(os.path.expanduser("~")),
             "{temporary}": Path(tempfile.gettempdir()),
         }
         found: dict[str, str] = {}

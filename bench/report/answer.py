@@ -112,7 +112,7 @@ def _sentence(name: str, base: str, found: Sequence[Pivot]) -> str:
     if mean is None:
         values = [one.row.ratio.value for one in found if one.row.ratio]
         return (
-            f"{name} against {base}: no mean, because no ratio is of work shown to be equal ({left_out}); "
+            f"{name} against {base}: no mean, for no ratio is shown to be of equal work ({left_out}); "
             f"{_range(values)}."
         )
     values = [row.ratio.value for row in equal if row.ratio]
@@ -146,7 +146,7 @@ def _range(values: Sequence[float]) -> str:
 def _left_out(found: Iterable[Pivot]) -> str:
     """`4 unequal ≠, 2 not shown to be equal ?`."""
     verdicts = [one.row.verdict for one in found]
-    told = (("unequal", "unequal work ≠"), ("not shown", "not shown to be equal work ?"))
+    told = (("unequal", "unequal work ≠"), ("not shown", "not shown ?"))
     return ", ".join(f"{verdicts.count(name)} {words}" for name, words in told if name in verdicts)
 
 

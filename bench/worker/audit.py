@@ -16,7 +16,7 @@ from bench.worker.api import Adapter, Batch, Detections, Observer
 from bench.worker.probe import finite_losses, phases_of
 from bench.worker.training import compose, images_of
 
-STEPS = 4
+STEPS = 3
 #: Numbers in the projection of an image or of a layer's output.
 SIGNS = 8
 

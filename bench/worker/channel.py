@@ -6,6 +6,8 @@ because launchers such as torchrun close what they inherit; every rank connects 
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import json
 import os
 import select
@@ -16,6 +18,7 @@ from typing import Any, Dict
 
 from bench.worker import PROTOCOL_VERSION
 
+PR_SET_PDEATHSIG = 1
 SOCKET_VARIABLE = "BENCH_WORKER_SOCKET"
 
 
@@ -67,8 +70,12 @@ class Channel:
     def die_with_session(self) -> None:
         """End this process group as soon as the session's end of the socket closes, even in the middle of a block.
 
-        The thread sleeps in poll(2): it costs no processor time while it waits.
+        The thread sleeps in poll(2): it costs no processor time while it waits. Code that never lets it run is ended by
+        the kernel, when the process that started this one ends; of several ranks that is their launcher.
         """
+        if "RANK" not in os.environ and "PADDLE_TRAINER_ID" not in os.environ:
+            with contextlib.suppress(OSError, AttributeError):
+                ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
         def watch() -> None:
             poller = select.poll()

@@ -209,15 +209,26 @@ def run_length_encode(mask: np.ndarray) -> Dict[str, Any]:
     return {"size": [int(side) for side in mask.shape], "counts": [int(count) for count in counts]}
 
 
+#: A box may be narrower than nothing by rounding.
+SLACK_PX = 1e-3
+
+
 def coco_results(found: Detections, category_ids: Sequence[int]) -> List[Dict[str, Any]]:
     """Detections of one image as entries of a COCO results file (x, y, width, height)."""
     results = []
     for index in range(len(found.scores)):
         x1, y1, x2, y2 = (float(value) for value in found.boxes[index])
+        label = int(found.labels[index])
+        if not all(map(math.isfinite, (x1, y1, x2, y2, float(found.scores[index])))):
+            raise ValueError(f"a detection of image {found.image_id} holds a number that is not finite")
+        if x2 - x1 < -SLACK_PX or y2 - y1 < -SLACK_PX:
+            raise ValueError(f"a box of image {found.image_id} has a negative size")
+        if not 0 <= label < len(category_ids):
+            raise ValueError(f"label {label} of image {found.image_id} is none of {len(category_ids)}")
         entry: Dict[str, Any] = {
             "image_id": int(found.image_id),
-            "category_id": int(category_ids[int(found.labels[index])]),
-            "bbox": [x1, y1, x2 - x1, y2 - y1],
+            "category_id": int(category_ids[label]),
+            "bbox": [x1, y1, max(0.0, x2 - x1), max(0.0, y2 - y1)],
             "score": float(found.scores[index]),
         }
         if found.masks is not None:
@@ -252,6 +263,8 @@ def predict(adapter: Adapter, batches: Iterable[Batch], path: str) -> Dict[str, 
             data = timed("data", adapter.load, adapter.convert(batch))
             raw = timed("network", adapter.network, data)
             for found in adapter.detections(timed("post", adapter.postprocess, raw, data), data):
+                if int(found.image_id) not in {int(image) for image in batch.image_ids}:
+                    raise ValueError(f"a detection of image {found.image_id}, which was not asked for")
                 if found.image_id not in seen:  # the last batch may repeat images to be full
                     seen.add(found.image_id)
                     results.extend(coco_results(found, adapter.job.category_ids))

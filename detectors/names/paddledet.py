@@ -139,7 +139,7 @@ def convert(model: str, state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray
     deep, vd = "101" in model, "_vd_" in model
     heads = RETINANET if model.startswith("retinanet") else FCOS if model.startswith("fcos") else ()
     converted = {
-        rename(name, deep=deep, vd=vd, heads=heads): _value(name, value)
+        rename(name, deep=deep, vd=vd, heads=heads): _value(model, name, value)
         for name, value in state.items()
         if not name.endswith((".num_batches_tracked", "head.scales"))  # torch's own; and FCOS's, one by one
     }
@@ -168,5 +168,11 @@ def _solov2(model: str, state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray
     return converted
 
 
-def _value(name: str, value: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(value.reshape(len(value), -1).T) if name in LINEAR else value
+def _value(model: str, name: str, value: np.ndarray) -> np.ndarray:
+    if name in LINEAR:
+        return np.ascontiguousarray(value.reshape(len(value), -1).T)
+    if model.startswith("retinanet") and name.startswith(("head.classes.", "head.deltas.")):
+        # Its anchors of a place are in order of size, then of ratio; ours of ratio, then of size: three of each.
+        anchors = value.reshape(3, 3, -1, *value.shape[1:])
+        return np.ascontiguousarray(anchors.swapaxes(0, 1)).reshape(value.shape)
+    return value

@@ -4,7 +4,9 @@ Options: `step_s` time of a step (slept, or burnt with `busy: true`), `noise` (r
 (relative growth per step), `crash_at`, `kill_at`, `hang_at`, `raise_at`, `nan_at` (step number, counted from 0 over the
 launch, warm-up included), `prepare` (`raise`, `hang`, `exit`), `garbage` (bytes printed on standard output in every
 step), `memory_mb` (held during a step), `threads` (said to be used),
-`child` (start a process in a session of its own that never ends), `pid_file`, `learns` (its one weight moves with the
+`child` (start a process in a session of its own that never ends), `orphan` (the same, without its environment and its
+parent), `says` (a text in losses, description and, with `raise_at`, the exception), `finds` (`nan`, `negative`,
+`foreign` or `label`: detections that cannot be), `pid_file`, `learns` (its one weight moves with the
 images it sees, and the more it has moved the better its boxes fit).
 """
 
@@ -45,6 +47,12 @@ class Adapter(Base):
             note = f"open({self.options['child']!r}, 'a').write(f'{{os.getpid()}}\\n')"
             code = f"import os, time; {note}; time.sleep(1000)"
             subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
+        if self.options.get("orphan"):
+            code = (
+                "import os, sys, time\nif os.fork(): os._exit(0)\nos.setsid()\n"
+                "open(sys.argv[1], 'a').write(f'{os.getpid()}\\n')\ntime.sleep(1000)"
+            )
+            subprocess.run([sys.executable, "-c", code, self.options["orphan"]], env={}, check=True)
         fault = self.options.get("prepare")
         if fault == "raise":
             raise RuntimeError("prepare failed as asked")
@@ -57,7 +65,7 @@ class Adapter(Base):
         return Description(
             parameters=1,
             input_shape=list(data.images.shape),
-            loss_terms=["loss"],
+            loss_terms=["loss" + self._says()],
             threads=self.options.get("threads", 1),
         )
 
@@ -85,7 +93,10 @@ class Adapter(Base):
         self.factor = factor
 
     def loss_values(self, losses: float) -> dict[str, float]:
-        return {"loss": losses}
+        return {"loss" + self._says(): losses}
+
+    def _says(self) -> str:
+        return self.options.get("says", "").encode().decode("unicode_escape")
 
     def network(self, data: Any) -> Any:
         self._step()
@@ -112,11 +123,14 @@ class Adapter(Base):
     def detections(self, processed: Sequence[Any], data: Batch) -> list[Detections]:
         if "learns" in self.options:
             return self._fitting(data)
+        finds = self.options.get("finds")
         mask = np.zeros((1, 4, 4), bool)
         mask[0, 1:3, 1:3] = True
-        box = np.array([[1, 1, 3, 3]], np.float32)
+        right = {"nan": math.nan, "negative": 0}.get(finds, 3)
+        box = np.array([[1, 1, right, 3]], np.float32)
+        label, shift = -(finds == "label"), 10**6 * (finds == "foreign")
         return [
-            Detections(int(image), box, np.array([0.5], np.float32), np.array([0]), mask)
+            Detections(int(image) + shift, box, np.array([0.5], np.float32), np.array([label]), mask)
             for image in processed
         ]
 
@@ -142,7 +156,7 @@ class Adapter(Base):
         if options.get("kill_at") == step:
             os.kill(os.getpid(), signal.SIGKILL)
         if options.get("raise_at") == step:
-            raise ValueError("raised as asked")
+            raise ValueError("raised as asked" + self._says())
         if options.get("hang_at") == step:
             time.sleep(1000)
         held = np.ones(int(options.get("memory_mb", 0) * 2**20 / 8))

@@ -118,7 +118,7 @@ def test_a_slowdown_between_two_revisions_fails_the_check(cli: Cli, repository: 
     assert found["alarm"] is not None  # and so confirmed by fresh launches
     assert found["launches"] >= 6
     suite = ET.parse(junit).getroot()
-    assert suite.get("failures") == "1"
+    assert suite.get("failures") == "2"
     assert suite.find(".//testcase/failure") is not None
     assert comment.read_text().startswith("<!-- bench-check:tiny -->")
     assert "REGRESSION" in summary.read_text()

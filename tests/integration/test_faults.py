@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 
@@ -23,6 +24,11 @@ SLOW: dict[str, Any] = {"codebase": "fake", "label": "slow", "options": {"step_s
 
 def faulty(**options: Any) -> list[dict[str, Any]]:
     return [SLOW, {"codebase": "fake", "label": "faulty", "options": {"step_s": 0.001, **options}}]
+
+
+def start(cli: Cli, recipe: Path, *arguments: str, **options: Any) -> subprocess.Popen[str]:
+    """A run in the background."""
+    return cli.start("run", recipe, "--adapters", FAKE, "--results", cli.results, *arguments, **options)
 
 
 @pytest.mark.parametrize(
@@ -77,13 +83,137 @@ def test_a_process_that_left_the_workers_group_does_not_outlive_the_run(cli: Cli
     assert not any(alive(pid) for pid in pids(tmp_path / "children"))
 
 
+def test_an_orphan_without_environment_and_parent_does_not_outlive_the_run(cli: Cli, tmp_path: Path) -> None:
+    done = cli.run(cli.recipe(arms=faulty(orphan=str(tmp_path / "orphans"))))
+    assert done.code == 0, done.err
+    assert len(pids(tmp_path / "orphans")) == 2
+    assert not any(alive(pid) for pid in pids(tmp_path / "orphans"))
+
+
+@pytest.mark.parametrize("finds", ["nan", "negative", "foreign", "label"])
+def test_detections_that_cannot_be_fail_their_arm_alone(cli: Cli, finds: str) -> None:
+    done = cli.run(cli.recipe(arms=faulty(finds=finds)), "--set", "workload.task=infer")
+    assert done.code == 4, done.err
+    assert cli.arm("faulty")["failure"]["reason"] == "exception"
+    assert "of image" in cli.arm("faulty")["failure"]["message"]
+    assert cli.arm("slow")["status"] == "ok"
+
+
+def test_half_of_a_surrogate_pair_in_what_a_codebase_says_is_written_as_its_escape(cli: Cli) -> None:
+    says = r"\ud800"
+    done = cli.run(cli.recipe(arms=faulty(says=says)))
+    assert done.code == 0, done.err
+    assert cli.arm("faulty")["losses"][0]["losses"].keys() == {r"loss\ud800"}
+    done = cli.run(cli.recipe(arms=faulty(says=says, raise_at=4)))
+    assert done.code == 4, done.err
+    assert r"raised as asked\ud800" in cli.arm("faulty")["failure"]["message"]
+    assert cli.arm("slow")["status"] == "ok"
+
+
+@pytest.mark.parametrize("damage", ["garbage", "cut", "bomb"])
+def test_damaged_weights_fail_their_arm_alone(cli: Cli, tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "w.npz"
+    np.savez_compressed(path, a=np.zeros(2**26 if damage == "bomb" else 100))
+    content = path.read_bytes()
+    path.write_bytes({"garbage": b"no archive", "cut": content[:-40], "bomb": content}[damage])
+    arms = [SLOW, {"codebase": "fake", "label": "faulty", "weights": str(path)}]
+    done = cli.run(cli.recipe(arms=arms), "--set", "measure.launches=1")
+    assert done.code == 4, done.err
+    failure = cli.arm("faulty")["failure"]
+    assert failure["reason"] == "environment"
+    assert "weights: " in failure["message"]
+    assert cli.arm("slow")["status"] == "ok"
+
+
+def test_a_stopped_worker_is_a_hang_and_is_ended(cli: Cli, tmp_path: Path) -> None:
+    recipe = cli.recipe(arms=faulty(step_s=0.05, pid_file=str(tmp_path / "pids")))
+    process = start(cli, recipe, "--set", "measure.deadline_s=3", "--set", "measure.rounds=10")
+    wait_for_blocks(cli, 3)
+    os.kill(pids(tmp_path / "pids")[-1], signal.SIGSTOP)
+    process.communicate(timeout=60)
+    assert process.returncode == 4
+    assert cli.arm("faulty")["failure"]["reason"] == "hang"
+    assert cli.arm("slow")["status"] == "ok"
+    assert not any(alive(pid) for pid in pids(tmp_path / "pids"))
+
+
+def test_a_session_that_was_stopped_with_its_workers_goes_on(cli: Cli, tmp_path: Path) -> None:
+    recipe = cli.recipe(arms=faulty(step_s=0.05, pid_file=str(tmp_path / "pids")))
+    process = start(cli, recipe, "--set", "measure.deadline_s=3")
+    wait_for_blocks(cli, 3)
+    asleep = [process.pid, *(child.pid for child in psutil.Process(process.pid).children(recursive=True))]
+    for pid in asleep:
+        os.kill(pid, signal.SIGSTOP)
+    time.sleep(5)
+    for pid in asleep:
+        os.kill(pid, signal.SIGCONT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+
+
+def test_nohup_keeps_a_run_alive_when_its_terminal_closes(cli: Cli, tmp_path: Path) -> None:
+    process = start(cli, cli.recipe(), preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+    wait_for_blocks(cli, 2)
+    process.send_signal(signal.SIGHUP)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+
+
+def test_a_temporary_folder_with_a_long_path_is_no_obstacle(cli: Cli, tmp_path: Path) -> None:
+    long = tmp_path / ("x" * 200)
+    long.mkdir()
+    done = cli.run(cli.recipe(), env={**os.environ, "TMPDIR": str(long)})
+    assert done.code == 0, done.err
+
+
+def test_what_a_killed_session_leaves_is_cleared_by_the_next_one(cli: Cli, tmp_path: Path) -> None:
+    temporary = tmp_path / "t"
+    temporary.mkdir()
+    environment = {**os.environ, "TMPDIR": str(temporary), "BENCH_CACHE": str(tmp_path / "cache")}
+    process = start(cli, long_recipe(cli, tmp_path), env=environment)
+    wait_for_blocks(cli, 2)
+    process.kill()
+    process.communicate()
+    left = [*temporary.glob("bench-*"), *(tmp_path / "cache" / "scratch").iterdir()]
+    assert len(left) >= 1
+    done = cli.run(cli.recipe(), env=environment)
+    assert done.code == 0, done.err
+    assert not [*temporary.glob("bench-*"), *(tmp_path / "cache" / "scratch").iterdir()]
+
+
+@pytest.mark.parametrize("place", ["results", "cache"])
+def test_a_folder_that_cannot_be_written_is_one_error(cli: Cli, tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    environment = dict(os.environ)
+    if place == "results":
+        cli.results = tmp_path / "file" / "results"
+    else:
+        environment["BENCH_CACHE"] = str(tmp_path / "file" / "cache")
+    done = cli.run(cli.recipe(), env=environment)
+    assert done.code == 2
+    assert "cannot be written" in done.err
+    assert "Traceback" not in done.err
+
+
+def test_both_of_two_sessions_at_once_are_marked_as_disturbed(cli: Cli, tmp_path: Path) -> None:
+    first = start(cli, cli.recipe(), "--set", "measure.rounds=40")
+    wait_for_blocks(cli, 2)
+    second = cli("run", cli.recipe(), "--adapters", FAKE, "--results", cli.results)
+    first.communicate(timeout=120)
+    assert first.returncode == second.code == 0
+    for folder in cli.runs():
+        assert any("another bench session" in text for text in Run(folder).record().warnings)
+
+
 def long_recipe(cli: Cli, tmp_path: Path) -> Path:
     arms = [{"codebase": "fake", "label": label, "options": {"step_s": 0.03, "pid_file": str(tmp_path / "pids")}}
             for label in ("slow", "fast")]  # fmt: skip
-    return cli.recipe(arms=arms, measure={"warmup": 1, "steps": 2, "rounds": 30, "launches": 2})
+    return cli.recipe(
+        arms=arms, measure={"quiet": "off", "warmup": 1, "steps": 2, "rounds": 30, "launches": 2}
+    )
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("blocks", [0, 7])
 def test_an_interrupt_at_any_moment_keeps_the_finished_blocks_and_resume_completes_the_run(
     cli: Cli, tmp_path: Path, number: signal.Signals, blocks: int
@@ -135,6 +265,32 @@ def test_a_session_killed_outright_leaves_no_worker_and_its_run_can_be_completed
     assert done.code == 0, done.err
     assert Run(folder).journal()[: len(kept)] == kept
     assert all(arm.description for arm in Run(folder).arms())
+    for arm in Run(folder).arms():
+        assert any(
+            "launch 1 was cut short: its losses and memory are missing" in text for text in arm.warnings
+        )
+
+
+@pytest.mark.parametrize("who", ["session", "rank"])
+def test_two_ranks_killed_before_their_first_round_can_be_completed(
+    cli: Cli, tmp_path: Path, who: str
+) -> None:
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter.py").write_text((FAKE / "adapter.py").read_text())
+    (adapter / "adapter.yaml").write_text((FAKE / "adapter.yaml").read_text() + "launcher: torchrun\n")
+    arm = {"codebase": "fake", "options": {"step_s": 0.2, "pid_file": str(tmp_path / "pids")}}
+    recipe = cli.recipe(arms=[arm], baseline={})
+    more = ("--set", "workload.ranks=2", "--set", "measure.launches=1")
+    process = cli.start("run", recipe, "--adapters", adapter, "--results", cli.results, *more)
+    folder = wait_for_blocks(cli, 1)
+    process.kill() if who == "session" else os.kill(pids(tmp_path / "pids")[-1], signal.SIGKILL)
+    process.communicate(timeout=60)
+    retry = ["--retry-failed"] if who == "rank" else []
+    done = cli("run", "--resume", folder, "--adapters", adapter, "--results", cli.results, *retry)
+    assert done.code == 0, done.err
+    assert cli.arm("fake")["status"] == "ok"
+    assert not any(alive(pid) for pid in pids(tmp_path / "pids"))
 
 
 def test_a_killed_session_leaves_neither_forked_workers_nor_what_they_were_forked_from(
@@ -144,7 +300,7 @@ def test_a_killed_session_leaves_neither_forked_workers_nor_what_they_were_forke
     adapter.mkdir()
     (adapter / "adapter.py").write_text((FAKE / "adapter.py").read_text())
     (adapter / "adapter.yaml").write_text((FAKE / "adapter.yaml").read_text() + "preload: [numpy]\n")
-    recipe = cli.recipe(arms=[SLOW], measure={"warmup": 1, "steps": 2, "rounds": 500})
+    recipe = cli.recipe(arms=[SLOW], measure={"quiet": "off", "warmup": 1, "steps": 2, "rounds": 500})
     process = cli.start("run", recipe, "--aa", "--adapters", adapter, "--results", cli.results)
     wait_for_blocks(cli, 5)
     children = psutil.Process(process.pid).children(recursive=True)

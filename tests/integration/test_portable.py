@@ -88,7 +88,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Measured:
         baseline={},
         measure={"warmup": 1, "steps": 1, "rounds": 2, "launches": 1, "deadline_s": 30},
     )
-    done = cli.run(recipe, env=environment)
+    done = cli.run(recipe, "--allow-variables", env=environment)
     assert done.code == 4, done.err
     (folder,) = cli.runs()
     reported = cli("report", folder, "--output", home / "report", env=environment)
@@ -150,7 +150,7 @@ def test_copied_folder_can_be_judged(measured: Measured, tmp_path: Path) -> None
 
 def test_run_goes_on_where_it_was_begun(measured: Measured, tmp_path: Path) -> None:
     cli = Cli(tmp_path)
-    resume = ("run", "--resume", measured.folder, "--retry-failed", "--adapters", FAKE)
+    resume = ("run", "--resume", measured.folder, "--retry-failed", "--allow-variables", "--adapters", FAKE)
     without = cli(*resume, env=measured.environment)
     assert without.code == 2
     assert "SERVICE_TOKEN" in without.err

@@ -259,12 +259,16 @@ def test_every_figure_of_the_report_is_drawn(report: Path) -> None:
 
 def test_measured_numbers_stand_apart_from_published_ones(tmp_path: Path, report: Path) -> None:
     arms = [(arm("torchvision"), samples(0.8)), (arm("mmdet"), samples(0.9))]
-    run = write_run(tmp_path / "results" / "quickstart" / "20261122T100000Z-abc", arms)
+    folder = tmp_path / "results" / "quickstart" / "20261122T100000Z-abc"
+    run = write_run(folder, arms, warnings=["the lid was shut"])
     text = generate_published(tmp_path / "out", measured=[run]).read_text()
     published, ours = text.split("## Measured by us, on different hardware")
     assert "torchvision" not in published
     assert "Test CPU @ 2.0 GHz" in ours
     assert "mmdet" in ours
+    for part in ("Warnings (", "Equal work", "Recipe as resolved", "Machine and software"):
+        assert f"<summary>{part}" in ours
+    assert "] ?" in ours, "equal work is not shown, and the ratio says so"
     assert "no number below may be divided by one above" in ours
     assert "Measured by us" not in (report / "report.md").read_text()
 

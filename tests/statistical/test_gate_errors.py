@@ -31,8 +31,8 @@ RARE = "one of six launches slow, mean +2.5 %"
 @pytest.mark.parametrize("head", [name for name in errors.HEADS if name != "equal"])
 @pytest.mark.parametrize("machine", errors.MACHINES)
 def test_regressions_pass_in_at_most_five_percent(machine: str, head: str) -> None:
-    """Slow launches as rare as one in six may stay unseen: the docs say 7 %."""
-    assert rate(machine, head, "pass") <= most(0.07 if head == RARE else 0.05)
+    """Slow launches as rare as one in six may stay unseen: the docs say 8 %."""
+    assert rate(machine, head, "pass") <= most(0.08 if head == RARE else 0.05)
 
 
 @pytest.mark.parametrize("runs", [16, 30, 60, 120])

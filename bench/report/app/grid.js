@@ -76,8 +76,8 @@ function drawMatrix(/** @type {Any[]} */ left) {
   const box = $("matrix");
   const { kept } = names();
   const columns = kept.slice(0, MOST_COLUMNS);
-  const template = `grid-template-columns:minmax(9rem,1.6fr) repeat(${columns.length},minmax(8rem,1fr))`;
-  const height = phone() ? 26 * (columns.length + 1) + 14 : 42;
+  const template = `grid-template-columns:minmax(11rem,1.6fr) repeat(${columns.length},minmax(6.9rem,1fr))`;
+  const height = phone() ? 26 * columns.length + 58 : 42;
   const grid = h("div", { class: "grid", role: "grid", "aria-label": "Ratios by workload and codebase", "aria-rowcount": left.length + 1, id: "matrix-grid" });
   const row = (/** @type {number} */ index) => {
     const one = left[index];

@@ -35,10 +35,17 @@ def table(block: Table, width: int | None = None) -> rich.table.Table:
         padding=(0, 1, 0, 0),
         show_edge=False,
     )
+    columns = range(len(block.columns))
+    natural = sum(
+        max(_width(block, index), cell_len(block.columns[index].title)) + PADDING for index in columns
+    )
+    narrow = width is not None and natural > width  # titles wrap between words, and numbers never
     for index, column in enumerate(block.columns):
         justify: Literal["left", "right"] = "right" if column.numeric else "left"
         title = RichText(printable(column.title))
-        result.add_column(title, justify=justify, overflow="fold", min_width=_width(block, index))
+        result.add_column(
+            title, justify=justify, overflow="fold", width=_width(block, index) if narrow else None
+        )
     for row in block.rows:
         result.add_row(*(RichText(printable(cell.text), style=STYLES[cell.tone]) for cell in row))
     return result

@@ -100,13 +100,13 @@ def test_the_rules_of_other_tools_decide_as_those_tools_do() -> None:
 
 
 def test_our_gate_is_right_on_a_wandering_machine() -> None:
-    counts = replay.alarms(replay.Recording.made_up(), PLAN, tolerance=0.015, checks=25)
+    counts = replay.alarms(replay.Recording.made_up(), PLAN, tolerance=0.015, checks=12)
     ours = next(name for name, _ in counts if name.startswith("bench check"))
     false, *found = counts[ours, "interleaved"]
     assert false == 0
-    assert found[1] >= 22
-    assert counts["github-action-benchmark 105 %", "sequential"][0] >= 2
-    assert f"| {ours} | interleaved |" in replay.table(counts, 25)
+    assert found[1] >= 10
+    assert counts["github-action-benchmark 105 %", "sequential"][0] >= 1
+    assert f"| {ours} | interleaved |" in replay.table(counts, 12)
 
 
 def test_an_aa_run_is_replayed_from_its_folder(tmp_path: Path) -> None:

@@ -106,3 +106,17 @@ def test_the_terminal_shows_labels_as_text(tmp_path: Path) -> None:
     show([tables.group_table(group)], Console(file=output, width=200))
     assert "[red]x[/]" in output.getvalue()
     assert "\x1b" not in output.getvalue()
+
+
+def test_a_comparison_fits_eighty_columns(reported: tuple[Run, Path, str]) -> None:
+    run = reported[0]
+    ids = [record.id for record in run.arms() if record.codebase in ("torchvision", "native")]
+    output = io.StringIO()
+    show(
+        comparison_blocks(comparison_table(Side(run, ids[0]), Side(run, ids[1]))),
+        Console(file=output, width=80),
+    )
+    lines = output.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert any("B ÷ A [95 % interval]" in line for line in lines), "no title is cut"
+    assert any("] ?" in line for line in lines)

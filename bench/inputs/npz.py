@@ -1,0 +1,35 @@
+"""Weights in `.npz` files: nothing is unpickled, and what they unpack to is bounded before it is read."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from bench.errors import BenchError
+
+#: Weights hardly pack. A file may unpack to this many times its size, or to this many bytes.
+MAX_RATIO, FREE_BYTES = 20, 256 << 20
+
+
+def check_npz(path: Path) -> None:
+    """Refuse a file that is no archive, or that unpacks to far more than it is. Raises BenchError."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+        if unpacked > max(FREE_BYTES, MAX_RATIO * path.stat().st_size):
+            raise BenchError(f"unpacks to {unpacked:,} bytes, which no weights do", where=str(path))
+    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError) as error:
+        raise BenchError(f"not a file of weights: {error}", where=str(path)) from None
+
+
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a file of weights by name. Raises BenchError that names the file."""
+    check_npz(path)
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+    except (OSError, ValueError, EOFError, KeyError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
+        raise BenchError(f"damaged weights: {error}", where=str(path)) from None

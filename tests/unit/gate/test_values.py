@@ -1,0 +1,61 @@
+"""Values of launches, from the samples of a run."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bench.errors import BenchError
+from bench.gate.metrics import read_settings
+from bench.gate.values import interleaved
+from bench.record.models import ArmRecord, Block, RunRecord
+from bench.record.run import Run
+from bench.record.samples import samples_frame
+
+WORKLOAD = {"model": "faster_rcnn_r50_fpn", "task": "train", "batch_size": 2, "ranks": 1, "device": "cpu"}
+
+
+def written(folder: Path, steps: int) -> Run:
+    """Two launches of base and head, where every fifth step of the head takes half as long again."""
+    run = Run(folder)
+    arms = ["arm-base", "arm-head"]
+    run.write_record(
+        RunRecord(
+            id="x", recipe={"name": "x"}, started_utc="2026-01-01T00:00:00Z", bench_version="0", arms=arms
+        )
+    )
+    for arm in arms:
+        blocks = []
+        for launch in range(2):
+            seconds = np.full(steps, 10_000_000)
+            if arm == "arm-head":
+                seconds[::5] = 15_000_000
+            edges = [0, *np.cumsum(seconds).tolist()]
+            ranks = [{"start_ns": edges[:-1], "end_ns": edges[-1]}]
+            blocks.append(Block(arm=arm, launch=launch, round=0, position=0, ranks=ranks))
+        record = ArmRecord(id=arm, codebase="x", label=arm, cell="all", workload=WORKLOAD, status="ok")
+        run.write_arm(record, samples_frame(blocks))
+    return run
+
+
+def test_a_quantile_of_the_steps_sees_what_the_trimmed_mean_does_not(tmp_path: Path) -> None:
+    settings = read_settings(["s/iter p90=10%"], 60)
+    found = interleaved(written(tmp_path, 40), ["arm"], settings, tmp_path)
+    values = {name: launches.values for (_, name), (_, launches) in found.items()}
+    assert values["s/iter p90"] == pytest.approx([math.log(1.5)] * 2)
+    assert values["s/iter mean"] == pytest.approx([math.log(1.1)] * 2)
+
+
+def test_a_quantile_of_too_few_steps_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match="needs 300 steps in every launch, arm-base has 40"):
+        interleaved(written(tmp_path, 40), ["arm"], read_settings(["s/iter p99=10%"], 60), tmp_path)
+
+
+def test_the_plain_mean_has_the_tolerance_of_the_trimmed_one() -> None:
+    first, second = read_settings(["s/iter=7%"], 60).metrics_of("train")
+    assert (first.name, second.name) == ("s/iter", "s/iter mean")
+    assert (first.tolerance, second.tolerance) == (0.07, 0.07)
+    assert read_settings(["s/iter=7%", "s/iter mean=9%"], 60).metrics_of("train")[1].tolerance == 0.09

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from detectors.cpu.products import product
 from detectors.cpu.switch import ours
+from detectors.precision import full
 
 #: What the columns of one part of the output may take. More makes no product faster, and memory of this size is reused
 #: from part to part where a larger piece would be fetched from the system, page by page, each time.
@@ -54,6 +55,13 @@ def deform_conv2d(
     Returns:
         [B, C', H', W'].
     """
+    if x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+        # In float32, as torchvision's does under autocast on CUDA.
+        with torch.autocast("cpu", enabled=False):
+            x32, offset, weight, mask = (full(one) for one in (x, offset, weight, mask))
+            bias = None if bias is None else full(bias)
+            out = deform_conv2d(x32, offset, weight, bias, stride, padding, dilation, mask=mask)
+            return out.to(x.dtype)
     tensors = [x, offset, weight, mask, *([] if bias is None else [bias])]
     kinds = {one.dtype for one in tensors}
     if not ours(*tensors) or kinds not in ({torch.float32}, {torch.float64}):

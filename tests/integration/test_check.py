@@ -146,9 +146,7 @@ def test_an_innocent_commit_passes_the_check(cli: Cli, repository: Repository) -
     assert (root.get("tests"), root.get("failures"), root.get("errors")) == ("2", "0", "0")
 
 
-def test_a_budget_too_small_for_the_launches_is_inconclusive_and_no_pass(
-    cli: Cli, repository: Repository
-) -> None:
+def test_budget_too_small_for_launches_is_inconclusive_and_no_pass(cli: Cli, repository: Repository) -> None:
     repository.commit("innocent", STEP_S)
     done = checked(cli, repository, tiny(cli), "--base", "first", "--budget-s", "1", "--json")
     assert done.code == 3, done.err
@@ -156,7 +154,7 @@ def test_a_budget_too_small_for_the_launches_is_inconclusive_and_no_pass(
     assert "out of budget" in done.json()["comparisons"][0]["reason"]
 
 
-def test_a_revision_that_crashes_is_no_pass_and_leaves_no_work_tree(cli: Cli, repository: Repository) -> None:
+def test_crashing_revision_is_no_pass_and_leaves_no_tree(cli: Cli, repository: Repository) -> None:
     package = repository.folder / "src" / "tinylib" / "__init__.py"
     package.write_text("raise RuntimeError('broken')\n")
     repository.git("commit", "--quiet", "--all", "--message", "broken")
@@ -182,7 +180,7 @@ def test_an_interrupted_check_leaves_no_work_tree(cli: Cli, repository: Reposito
     assert len(repository.trees()) == 1
 
 
-def test_work_trees_of_a_killed_check_are_removed_by_the_next(cache: Path) -> None:
+def test_work_trees_of_killed_check_are_removed_by_next(cache: Path) -> None:
     left = cache / "worktrees" / "0123abcd"
     left.mkdir(parents=True)
     left.with_suffix(".lock").touch()
@@ -193,7 +191,7 @@ def test_work_trees_of_a_killed_check_are_removed_by_the_next(cache: Path) -> No
     assert not running.exists()
 
 
-def test_an_installed_package_in_place_of_the_revision_is_an_error(cli: Cli, repository: Repository) -> None:
+def test_installed_package_in_place_of_revision_is_error(cli: Cli, repository: Repository) -> None:
     """Else every check would pass: both sides would measure the installed package."""
     adapter = repository.folder / "adapter" / "adapter.py"
     adapter.write_text(adapter.read_text().replace('package = "tinylib"', 'package = "yaml"'))
@@ -210,7 +208,7 @@ def test_an_unknown_revision_says_how_ci_gets_it(cli: Cli, repository: Repositor
     assert "fetch-depth: 0" in done.err
 
 
-def test_a_source_that_the_recipe_does_not_measure_is_an_error(cli: Cli, repository: Repository) -> None:
+def test_source_that_recipe_does_not_measure_is_error(cli: Cli, repository: Repository) -> None:
     done = cli("check", cli.recipe(), "--adapters", FAKE, "--base", "HEAD", "--results", cli.results)
     assert done.code == 2
     assert "no arm of this recipe measures native" in done.err
@@ -306,9 +304,7 @@ def test_times_of_another_machine_are_refused_without_a_reference_arm(tmp_path: 
         judged(head, base, cache)
 
 
-def test_a_reference_arm_takes_the_speed_of_the_machine_out_and_the_output_says_so(
-    tmp_path: Path, cache: Path
-) -> None:
+def test_reference_arm_takes_the_speed_of_the_machine_out(tmp_path: Path, cache: Path) -> None:
     base = sessions(tmp_path, {"fixed": 2.0, "tiny": 1.0}, cpu="A")
     same = stored(tmp_path, "b", {"fixed": scaled(1.0), "tiny": scaled(0.5)}, cpu="B")
     slower = stored(tmp_path, "c", {"fixed": scaled(1.0), "tiny": scaled(0.6)}, cpu="B")
@@ -385,7 +381,7 @@ def test_a_mistyped_tolerance_is_an_error(text: str) -> None:
         metrics.read_settings([text], 60)
 
 
-def test_a_tolerance_for_a_metric_that_no_arm_has_is_an_error() -> None:
+def test_tolerance_for_metric_that_no_arm_has_is_error() -> None:
     settings = metrics.read_settings(["AP=0.001"], 60)
     with pytest.raises(BenchError, match="no arm of this recipe measures AP"):
         settings.refuse_unused(["train"])
@@ -403,9 +399,7 @@ def test_an_inconclusive_check_ends_as_the_user_chose(choice: str, code: int) ->
 
 
 @pytest.mark.slow
-def test_memory_and_the_cost_of_ema_are_judged_when_they_are_given_a_tolerance(
-    cli: Cli, repository: Repository
-) -> None:
+def test_memory_and_cost_of_ema_are_judged_with_tolerance(cli: Cli, repository: Repository) -> None:
     recipe = cli.recipe(
         name="tiny", arms=["tiny"], baseline={"ema": False}, factors={"ema": [False, True]},
         measure={**MEASURE, "memory_steps": 1},
@@ -432,7 +426,7 @@ def test_memory_and_the_cost_of_ema_are_judged_when_they_are_given_a_tolerance(
 
 
 @pytest.mark.slow
-def test_a_calibration_is_stored_and_warns_of_a_check_that_cannot_succeed(
+def test_calibration_is_stored_and_warns_of_check_that_cannot_succeed(
     cli: Cli, repository: Repository, cache: Path
 ) -> None:
     adapters = ("--adapters", repository.folder / "adapter", "--adapters", FAKE)
@@ -577,7 +571,7 @@ def test_the_commands_of_the_documents_have_options_that_exist(cli: Cli) -> None
             assert option in offered[name], f"bench {name} has no {option}"
 
 
-def test_forked_launches_have_addresses_of_their_own_so_that_no_layout_passes_for_a_slowdown() -> None:
+def test_forked_launches_have_addresses_of_their_own() -> None:
     script = """
 import os
 from ctypes import addressof, c_char
@@ -623,9 +617,7 @@ def test_the_detectors_of_each_revision_are_the_ones_that_run(cli: Cli) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("slowdown", "state"), [(0.0, "pass"), (0.1, "fail")])
-def test_a_commit_that_slows_detectors_by_a_tenth_fails_and_an_innocent_one_passes(
-    cli: Cli, slowdown: float, state: str
-) -> None:
+def test_slower_commit_fails_and_innocent_one_passes(cli: Cli, slowdown: float, state: str) -> None:
     """Real training steps, judged at a tolerance of 4 % beside whatever else the machine does (another test)."""
     clone = plant(cli.folder, slowdown, "detectors")
     done = cli(

@@ -57,9 +57,7 @@ def test_version(cli: Cli) -> None:
         ["list", "modles"],
     ],
 )
-def test_bad_arguments_end_with_code_2_and_one_message_without_a_traceback(
-    cli: Cli, arguments: list[str]
-) -> None:
+def test_bad_arguments_end_with_code_2_and_one_message(cli: Cli, arguments: list[str]) -> None:
     done = cli(*arguments)
     assert done.code == 2
     assert done.err
@@ -99,7 +97,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Cli:
     return cli
 
 
-def test_the_ratio_in_the_report_is_the_one_that_was_measured(measured: Cli) -> None:
+def test_ratio_in_report_is_one_that_was_measured(measured: Cli) -> None:
     run = Run(measured.runs()[-1])
     slow, fast = (block_times(run.samples(name)) for name in ("slow", "fast"))
     pairs = pair(fast, slow)
@@ -135,12 +133,12 @@ def test_a_run_of_one_codebase_against_itself_finds_no_difference(cli: Cli) -> N
     assert 0.8 < row["ratio"]["value"] < 1.25  # slept times on a shared machine
 
 
-def test_an_estimate_uses_what_earlier_runs_of_the_same_work_took(measured: Cli) -> None:
+def test_estimate_uses_what_earlier_runs_of_same_work_took(measured: Cli) -> None:
     plan = measured.run(measured.recipe(), "--dry-run", "--json").json()
     assert {arm["estimate_from"] for arm in plan["arms"]} == {"a past run"}
 
 
-def test_ema_phases_memory_and_predictions_are_measured_where_the_work_has_them(cli: Cli) -> None:
+def test_ema_phases_memory_and_predictions_are_measured(cli: Cli) -> None:
     recipe = cli.recipe(
         arms=[
             {

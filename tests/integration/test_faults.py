@@ -44,7 +44,7 @@ def start(cli: Cli, recipe: Path, *arguments: str, **options: Any) -> subprocess
         ({"prepare": "hang"}, "hang", "deadline"),
     ],
 )
-def test_a_faulty_codebase_is_one_failed_arm_with_its_reason_and_the_others_go_on(
+def test_faulty_codebase_fails_one_arm_and_others_go_on(
     cli: Cli, tmp_path: Path, options: dict[str, Any], reason: str, text: str
 ) -> None:
     recipe = cli.recipe(arms=faulty(pid_file=str(tmp_path / "pids"), **options))
@@ -61,14 +61,14 @@ def test_a_faulty_codebase_is_one_failed_arm_with_its_reason_and_the_others_go_o
         assert failed["blocks"] >= 1
 
 
-def test_the_log_tail_of_a_failed_arm_shows_where_the_codebase_raised(cli: Cli) -> None:
+def test_log_tail_of_failed_arm_shows_where_codebase_raised(cli: Cli) -> None:
     cli.run(cli.recipe(arms=faulty(raise_at=4)))
     tail = "\n".join(cli.arm("faulty")["failure"]["log_tail"])
     assert "Traceback" in tail
     assert "ValueError: raised as asked" in tail
 
 
-def test_garbage_on_standard_output_disturbs_neither_the_messages_nor_the_terminal(cli: Cli) -> None:
+def test_garbage_on_standard_output_disturbs_neither_messages_nor_terminal(cli: Cli) -> None:
     done = cli.run(cli.recipe(arms=faulty(garbage="\x00\x1b[31m{]")))
     assert done.code == 0, done.err
     assert "\x1b[31m{]" not in done.out + done.err
@@ -76,14 +76,14 @@ def test_garbage_on_standard_output_disturbs_neither_the_messages_nor_the_termin
     assert b"\x1b[31m{]" in log.read_bytes()
 
 
-def test_a_process_that_left_the_workers_group_does_not_outlive_the_run(cli: Cli, tmp_path: Path) -> None:
+def test_process_that_left_workers_group_does_not_outlive_run(cli: Cli, tmp_path: Path) -> None:
     done = cli.run(cli.recipe(arms=faulty(child=str(tmp_path / "children"))))
     assert done.code == 0, done.err
     assert len(pids(tmp_path / "children")) == 2  # one a launch
     assert not any(alive(pid) for pid in pids(tmp_path / "children"))
 
 
-def test_an_orphan_without_environment_and_parent_does_not_outlive_the_run(cli: Cli, tmp_path: Path) -> None:
+def test_orphan_without_environment_and_parent_does_not_outlive_run(cli: Cli, tmp_path: Path) -> None:
     done = cli.run(cli.recipe(arms=faulty(orphan=str(tmp_path / "orphans"))))
     assert done.code == 0, done.err
     assert len(pids(tmp_path / "orphans")) == 2
@@ -99,7 +99,7 @@ def test_detections_that_cannot_be_fail_their_arm_alone(cli: Cli, finds: str) ->
     assert cli.arm("slow")["status"] == "ok"
 
 
-def test_half_of_a_surrogate_pair_in_what_a_codebase_says_is_written_as_its_escape(cli: Cli) -> None:
+def test_half_of_surrogate_pair_is_written_as_its_escape(cli: Cli) -> None:
     says = r"\ud800"
     done = cli.run(cli.recipe(arms=faulty(says=says)))
     assert done.code == 0, done.err
@@ -166,7 +166,7 @@ def test_a_temporary_folder_with_a_long_path_is_no_obstacle(cli: Cli, tmp_path: 
     assert done.code == 0, done.err
 
 
-def test_what_a_killed_session_leaves_is_cleared_by_the_next_one(cli: Cli, tmp_path: Path) -> None:
+def test_what_killed_session_leaves_is_cleared_by_next_one(cli: Cli, tmp_path: Path) -> None:
     temporary = tmp_path / "t"
     temporary.mkdir()
     environment = {**os.environ, "TMPDIR": str(temporary), "BENCH_CACHE": str(tmp_path / "cache")}
@@ -215,7 +215,7 @@ def long_recipe(cli: Cli, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("blocks", [0, 7])
-def test_an_interrupt_at_any_moment_keeps_the_finished_blocks_and_resume_completes_the_run(
+def test_interrupt_at_any_moment_keeps_finished_blocks(
     cli: Cli, tmp_path: Path, number: signal.Signals, blocks: int
 ) -> None:
     recipe = long_recipe(cli, tmp_path)
@@ -246,9 +246,7 @@ def test_an_interrupt_at_any_moment_keeps_the_finished_blocks_and_resume_complet
     assert len(pairs[0] & pairs[1]) == 60
 
 
-def test_a_session_killed_outright_leaves_no_worker_and_its_run_can_be_completed(
-    cli: Cli, tmp_path: Path
-) -> None:
+def test_killed_session_leaves_no_worker_and_can_be_completed(cli: Cli, tmp_path: Path) -> None:
     process = cli.start(
         "run", long_recipe(cli, tmp_path), "--adapters", FAKE, "--results", cli.results,
         "--set", "measure.rounds=6",
@@ -293,9 +291,7 @@ def test_two_ranks_killed_before_their_first_round_can_be_completed(
     assert not any(alive(pid) for pid in pids(tmp_path / "pids"))
 
 
-def test_a_killed_session_leaves_neither_forked_workers_nor_what_they_were_forked_from(
-    cli: Cli, tmp_path: Path
-) -> None:
+def test_killed_session_leaves_no_forked_worker_and_no_server(cli: Cli, tmp_path: Path) -> None:
     adapter = tmp_path / "adapter"
     adapter.mkdir()
     (adapter / "adapter.py").write_text((FAKE / "adapter.py").read_text())
@@ -322,7 +318,7 @@ def test_two_sessions_at_once_on_one_results_folder_keep_apart(cli: Cli) -> None
         assert [arm.blocks for arm in Run(folder).arms()] == [6, 6]
 
 
-def test_a_run_that_is_being_measured_cannot_be_resumed_at_the_same_time(cli: Cli, tmp_path: Path) -> None:
+def test_run_being_measured_cannot_be_resumed(cli: Cli, tmp_path: Path) -> None:
     process = cli.start("run", long_recipe(cli, tmp_path), "--adapters", FAKE, "--results", cli.results)
     folder = wait_for_blocks(cli, 2)
     second = cli("run", "--resume", folder, "--adapters", FAKE, "--results", cli.results)
@@ -333,7 +329,7 @@ def test_a_run_that_is_being_measured_cannot_be_resumed_at_the_same_time(cli: Cl
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
-def test_a_full_disk_keeps_the_finished_blocks_and_resume_completes_the_run(cli: Cli, tmp_path: Path) -> None:
+def test_full_disk_keeps_finished_blocks_and_resume_completes_run(cli: Cli, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)], capture_output=True)
@@ -372,7 +368,7 @@ def test_a_full_disk_keeps_the_finished_blocks_and_resume_completes_the_run(cli:
         subprocess.run(["umount", "-l", str(disk)], check=False)
 
 
-def test_a_missing_environment_is_a_failed_arm_that_says_how_to_get_it(cli: Cli, tmp_path: Path) -> None:
+def test_missing_environment_fails_its_arm_and_names_the_fix(cli: Cli, tmp_path: Path) -> None:
     adapter = tmp_path / "elsewhere"
     shutil.copytree(FAKE, adapter)
     text = (adapter / "adapter.yaml").read_text().replace("name: fake\n", "name: elsewhere\n", 1)
@@ -386,7 +382,7 @@ def test_a_missing_environment_is_a_failed_arm_that_says_how_to_get_it(cli: Cli,
     assert cli.arm("slow")["status"] == "ok"
 
 
-def test_json_output_is_one_document_and_nothing_else_also_when_an_arm_fails(cli: Cli) -> None:
+def test_json_output_is_one_document_also_when_arm_fails(cli: Cli) -> None:
     done = cli.run(cli.recipe(arms=faulty(raise_at=4)), "--json")
     document = json.loads(done.out)
     assert document["exit_code"] == done.code == 4

@@ -18,7 +18,7 @@ def spin(stop: threading.Event, longest_s: float) -> None:
         hashlib.sha256(bytes(2**24))
 
 
-def test_a_turn_ends_only_after_the_threads_that_spin_for_a_while_after_a_step_have_stopped() -> None:
+def test_turn_ends_after_spinning_threads_have_stopped() -> None:
     never = threading.Event()
     spinning = threading.Thread(target=spin, args=(never, 0.3))
     spinning.start()
@@ -26,7 +26,7 @@ def test_a_turn_ends_only_after_the_threads_that_spin_for_a_while_after_a_step_h
     assert not spinning.is_alive()
 
 
-def test_a_codebase_whose_threads_never_stop_does_not_hold_up_the_run(
+def test_codebase_whose_threads_never_stop_does_not_hold_up_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(probe, "LONGEST_REST_S", 0.1)

@@ -71,7 +71,7 @@ def test_a_recipe_sets_no_variable_that_runs_programs(
     assert not proof.exists()
 
 
-def test_an_arm_sets_such_variables_only_when_the_user_allows_it(bench: Bench, tmp_path: Path) -> None:
+def test_arm_sets_such_variables_only_when_user_allows_it(bench: Bench, tmp_path: Path) -> None:
     arm = {"codebase": "fake", "variables": {"PYTHONWARNINGS": "error", "OMP_PROC_BIND": "close"}}
     recipe = Cli(tmp_path).recipe(arms=[arm], baseline={})
     assert bench("run", recipe, "--adapters", FAKE, "--dry-run").code == 2
@@ -80,7 +80,7 @@ def test_an_arm_sets_such_variables_only_when_the_user_allows_it(bench: Bench, t
     assert "variables of fake: PYTHONWARNINGS=error OMP_PROC_BIND=close" in done.out
 
 
-def test_a_run_folder_of_a_stranger_sets_no_such_variable_on_resume(cli: Cli, bench: Bench) -> None:
+def test_run_folder_of_stranger_sets_no_such_variable_on_resume(cli: Cli, bench: Bench) -> None:
     cli.run(cli.recipe(), "--quiet", "--set", "measure.rounds=1", "--set", "measure.launches=1")
     path = cli.runs()[0] / "run.json"
     record = json.loads(path.read_text())
@@ -94,7 +94,7 @@ def test_a_run_folder_of_a_stranger_sets_no_such_variable_on_resume(cli: Cli, be
 # -- terminals ---------------------------------------------------------------------------------------------------
 
 
-def test_brackets_in_a_recipe_are_plain_text_in_lists_and_plans(bench: Bench, tmp_path: Path) -> None:
+def test_brackets_in_recipe_are_plain_text_in_lists_and_plans(bench: Bench, tmp_path: Path) -> None:
     recipe = wicked(tmp_path)
     listed = bench("list", "recipes", tmp_path / "[old]")
     assert listed.code == 0

@@ -13,7 +13,7 @@ import pytest
 from bench.record import machine, software
 
 
-def test_all_packages_of_a_foreign_interpreter_are_listed_with_those_it_would_import(tmp_path: Path) -> None:
+def test_packages_of_a_foreign_interpreter_are_listed(tmp_path: Path) -> None:
     for folder, version in (("first", "1.0"), ("second", "2.0")):
         info = tmp_path / folder / f"somedet-{version}.dist-info"
         info.mkdir(parents=True)
@@ -66,7 +66,7 @@ def test_long_changes_are_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert software.git_diff(tmp_path) == "x" * 100 + "\n# cut: 1000 bytes in all\n"
 
 
-def test_a_busy_stranger_is_found_and_our_own_workers_are_not_blamed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_busy_stranger_is_found_and_own_workers_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
     spin = "import time\nend = time.time() + 20\nwhile time.time() < end: pass"
     with subprocess.Popen([sys.executable, "-c", spin]) as process:
         try:

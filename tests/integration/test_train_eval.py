@@ -56,7 +56,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # -- through the command line, with the fake codebase ---------------------------------------------------------
 
 
-def test_a_run_records_ap_by_step_and_time_and_what_was_evaluated(cli: Cli) -> None:
+def test_run_records_ap_by_step_and_by_time(cli: Cli) -> None:
     done = trained(cli)
     assert done.code == 0, done.err
     (folder,) = cli.runs()
@@ -88,9 +88,7 @@ def test_arms_take_turns_in_an_order_that_flips(whole: Path) -> None:
 
 
 @pytest.mark.parametrize("blocks", [1, 7])
-def test_a_run_killed_at_any_step_is_completed_with_the_same_losses_and_ap(
-    cli: Cli, whole: Path, blocks: int
-) -> None:
+def test_killed_run_is_completed_with_same_losses_and_ap(cli: Cli, whole: Path, blocks: int) -> None:
     recipe = cli.recipe(workload=WORK, arms=ARMS, measure={"deadline_s": 60})
     process = cli.start("run", recipe, "--adapters", FAKE, "--results", cli.results)
     folder = wait_for_blocks(cli, blocks)
@@ -107,7 +105,7 @@ def test_a_run_killed_at_any_step_is_completed_with_the_same_losses_and_ap(
     assert Run(folder).journal() == journal
 
 
-def test_a_kill_between_the_last_step_and_its_evaluation_leaves_only_the_evaluation_to_do(cli: Cli) -> None:
+def test_kill_before_the_last_evaluation_leaves_only_that(cli: Cli) -> None:
     trained(cli)
     (folder,) = cli.runs()
     whole = curves(folder)
@@ -131,7 +129,7 @@ def test_a_kill_between_the_last_step_and_its_evaluation_leaves_only_the_evaluat
     assert (folder / "checkpoints" / "fast.npz").exists()
 
 
-def test_a_codebase_that_fails_on_the_way_keeps_what_it_evaluated_and_the_others_go_on(cli: Cli) -> None:
+def test_codebase_that_fails_midway_keeps_its_evaluations(cli: Cli) -> None:
     arms = [
         ARMS[0],
         {**ARMS[1], "options": {"learns": 3, "nan_at": 9}},
@@ -143,7 +141,7 @@ def test_a_codebase_that_fails_on_the_way_keeps_what_it_evaluated_and_the_others
     assert [one["step"] for one in cli.arm("slow")["evaluations"]] == [4, 8, 9]
 
 
-def test_task_eval_times_and_evaluates_the_same_images_those_without_objects_too(cli: Cli) -> None:
+def test_task_eval_times_and_evaluates_the_same_images(cli: Cli) -> None:
     done = trained(cli, task="eval", batch_size=3)
     assert done.code == 0, done.err
     arm = cli.arm("fast")
@@ -190,7 +188,7 @@ def test_the_report_puts_ap_beside_speed_and_draws_the_curves(cli: Cli, whole: P
         assert (tmp_path / "report" / "figures" / f"{name}.svg").stat().st_size > 1000
 
 
-def test_a_training_starts_from_the_checkpoint_of_another_and_evaluates_what_it_starts_from(cli: Cli) -> None:
+def test_training_starts_from_checkpoint_of_another(cli: Cli) -> None:
     assert trained(cli, steps=4).code == 0
     (first,) = cli.runs()
     arms = [{**arm, "weights": str(first / "checkpoints" / f"{arm['label']}.npz")} for arm in ARMS]
@@ -212,7 +210,7 @@ def test_missing_weights_end_the_run_before_it_measures(cli: Cli) -> None:
     assert not Run(cli.runs()[-1]).journal()
 
 
-def test_the_newest_checkpoint_of_the_model_is_found_in_a_folder_of_runs(tmp_path: Path) -> None:
+def test_newest_checkpoint_of_model_is_found_in_folder_of_runs(tmp_path: Path) -> None:
     for name, model in (("1", "mask_rcnn_r50_fpn"), ("2", "mask_rcnn_r50_fpn"), ("3", "retinanet_r50_fpn")):
         folder = tmp_path / name
         (folder / "arms").mkdir(parents=True)
@@ -231,7 +229,7 @@ def test_the_newest_checkpoint_of_the_model_is_found_in_a_folder_of_runs(tmp_pat
         _weights_file(str(tmp_path), Workload(model="solov2_r50_fpn"))
 
 
-def test_bad_numbers_of_steps_and_mixed_tasks_are_refused_with_their_place(cli: Cli) -> None:
+def test_bad_steps_and_mixed_tasks_are_refused_with_place(cli: Cli) -> None:
     assert "steps" in trained(cli, steps=0).err
     factors = {"task": ["train", "train_eval"]}
     recipe = cli.recipe(
@@ -287,7 +285,7 @@ def test_a_batch_holds_its_images_and_nothing_else(size: Any, shape: tuple[int, 
     assert batch.masks[0].shape == (0, *shape)
 
 
-def test_every_epoch_has_every_image_once_in_an_order_of_its_own_and_half_of_them_mirrored() -> None:
+def test_every_epoch_has_every_image_once_in_own_order() -> None:
     ids = list(range(100, 150))
     drawn = epoch_orders(ids, 500, seed=3, flip=0.5)
     epochs = [drawn[start : start + 50] for start in range(0, 500, 50)]
@@ -309,7 +307,7 @@ def test_a_schedule_that_was_changed_is_refused(tmp_path: Path) -> None:
         load_schedule(str(path), "0" * 64)
 
 
-def test_the_learning_rate_rises_in_the_warmup_and_falls_at_milestones() -> None:
+def test_learning_rate_rises_in_warmup_and_falls_at_milestones() -> None:
     factors = [learning_rate_factor(step, warmup=4, milestones=[6, 8]) for step in range(10)]
     expected = [0.25, 0.5, 0.75, 1, 1, 1, 0.1, 0.1, 0.01, 0.01]
     assert factors == pytest.approx(expected)
@@ -328,7 +326,7 @@ def test_turns_end_with_the_last_step_and_at_every_evaluation(steps: int, every:
 # -- real codebases -------------------------------------------------------------------------------------------
 
 
-def test_a_training_of_our_own_detectors_killed_halfway_ends_with_the_same_detections_to_the_bit(
+def test_native_training_killed_halfway_ends_with_same_detections(
     cli: Cli,
 ) -> None:
     killed_and_resumed_alike(cli, ["native"])

@@ -18,7 +18,7 @@ def test_launches_are_added_until_the_interval_is_narrow(cli: Cli) -> None:
     assert "launches are expected to give 90 %" in done.err
 
 
-def test_launches_end_at_the_most_and_the_report_pays_for_the_looks(cli: Cli) -> None:
+def test_launches_end_at_most_and_report_pays_for_looks(cli: Cli) -> None:
     arms = [
         {"codebase": "fake", "label": label, "options": {"step_s": 0.002, "noise": 0.5}}
         for label in ("slow", "fast")

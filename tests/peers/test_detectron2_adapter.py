@@ -26,7 +26,7 @@ SETTINGS = {
 
 
 @pytest.mark.parametrize("model", LOSSES)
-def test_a_canonical_model_learns_and_detects_and_says_what_it_is(detectron2: Peer, model: str) -> None:
+def test_canonical_model_learns_and_detects_and_says_what_it_is(detectron2: Peer, model: str) -> None:
     code = """
 adapter, data = make(jobs)
 description = adapter.describe(data[0])
@@ -179,9 +179,7 @@ for job in jobs:
     assert result["found"] == [frozen, free, frozen, free]
 
 
-def test_its_own_loader_gives_the_same_images_and_objects_in_the_same_order(
-    detectron2: Peer, coco_tiny: Path
-) -> None:
+def test_own_loader_gives_same_images_in_same_order(detectron2: Peer, coco_tiny: Path) -> None:
     """Pixels differ a little by the resampling, masks by where they are rasterised (detectron2 scales polygons), and
     detectron2 keeps objects whose resized mask has no pixel, which the shared batches leave out."""
     code = """
@@ -255,7 +253,7 @@ adapter.close()
     assert np.array_equal(ranks[0][1]["weight"], ranks[1][1]["weight"])
 
 
-def test_another_build_is_used_and_named_and_a_wrong_folder_or_config_is_answered(
+def test_another_build_is_used_and_wrong_folder_is_answered(
     detectron2: Peer,
 ) -> None:
     """`options.source` stands for a user's own build: here a folder that links to the installed one."""

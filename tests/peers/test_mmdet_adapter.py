@@ -33,7 +33,7 @@ LOSSES = {
 @pytest.mark.parametrize(
     "model", [pytest.param(m, marks=pytest.mark.slow if m in SLOW else ()) for m in LOSSES]
 )
-def test_a_canonical_model_learns_and_detects_and_says_what_it_is(mmdet: Peer, model: str) -> None:
+def test_canonical_model_learns_and_detects_and_says_what_it_is(mmdet: Peer, model: str) -> None:
     code = """
 job = jobs
 adapter, data = make(job)
@@ -127,7 +127,7 @@ for found in predict(adapter, data):
         assert (own & pasted).sum() > 0.95 * (own | pasted).sum() > 0
 
 
-def test_ema_is_mmengines_with_its_momentum_and_is_what_predicts_and_is_saved(mmdet: Peer) -> None:
+def test_ema_is_mmengines_and_is_what_predicts_and_is_saved(mmdet: Peer) -> None:
     code = """
 adapter, data = make(jobs)
 name = "bbox_head.retina_cls.weight"
@@ -170,9 +170,7 @@ for job in jobs:
 
 
 @pytest.mark.parametrize("size", [[256, 192], {"short": 192, "long": 288}])
-def test_its_own_loader_gives_the_same_images_and_objects_in_the_same_order(
-    mmdet: Peer, coco_tiny: Path, size: Any
-) -> None:
+def test_own_loader_gives_same_images_in_same_order(mmdet: Peer, coco_tiny: Path, size: Any) -> None:
     """Pixels differ by the resampling (OpenCV's bilinear against Pillow's antialiased one), and mmdetection keeps
     objects whose resized mask has no pixel, which the shared batches leave out."""
     code = """
@@ -235,7 +233,7 @@ adapter.close()
     assert np.array_equal(ranks[0][1]["weight"], ranks[1][1]["weight"])
 
 
-def test_stand_ins_equal_the_operators_they_stand_for_and_others_say_that_they_are_missing(
+def test_stand_ins_equal_operators_and_others_are_missing(
     mmdet: Peer,
 ) -> None:
     """Forward and backward through mmcv's own modules, against autograd through torchvision's."""
@@ -447,7 +445,7 @@ for name, offer in jobs["offers"].items():
             assert built["classes"] == [5], name
 
 
-def test_a_config_by_its_own_path_runs_and_a_wrong_one_is_answered_with_those_there_are(mmdet: Peer) -> None:
+def test_config_runs_by_path_and_wrong_one_lists_known(mmdet: Peer) -> None:
     code = """
 good, wrong, folder = jobs
 adapter, data = make(good)

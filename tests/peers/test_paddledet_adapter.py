@@ -85,7 +85,7 @@ def test_transplanted_weights_lose_no_value_on_the_way() -> None:
 
 
 @pytest.mark.peers
-def test_mask_rcnn_trains_with_its_own_ema_and_says_what_it_does(bench: Bench) -> None:
+def test_mask_rcnn_trains_with_own_ema_and_describes_itself(bench: Bench) -> None:
     task = workload("mask_rcnn_r50_fpn", ema=True, frozen_stages=2, input=Input(images=2, size=(64, 96)))
     with bench.worker(task) as group:
         facts = group.request("describe", DEADLINE_S)[0]["description"]
@@ -185,7 +185,7 @@ def test_floating_point_operations_are_counted_as_in_torch(bench: Bench) -> None
 
 
 @pytest.mark.peers
-def test_the_time_of_a_deformable_convolution_is_found_in_both_passes(bench: Bench) -> None:
+def test_time_of_deformable_convolution_is_found_in_both_passes(bench: Bench) -> None:
     """Its gradient takes longer than it does itself, so that one without the other would be less than half."""
     shares = {}
     for task in ("train", "infer"):
@@ -237,7 +237,7 @@ json.dump(rows, open(sys.argv[3], "w"))
 
 @pytest.mark.peers
 @pytest.mark.parametrize("size", [(160, 128), {"short": 128, "long": 192}])
-def test_the_own_loader_gives_the_same_images_and_objects_in_the_same_order(bench: Bench, size: Any) -> None:
+def test_own_loader_gives_same_images_and_objects_in_same_order(bench: Bench, size: Any) -> None:
     """Pixels differ by the resize (OpenCV's is not antialiased) and boxes by the rounding of the image's size."""
     task = workload("mask_rcnn_r50_fpn", input=Input(images=4, size=size, mode="pipeline"))
     job, result = bench.folder / "job.json", bench.folder / "result.json"

@@ -13,7 +13,7 @@ from tests.helpers.runs import killed_and_resumed_alike
 pytestmark = [pytest.mark.peers, pytest.mark.slow]
 
 
-def test_trainings_of_other_codebases_killed_halfway_end_with_the_same_detections_to_the_bit(
+def test_trainings_of_peers_killed_halfway_end_with_same_detections(
     cli: Cli,
 ) -> None:
     codebases = find_codebases()

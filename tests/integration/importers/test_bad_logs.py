@@ -25,14 +25,14 @@ from tests.helpers.logwriters import (
 )
 
 
-def test_a_file_of_no_known_format_is_refused_with_its_beginning_and_the_formats() -> None:
+def test_unknown_format_is_refused_with_beginning_of_the_file() -> None:
     with pytest.raises(BenchError) as error:
         read("once upon a time\n")
     assert "once upon a time" in str(error.value)
     assert "mmengine-json" in str(error.value)
 
 
-def test_a_log_of_another_format_than_the_named_one_is_refused() -> None:
+def test_log_of_another_format_than_named_one_is_refused() -> None:
     with pytest.raises(BenchError, match="of the format 'mmdet2'"):
         read(text("ppdet", run(3)), "mmdet2")
 
@@ -42,7 +42,7 @@ def test_a_misspelt_format_is_met_with_the_right_name() -> None:
         read("", "mmengin")
 
 
-def test_a_file_that_is_not_there_is_an_error_for_the_user(tmp_path: Path) -> None:
+def test_file_that_is_not_there_is_error_for_user(tmp_path: Path) -> None:
     with pytest.raises(BenchError, match="cannot read"):
         import_logs("auto", [tmp_path / "none.log"])
 

@@ -73,7 +73,7 @@ def test_a_pause_is_not_training_time(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", TIMED)
-def test_a_restart_from_a_checkpoint_is_another_section_and_its_pause_no_training_time(name: str) -> None:
+def test_restart_from_checkpoint_is_another_section_without_its_pause(name: str) -> None:
     lines = run(40)
     resumed = run(60, start=START + timedelta(hours=3))[24:]
     sections = read(text(name, lines + resumed)).log.sections
@@ -83,7 +83,7 @@ def test_a_restart_from_a_checkpoint_is_another_section_and_its_pause_no_trainin
         assert section.wall_clock.s_per_iter == pytest.approx(0.5)
 
 
-def test_a_tools_own_lists_are_not_taken_for_headings_between_logs() -> None:
+def test_tools_own_lists_are_not_taken_for_headings_between_logs() -> None:
     lines = run(12)
     listing = "\nRuntime environment:\n    seed: 0\n\nl.bias - torch.Size([1]):\nNormalInit\n\n"
     section = only(read(listing + text("mmengine", lines[:6]) + listing + text("mmengine", lines[6:])))
@@ -105,7 +105,7 @@ def test_a_crash_in_a_log_is_shown_with_its_line() -> None:
 
 
 @pytest.mark.parametrize("name", TIMED)
-def test_iterations_during_which_an_evaluation_ran_are_left_out_and_named(name: str) -> None:
+def test_iterations_during_which_evaluation_ran_are_left_out_and_named(name: str) -> None:
     lines = run(20)
     later = [Line(line.iteration, line.when + timedelta(seconds=50), 0.5) for line in lines[10:]]
     data = text(name, lines[:10]) + EVALUATIONS[name] + "\n" + text(name, later)

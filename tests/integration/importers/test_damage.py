@@ -27,7 +27,7 @@ from tests.helpers.logwriters import (
 @pytest.mark.parametrize("name", WRITERS)
 @settings(max_examples=20, deadline=None)
 @given(data=st.data())
-def test_a_log_cut_anywhere_never_gives_a_value_that_was_not_written(name: str, data: st.DataObject) -> None:
+def test_log_cut_anywhere_never_gives_value_that_was_not_written(name: str, data: st.DataObject) -> None:
     lines = run(4)
     whole = text(name, lines)
     cut = whole[: data.draw(st.integers(0, len(whole)))]
@@ -48,7 +48,7 @@ def test_a_log_cut_anywhere_never_gives_a_value_that_was_not_written(name: str, 
 @pytest.mark.parametrize("name", WRITERS)
 @settings(max_examples=20, deadline=None)
 @given(data=st.data())
-def test_a_line_cut_by_a_crash_is_counted_as_broken_and_not_guessed(name: str, data: st.DataObject) -> None:
+def test_line_cut_by_crash_is_broken_and_not_guessed(name: str, data: st.DataObject) -> None:
     rows = text(name, run(6)).splitlines()
     # From within the values on: what is cut before them shows nothing of the line.
     at = (
@@ -66,7 +66,7 @@ def test_a_line_cut_by_a_crash_is_counted_as_broken_and_not_guessed(name: str, d
 
 
 @pytest.mark.parametrize("name", TEXT)
-def test_a_value_that_is_not_a_number_makes_the_line_broken(name: str) -> None:
+def test_value_that_is_not_number_makes_line_broken(name: str) -> None:
     rows = text(name, run(5)).splitlines()
     rows[2] = rows[2].replace("loss_cls: ", "loss_cls: x").replace("'loss_cls': '", "'loss_cls': 'x")
     result = read("\n".join(rows) + "\n")
@@ -108,7 +108,7 @@ def test_comments_in_any_encoding_do_not_hide_the_log(name: str, encoding: str) 
 
 
 @pytest.mark.parametrize("name", TIMED)
-def test_two_ranks_in_one_file_are_two_runs_and_not_a_run_of_twice_the_speed(name: str) -> None:
+def test_two_ranks_in_one_file_are_two_runs(name: str) -> None:
     first = run(40)
     second = [Line(line.iteration, line.when + timedelta(milliseconds=7), 0.25) for line in first]
     mixed = [line for pair in zip(first, second, strict=True) for line in pair]
@@ -129,7 +129,7 @@ def test_a_launchers_prefix_tells_the_ranks_apart(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", TEXT)
-def test_the_rest_of_a_progress_bar_does_not_hide_a_line(name: str) -> None:
+def test_rest_of_progress_bar_does_not_hide_line(name: str) -> None:
     rows = text(name, run(5)).splitlines()
     rows[2] = "[>>>>>>>>>] 5000/5000, 12.3 task/s, elapsed: 406s, ETA:     0s" + rows[2]
     rows[3] = "[>>>  ] 1/5\r[>>>>] 2/5\r" + rows[3]

@@ -126,7 +126,7 @@ def test_one_iou_threshold_is_not_ap() -> None:
     assert placed.event.metrics == {"AP50": 0.468}
 
 
-def test_an_evaluation_that_was_cut_off_is_shown_with_what_it_has() -> None:
+def test_evaluation_cut_off_is_shown_with_what_it_has() -> None:
     result = read("Evaluate annotation type *bbox*\n" + "".join(COCO_BLOCK.splitlines(keepends=True)[:3]))
     (placed,) = result.log.found
     assert isinstance(placed.event, Evaluation)
@@ -158,7 +158,7 @@ def test_an_evaluation_that_was_cut_off_is_shown_with_what_it_has() -> None:
         ),
     ],
 )
-def test_evaluations_in_a_tools_own_words_become_fractions_with_the_usual_names(
+def test_evaluations_in_tools_own_words_become_fractions_with_usual_names(
     line: str, expected: dict[str, dict[str, float]]
 ) -> None:
     found = [placed.event for placed in read(line + "\n").log.found]
@@ -207,9 +207,7 @@ def test_detectron2s_percentages_become_fractions() -> None:
         ),
     ],
 )
-def test_an_inference_rate_is_read_with_only_what_the_line_states(
-    line: str, expected: dict[str, float]
-) -> None:
+def test_inference_rate_is_read_with_only_what_line_states(line: str, expected: dict[str, float]) -> None:
     (placed,) = read(line + "\n").log.found
     assert isinstance(placed.event, Inference)
     stated = {key: value for key, value in vars(placed.event).items() if value is not None}
@@ -218,6 +216,6 @@ def test_an_inference_rate_is_read_with_only_what_the_line_states(
     } == pytest.approx(expected)
 
 
-def test_the_best_value_keeps_the_label_that_the_tool_gave_it() -> None:
+def test_best_value_keeps_label_that_tool_gave_it() -> None:
     (placed,) = read("2020-12-04 22:05:51,340-INFO: Best test box ap: 0.2752, in iter: 20000\n").log.found
     assert placed.event == BestMetric("paddledetection-2020", "box ap", 0.2752, 20000, line=1)

@@ -68,7 +68,7 @@ def test_every_known_format_is_tested() -> None:
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
 @given(lines=logs())
-def test_what_a_tool_wrote_is_read_back_to_the_last_value(name: str, lines: list[Line]) -> None:
+def test_what_tool_wrote_is_read_back_to_last_value(name: str, lines: list[Line]) -> None:
     writer = WRITERS[name]
     result = read(text(name, lines))
     section = only(result)
@@ -119,7 +119,7 @@ def test_the_spellings_of_older_and_newer_versions_are_read(spelling: str) -> No
     )
 
 
-def test_a_curve_of_a_long_log_is_thinned_and_says_so() -> None:
+def test_curve_of_long_log_is_thinned_and_says_so() -> None:
     lines = run(9000, interval=1)
     many = only(read(text("mmengine", lines)))
     assert many.lines == 9000
@@ -127,7 +127,7 @@ def test_a_curve_of_a_long_log_is_thinned_and_says_so() -> None:
     assert [point.iteration for point in many.curve] == list(range(1, 9001, 8))
 
 
-def test_a_log_of_many_restarts_does_not_fill_the_memory_with_curves() -> None:
+def test_log_of_many_restarts_does_not_fill_memory_with_curves() -> None:
     data = "".join(text("mmdet2", run(100, start=START + timedelta(hours=n))) for n in range(30))
     sections = read(data).log.sections
     assert len(sections) == 30

@@ -41,7 +41,7 @@ def test_a_spike_neither_is_nor_hides_a_change() -> None:
         assert [abs(p.index - 20) <= 1 for p in change_points(stepped, "lower")] == [True]
 
 
-def test_a_spike_in_the_newest_run_does_not_alarm_before_it_lasts() -> None:
+def test_spike_in_newest_run_does_not_alarm_before_it_lasts() -> None:
     values = series((1.0, 20))
     values[-1] *= 1.4
     assert change_points(values, "lower") == []
@@ -86,14 +86,14 @@ def test_a_short_or_constant_history_is_no_crash() -> None:
     assert change_points([1.0] * 30, "lower") == []
 
 
-def test_a_failed_run_has_to_be_left_out_by_the_caller() -> None:
+def test_failed_run_has_to_be_left_out_by_caller() -> None:
     with pytest.raises(BenchError, match="positive finite"):
         change_points([1.0] * 10 + [float("nan")], "lower")
 
 
 @settings(deadline=None, max_examples=20)
 @given(st.integers(0, 10_000), st.floats(1e-6, 1e6))
-def test_the_unit_of_a_metric_does_not_move_its_change_points(seed: int, scale: float) -> None:
+def test_unit_of_metric_does_not_move_its_change_points(seed: int, scale: float) -> None:
     values = series((1.0, 12), (1.1, 12), (1.0, 12), seed=seed, sd=0.02)
     indices = [point.index for point in change_points(values, "lower")]
     assert [point.index for point in change_points(values * scale, "lower")] == indices

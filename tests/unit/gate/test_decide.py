@@ -182,7 +182,7 @@ def test_an_exact_metric_needs_one_value() -> None:
     assert judge(ap.worsening([0.400], [0.390]), ap).state == "fail"
 
 
-def test_fewer_images_per_second_is_worse_by_the_share_that_is_missing() -> None:
+def test_fewer_images_per_second_is_worse_by_missing_share() -> None:
     rate = metrics.metric("images/s", 0.05)
     worsening = float(rate.worsening(100.0, 90.0))
     assert worsening > 0

@@ -41,7 +41,7 @@ def written(folder: Path, steps: int) -> Run:
     return run
 
 
-def test_a_quantile_of_the_steps_sees_what_the_trimmed_mean_does_not(tmp_path: Path) -> None:
+def test_quantile_of_steps_sees_what_trimmed_mean_does_not(tmp_path: Path) -> None:
     settings = read_settings(["s/iter p90=10%"], 60)
     found = interleaved(written(tmp_path, 40), ["arm"], settings, tmp_path)
     values = {name: launches.values for (_, name), (_, launches) in found.items()}

@@ -103,7 +103,7 @@ def test_the_default_split_of_inference_is_the_validation_split(tmp_path: Path) 
     assert dataset.open_dataset(Input(dataset=str(root), images=1), "infer", tmp_path).split == "val2017"
 
 
-def test_the_checksum_changes_with_an_annotation_and_with_a_pixel_but_not_with_an_unused_image(
+def test_checksum_changes_with_annotation_and_with_pixel(
     tmp_path: Path,
 ) -> None:
     def checksum() -> str:
@@ -189,12 +189,12 @@ def test_damaged_data_is_one_clear_error_that_names_the_place(
     assert not list((tmp_path / "cache").glob("batches-*")), "a folder of batches is complete or not there"
 
 
-def test_asking_for_more_images_than_there_are_says_how_many_there_are(tmp_path: Path) -> None:
+def test_asking_for_too_many_images_says_how_many_there_are(tmp_path: Path) -> None:
     with pytest.raises(BenchError, match="6 images were asked for, 5 of 5 have objects"):
         dataset.open_dataset(Input(dataset=str(make_coco(tmp_path / "d")), images=6), "train", tmp_path)
 
 
-def test_shapes_needs_no_data_and_its_splits_are_named_in_the_error(tmp_path: Path) -> None:
+def test_shapes_needs_no_data_and_names_its_splits(tmp_path: Path) -> None:
     train = dataset.open_dataset(Input(images=3), "train", tmp_path)
     val = dataset.open_dataset(Input(images=3), "infer", tmp_path)
     assert train.image_ids == val.image_ids == (1, 2, 3)
@@ -210,9 +210,7 @@ def test_shapes_needs_no_data_and_its_splits_are_named_in_the_error(tmp_path: Pa
 
 
 @given(st.integers(1, 2000), st.integers(1, 2000), st.integers(32, 1333), st.integers(32, 1333))
-def test_a_resized_image_fits_and_keeps_its_ratio_to_within_half_a_pixel(
-    h: int, w: int, a: int, b: int
-) -> None:
+def test_resized_image_keeps_its_ratio_within_half_a_pixel(h: int, w: int, a: int, b: int) -> None:
     for size in ((a, b), ShortLong(short=min(a, b), long=max(a, b))):
         height, width = batches.resized_size(h, w, size)
         if isinstance(size, ShortLong):
@@ -324,7 +322,7 @@ def check_against_files(dataset: dataset.Dataset, batches: list[Batch]) -> int:
 
 
 @pytest.mark.parametrize("size", [(200, 256), ShortLong(short=200, long=256)])
-def test_pixels_boxes_and_masks_of_shapes_are_those_of_the_files(tmp_path: Path, size: Any) -> None:
+def test_pixels_boxes_and_masks_of_shapes_are_those_of_files(tmp_path: Path, size: Any) -> None:
     dataset, folder = prepare("shapes", tmp_path, images=5, size=size)
     batches = load_batches(str(folder), 0, 1)
     assert [batch.size for batch in batches] == [2, 2, 2]
@@ -343,7 +341,7 @@ def test_pixels_boxes_and_masks_of_shapes_are_those_of_the_files(tmp_path: Path,
 
 
 @needs_coco
-def test_pixels_boxes_and_masks_of_real_images_are_those_of_the_files(tmp_path: Path) -> None:
+def test_pixels_boxes_and_masks_of_real_images_are_kept(tmp_path: Path) -> None:
     dataset, folder = prepare(COCO_TINY, tmp_path, images=12, size=(320, 320))
     batches = load_batches(str(folder), 0, 1)
     assert read_manifest(str(folder))["counts"]["images"] == 12
@@ -381,7 +379,7 @@ def test_crowds_slivers_and_vanished_masks_are_left_out_and_counted(tmp_path: Pa
     }
 
 
-def test_boxes_stand_in_for_masks_only_where_no_mask_is_used(tmp_path: Path) -> None:
+def test_boxes_stand_in_for_masks_that_are_not_used(tmp_path: Path) -> None:
     root = make_coco(tmp_path / "d", [{"image_id": 26, "segmentation": None}])
     with pytest.raises(BenchError, match="needs masks"):
         prepare(root, tmp_path, images=1)
@@ -389,14 +387,14 @@ def test_boxes_stand_in_for_masks_only_where_no_mask_is_used(tmp_path: Path) -> 
     assert read_manifest(str(folder))["masks"] == "filled boxes"
 
 
-def test_ranks_share_the_images_evenly_and_the_last_batch_is_filled_up(tmp_path: Path) -> None:
+def test_ranks_share_images_evenly_and_last_batch_is_filled_up(tmp_path: Path) -> None:
     _, folder = prepare(make_coco(tmp_path / "d"), tmp_path, batch_size=2, ranks=2)
     of_rank = [[batch.image_ids.tolist() for batch in load_batches(str(folder), rank, 2)] for rank in (0, 1)]
     assert of_rank == [[[26, 27], [30, 26]], [[28, 29], [27, 28]]]
     assert read_manifest(str(folder))["counts"]["objects"] == 5, "an image that fills up is counted once"
 
 
-def test_batches_are_prepared_once_and_again_only_when_a_parameter_changes(tmp_path: Path) -> None:
+def test_batches_are_prepared_once_and_again_only_when_parameter_changes(tmp_path: Path) -> None:
     root = make_coco(tmp_path / "d")
     _, first = prepare(root, tmp_path)
     written = (first / "manifest.json").stat().st_mtime_ns
@@ -412,7 +410,7 @@ def test_batches_are_prepared_once_and_again_only_when_a_parameter_changes(tmp_p
     assert len({first, *others}) == 4
 
 
-def test_a_flipped_byte_is_noticed_by_the_worker_and_mended_by_the_next_run(tmp_path: Path) -> None:
+def test_flipped_byte_is_noticed_and_mended_by_next_run(tmp_path: Path) -> None:
     root = make_coco(tmp_path / "d")
     _, folder = prepare(root, tmp_path)
     clean = load_batches(str(folder), 0, 1)
@@ -452,7 +450,7 @@ def _prepare_in_a_process(root: Path, cache: Path, barrier: Any, folders: Any) -
     folders.put(prepare(root, cache)[1])
 
 
-def test_two_sessions_that_prepare_the_same_data_at_once_do_not_spoil_it(tmp_path: Path) -> None:
+def test_two_sessions_that_prepare_the_same_data_agree(tmp_path: Path) -> None:
     root = make_coco(tmp_path / "d")
     context = multiprocessing.get_context("fork")
     barrier, folders = context.Barrier(2), context.SimpleQueue()

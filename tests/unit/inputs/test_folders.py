@@ -65,7 +65,7 @@ def test_every_fault_is_found_and_named(folder: Path) -> None:
     assert expected <= found
 
 
-def test_a_sample_depends_on_its_seed_alone_and_holds_smaller_ones(folder: Path, tmp_path: Path) -> None:
+def test_sample_depends_on_its_seed_alone_and_holds_smaller_ones(folder: Path, tmp_path: Path) -> None:
     def ids(name: str, images: int, seed: int) -> set[int]:
         folders.sample(folder, tmp_path / name, images, seed)
         return {image["id"] for image in coco_of(tmp_path / name, "val")["images"]}
@@ -85,7 +85,7 @@ def test_a_sample_depends_on_its_seed_alone_and_holds_smaller_ones(folder: Path,
     ).read_bytes()
 
 
-def test_a_name_that_leads_out_of_the_folder_is_not_copied(folder: Path, tmp_path: Path) -> None:
+def test_name_that_leads_out_of_folder_is_not_copied(folder: Path, tmp_path: Path) -> None:
     coco = coco_of(folder, "val")
     coco["images"][0]["file_name"] = "../../escaped.png"
     (folder / "annotations" / "instances_val.json").write_text(json.dumps(coco))

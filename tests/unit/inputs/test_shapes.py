@@ -62,7 +62,7 @@ def test_what_is_trained_on_is_not_what_is_evaluated_on() -> None:
     assert not np.array_equal(shapes.render("train", 4).pixels, train.pixels[: 10**6])
 
 
-def test_pycocotools_reads_the_annotations_and_agrees_on_masks_boxes_and_areas(written: Path) -> None:
+def test_pycocotools_reads_annotations_and_agrees_on_masks_boxes_and_areas(written: Path) -> None:
     coco = load(written)
     assert len(coco.imgs) == 9
     for annotation in coco.anns.values():
@@ -83,7 +83,7 @@ def test_no_pixel_belongs_to_two_objects(written: Path) -> None:
         assert np.sum(masks, axis=0).max() == 1
 
 
-def test_the_image_file_is_the_rendered_scene_with_its_size_and_crowd_region(written: Path) -> None:
+def test_image_file_is_the_rendered_scene_with_crowd_region(written: Path) -> None:
     coco = load(written)
     for number, image in coco.imgs.items():
         scene = shapes.render("val", number - 1, crowds=True)
@@ -93,7 +93,7 @@ def test_the_image_file_is_the_rendered_scene_with_its_size_and_crowd_region(wri
         assert all(np.array_equal(coco.annToMask(a), scene.crowd[1]) for a in crowds)
 
 
-def test_every_object_keeps_a_visible_part_although_some_are_partly_hidden() -> None:
+def test_every_object_keeps_visible_part_although_some_are_partly_hidden() -> None:
     """The whole of an object is not stored, so occlusion is seen as touching masks."""
     touching = 0
     for index in range(12):
@@ -106,7 +106,7 @@ def test_every_object_keeps_a_visible_part_although_some_are_partly_hidden() -> 
     assert touching >= 6
 
 
-def test_all_classes_and_all_of_cocos_sizes_occur_often_enough_to_be_learnt() -> None:
+def test_all_classes_and_sizes_occur_often_enough() -> None:
     classes: Counter[str] = Counter()
     sizes: Counter[str] = Counter()
     frames = set()

@@ -26,7 +26,7 @@ PERFECT = dict.fromkeys(METRICS, 1.0)
 
 @pytest.mark.skipif(not OFFICIAL.exists(), reason=f"{OFFICIAL} is not there")
 @pytest.mark.parametrize("iou_type", ["bbox", "segm"])
-def test_the_published_numbers_of_cocoapi_are_reproduced_and_both_evaluators_agree_to_the_last_bit(
+def test_published_numbers_of_cocoapi_are_reproduced_by_both_evaluators(
     iou_type: Any,
 ) -> None:
     published: dict[str, list[float]] = {}
@@ -61,7 +61,7 @@ def test_random_sets_get_the_references_numbers_to_the_last_bit(seed: int, iou_t
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_per_class_numbers_are_those_of_the_class_alone_and_average_to_the_whole(backend: str) -> None:
+def test_per_class_numbers_average_to_the_whole(backend: str) -> None:
     truth, results = random_case(11, "bbox")
     whole = evaluate(truth, results, "bbox", backend=backend)
     assert [row.name for row in whole.classes] == ["2", "5", "7", "9"]
@@ -104,9 +104,7 @@ def test_numbers_worked_out_by_hand(iou_type: Any, backend: str) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("iou_type", ["bbox", "segm"])
-def test_a_model_that_finds_nothing_scores_zero_and_does_not_crash_the_report(
-    iou_type: Any, backend: str
-) -> None:
+def test_model_that_finds_nothing_scores_zero(iou_type: Any, backend: str) -> None:
     evaluation = evaluate(small_truth(), [], iou_type, backend=backend)
     assert evaluation.metrics["AP"] == 0.0
     assert evaluation.metrics["AR@100"] == 0.0
@@ -155,7 +153,7 @@ def test_detections_inside_a_crowd_cost_nothing(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_detection_given_twice_is_a_false_positive_the_second_time(backend: str) -> None:
+def test_detection_given_twice_is_false_positive_second_time(backend: str) -> None:
     truth = small_truth()
     truth["annotations"].append({**truth["annotations"][0], "id": 6, "image_id": 2})
     once = evaluate(truth, [hit(), hit(image_id=2, score=0.1)], "bbox", backend=backend)
@@ -174,7 +172,7 @@ def test_an_object_with_the_id_zero_can_be_found(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_the_size_of_a_detected_mask_is_not_taken_from_its_box(backend: str) -> None:
+def test_size_of_detected_mask_is_not_taken_from_its_box(backend: str) -> None:
     """A large box around a small mask far from any object: a false positive among small ones, not large ones."""
     truth = small_truth()
     truth["annotations"][0].update(bbox=[10, 10, 20, 20], area=400, segmentation=rle([10, 10, 20, 20]))
@@ -278,7 +276,7 @@ def test_ground_truth_that_means_nothing_is_one_clear_error(
         evaluate(truth, [hit()], iou_type)
 
 
-def test_an_id_that_occurs_twice_in_the_ground_truth_is_an_error() -> None:
+def test_id_that_occurs_twice_in_ground_truth_is_error() -> None:
     for table in ("images", "annotations", "categories"):
         truth = small_truth()
         truth[table].append(dict(truth[table][0]))

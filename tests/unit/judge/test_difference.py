@@ -53,7 +53,7 @@ def test_an_image_that_is_drawn_twice_counts_as_two_images() -> None:
     assert found == pytest.approx(evaluate(copied, twice, "bbox").metrics["AP"], abs=0.02)
 
 
-def test_a_difference_is_nothing_from_itself_turns_its_sign_and_lies_in_its_interval() -> None:
+def test_difference_turns_its_sign_and_lies_in_its_interval() -> None:
     truth, results, other = case_of_one_truth(2)
     a, b = match(truth, results, "bbox"), match(truth, other, "bbox")
     assert paired_difference(a, a, replicates=20) == Difference(0.0, 0.0, 0.0, len(truth["images"]))

@@ -272,7 +272,7 @@ def test_run_lengths_of_pycocotools_are_sound() -> None:
 
 
 @pytest.mark.parametrize("box", [[0, 0, 1e7, 1e7], [-1e7, 5, 2e7, 3], [50, 50, 1e6, 1]])
-def test_the_mask_of_a_far_box_is_that_of_its_image(box: list[float]) -> None:
+def test_mask_of_far_box_is_that_of_its_image(box: list[float]) -> None:
     mask = object_mask({"bbox": box}, {"height": 80, "width": 100})
     assert mask.shape == (80, 100)
     with pytest.raises(ValueError, match="run lengths"):

@@ -31,7 +31,7 @@ def test_only_one_at_a_time_has_a_lock(tmp_path: Path, monkeypatch: pytest.Monke
         assert again
 
 
-def test_without_flock_the_lock_of_an_ended_process_counts_no_more(
+def test_without_flock_lock_of_ended_process_counts_no_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fcntl, "flock", no_flock)

@@ -55,7 +55,7 @@ def fail(path: Path, *settings: str) -> str:
         (MINIMAL.replace("[fake]", "[fake, fake]"), 3, ["two arms are called 'fake'"]),
     ],
 )  # fmt: skip
-def test_a_mistake_in_a_recipe_names_the_file_the_line_and_the_fix(
+def test_mistake_in_recipe_names_file_line_and_fix(
     tmp_path: Path, text: str, line: int | None, words: list[str]
 ) -> None:
     message = fail(write(tmp_path, text))
@@ -65,18 +65,18 @@ def test_a_mistake_in_a_recipe_names_the_file_the_line_and_the_fix(
         assert word in message
 
 
-def test_a_mistake_in_the_extended_recipe_is_reported_where_it_stands(tmp_path: Path) -> None:
+def test_mistake_in_extended_recipe_is_reported_where_it_stands(tmp_path: Path) -> None:
     write(tmp_path, "measure:\n  runds: 3\n", "base.yaml")
     assert "base.yaml:2: unknown key 'measure.runds'" in fail(
         write(tmp_path, MINIMAL + "extends: base.yaml\n")
     )
 
 
-def test_a_recipe_that_extends_itself_is_refused_instead_of_never_ending(tmp_path: Path) -> None:
+def test_recipe_that_extends_itself_is_refused_instead_of_never_ending(tmp_path: Path) -> None:
     assert "extends itself" in fail(write(tmp_path, MINIMAL + "extends: r.yaml\n"))
 
 
-def test_command_line_wins_over_the_recipe_which_wins_over_what_it_extends(tmp_path: Path) -> None:
+def test_command_line_wins_over_recipe_and_recipe_over_base(tmp_path: Path) -> None:
     write(tmp_path, "measure: {rounds: 7, steps: 7, launches: 7}\n", "base.yaml")
     path = write(tmp_path, MINIMAL + "extends: base.yaml\nmeasure: {rounds: 8, steps: 8}\n")
     measure = load_recipe(path, ["measure.rounds=9"]).recipe.measure
@@ -126,7 +126,7 @@ def test_factors_make_every_combination_once_but_the_excluded_ones(tmp_path: Pat
         assert len({(a.workload.ema, a.workload.task, a.workload.input.size) for a in cell}) == 1
 
 
-def test_what_a_codebase_does_not_offer_must_be_excluded_by_name_and_is_never_left_out_silently(
+def test_what_codebase_lacks_must_be_excluded_by_name(
     tmp_path: Path,
 ) -> None:
     message = fail(write(tmp_path, MINIMAL + "factors: {model: [faster_rcnn_r50_fpn, ssd300_vgg16]}\n"))
@@ -142,9 +142,7 @@ def test_a_run_against_itself_measures_one_codebase_twice(tmp_path: Path) -> Non
 
 
 @given(arms=st.integers(1, 8), rounds=st.integers(1, 30), seed=st.integers())
-def test_every_round_visits_every_arm_and_a_linear_drift_over_two_rounds_falls_on_all_alike(
-    arms: int, rounds: int, seed: int
-) -> None:
+def test_linear_drift_over_two_rounds_falls_on_all_alike(arms: int, rounds: int, seed: int) -> None:
     orders = round_orders(arms, rounds, seed)
     assert len(orders) == rounds
     assert all(sorted(order) == list(range(arms)) for order in orders)

@@ -76,7 +76,7 @@ def test_older_control_groups_limits_are_seen_too(sysfs: Path) -> None:
     assert "quota_cores" not in machine.describe_machine(sysfs)["cpu"]
 
 
-def test_a_machine_that_tells_nothing_is_missing_keys_and_not_an_error(
+def test_machine_that_tells_nothing_is_missing_keys_and_not_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*args: Any, **kwargs: Any) -> Any:
@@ -97,7 +97,7 @@ def test_a_machine_that_tells_nothing_is_missing_keys_and_not_an_error(
     assert len(machine.fingerprint(facts)) == 12
 
 
-def test_describing_this_machine_is_quick_and_can_be_stored_as_json() -> None:
+def test_describing_this_machine_can_be_stored_as_json() -> None:
     start = time.process_time()
     facts = machine.describe_machine()
     assert time.process_time() - start < 0.5
@@ -191,7 +191,7 @@ def test_a_driver_that_does_not_start_means_no_gpu(monkeypatch: pytest.MonkeyPat
 # -- fingerprint, load ----------------------------------------------------------------------------------
 
 
-def test_the_fingerprint_knows_the_hardware_and_not_its_state_or_name() -> None:
+def test_fingerprint_knows_hardware_and_not_its_state_or_name() -> None:
     facts: dict[str, Any] = {
         "host": "a",
         "cpu": {"model": "X", "logical_cores": 2, "clock_mhz": 2600},

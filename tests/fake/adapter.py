@@ -149,7 +149,9 @@ class Adapter(Base):
         options, step = self.options, self.steps
         self.steps += 1
         if "garbage" in options:
-            sys.stdout.write(options["garbage"] * 100 + '\n{"type": "run_block"}\n')
+            sys.stdout.write(
+                options["garbage"].encode().decode("unicode_escape") * 100 + '\n{"type": "run_block"}\n'
+            )
             sys.stdout.flush()
         if options.get("crash_at") == step:
             os._exit(9)

@@ -102,9 +102,9 @@ def render(blocks: Iterable[Block], limit: int | None = None) -> str:
     parts: list[str] = []
     room = math.inf if limit is None else limit
     for block in blocks:
-        part = _render(block)
+        part = _encodable(_render(block))
         if limit is not None and isinstance(block, Details) and _bytes(part) > room:
-            part = _render(_cut(block, int(room)))
+            part = _encodable(_render(_cut(block, int(room))))
         parts.append(part)
         room -= _bytes(part) + 2
     return "\n\n".join(parts) + "\n"
@@ -129,4 +129,9 @@ def _cut(block: Details, room: int) -> Details:
 
 
 def _bytes(text: str) -> int:
-    return len(text.encode())
+    return len(_encodable(text).encode())
+
+
+def _encodable(text: str) -> str:
+    """Half of a surrogate pair, which no file can hold, becomes its escape."""
+    return text.encode("utf-8", "backslashreplace").decode()

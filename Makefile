@@ -19,10 +19,11 @@ check: $(STAMP)  ## the unit tests, in less than a minute
 	$(PYTEST) tests/unit
 
 test: lint peers  ## lint, then every test but the nightly ones
-	$(PYTEST) --ignore tests/statistical
+	$(PYTEST) --ignore tests/statistical -m "not nightly"
 
-nightly: $(STAMP)  ## coverage of intervals, error rates and fuzzing at full size
+nightly: $(STAMP)  ## coverage of intervals, error rates, fuzzing at full size, and the longest tests
 	$(PYTEST) tests/statistical
+	$(PYTEST) --ignore tests/statistical -m nightly
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .

@@ -615,7 +615,7 @@ def test_the_detectors_of_each_revision_are_the_ones_that_run(cli: Cli) -> None:
     shutil.rmtree(clone)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize(("slowdown", "state"), [(0.0, "pass"), (0.1, "fail")])
 def test_slower_commit_fails_and_innocent_one_passes(cli: Cli, slowdown: float, state: str) -> None:
     """Real training steps, judged at a tolerance of 4 % beside whatever else the machine does (another test)."""

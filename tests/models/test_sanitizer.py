@@ -30,7 +30,7 @@ print("done")
 """
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_kernels_stay_within_their_arrays(tmp_path: Path) -> None:
     found = subprocess.run(["cc", "-print-file-name=libasan.so"], capture_output=True, text=True, check=False)
     library = Path(found.stdout.strip())

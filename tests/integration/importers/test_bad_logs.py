@@ -128,7 +128,7 @@ def _mutated(rng: random.Random, seeds: Sequence[bytes], count: int) -> bytes:
     return b"\n".join(out)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_many_damaged_lines_raise_nothing_but_the_documented_error() -> None:
     rng, seeds = random.Random(20201204), _seeds()
     for _ in range(20):

@@ -9,7 +9,7 @@ import pytest
 from tests.conftest import Cli
 from tests.peers.conftest import peer
 
-pytestmark = [pytest.mark.peers, pytest.mark.slow]
+pytestmark = [pytest.mark.peers, pytest.mark.nightly]
 
 EQUAL = [
     ("mmdet", "retinanet_r50_fpn", "train", "mmdet"),

@@ -73,5 +73,5 @@ def wait_until_quiet(limit_s: float, note: Callable[[str], None]) -> float:
         if not told:
             note(f"waiting for a quiet machine: process {others[0]['pid']} ({others[0]['name']}) is busy")
             told = True
-        time.sleep(min(1.0, limit_s - waited_s) if limit_s > waited_s else 0)
+        time.sleep(min(1.0, limit_s - waited_s))
     return time.monotonic() - begin

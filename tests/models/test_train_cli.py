@@ -178,6 +178,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 def test_a_killed_run_ends_with_the_same_bits(tmp_path: Path, write_config: Callable[..., Path]) -> None:
@@ -254,6 +255,7 @@ def test_two_ranks_take_the_step_of_one_process(tmp_path: Path, write_config: Ca
     assert (all_two - all_one).norm() < 0.005 * all_one.norm()
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_two_ranks_learn_classes_of_pixels(
     tmp_path: Path, shapes_folder: Path, write_config: Callable[..., Path], capsys: pytest.CaptureFixture[str]

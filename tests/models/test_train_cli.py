@@ -32,6 +32,7 @@ from detectors import eval as evaluation
 from detectors.coco import Batch
 from detectors.config import ConfigError
 from detectors.eval import METRICS
+from tests.helpers.models import narrow_heads
 from tests.helpers.process import ROOT
 
 #: Small, of one thread, and as little written as can be: frozen stages have no momentum.
@@ -90,6 +91,12 @@ def write_config(tmp_path: Path, shapes_folder: Path, backbone_file: Path) -> Ca
         return path
 
     return write
+
+
+@pytest.fixture
+def narrow() -> Iterator[None]:
+    with narrow_heads():
+        yield
 
 
 def start(*arguments: str | Path, module: str = "detectors.train", ranks: int = 1) -> subprocess.Popen[str]:
@@ -214,6 +221,7 @@ class TerminateAtFirstLine(logging.Handler):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
+@pytest.mark.usefixtures("narrow")
 def test_sigterm_leaves_a_checkpoint_to_go_on_from(tmp_path: Path, write_config: Callable[..., Path]) -> None:
     path = write_config(schedule={"iterations": 1000})
     handler = TerminateAtFirstLine()
@@ -446,6 +454,7 @@ def test_the_log_says_what_bench_reads(tmp_path: Path, write_config: Callable[..
     assert names.count("Inference") == 2
 
 
+@pytest.mark.usefixtures("narrow")
 def test_a_finished_run_is_not_written_over(
     write_config: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -531,6 +540,7 @@ def test_what_is_not_there_ends_with_code_2(
     assert len(error.splitlines()) == 1
 
 
+@pytest.mark.usefixtures("narrow")
 def test_a_loss_that_is_no_number_stops_the_run(
     tmp_path: Path, write_config: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:

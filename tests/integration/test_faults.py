@@ -258,9 +258,7 @@ def test_both_of_two_sessions_at_once_are_marked_as_disturbed(cli: Cli, tmp_path
 def long_recipe(cli: Cli, tmp_path: Path) -> Path:
     arms = [{"codebase": "fake", "label": label, "options": {"step_s": 0.03, "pid_file": str(tmp_path / "pids")}}
             for label in ("slow", "fast")]  # fmt: skip
-    return cli.recipe(
-        arms=arms, measure={"quiet": "off", "warmup": 1, "steps": 2, "rounds": 15, "launches": 2}
-    )
+    return cli.recipe(arms=arms, measure={"warmup": 1, "steps": 2, "rounds": 15, "launches": 2})
 
 
 @pytest.mark.parametrize(
@@ -361,7 +359,7 @@ def test_killed_session_leaves_no_forked_worker_and_no_server(cli: Cli, tmp_path
     adapter.mkdir()
     (adapter / "adapter.py").write_text((FAKE / "adapter.py").read_text())
     (adapter / "adapter.yaml").write_text((FAKE / "adapter.yaml").read_text() + "preload: [numpy]\n")
-    recipe = cli.recipe(arms=[SLOW], measure={"quiet": "off", "warmup": 1, "steps": 2, "rounds": 500})
+    recipe = cli.recipe(arms=[SLOW], measure={"warmup": 1, "steps": 2, "rounds": 500})
     process = cli.start("run", recipe, "--aa", "--adapters", adapter, "--results", cli.results)
     wait_for_blocks(cli, 5)
     children = psutil.Process(process.pid).children(recursive=True)

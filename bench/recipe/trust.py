@@ -9,6 +9,9 @@ from pathlib import Path
 from bench.errors import BenchError
 from bench.recipe.plan import Arm
 
+#: Suffixes of configurations that their codebases run, or build objects from.
+CODE = (".py", ".yaml", ".yml")
+
 
 def code_of(arm: Arm) -> Iterator[tuple[str, str]]:
     """What an arm runs that is no installed codebase: the field of the recipe, and the path or the function."""
@@ -18,8 +21,10 @@ def code_of(arm: Arm) -> Iterator[tuple[str, str]]:
         yield "source", str(arm.source)
     if "source" in arm.options:  # of an adapter that imports from there
         yield "options.source", str(arm.options["source"])
-    if arm.model is not None and (arm.model.endswith(".py") or ":" in Path(arm.model).name):
-        yield "model", arm.model
+    if arm.model is not None:
+        file = Path(arm.model)  # a name of a zoo is no path; a reader of YAML may build objects
+        if (file.is_absolute() and file.suffix in CODE) or ":" in file.name:
+            yield "model", arm.model
 
 
 def checksum(found: Iterable[tuple[str, str]]) -> str:

@@ -14,6 +14,9 @@ SCHEMA_VERSION = 2
 
 Status = Literal["ok", "failed", "partial"]
 
+#: How a warning of an arm begins that was evaluated without having been trained.
+RANDOM_WEIGHTS = "random weights"
+
 #: Beyond the schema: what recipes, workers and frameworks say in words of their own.
 Facts = dict[str, Any]
 

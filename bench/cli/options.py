@@ -27,6 +27,10 @@ AllowVariables = Annotated[
     bool,
     typer.Option("--allow-variables", help="Let the recipe set any environment variable of its workers."),
 ]
+Sources = Annotated[
+    list[str] | None,
+    typer.Option("--source", help="CODEBASE=PATH: import the codebase from this checkout. Repeatable."),
+]
 Trust = Annotated[
     bool,
     typer.Option(

@@ -327,6 +327,8 @@ class RunRecord(RecordModel):
     """File of the recipe."""
     command: list[str] = Field(default_factory=list)
     """Command line."""
+    kind: Literal["run", "check", "calibration"] = "run"
+    """What the run was measured for; `latest` is a run."""
     started_utc: str
     """Time of the start."""
     ended_utc: str | None = None

@@ -7,7 +7,7 @@ differs, and else *not shown*. A factor that the two arms were chosen to differ 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from bench.judge.facts import Fact, declared, observed
@@ -142,3 +142,33 @@ def audit_run(arms: Sequence[ArmRecord], baseline: Mapping[str, Any]) -> dict[st
         if reference is not None and reference.id != arm.id and arm.description and reference.description:
             verdicts[arm.id] = audit(arm, reference)
     return verdicts
+
+
+def audit_sessions(sessions: Sequence[tuple[Sequence[ArmRecord], Mapping[str, Any]]]) -> dict[str, Audit]:
+    """Verdicts by arm id over several runs: equal only where every session that measured an arm shows it.
+
+    Args:
+        sessions: The arms and the baseline of each run.
+    """
+    if len(sessions) == 1:
+        return audit_run(*sessions[0])
+    found: dict[str, list[tuple[int, Audit]]] = {}
+    for number, (arms, baseline) in enumerate(sessions, 1):
+        for arm, verdict in audit_run(arms, baseline).items():
+            found.setdefault(arm, []).append((number, verdict))
+    return {arm: _of_all(audits) for arm, audits in found.items()}
+
+
+def _of_all(audits: Sequence[tuple[int, Audit]]) -> Audit:
+    """All that any session has to say, each thing with its session."""
+    return Audit(
+        arm=audits[0][1].arm,
+        baseline=audits[0][1].baseline,
+        differences=tuple(
+            replace(one, fact=f"{one.fact}, session {number}")
+            for number, audit in audits
+            for one in audit.differences
+        ),
+        unknown=tuple(f"{one}, session {number}" for number, audit in audits for one in audit.unknown),
+        notes=tuple(dict.fromkeys(one for _, audit in audits for one in audit.notes)),
+    )

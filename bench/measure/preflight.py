@@ -11,7 +11,7 @@ from typing import Any
 
 from bench.environments import named_python, python_of
 from bench.errors import BenchError
-from bench.inputs.dataset import check_dataset
+from bench.inputs.dataset import check_dataset, evaluated_input
 from bench.measure.process import FOREIGN, worker_path
 from bench.recipe.codebases import Codebase
 from bench.recipe.plan import Arm, Plan
@@ -118,9 +118,9 @@ def check_weights(arm: Arm) -> None:
 def _check_data(arm: Arm) -> None:
     """The data set has the splits that the arm reads."""
     workload = arm.workload
-    check_dataset(workload.input.dataset, workload.input.split, workload.task)
+    check_dataset(workload.input, workload.task)
     if workload.evaluates:
-        check_dataset(workload.input.dataset, workload.eval_split, "eval")
+        check_dataset(evaluated_input(workload), "eval")
 
 
 def _check_device(arm: Arm) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from bench.errors import BenchError
 from bench.inputs import weights as mappings
 from bench.inputs.batches import prepare_batches, prepare_schedule
-from bench.inputs.dataset import Dataset, open_dataset, open_evaluation
+from bench.inputs.dataset import Dataset, evaluated_input, open_dataset, open_evaluation
 from bench.inputs.npz import check_npz, read_npz
 from bench.measure.arm import MeasuredArm, Prepared, Site
 from bench.measure.preflight import check_weights, interpreter_of, refuse_other_packages
@@ -87,7 +87,7 @@ class _Made:
         return prepared
 
     def _evaluation(self, workload: Workload) -> Dataset:
-        key = (workload.input.dataset, workload.input.images, workload.eval_split, workload.eval_images)
+        key = (evaluated_input(workload).model_dump_json(), workload.eval_images)
         return self._opened(key, lambda: open_evaluation(workload, self.site.cache))
 
     def _opened(self, key: Any, opening: Any) -> Dataset:
@@ -100,6 +100,8 @@ class _Made:
                 images=len(dataset.image_ids),
                 checksum=dataset.checksum,
             )
+            for text in dataset.skipped:
+                self.site.warn(f"skipped {text}")
         return self.opened[key]
 
     def complete(self, one: MeasuredArm) -> Prepared:

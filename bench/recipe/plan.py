@@ -354,9 +354,15 @@ def estimate_s_per_step(arm: Arm, past: Mapping[str, float]) -> tuple[float, boo
 def work_key(codebase: str, workload: Workload, options: Mapping[str, Any]) -> str:
     """Arms with the same key do the same work and should take about the same time on one machine. Where a data set
     or a file of weights lies has no part in it."""
+    input = workload.input
+    files = {
+        key: Path(value).name
+        for key in ("dataset", "annotations", "eval_annotations", "images")
+        if isinstance(value := getattr(input, key), str)
+    }
     named = workload.model_copy(
         update={
-            "input": workload.input.model_copy(update={"dataset": Path(workload.input.dataset).name}),
+            "input": input.model_copy(update=files),
             "weights": Path(workload.weights).name,
         }
     )
@@ -369,7 +375,7 @@ def steps_of(arm: Arm, measure: Measure) -> int:
     workload = arm.workload
     if workload.task == "train_eval":
         evaluations = sum(workload.evaluated_after(step) for step in (0, *workload.turns()))
-        images = evaluations * (workload.eval_images or workload.input.images)
+        images = evaluations * (workload.eval_images or workload.input.wanted)
         return workload.steps + images // (3 * workload.batch_size)
     extra = measure.warmup + measure.phase_steps + measure.memory_steps + 1
     return measure.launches * (extra + measure.rounds * (measure.settle + measure.steps))

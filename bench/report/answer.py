@@ -122,8 +122,9 @@ def _sentence(name: str, base: str, found: Sequence[Pivot]) -> str:
     sure = [row for row in equal if row.ratio and row.ratio.differs]
     if len(equal) == 1 and equal[0].ratio:
         ratio = equal[0].ratio
+        pooled = f", {ratio.sessions} sessions" if ratio.sessions > 1 else ""
         group = next(one.group for one in found if one.row is equal[0])
-        how = f"{significant(ratio.value)}× as fast as {base} (95 % CI {_interval(ratio.low, ratio.high)})"
+        how = f"{significant(ratio.value)}× as fast as {base} (95 % CI {_interval(ratio.low, ratio.high)}{pooled})"
         said = f"{name} is {how} in {group.title}{'' if ratio.differs else ': not told apart'}"
     else:
         ahead = mean.value >= 1

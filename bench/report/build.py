@@ -12,7 +12,7 @@ import numpy as np
 
 from bench.errors import BenchError
 from bench.judge import noise
-from bench.judge.audit import Audit, audit_run
+from bench.judge.audit import Audit, audit_sessions
 from bench.judge.pairs import baseline_of
 from bench.judge.ratio import Ratio, summarize
 from bench.judge.ratio import cost as cost_of
@@ -180,6 +180,7 @@ def _row(
     flops = _flops_per_step(arm)
     return dataclasses.replace(
         row,
+        sessions=max(1, int(measured.session.nunique())),
         launches=int(blocks["launch"].nunique()),
         rounds=len(blocks),
         steps=int(blocks["steps"].sum()),
@@ -389,7 +390,7 @@ def run_report(
     codebases = codebases or {}
     record, arms = run.record(), run.arms()
     samples = {arm.id: _samples(run, arm) for arm in arms}
-    rows = _rows(arms, samples, codebases, audit_run(arms, record.baseline) if audits is None else audits)
+    rows = _rows(arms, samples, codebases, _audits(run) if audits is None else audits)
     effects, scaling = _effects_and_scaling(samples, record, arms, rows)
     groups = tuple(_groups(samples, record, arms, rows))
     names = {row.arm: group.row_name(row) for group in groups for row in group.rows}
@@ -420,7 +421,12 @@ def run_report(
         unmeasured=tuple(arm for arm in record.arms if arm not in ended),
         warnings=tuple(record.warnings),
         accuracy=accuracy_values.of_run(run, arms, names, record.baseline),
+        sessions=tuple(_shown_path(one.folder) for one in run.sessions) if len(run.sessions) > 1 else (),
     )
+
+
+def _audits(run: Run) -> dict[str, Audit]:
+    return audit_sessions([(one.arms(), one.record().baseline) for one in run.sessions])
 
 
 def _shown_path(path: Path) -> str:

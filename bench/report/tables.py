@@ -76,7 +76,7 @@ def group_table(group: Group) -> Table:
                 if row.is_baseline and row.step_s
                 else ratio_cell(row.ratio, row.marks),
                 detectable_cell(row.ratio),
-                cell(design_text(row.launches, row.rounds) if row.step_s else None),
+                cell(design_text(row.launches, row.rounds, row.sessions) if row.step_s else None),
                 cell(row.verdict if row.audit else None, tone="bad" if row.verdict == "unequal" else ""),
                 _status_cell(row),
             )

@@ -101,7 +101,10 @@ class Row:
     """Of a failed arm, and of one whose samples hold no usable time."""
     log: str = ""
     log_tail: tuple[str, ...] = ()
+    sessions: int = 1
+    """Runs that are pooled."""
     launches: int = 0
+    """Over all sessions."""
     rounds: int = 0
     """Rounds measured, summed over launches."""
     steps: int = 0
@@ -276,6 +279,8 @@ class RunReport:
     warnings: tuple[str, ...]
     accuracy: tuple[accuracy_values.CellAccuracy, ...] = ()
     """Of the cells that were evaluated."""
+    sessions: tuple[str, ...] = ()
+    """Folders of the runs that are pooled; empty for one run."""
 
     @property
     def rows(self) -> tuple[Row, ...]:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from bench import __version__
 from bench.environments import cache_folder
@@ -152,6 +153,9 @@ class Session:
                 record.warnings.append(text)
 
 
+Kind = Literal["run", "check", "calibration"]
+
+
 def sha256_of(path: str | None) -> str:
     """Of a file; empty where the path names none."""
     if path is None or not os.path.isfile(path):
@@ -172,7 +176,9 @@ def _note_disturbance(site: Site, others: Others) -> None:
     site.record.load_before = machine.load_average()
 
 
-def new_run(loaded: LoadedRecipe, plan: Plan, results: Path, command: list[str]) -> tuple[Run, RunRecord]:
+def new_run(
+    loaded: LoadedRecipe, plan: Plan, results: Path, command: list[str], kind: Kind = "run"
+) -> tuple[Run, RunRecord]:
     """A folder and record for a run that starts now."""
     started = machine.utc_now()
     identity = f"{started.replace('-', '').replace(':', '')[:15]}Z-{secrets.token_hex(3)}"
@@ -183,6 +189,7 @@ def new_run(loaded: LoadedRecipe, plan: Plan, results: Path, command: list[str])
         recipe=loaded.recipe.model_dump(mode="json"),
         recipe_path=str(loaded.path),
         command=command,
+        kind=kind,
         started_utc=started,
         bench_version=__version__,
         git=run.note_revision(Path(__file__).parent, "bench"),

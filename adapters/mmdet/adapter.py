@@ -197,7 +197,7 @@ def adapt_config(model: Any, workload: Mapping[str, Any], classes: int) -> None:
         if "num_classes" in part and "semantic" not in str(part.get("type", "")).lower():
             part["num_classes"] = classes
     backbone = model.backbone
-    residual = any(name in backbone.type for name in ("ResNe", "Res2Net", "RegNet"))
+    residual = any(name in backbone.type for name in ("ResNe", "Res2Net", "RegNet", "CSP"))
     shared_head = model.get("roi_head", {}).get("shared_head")  # the last stage of a C4 model
     for part in filter(None, (backbone, shared_head)):
         if residual or "norm_eval" in part or part.type == "HRNet":

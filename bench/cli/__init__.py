@@ -19,6 +19,8 @@ from bench.text_safety import for_terminal
 
 #: Each command, in the order of the help: the module that holds it, and what it does.
 COMMANDS = {
+    "vs": ("vs", "Compare models by name, config or checkpoint, in one line."),
+    "init": ("vs", "Ask what to compare, and write a commented recipe."),
     "run": ("run", "Measure every arm of a recipe."),
     "audit": ("run", "Watch every arm for a few steps, and say whether they do equal work. Time nothing."),
     "report": ("report", "Write the report of one or several runs: Markdown, figures and a static page."),

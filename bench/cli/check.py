@@ -17,6 +17,7 @@ from bench.cli.options import (
     Recipe,
     Results,
     Settings,
+    Trust,
     closed_pipe_is_fine,
     examples,
     print_json,
@@ -77,6 +78,7 @@ def check(
     junit: Annotated[Path | None, typer.Option(help="File for JUnit XML.")] = None,
     comment: Annotated[Path | None, typer.Option(help="File for a pull-request comment in Markdown.")] = None,
     allow_variables: AllowVariables = False,
+    trust: Trust = False,
     settings: Settings = None,
     quiet: Quiet = False,
     results: Results = RESULTS,
@@ -97,7 +99,9 @@ def check(
         result = check_stored(Run(resolve_run(subject, results)), earlier, asked, cache, results, reference)
     else:
         codebases = find_codebases(adapters or [])
-        loaded, plan = plan_of(Path(subject), settings or [], adapters or [], allow_variables=allow_variables)
+        loaded, plan = plan_of(
+            Path(subject), settings or [], adapters or [], allow_variables=allow_variables, trust=trust
+        )
         notes = list(impossible(plan, asked, cache))
         for note in notes if not quiet else ():
             say(note, error=True)
@@ -142,6 +146,7 @@ def calibrate(
     tolerance: Tolerances = None,
     budget_s: Annotated[float, typer.Option(min=1, help="Seconds that a later check may measure.")] = 600.0,
     allow_variables: AllowVariables = False,
+    trust: Trust = False,
     settings: Settings = None,
     quiet: Quiet = False,
     results: Results = RESULTS,
@@ -150,7 +155,9 @@ def calibrate(
 ) -> None:
     """Measure every arm against itself, and say what a check can detect on this machine."""
     asked = read_settings(tolerance or [], budget_s)
-    loaded, plan = plan_of(recipe, settings or [], adapters or [], allow_variables=allow_variables)
+    loaded, plan = plan_of(
+        recipe, settings or [], adapters or [], allow_variables=allow_variables, trust=trust
+    )
     found = measure_noise(
         loaded,
         plan,

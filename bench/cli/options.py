@@ -27,6 +27,12 @@ AllowVariables = Annotated[
     bool,
     typer.Option("--allow-variables", help="Let the recipe set any environment variable of its workers."),
 ]
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust", help="Run the code that the recipe names: python, source, own models. Remembered."
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 Settings = Annotated[

@@ -24,6 +24,7 @@ from bench.cli.options import (
     Recipe,
     Results,
     Settings,
+    Trust,
     examples,
     plain,
     print_json,
@@ -40,6 +41,7 @@ from bench.recipe.codebases import find_codebases
 from bench.recipe.load import LoadedRecipe, load_recipe
 from bench.recipe.plan import Plan, estimate_s_per_step, make_plan, steps_of, work_key
 from bench.recipe.schema import level_text
+from bench.recipe.trust import refuse_untrusted
 from bench.recipe.variables import refuse_variables
 from bench.record.models import RunRecord
 from bench.record.run import Run, find_runs, resolve_run
@@ -82,6 +84,7 @@ def run(
         bool, typer.Option("--strict", help="Refuse to time an arm whose work is unequal.")
     ] = False,
     allow_variables: AllowVariables = False,
+    trust: Trust = False,
     quiet: Quiet = False,
     results: Results = RESULTS,
     adapters: Adapters = None,
@@ -91,14 +94,16 @@ def run(
     if (recipe is None) == (resume is None):
         raise BenchError("name a recipe, or a run with --resume", hint="bench list recipes; bench list runs")
     if recipe is not None:
-        settings = [*_width_settings(until), *(settings or [])]
-        loaded, plan = plan_of(recipe, settings, adapters or [], aa=aa, allow_variables=allow_variables)
+        settings = [*width_settings(until), *(settings or [])]
+        loaded, plan = plan_of(
+            recipe, settings, adapters or [], aa=aa, allow_variables=allow_variables, trust=trust
+        )
         if dry_run:
             document = _dry_run(plan, results)
             document["problems"] = check_plan(plan, find_codebases(adapters or []))
             print_json(document) if as_json else _print_dry_run(plan, document)
             raise typer.Exit(ExitCode.BAD_INPUT if document["problems"] else ExitCode.SUCCESS)
-        outcome = _measure(loaded, plan, results, adapters or [], quiet=quiet or as_json, strict=strict)
+        outcome = measure(loaded, plan, results, adapters or [], quiet=quiet or as_json, strict=strict)
     else:
         outcome = _resume(
             str(resume),
@@ -107,8 +112,9 @@ def run(
             retry_failed=retry_failed,
             quiet=quiet or as_json,
             allow_variables=allow_variables,
+            trust=trust,
         )
-    print_json(outcome.as_json()) if as_json else _print_outcome(outcome, quiet=quiet)
+    print_json(outcome.as_json()) if as_json else print_outcome(outcome, quiet=quiet)
     raise typer.Exit(outcome.exit_code)
 
 
@@ -123,12 +129,15 @@ def audit(
         bool, typer.Option("--strict", help="Exit with 3 unless every arm is shown to do equal work.")
     ] = False,
     allow_variables: AllowVariables = False,
+    trust: Trust = False,
 ) -> None:
     """Watch every arm for a few steps, and say whether they do equal work. Time nothing.
 
     Exit codes: 0; 4 if an arm failed; with --strict 3 if an arm is unequal or not shown to be equal.
     """
-    loaded, plan = plan_of(recipe, settings or [], adapters or [], allow_variables=allow_variables)
+    loaded, plan = plan_of(
+        recipe, settings or [], adapters or [], allow_variables=allow_variables, trust=trust
+    )
     audits, code = _audit(loaded, plan, adapters or [], quiet=quiet or as_json)
     print_json([one.as_json() for one in audits]) if as_json else _print_audits(audits)
     if not code and strict and not all(one.equal for one in audits):
@@ -179,14 +188,16 @@ def plan_of(
     *,
     aa: bool = False,
     allow_variables: bool = False,
+    trust: bool = False,
 ) -> tuple[LoadedRecipe, Plan]:
     loaded = load_recipe(recipe, settings)
     plan = make_plan(loaded, find_codebases(adapters), aa=aa)
     refuse_variables(plan.arms, str(loaded.path), allow_all=allow_variables)
+    refuse_untrusted(plan.arms, str(loaded.path), cache_folder() / "trusted", trust=trust)
     return loaded, plan
 
 
-def _width_settings(until: str | None) -> list[str]:
+def width_settings(until: str | None) -> list[str]:
     """`--until 3%` as settings; those that the user gives come later and count."""
     if until is None:
         return []
@@ -196,7 +207,7 @@ def _width_settings(until: str | None) -> list[str]:
         raise BenchError(f"--until {until}: expected per cent", hint="for example --until 3%") from None
 
 
-def _measure(
+def measure(
     loaded: LoadedRecipe,
     plan: Plan,
     results: Path,
@@ -217,10 +228,12 @@ def _resume(
     retry_failed: bool,
     quiet: bool,
     allow_variables: bool,
+    trust: bool,
 ) -> Outcome:
     run = Run(resolve_run(name, results), cache_folder())
     plan, record = resumed(run, find_codebases(adapters))
     refuse_variables(plan.arms, str(run.folder), allow_all=allow_variables)
+    refuse_untrusted(plan.arms, str(run.folder), cache_folder() / "trusted", trust=trust)
     return _execute(run, record, plan, adapters, quiet=quiet, retry_failed=retry_failed)
 
 
@@ -242,7 +255,7 @@ def _execute(
     return Outcome(run, code)
 
 
-def _print_outcome(outcome: Outcome, *, quiet: bool) -> None:
+def print_outcome(outcome: Outcome, *, quiet: bool) -> None:
     """Where the run is, and what to do next."""
     say(outcome.run.folder)
     if quiet:
@@ -342,7 +355,7 @@ def _audit(
     """Every verdict that there can be, and the exit code. Arms that fail are reported on standard error."""
     plan = replace(plan, measure=plan.measure.model_copy(update={"rounds": 0}))
     with tempfile.TemporaryDirectory(prefix="bench-audit-") as folder:
-        outcome = _measure(loaded, plan, Path(folder), adapters, quiet=quiet)
+        outcome = measure(loaded, plan, Path(folder), adapters, quiet=quiet)
         arms = outcome.run.arms()
         for arm in arms:
             if arm.failure is not None:

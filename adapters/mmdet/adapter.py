@@ -79,8 +79,10 @@ class Adapter(TorchAdapter):
         offered = self.job.model.get("options", {}).get("cfg_options", {})
         changes = {**offered, **self.job.options.get("cfg_options", {})}
         config = load_config(self.job.model["name"], changes)
-        own = "://" in self.workload["model"]
+        own = "://" in self.workload["model"] or self.job.model["name"].startswith(("yolox/", "rtmdet/"))
         self.own_input = own_input(config.model.get("data_preprocessor") or {}) if own else None
+        if self.own_input and config.model.type == "YOLOX":
+            self.own_input["pad"] = 114.0  # of the pipelines of its configs
         adapt_config(config.model, self.workload, len(self.job.classes))
         model = MODELS.build(config.model)
         model.init_weights()
@@ -264,7 +266,8 @@ def _parts(config: Any) -> Iterator[Any]:
 def uses_masks(model: nn.Module) -> bool:
     """Whether the ground-truth masks take part in the loss."""
     owner = getattr(model, "roi_head", model)
-    return getattr(owner, "mask_head", None) is not None
+    in_boxes = "Ins" in type(getattr(model, "bbox_head", None)).__name__  # RTMDet-Ins
+    return in_boxes or getattr(owner, "mask_head", None) is not None
 
 
 def backbone_stages(backbone: nn.Module) -> Sequence[Sequence[nn.Module]]:

@@ -13,9 +13,9 @@ import cv2
 import decoders
 import numpy as np
 import onnx
+import pixels
 import runtimes
 
-from adapters import pixels
 from adapters.common import by_module
 from bench.worker.api import Adapter as BaseAdapter
 from bench.worker.api import Batch, Description, Detections, Job

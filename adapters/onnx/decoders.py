@@ -127,7 +127,7 @@ def boxes(outputs: Outputs, settings: Settings) -> list[Found]:  # noqa: ARG001
 class Family:
     """How the exports of a family are fed and read.
 
-    ``input``: see `adapters.pixels.PREPARATIONS`. ``suppressed``: overlap above which a box of the same class is a duplicate;
+    ``input``: see `pixels.PREPARATIONS`. ``suppressed``: overlap above which a box of the same class is a duplicate;
     None: the graph, or the method, leaves none. ``offset``: what the family adds to the label of a class.
     """
 

@@ -10,8 +10,13 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.version_converter
 
 Feeds = Sequence[Mapping[str, np.ndarray]]
+
+
+#: The first opset whose int8 operators have a scale for each channel.
+PER_CHANNEL_OPSET = 13
 
 
 class Runtime:
@@ -61,6 +66,10 @@ class OnnxRuntime(Runtime):
                 return next(self.feeds, None)
 
         prepared = target.with_suffix(".float.onnx")
+        model = onnx.load(str(source))
+        if model.opset_import[0].version < PER_CHANNEL_OPSET:
+            source = target.with_suffix(".newer.onnx")
+            onnx.save(onnx.version_converter.convert_version(model, PER_CHANNEL_OPSET), str(source))
         quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
         quantization.quantize_static(
             str(prepared),

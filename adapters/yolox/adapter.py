@@ -13,11 +13,11 @@ from torchvision.ops import box_convert
 from yolox.config import YoloxConfig
 from yolox.utils import ModelEMA, postprocess
 
-from adapters import pixels
-from adapters.torch_common import TensorBatch, TorchAdapter
+from adapters.torch_common import TensorBatch, TorchAdapter, renormalised
 from bench.worker.api import Batch
 
 NMS_THRESHOLD = 0.65
+PADDING = 114.0
 
 
 class Adapter(TorchAdapter):
@@ -81,9 +81,9 @@ class Adapter(TorchAdapter):
 
     def convert(self, batch: Batch) -> TensorBatch:
         """YOLOX takes BGR of 0..255 and pads with grey; the pixels stay those of the shared batch."""
-        sizes = [(int(height), int(width)) for height, width in batch.image_sizes]
-        images = pixels.prepare(batch.images, sizes, pixels.PREPARATIONS["bgr"])
-        return super().convert(replace(batch, images=images))
+        data: TensorBatch = super().convert(batch)
+        images = renormalised(data.images, data.image_sizes, (0, 0, 0), (1, 1, 1), bgr=True, pad=PADDING)
+        return replace(data, images=images)
 
     def compute_losses(self, data: TensorBatch) -> dict[str, Tensor]:
         found = self.model(data.images, targets_of(data))

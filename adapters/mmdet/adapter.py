@@ -133,7 +133,8 @@ class Adapter(TorchAdapter):
 
     def predict_final(self, raw: Callable[[], list[InstanceData]], data: Samples) -> list[dict[str, Tensor]]:  # noqa: ARG002
         fields = {"boxes": "bboxes", "scores": "scores", "labels": "labels", "masks": "masks"}
-        return [{name: found[own] for name, own in fields.items() if own in found} for found in raw()]
+        limit = self.workload["max_detections"]  # which YOLOX's head does not know; its detections are sorted
+        return [{name: found[own][:limit] for name, own in fields.items() if own in found} for found in raw()]
 
     def detections(self, processed: Sequence[Any], data: Samples) -> list[Detections]:
         """SOLO's boxes are zeros: those of its masks stand in their place."""

@@ -59,9 +59,7 @@ class Adapter(BaseAdapter):
         self.preparation = pixels.PREPARATIONS[preparation]
         self.label_of = self.labels()
         if self.options.get("int8", False):
-            path = runtimes.quantised(
-                self.runtime_name, path, self.calibration(), Path(self.job.scratch)
-            )
+            path = runtimes.quantised(self.runtime_name, path, self.calibration(), Path(self.job.scratch))
         self.runtime = runtimes.RUNTIMES[self.runtime_name](
             path, self.job.threads, self.job.workload["device"]
         )
@@ -77,7 +75,9 @@ class Adapter(BaseAdapter):
         how = chosen(self.options, "shapes", "static", ("static", "dynamic"))
         if not with_batch and self.job.workload["batch_size"] != 1:
             raise ValueError(f"{path.name} takes one image without a batch; set batch_size: 1")
-        for name, size, asked in zip(("batch_size", "channels", "height", "width")[-len(shape) :], shape, wanted):
+        for name, size, asked in zip(
+            ("batch_size", "channels", "height", "width")[-len(shape) :], shape, wanted
+        ):
             if size is not None and size != asked:
                 fix = f"batch_size: {size}" if name == "batch_size" else "input.size to what the file takes"
                 raise ValueError(
@@ -216,7 +216,10 @@ class Adapter(BaseAdapter):
             threads=self.job.threads,
             library={**self.runtime.library, "onnx": onnx.__version__, "opencv": cv2.__version__},
             kernels=f"{self.runtime_name}{', int8' if self.options.get('int8') else ''}",
-            extra={"int8": bool(self.options.get("int8", False)), "opset": self.graph.opset_import[0].version},
+            extra={
+                "int8": bool(self.options.get("int8", False)),
+                "opset": self.graph.opset_import[0].version,
+            },
         )
 
 

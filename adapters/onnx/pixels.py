@@ -10,7 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-MEAN = np.array([123.675, 116.28, 103.53], np.float32).reshape(3, 1, 1)  # of bench.recipe.workload, RGB, 0..255
+MEAN = np.array([123.675, 116.28, 103.53], np.float32).reshape(
+    3, 1, 1
+)  # of bench.recipe.workload, RGB, 0..255
 STD = np.array([58.395, 57.12, 57.375], np.float32).reshape(3, 1, 1)
 
 

@@ -1,4 +1,4 @@
-"""ONNX Runtime and OpenVINO behind one small face, each with its own quantiser. A runtime is imported where it is used."""
+"""ONNX Runtime and OpenVINO behind one small face, each with its own quantiser; imported where they are used."""
 
 from __future__ import annotations
 
@@ -143,7 +143,9 @@ def quantised(runtime: str, source: Path, feeds: Feeds, folder: Path) -> Path:
 
 def shape_of(value: Any) -> list[int | None]:
     """Sizes of an input or output; None for one that is free."""
-    return [size.dim_value if size.HasField("dim_value") else None for size in value.type.tensor_type.shape.dim]
+    return [
+        size.dim_value if size.HasField("dim_value") else None for size in value.type.tensor_type.shape.dim
+    ]
 
 
 def with_shape(model: onnx.ModelProto, shape: Sequence[int | None], target: Path) -> Path:
@@ -176,7 +178,9 @@ def flops(model: onnx.ModelProto) -> int | None:
     """Of convolutions and matrix products for the shapes in the file, a multiply-add counted as two; None where the
     shapes are not known."""
     inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
-    shapes = {value.name: shape_of(value) for value in (*inferred.value_info, *inferred.input, *inferred.output)}
+    shapes = {
+        value.name: shape_of(value) for value in (*inferred.value_info, *inferred.input, *inferred.output)
+    }
     shapes |= {one.name: list(one.dims) for one in inferred.initializer}
     total = 0
     for node in inferred.node:

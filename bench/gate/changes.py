@@ -182,7 +182,12 @@ def _suspects(logs: Floats, offset: int) -> tuple[int, int]:
     """
     calm = _without_spikes(logs, max(_noise_sd(logs), 1e-12))
     cuts = np.arange(2, calm.size - 1)
-    squares = np.array([calm[:cut].var() * cut + calm[cut:].var() * (calm.size - cut) for cut in cuts])
+    around = calm - calm.mean()
+    sums = np.cumsum(around)
+    # Squares around the two means, from the sums on both sides of each cut.
+    squares = (
+        (around**2).sum() - sums[cuts - 1] ** 2 / cuts - (sums[-1] - sums[cuts - 1]) ** 2 / (calm.size - cuts)
+    )
     variance = max(float(squares.min()) / max(calm.size - 2, 1), 1e-24)
     near = cuts[squares - squares.min() <= 2 * math.log(20) * variance]
     return offset + int(near.min()), offset + int(near.max())

@@ -19,6 +19,8 @@ from typing import Any
 
 #: So many new runs are worth several processes.
 MANY = 500
+#: Entries that each write looks at, to drop those whose run is gone.
+FORGOTTEN = 100
 
 
 def stamp(folder: Path) -> str:
@@ -79,6 +81,9 @@ def _write(path: Path, rows: Sequence[tuple[str, str, str]]) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             with contextlib.closing(_open(path)) as index, index:
                 index.executemany("INSERT OR REPLACE INTO runs VALUES (?, ?, ?)", rows)
+                some = index.execute("SELECT folder FROM runs ORDER BY random() LIMIT ?", (FORGOTTEN,))
+                gone = [(folder,) for (folder,) in some.fetchall() if not os.path.isdir(folder)]
+                index.executemany("DELETE FROM runs WHERE folder = ?", gone)
             return
         except sqlite3.DatabaseError as error:
             if isinstance(

@@ -95,6 +95,7 @@ class Run:
     def __init__(self, folder: Path, cache: Path | None = None) -> None:
         self.folder = folder
         self.places = Places(folder.absolute(), cache)
+        self.sessions: tuple[Run, ...] = (self,)
 
     # -- reading -------------------------------------------------------------------------------------------------
 

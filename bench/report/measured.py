@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from bench.judge.ratio import Ratio, pair
-from bench.judge.ratio import ratio as ratio_of
+from bench.judge.ratio import Ratio, pair, pooled
 from bench.record.samples import block_times, columns_of, problem_of, step_times
 from bench.report.values import Trace
 
@@ -28,6 +28,13 @@ class Measured:
     def blocks(self) -> pd.DataFrame:
         """`block_times`: those that count."""
         return block_times(self.samples)
+
+    @cached_property
+    def session(self) -> pd.Series:
+        """Launch → session, of pooled runs; empty for one run."""
+        if "session" not in self.samples:
+            return pd.Series(dtype=np.int64)
+        return self.samples.groupby("launch")["session"].first()
 
     @cached_property
     def steps(self) -> pd.DataFrame:
@@ -67,6 +74,8 @@ def throughput_ratio(
 ) -> Ratio | None:
     """Images/s of `arm` over those of `baseline`, paired by round; None without a common round or a usable time.
 
+    Of pooled runs every session counts alike, and its interval is that of a further session.
+
     Args:
         arm: Samples of the arm.
         baseline: Samples of what it is compared with.
@@ -75,7 +84,22 @@ def throughput_ratio(
     """
     if arm.problem or baseline.problem:
         return None
-    pairs = pair(arm.blocks, baseline.blocks)
-    if not pairs.log_ratio.size:
-        return None
-    return ratio_of(pairs.launch, pairs.log_ratio + math.log(images), confidence)
+    found = [pair(*blocks) for blocks in _by_session(arm, baseline)]
+    found = [
+        replace(pairs, log_ratio=pairs.log_ratio + math.log(images))
+        for pairs in found
+        if pairs.log_ratio.size
+    ]
+    return pooled(found, confidence) if found else None
+
+
+def _by_session(arm: Measured, baseline: Measured) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
+    """The blocks of both arms, session by session."""
+    if not len(arm.session) or not len(baseline.session):
+        yield arm.blocks, baseline.blocks
+        return
+    for number in sorted({*arm.session} & {*baseline.session}):
+        one, two = (
+            side.blocks[side.blocks["launch"].map(side.session) == number] for side in (arm, baseline)
+        )
+        yield one, two

@@ -98,7 +98,7 @@ def run(
             document["problems"] = check_plan(plan, find_codebases(adapters or []))
             print_json(document) if as_json else _print_dry_run(plan, document)
             raise typer.Exit(ExitCode.BAD_INPUT if document["problems"] else ExitCode.SUCCESS)
-        outcome = _measure(loaded, plan, results, adapters or [], quiet=quiet or as_json, strict=strict)
+        outcome = measure(loaded, plan, results, adapters or [], quiet=quiet or as_json, strict=strict)
     else:
         outcome = _resume(
             str(resume),
@@ -196,7 +196,7 @@ def _width_settings(until: str | None) -> list[str]:
         raise BenchError(f"--until {until}: expected per cent", hint="for example --until 3%") from None
 
 
-def _measure(
+def measure(
     loaded: LoadedRecipe,
     plan: Plan,
     results: Path,
@@ -342,7 +342,7 @@ def _audit(
     """Every verdict that there can be, and the exit code. Arms that fail are reported on standard error."""
     plan = replace(plan, measure=plan.measure.model_copy(update={"rounds": 0}))
     with tempfile.TemporaryDirectory(prefix="bench-audit-") as folder:
-        outcome = _measure(loaded, plan, Path(folder), adapters, quiet=quiet)
+        outcome = measure(loaded, plan, Path(folder), adapters, quiet=quiet)
         arms = outcome.run.arms()
         for arm in arms:
             if arm.failure is not None:

@@ -33,6 +33,7 @@ COMMANDS = {
         "Measure every arm against itself, and say what a check can detect on this machine.",
     ),
     "history": ("check", "Find lasting changes in the stored runs, per arm and machine."),
+    "site": ("site", "Make a static site of many runs: latest reports, histories, changes."),
     "import": ("logs", "Read a training log of another tool: rates, losses and evaluations."),
     "compare-logs": ("logs", "Put training logs side by side: rates, memory, accuracy."),
     "eval": ("report", "Compute COCO AP and AR of detections, per class, and what the errors cost."),

@@ -18,11 +18,12 @@ from bench.errors import BenchError, did_you_mean
 from bench.judge import accuracy
 from bench.judge.results import IouType, what_is_there
 from bench.recipe.codebases import find_codebases
+from bench.record.pool import PooledRun
 from bench.record.run import Run, resolve_run, write_atomic
 from bench.reference.page import generate_published
 from bench.report.comparison import comparison_blocks, comparison_table, resolve_side
 from bench.report.export import FORMATS, export
-from bench.report.notebook import load
+from bench.report.notebook import LoadedRun
 from bench.report.render.terminal import show
 from bench.report.values import to_json
 from bench.report.write import generate
@@ -38,11 +39,15 @@ class Figures(StrEnum):
     ALL = "all"
 
 
-@app.command(epilog=examples("bench report", "bench report latest", "bench report --published"))
+@app.command(epilog=examples("bench report", "bench report RUN RUN2 RUN3", "bench report --published"))
 def report(
     runs: Annotated[
-        list[str] | None, typer.Argument(help="Runs to report: folder, id or latest. Default: latest.")
+        list[str] | None,
+        typer.Argument(help="Run to report: folder, id or latest; or several sessions of one recipe."),
     ] = None,
+    apart: Annotated[
+        bool, typer.Option("--apart", help="Report several runs side by side. Do not pool them.")
+    ] = False,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder to write to. Default: reports/RECIPE/RUN.")
     ] = None,
@@ -56,11 +61,16 @@ def report(
     results: Results = RESULTS,
     as_json: AsJson = False,
 ) -> None:
-    """Write the report of one or several runs: Markdown, figures and a static page."""
+    """Write the report of a run: Markdown, figures and a static page.
+
+    Several runs of one recipe are pooled as sessions: ratios and intervals are over all of them.
+    """
     named = [Run(resolve_run(name, results)) for name in runs or ([] if published else ["latest"])]
     if published:
         path = generate_published(output or Path("reports") / "reference", measured=named)
     else:
+        if len(named) > 1 and not apart:
+            named = [PooledRun(named)]
         first = named[0].record()
         target = output or Path("reports") / str(first.recipe["name"]) / first.id
         path = generate(named, target, codebases=find_codebases(), every_figure=figures == Figures.ALL)
@@ -91,7 +101,7 @@ def export_run(
     results: Results = RESULTS,
 ) -> None:
     """Export the ratios of a run for other tools."""
-    text = export(load(resolve_run(run, results)), format_)
+    text = export(LoadedRun(Run(resolve_run(run, results))), format_)
     write_atomic(output, text) if output else sys.stdout.write(text)
 
 

@@ -101,18 +101,20 @@ class Workload(Strict):
 
     task: Literal["train", "infer", "eval", "train_eval"] = "train"
     """train, infer: time steps. eval: infer, and AP of the weights. train_eval: ``steps`` steps, with AP on the way."""
-    model: str
-    """A canonical model name (`bench list models`)."""
+    model: str = ""
+    """A canonical model name (`bench list models`). Not needed where every arm names its own."""
     input: Input = Input()
     """Images and their size."""
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 2
     """Images per step and rank."""
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     """Type of weights and activations."""
-    frozen_stages: Annotated[int, Field(ge=-1, le=5)] = 1
-    """Backbone stages without gradient: 0 none, 1 the stem and the first stage, … (-1 means 0)."""
-    frozen_bn: bool = True
-    """Batch normalisation uses fixed statistics and affine parameters, as in the R-CNN reference settings."""
+    frozen_stages: Annotated[int, Field(ge=-1, le=5)] | None = 1
+    """Backbone stages without gradient: 0 none, 1 the stem and the first stage, … (-1 means 0). null: as the model's
+    own configuration says."""
+    frozen_bn: bool | None = True
+    """Batch normalisation uses fixed statistics and affine parameters, as in the R-CNN reference settings. null: as
+    the model's own configuration says."""
     ema: bool = False
     """Keep an exponential moving average of the weights, updated in every step."""
     ema_decay: Annotated[float, Field(gt=0, lt=1)] = 0.9998
@@ -151,6 +153,11 @@ class Workload(Strict):
     @property
     def trains(self) -> bool:
         return self.task in ("train", "train_eval")
+
+    @property
+    def own_model(self) -> bool:
+        """Whether the model is a codebase's own, not a canonical one."""
+        return "://" in self.model
 
     @property
     def evaluates(self) -> bool:

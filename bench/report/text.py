@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-import unicodedata
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bench.judge.ratio import Cost, Ratio, Summary
 from bench.recipe.schema import level_text
 from bench.report.document import MISSING, Cell
+
+if TYPE_CHECKING:  # lists are written without scipy, which takes a second to import
+    from bench.judge.ratio import Cost, Ratio, Summary
 
 TASKS = {
     "train": "training",
@@ -110,19 +111,6 @@ def shorten(text: str, width: int) -> str:
     return f"{text[:head]}…{text[len(text) - tail :] if tail else ''}"
 
 
-def printable(text: str) -> str:
-    """Control and bidirectional characters as escapes: a label can neither move a cursor nor turn a line round."""
-    return "".join(
-        f"\\u{ord(char):04x}"
-        if char != "\n" and (char in BIDI or unicodedata.category(char) == "Cc")
-        else char
-        for char in text
-    )
-
-
-BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-
-
 def marked(text: str, marks: Iterable[str]) -> str:
     """`1.9 [1.8, 2.0] ≠†`: a ratio is never shown without its marks."""
     return " ".join(part for part in (text, "".join(marks)) if part)
@@ -201,7 +189,8 @@ def seconds_cell(summary: Summary | None) -> Cell:
     )
 
 
-def design_text(launches: int, rounds: int) -> str:
-    """`3 × 6`, or `3, 17 rounds` when launches have different numbers of rounds."""
+def design_text(launches: int, rounds: int, sessions: int = 1) -> str:
+    """`3 × 6`, or `3, 17 rounds` when launches have different numbers of rounds; `9 × 6 in 3 sessions`."""
     each, rest = divmod(rounds, launches)
-    return f"{launches} × {each}" if rest == 0 else f"{launches}, {rounds} rounds"
+    text = f"{launches} × {each}" if rest == 0 else f"{launches}, {rounds} rounds"
+    return f"{text} in {sessions} sessions" if sessions > 1 else text

@@ -22,7 +22,7 @@ from bench.errors import BenchError, StorageError, did_you_mean
 from bench.recipe import plain_yaml
 
 Layout = Literal["yolo", "voc"]
-INSTALL = "pip install 'detection-bench[formats]', which brings supervision"
+INSTALL = "pip install 'detection-bench[data]', which brings supervision"
 
 
 def layout_of(root: Path) -> Layout | None:

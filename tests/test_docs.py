@@ -43,6 +43,7 @@ NOT_EXECUTED = {
     r"path/to|ours.log|^bench eval instances.json": "has a placeholder",
     r"^bench data sample": "needs a data set of the reader's; tests/integration/test_data_commands.py runs it",
     r"^bench check .*--source": "needs a checkout of another codebase; tests/test_check.py checks one",
+    r"^bench (vs|export-model) .*model\.onnx": "needs the reader's weights; tests/peers/test_export_model.py runs it",
     r"^(python|from|for|write)": "trains for minutes; tests/models/test_train_cli.py runs the commands on less",
 }
 

@@ -271,11 +271,11 @@ def image_processor(config: Any) -> Any:
 
 
 def backbone_of(model: nn.Module) -> nn.Module:
-    """The module that makes features of images."""
+    """The module that makes features of images; the whole model where it is not told apart."""
     inner = getattr(model, "model", model)
     if hasattr(inner, "pixel_level_module"):  # Mask2Former
         return inner.pixel_level_module.encoder
-    backbone = inner.backbone
+    backbone = getattr(inner, "backbone", inner)
     for name in ("conv_encoder", "model", "_backbone"):
         backbone = getattr(backbone, name, backbone)
     return backbone

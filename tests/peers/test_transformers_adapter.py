@@ -58,7 +58,9 @@ def test_model_learns_and_detects(transformers: Peer, model: str) -> None:
         max_detections=7,
         optimizer=optimizer,
         frozen_stages=changes.get("frozen_stages", 1),
-        options={"config": FEW} if model.startswith(("dfine", "rtdetr", "rfdetr", "transformers://deim")) else {},
+        options={"config": FEW}
+        if model.startswith(("dfine", "rtdetr", "rfdetr", "transformers://deim"))
+        else {},
     )
     result, _ = transformers.run(LEARN, job)
     if published is not None:

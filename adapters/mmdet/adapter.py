@@ -79,7 +79,8 @@ class Adapter(TorchAdapter):
         offered = self.job.model.get("options", {}).get("cfg_options", {})
         changes = {**offered, **self.job.options.get("cfg_options", {})}
         config = load_config(self.job.model["name"], changes)
-        own = "://" in self.workload["model"]
+        # Random weights were made for no other scale of pixels; they diverge in that of a caffe-style model.
+        own = "://" in self.workload["model"] and self.job.weights
         self.own_input = own_input(config.model.get("data_preprocessor") or {}) if own else None
         adapt_config(config.model, self.workload, len(self.job.classes))
         model = MODELS.build(config.model)

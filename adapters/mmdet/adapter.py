@@ -80,8 +80,11 @@ class Adapter(TorchAdapter):
         changes = {**offered, **self.job.options.get("cfg_options", {})}
         config = load_config(self.job.model["name"], changes)
         # Random weights were made for no other scale of pixels; they diverge in that of a caffe-style model.
-        own = "://" in self.workload["model"] and self.job.weights
+        own = "://" in self.workload["model"] and bool(self.job.weights)
+        own |= self.job.model["name"].startswith(("yolox/", "rtmdet/"))
         self.own_input = own_input(config.model.get("data_preprocessor") or {}) if own else None
+        if self.own_input and config.model.type == "YOLOX":
+            self.own_input["pad"] = 114.0  # of the pipelines of its configs
         adapt_config(config.model, self.workload, len(self.job.classes))
         model = MODELS.build(config.model)
         model.init_weights()
@@ -132,7 +135,8 @@ class Adapter(TorchAdapter):
 
     def predict_final(self, raw: Callable[[], list[InstanceData]], data: Samples) -> list[dict[str, Tensor]]:  # noqa: ARG002
         fields = {"boxes": "bboxes", "scores": "scores", "labels": "labels", "masks": "masks"}
-        return [{name: found[own] for name, own in fields.items() if own in found} for found in raw()]
+        limit = self.workload["max_detections"]  # which YOLOX's head does not know; its detections are sorted
+        return [{name: found[own][:limit] for name, own in fields.items() if own in found} for found in raw()]
 
     def detections(self, processed: Sequence[Any], data: Samples) -> list[Detections]:
         """SOLO's boxes are zeros: those of its masks stand in their place."""
@@ -215,7 +219,7 @@ def adapt_config(model: Any, workload: Mapping[str, Any], classes: int) -> None:
         if "num_classes" in part and "semantic" not in str(part.get("type", "")).lower():
             part["num_classes"] = classes
     backbone = model.backbone
-    residual = any(name in backbone.type for name in ("ResNe", "Res2Net", "RegNet"))
+    residual = any(name in backbone.type for name in ("ResNe", "Res2Net", "RegNet", "CSP"))
     shared_head = model.get("roi_head", {}).get("shared_head")  # the last stage of a C4 model
     for part in filter(None, (backbone, shared_head) if workload["frozen_bn"] is not None else ()):
         if residual or "norm_eval" in part or part.type == "HRNet":
@@ -265,7 +269,8 @@ def _parts(config: Any) -> Iterator[Any]:
 def uses_masks(model: nn.Module) -> bool:
     """Whether the ground-truth masks take part in the loss."""
     owner = getattr(model, "roi_head", model)
-    return getattr(owner, "mask_head", None) is not None
+    in_boxes = "Ins" in type(getattr(model, "bbox_head", None)).__name__  # RTMDet-Ins
+    return in_boxes or getattr(owner, "mask_head", None) is not None
 
 
 def backbone_stages(backbone: nn.Module) -> Sequence[Sequence[nn.Module]]:

@@ -22,6 +22,7 @@ from bench.cli.options import (
     closed_pipe_is_fine,
     examples,
     print_json,
+    reading_cache,
     say,
 )
 from bench.cli.run import plan_of
@@ -194,7 +195,7 @@ def history(
     as_json: AsJson = False,
 ) -> None:
     """Find lasting changes in the stored runs, per arm and machine."""
-    found, notes = series.collect(results)
+    found, notes = series.collect(results, reading_cache())
     path = series.write(found, notes, output) if output else None
     if as_json:
         print_json([one.as_json() for one in found])

@@ -199,7 +199,8 @@ def runs(results: Path) -> Rows:
     rows = []
     for folder in find_runs(results):
         try:
-            record, status = Run(folder).record(), Run(folder).status()
+            record = Run(folder).record()
+            status = Run(folder).status_of(record)
         except BenchError as error:  # one broken record must not hide the other runs
             rows.append(
                 {"run": str(folder), "started": "", "status": str(error.message), "arms": 0, "machine": ""}

@@ -57,6 +57,16 @@ def closed_pipe_is_fine() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def reading_cache() -> Path | None:
+    """The cache, for commands that only read: a user without a home folder has none, and needs none."""
+    from bench.environments import cache_folder
+
+    try:
+        return cache_folder()
+    except OSError:
+        return None
+
+
 def print_json(document: Any) -> None:
     """One JSON document on standard output."""
     sys.stdout.write(json.dumps(document, indent=1, default=str) + "\n")

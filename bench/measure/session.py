@@ -123,6 +123,12 @@ class Session:
                 record.failure = None
             self._note_lost(record)
             return MeasuredArm(arm, record, site)
+        one = self.fresh_arm(site, arm)
+        self._note_lost(one.record)
+        return one
+
+    def fresh_arm(self, site: Site, arm: Arm) -> MeasuredArm:
+        """An arm of which nothing is known yet."""
         record = ArmRecord(
             id=arm.id,
             codebase=arm.codebase,
@@ -136,7 +142,6 @@ class Session:
             weights_sha256=sha256_of(arm.weights),
             status="partial",
         )
-        self._note_lost(record)
         return MeasuredArm(arm, record, site)
 
     def _note_lost(self, record: ArmRecord) -> None:

@@ -115,8 +115,11 @@ class Run:
 
     def status(self) -> str:
         """The status of the record; `killed` when it says running and no session holds the folder any more."""
-        status = self.record().status
-        return "killed" if status == "running" and not _held(self.folder / ".lock") else status
+        return self.status_of(self.record())
+
+    def status_of(self, record: RunRecord) -> str:
+        """`status`, of a record that was read before."""
+        return "killed" if record.status == "running" and not _held(self.folder / ".lock") else record.status
 
     def samples(self, arm: str) -> pd.DataFrame:
         """Raw samples of an arm (`SAMPLE_COLUMNS`).

@@ -124,7 +124,9 @@ class Adapter(TorchAdapter):
         masks = [sample.gt_instances.get("masks") for sample in data.samples]
         terms = self.model.loss(data.images, data.samples)
         for sample, given in zip(data.samples, masks):
-            if given is not None:  # RTMDet-Ins leaves a tensor in their place, and takes none in the next step
+            if (
+                given is not None
+            ):  # RTMDet-Ins leaves a tensor in their place, and takes none in the next step
                 sample.gt_instances.masks = given
         return {name: total(value) for name, value in terms.items() if "loss" in name}
 

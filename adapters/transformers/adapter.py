@@ -35,7 +35,7 @@ UNIVERSAL = ("mask2former", "maskformer")
 
 @dataclass(frozen=True)
 class HfBatch(TensorBatch):
-    """``pixel_mask``: int64 [B, H, W], 1 where the image is. ``relative``: per image centre and size [N, 4], relative to
+    """``pixel_mask``: int64 [B, H, W], 1 where the image is. ``relative``: per image centre and size [N, 4] as parts of
     what the model's boxes are relative to."""
 
     pixel_mask: Tensor

@@ -21,7 +21,7 @@ from bench.text_safety import for_terminal
 COMMANDS = {
     "run": ("run", "Measure every arm of a recipe."),
     "audit": ("run", "Watch every arm for a few steps, and say whether they do equal work. Time nothing."),
-    "report": ("report", "Write the report of one or several runs: Markdown, figures and a static page."),
+    "report": ("report", "Write the report of a run: Markdown, figures and a static page."),
     "compare": ("report", "Print the ratio of two runs or of two arms."),
     "export": ("report", "Export the ratios of a run for other tools."),
     "check": ("check", "Fail if HEAD is slower than BASE. Exit codes: 0 pass, 1 regression, 3 inconclusive."),

@@ -12,7 +12,11 @@ from bench.cli.options import Adapters, AsJson, examples, print_json, reading_ca
 from bench.recipe.codebases import find_codebases
 from bench.site.build import build
 
-app = typer.Typer(name="site", no_args_is_help=True, help="Make a static site of many runs: latest reports, histories, changes.")
+app = typer.Typer(
+    name="site",
+    no_args_is_help=True,
+    help="Make a static site of many runs: latest reports, histories, changes.",
+)
 
 
 @app.callback()

@@ -20,6 +20,10 @@ from bench.text_safety import for_terminal
 #: Each command, in the order of the help: the module that holds it, and what it does.
 COMMANDS = {
     "run": ("run", "Measure every arm of a recipe."),
+    "watch": (
+        "watch",
+        "Follow a run of another process: progress, ratios so far, and the outcome when it ends.",
+    ),
     "audit": ("run", "Watch every arm for a few steps, and say whether they do equal work. Time nothing."),
     "report": ("report", "Write the report of a run: Markdown, figures and a static page."),
     "compare": ("report", "Print the ratio of two runs or of two arms."),

@@ -103,8 +103,10 @@ def as_tested(words: list[str], workspace: Cli) -> list[str] | None:
         return None  # tests/test_faults.py resumes after real interruptions
     if command in ("run", "check", "audit", "calibrate"):  # measuring takes minutes: the plan must be valid
         command, rest = "run", [rest[0], *settings_of(rest), "--dry-run", "--json"]
-    if command in ("report", "compare", "run", "history") or rest == ["runs"]:
+    if command in ("report", "compare", "export", "run", "history") or rest == ["runs"]:
         rest += ["--results", str(workspace.results)]
+    if command == "site":
+        rest = ["build", str(workspace.results), "-o", str(workspace.folder / command)]
     if command in ("report", "history"):
         rest += ["-o", str(workspace.folder / command)]
     return [command, *rest]

@@ -22,8 +22,12 @@ COMMANDS = {
     "vs": ("vs", "Compare models by name, config or checkpoint, in one line."),
     "init": ("vs", "Ask what to compare, and write a commented recipe."),
     "run": ("run", "Measure every arm of a recipe."),
+    "watch": (
+        "watch",
+        "Follow a run of another process: progress, ratios so far, and the outcome when it ends.",
+    ),
     "audit": ("run", "Watch every arm for a few steps, and say whether they do equal work. Time nothing."),
-    "report": ("report", "Write the report of one or several runs: Markdown, figures and a static page."),
+    "report": ("report", "Write the report of a run: Markdown, figures and a static page."),
     "compare": ("report", "Print the ratio of two runs or of two arms."),
     "export-model": (
         "export_model",

@@ -101,8 +101,15 @@ def export_run(
     results: Results = RESULTS,
 ) -> None:
     """Export the ratios of a run for other tools."""
-    text = export(LoadedRun(Run(resolve_run(run, results))), format_)
-    write_atomic(output, text) if output else sys.stdout.write(text)
+    found = export(LoadedRun(Run(resolve_run(run, results))), format_)
+    if output:
+        write_atomic(output, found)
+    elif isinstance(found, str):
+        sys.stdout.write(found)
+    elif sys.stdout.isatty():
+        raise BenchError(f"{format_} is not for a terminal", hint="name a file: --output FILE")
+    else:
+        sys.stdout.buffer.write(found)
 
 
 @app.command("eval", epilog=examples("bench eval instances.json results.json --iou-type segm"))

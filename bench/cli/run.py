@@ -302,7 +302,7 @@ def _execute(
     retry_failed: bool = False,
     strict: bool = False,
 ) -> Outcome:
-    with listener(plan, quiet=quiet, done=len(run.journal())) as shown:
+    with listener(plan, quiet=quiet, done=run.journal()) as shown:
         plan, more = growing(plan, run, shown.note)
         codebases = find_codebases(adapters)
         session = Session(plan, run, record, codebases, cache_folder(), shown, strict, more_launches=more)

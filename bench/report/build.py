@@ -13,7 +13,7 @@ import numpy as np
 from bench.errors import BenchError
 from bench.judge import noise
 from bench.judge.audit import Audit, audit_sessions
-from bench.judge.pairs import baseline_of
+from bench.judge.pairs import baselines_of
 from bench.judge.ratio import Ratio, summarize
 from bench.judge.ratio import cost as cost_of
 from bench.judge.stopping import confidence_of
@@ -212,7 +212,7 @@ def _confidence(record: RunRecord) -> float:
 def _groups(
     samples: Mapping[str, Measured], record: RunRecord, arms: Sequence[ArmRecord], rows: Mapping[str, Row]
 ) -> Iterator[Group]:
-    baselines = {arm.id: baseline_of(arm, arms, record.baseline) for arm in arms}
+    baselines = baselines_of(arms, record.baseline)
     grouped: dict[tuple[str, str | None], list[ArmRecord]] = {}
     for arm in arms:
         reference = baselines[arm.id]

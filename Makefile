@@ -57,7 +57,7 @@ format: $(STAMP)
 $(STAMP): pyproject.toml requirements.lock
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --constraint requirements.lock uv
-	$(UV) pip install --quiet --constraints requirements.lock --editable '.[native,test,lint,docs]'
+	$(UV) pip install --quiet --constraints requirements.lock --editable '.[native,test,lint,docs,ray,s3]'
 	touch $(STAMP)
 
 clean:

@@ -13,12 +13,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from bench.cli.cells import runs_of
 from bench.cli.options import RESULTS, AsJson, Results, examples, print_json, say
 from bench.errors import BenchError, did_you_mean
 from bench.judge import accuracy
 from bench.judge.results import IouType, what_is_there
 from bench.recipe.codebases import find_codebases
-from bench.record.run import Run, resolve_run, write_atomic
+from bench.record.run import resolve_run, write_atomic
 from bench.reference.page import generate_published
 from bench.report.comparison import comparison_blocks, comparison_table, resolve_side
 from bench.report.export import FORMATS, export
@@ -41,7 +42,8 @@ class Figures(StrEnum):
 @app.command(epilog=examples("bench report", "bench report latest", "bench report --published"))
 def report(
     runs: Annotated[
-        list[str] | None, typer.Argument(help="Runs to report: folder, id or latest. Default: latest.")
+        list[str] | None,
+        typer.Argument(help="Runs to report: folder, id, latest, or a store of cells. Default: latest."),
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder to write to. Default: reports/RECIPE/RUN.")
@@ -57,7 +59,8 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Write the report of one or several runs: Markdown, figures and a static page."""
-    named = [Run(resolve_run(name, results)) for name in runs or ([] if published else ["latest"])]
+    names = runs or ([] if published else ["latest"])
+    named = [run for name in names for run in runs_of(name, results)]
     if published:
         path = generate_published(output or Path("reports") / "reference", measured=named)
     else:

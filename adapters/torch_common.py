@@ -151,7 +151,7 @@ class TorchAdapter(TorchDevice):
             load_weights(self.model, self.job.weights)
         self.model.to(self.device, memory_format=self.memory_format)
         self.model.train(self.job.training)
-        frozen_stages = max(0, self.workload["frozen_stages"])
+        frozen_stages = max(0, self.workload["frozen_stages"] or 0)  # None: as the model has it
         if frozen_stages and not self.stages():
             raise ValueError("the stages of this model's backbone are not known; set frozen_stages: 0")
         for stage in self.stages()[:frozen_stages]:

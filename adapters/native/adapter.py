@@ -61,8 +61,8 @@ class Adapter(TorchAdapter):
         model = detectors.build(
             self.job.model["name"],
             num_classes=len(self.job.classes),
-            frozen_stages=max(0, self.workload["frozen_stages"]),
-            frozen_bn=self.workload["frozen_bn"],
+            frozen_stages=max(0, _or(self.workload["frozen_stages"], 1)),
+            frozen_bn=_or(self.workload["frozen_bn"], True),
             score_threshold=self.workload["score_threshold"],
             max_detections=self.workload["max_detections"],
             **conventions,
@@ -251,6 +251,11 @@ class Adapter(TorchAdapter):
         if self.averaged is not None:
             self.averaged.model.load_state_dict(state["model"])
             self.averaged.updates = state["updates"]
+
+
+def _or(value: Any, own: Any) -> Any:
+    """What the workload says, or where it leaves that to the codebase its own."""
+    return own if value is None else value
 
 
 def _first_ones(_: BalancedSampler, role: Tensor) -> Tensor:

@@ -90,12 +90,13 @@ def environments() -> Rows:
     return [
         {
             "codebase": one.codebase,
+            "name": one.name,
             "groups": ", ".join(one.groups),
             "python": one.python,
             "packages": len(one.packages),
             "size_mib": round(one.size_bytes / 2**20),
             "create_s": round(one.create_s),
-            "folder": str(one.folder),
+            "folder": one.interpreter or str(one.folder),
         }
         for one in list_environments()
     ]

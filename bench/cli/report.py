@@ -19,6 +19,7 @@ from bench.errors import BenchError, did_you_mean
 from bench.judge import accuracy
 from bench.judge.results import IouType, what_is_there
 from bench.recipe.codebases import find_codebases
+from bench.record.pool import PooledRun
 from bench.record.run import resolve_run, write_atomic
 from bench.reference.page import generate_published
 from bench.report.comparison import comparison_blocks, comparison_table, resolve_side
@@ -39,12 +40,17 @@ class Figures(StrEnum):
     ALL = "all"
 
 
-@app.command(epilog=examples("bench report", "bench report latest", "bench report --published"))
+@app.command(epilog=examples("bench report", "bench report RUN RUN2 RUN3", "bench report --published"))
 def report(
     runs: Annotated[
         list[str] | None,
-        typer.Argument(help="Runs to report: folder, id, latest, or a store of cells. Default: latest."),
+        typer.Argument(
+            help="Run to report: folder, id or latest; several sessions of one recipe; or a store of cells."
+        ),
     ] = None,
+    apart: Annotated[
+        bool, typer.Option("--apart", help="Report several runs side by side. Do not pool them.")
+    ] = False,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder to write to. Default: reports/RECIPE/RUN.")
     ] = None,
@@ -58,12 +64,17 @@ def report(
     results: Results = RESULTS,
     as_json: AsJson = False,
 ) -> None:
-    """Write the report of one or several runs: Markdown, figures and a static page."""
+    """Write the report of a run: Markdown, figures and a static page.
+
+    Several runs of one recipe are pooled as sessions: ratios and intervals are over all of them.
+    """
     names = runs or ([] if published else ["latest"])
     named = [run for name in names for run in runs_of(name, results)]
     if published:
         path = generate_published(output or Path("reports") / "reference", measured=named)
     else:
+        if len(named) > 1 and not apart:
+            named = [PooledRun(named)]
         first = named[0].record()
         target = output or Path("reports") / str(first.recipe["name"]) / first.id
         path = generate(named, target, codebases=find_codebases(), every_figure=figures == Figures.ALL)

@@ -25,7 +25,6 @@ from bench.recipe.plan import work_key
 from bench.record.machine import fingerprint
 from bench.record.models import ArmRecord
 from bench.record.run import Run, find_runs, write_atomic
-from bench.record.samples import block_times
 from bench.report.document import Block, Bullets, Cell, Column, Figure, Heading, Table, Text
 from bench.report.figures import BAD, MUTED, PALETTE, WIDTH_IN, save, style
 from bench.report.render import markdown
@@ -136,12 +135,13 @@ def _points(run: Run) -> Iterator[tuple[Key, RunValue]]:
         return
     recipe, machine = str(record.recipe.get("name", "")), fingerprint(record.machine)
     arms = [arm for arm in run.arms() if arm.status == "ok"]
+    values = {arm.id: dict(_values(run, arm)) for arm in arms}
     for arm in arms:
         key = work_key(arm.codebase, arm.workload, arm.options)
         work = hashlib.sha256(key.encode()).hexdigest()[:6]
         fixed = _reference(arm, arms, record.baseline)
-        others = dict(_values(run, fixed)) if fixed and fixed.id != arm.id else {}
-        for metric, value in _values(run, arm):
+        others = values[fixed.id] if fixed and fixed.id != arm.id else {}
+        for metric, value in values[arm.id].items():
             reference = None
             if fixed and metric in others and metric != "max memory":
                 reference = f"{fixed.label} {_revision(fixed)[:12]}".strip(), others[metric]
@@ -157,7 +157,7 @@ def _reference(arm: ArmRecord, arms: Sequence[ArmRecord], pattern: Mapping[str, 
 
 
 def _values(run: Run, arm: ArmRecord) -> Iterator[tuple[str, float]]:
-    seconds = float(np.exp(np.log(block_times(run.samples(arm.id))["s_per_step"]).mean()))
+    seconds = float(np.exp(np.log(run.block_seconds(arm.id)).mean()))
     if arm.workload.task in ("infer", "eval"):
         yield "FPS", arm.workload.batch_size * arm.workload.ranks / seconds
     else:

@@ -7,14 +7,14 @@ differs, and else *not shown*. A factor that the two arms were chosen to differ 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from bench.judge.facts import Fact, declared, observed
 from bench.judge.pairs import baseline_of
 from bench.record.models import ArmRecord
 
-Verdict = Literal["equal", "unequal", "not shown"]
+Verdict = Literal["equal", "unequal", "not shown", "different models"]
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,13 @@ class Audit:
     """Facts that could not be observed in both arms."""
     notes: tuple[str, ...] = ()
     """What a reader should know of arms that may still be equal."""
+    models: tuple[str, str] | None = None
+    """Where arm and baseline were given different models: the baseline's, and the arm's."""
 
     @property
     def verdict(self) -> Verdict:
+        if self.models:
+            return "different models"
         if self.differences:
             return "unequal"
         return "not shown" if self.unknown else "equal"
@@ -67,6 +71,7 @@ class Audit:
             ],
             "unknown": list(self.unknown),
             "notes": list(self.notes),
+            "models": list(self.models) if self.models else None,
         }
 
 
@@ -98,8 +103,24 @@ def audit(arm: ArmRecord, baseline: ArmRecord) -> Audit:
         notes += [f"{_difference(fact)}, with the same results" for fact in first.values()]
         differences = []
     return Audit(
-        arm.id, baseline.id, tuple(map(_difference, differences)), tuple(dict.fromkeys(unknown)), tuple(notes)
+        arm.id,
+        baseline.id,
+        tuple(map(_difference, differences)),
+        tuple(dict.fromkeys(unknown)),
+        tuple(notes),
+        models_of(arm, baseline),
     )
+
+
+def models_of(arm: ArmRecord, baseline: ArmRecord) -> tuple[str, str] | None:
+    """The models of two arms, the baseline's first; None where both have the same.
+
+    A model of a codebase's own is the same where its name and its file are. That two names or two codebases mean the
+    same by their own names is never assumed.
+    """
+    first, second = baseline.workload.model, arm.workload.model
+    same = first == second and baseline.model_sha256 == arm.model_sha256
+    return None if same else (first, second)
 
 
 def _difference(fact: Fact) -> Difference:
@@ -121,3 +142,33 @@ def audit_run(arms: Sequence[ArmRecord], baseline: Mapping[str, Any]) -> dict[st
         if reference is not None and reference.id != arm.id and arm.description and reference.description:
             verdicts[arm.id] = audit(arm, reference)
     return verdicts
+
+
+def audit_sessions(sessions: Sequence[tuple[Sequence[ArmRecord], Mapping[str, Any]]]) -> dict[str, Audit]:
+    """Verdicts by arm id over several runs: equal only where every session that measured an arm shows it.
+
+    Args:
+        sessions: The arms and the baseline of each run.
+    """
+    if len(sessions) == 1:
+        return audit_run(*sessions[0])
+    found: dict[str, list[tuple[int, Audit]]] = {}
+    for number, (arms, baseline) in enumerate(sessions, 1):
+        for arm, verdict in audit_run(arms, baseline).items():
+            found.setdefault(arm, []).append((number, verdict))
+    return {arm: _of_all(audits) for arm, audits in found.items()}
+
+
+def _of_all(audits: Sequence[tuple[int, Audit]]) -> Audit:
+    """All that any session has to say, each thing with its session."""
+    return Audit(
+        arm=audits[0][1].arm,
+        baseline=audits[0][1].baseline,
+        differences=tuple(
+            replace(one, fact=f"{one.fact}, session {number}")
+            for number, audit in audits
+            for one in audit.differences
+        ),
+        unknown=tuple(f"{one}, session {number}" for number, audit in audits for one in audit.unknown),
+        notes=tuple(dict.fromkeys(one for _, audit in audits for one in audit.notes)),
+    )

@@ -20,7 +20,7 @@ from bench.judge.observations import summary
 from bench.measure.process import ADAPTERS, LaunchSpec, WorkerFailure, WorkerGroup
 from bench.measure.quiet import LONGEST_WAIT_S, allowed_cores, read_clock, taken_cores, wait_until_quiet
 from bench.recipe.codebases import Codebase
-from bench.recipe.plan import Arm, Checkout, Plan
+from bench.recipe.plan import Arm, Plan
 from bench.record import machine
 from bench.record.models import (
     Accuracy,
@@ -135,7 +135,7 @@ class Site:
         }
         if affinity := self.record.recipe["environment"]["affinity"]:
             variables["BENCH_WORKER_AFFINITY"] = ",".join(map(str, affinity))
-        source, adapters = codebase.source_folder, None
+        source, adapters = arm.source.resolve() if arm.source else codebase.source_folder, None
         if arm.checkout:
             source, adapters = arm.checkout.source, arm.checkout.adapters
         return LaunchSpec(
@@ -148,7 +148,9 @@ class Site:
         return {
             "workload": arm.workload.model_dump(mode="json"),
             "options": {**(offer.options if offer else {}), **arm.options},
-            "model": offer.model_dump() if offer else {"name": arm.workload.model.partition("://")[2]},
+            "model": offer.model_dump()
+            if offer
+            else {"name": arm.model or arm.workload.model.partition("://")[2]},
             "classes": list(dataset.classes),
             "category_ids": list(dataset.category_ids),
             "dataset": {
@@ -247,7 +249,10 @@ class MeasuredArm:
         assert self.prepared is not None
         reply = self.group.receive("prepare", self.site.deadline_s)[0]
         if self.arm.checkout:
-            _refuse_other_source(self.arm.checkout, reply["source"])
+            found = reply["source"] or self.arm.checkout.codebase.folder
+            _refuse_other_source(self.arm.checkout.tree, Path(found), "the revision under check")
+        elif self.arm.source and reply["source"]:
+            _refuse_other_source(self.arm.source, Path(reply["source"]), f"the source {self.arm.source}")
         if self.record.description:
             return
         self.described = True
@@ -433,11 +438,10 @@ def _refusing_nonsense() -> Iterator[None]:
         raise WorkerFailure("protocol", f"{field}: {first['msg']}", "record") from None
 
 
-def _refuse_other_source(checkout: Checkout, imported: str | None) -> None:
-    """An arm that is named after a revision must not measure an installed package instead."""
-    found = Path(imported) if imported else checkout.codebase.folder
-    if not found.resolve().is_relative_to(checkout.tree.resolve()):
-        raise WorkerFailure("environment", f"imports {found}, not the revision under check", "prepare")
+def _refuse_other_source(wanted: Path, found: Path, named: str) -> None:
+    """An arm that is named after a revision or a folder must not measure an installed package instead."""
+    if not found.resolve().is_relative_to(wanted.resolve()):
+        raise WorkerFailure("environment", f"imports {found}, not {named}", "prepare")
 
 
 def tail(log: Path, lines: int = LOG_TAIL_LINES) -> list[str]:

@@ -6,6 +6,7 @@ A finished block is in the journal before the next one starts.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import secrets
 import shutil
@@ -130,6 +131,8 @@ class Session:
             baseline=arm.baseline,
             workload=arm.workload,
             options=dict(arm.options),
+            model_sha256=sha256_of(arm.model),
+            weights_sha256=sha256_of(arm.weights),
             status="partial",
         )
         self._note_lost(record)
@@ -147,6 +150,14 @@ class Session:
             text = f"launch {launch + 1} was cut short: its {' and '.join(lost)} are missing"
             if lost and text not in record.warnings:
                 record.warnings.append(text)
+
+
+def sha256_of(path: str | None) -> str:
+    """Of a file; empty where the path names none."""
+    if path is None or not os.path.isfile(path):
+        return ""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 OTHERS = "another bench session was measuring on this machine at the same time"

@@ -259,6 +259,10 @@ class ArmRecord(RecordModel):
     """The work of the arm, as resolved."""
     options: Facts = Field(default_factory=dict)
     """Options of the arm."""
+    model_sha256: str = ""
+    """Of the file of a model of the codebase's own; empty of other models."""
+    weights_sha256: str = ""
+    """Of the file of weights that only this arm starts from."""
     status: Status
     """ok, failed, or partial after an interruption."""
     failure: Failure | None = None

@@ -25,6 +25,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from pydantic import BaseModel, ValidationError
 
@@ -32,7 +34,7 @@ from bench.errors import BenchError, StorageError
 from bench.record.models import ArmRecord, Block, Revision, RunRecord
 from bench.record.names import file_name
 from bench.record.places import Places
-from bench.record.samples import problem_of, read_samples, samples_frame
+from bench.record.samples import Columns, block_columns, columns_of, problem_of, read_columns, samples_frame
 from bench.record.software import git_diff, git_revision
 
 JOURNAL = "blocks.jsonl"
@@ -93,6 +95,7 @@ class Run:
     def __init__(self, folder: Path, cache: Path | None = None) -> None:
         self.folder = folder
         self.places = Places(folder.absolute(), cache)
+        self.sessions: tuple[Run, ...] = (self,)
 
     # -- reading -------------------------------------------------------------------------------------------------
 
@@ -123,19 +126,26 @@ class Run:
         Raises:
             BenchError: a time that is not positive and finite, or a torn table and no journal.
         """
+        return pd.DataFrame(self._columns(arm))
+
+    def block_seconds(self, arm: str) -> npt.NDArray[np.float64]:
+        """Seconds per step of each measured block [N]; those of `block_times`, without a table."""
+        return block_columns(self._columns(arm))["s_per_step"]
+
+    def _columns(self, arm: str) -> Columns:
         path = self.folder / "samples" / f"{file_name(arm)}.parquet"
         problem = None
         if path.exists():
             try:
-                return self._sound(arm, path, read_samples(path))
+                return self._sound(arm, path, read_columns(path))
             except ValueError as error:
                 problem = str(error)
         found = samples_frame([block for block in self.journal() if block.arm == arm])
         if problem is not None and found.empty:
             raise BenchError(f"{problem}; the journal has no samples of {arm} either", where=str(path))
-        return self._sound(arm, self.folder / JOURNAL, found)
+        return self._sound(arm, self.folder / JOURNAL, columns_of(found))
 
-    def _sound(self, arm: str, path: Path, samples: pd.DataFrame) -> pd.DataFrame:
+    def _sound(self, arm: str, path: Path, samples: Columns) -> Columns:
         if problem := problem_of(samples):
             raise BenchError(f"{arm}: {problem}", where=str(path), hint="measure this arm again")
         return samples

@@ -110,6 +110,8 @@ def _sentence(name: str, base: str, found: Sequence[Pivot]) -> str:
     mean = geometric_mean(equal)
     left_out = _left_out(found)
     if mean is None:
+        if len(found) == 1 and found[0].row.ratio and found[0].row.verdict == "different models":
+            return _different_models(name, base, found[0])
         values = [one.row.ratio.value for one in found if one.row.ratio]
         return (
             f"{name} against {base}: no mean, for no ratio is shown to be of equal work ({left_out}); "
@@ -119,8 +121,9 @@ def _sentence(name: str, base: str, found: Sequence[Pivot]) -> str:
     sure = [row for row in equal if row.ratio and row.ratio.differs]
     if len(equal) == 1 and equal[0].ratio:
         ratio = equal[0].ratio
+        pooled = f", {ratio.sessions} sessions" if ratio.sessions > 1 else ""
         group = next(one.group for one in found if one.row is equal[0])
-        how = f"{significant(ratio.value)}× as fast as {base} (95 % CI {_interval(ratio.low, ratio.high)})"
+        how = f"{significant(ratio.value)}× as fast as {base} (95 % CI {_interval(ratio.low, ratio.high)}{pooled})"
         said = f"{name} is {how} in {group.title}{'' if ratio.differs else ': not told apart'}"
     else:
         ahead = mean.value >= 1
@@ -132,6 +135,28 @@ def _sentence(name: str, base: str, found: Sequence[Pivot]) -> str:
             f"equal work, surely in {surely}; geometric mean {significant(mean.value)}×{interval}, {_range(values)}"
         )
     return f"{said}. Not counted: {left_out}." if left_out else f"{said}."
+
+
+def _different_models(name: str, base: str, one: Pivot) -> str:
+    """A ratio of two models, with what each of them is."""
+    ratio = one.row.ratio
+    assert ratio is not None
+    told = "" if ratio.differs else ": not told apart"
+    sizes = [text for text in (_model_text(one.row), _model_text(one.base)) if text]
+    beside = f"; {' against '.join(sizes)}" if len(sizes) == 2 else ""
+    return (
+        f"{name} runs {significant(ratio.value)}× as fast as {base} "
+        f"(95 % CI {_interval(ratio.low, ratio.high)}){told}. They are different models ◇{beside}."
+    )
+
+
+def _model_text(row: Row | None) -> str:
+    """`44.4 M parameters, 98.2 GFLOPs, box AP 37.4`, of what is known."""
+    if row is None or row.parameters is None or row.forward_flops is None:
+        return ""
+    said = f"{significant(row.parameters / 1e6)} M parameters, {significant(row.forward_flops / 1e9)} GFLOPs"
+    aps = [f"{kind} AP {100 * ap:.1f}" for kind, ap in row.ap.items() if ap is not None]
+    return ", ".join([said, *aps])
 
 
 def _interval(low: float, high: float) -> str:
@@ -146,7 +171,11 @@ def _range(values: Sequence[float]) -> str:
 def _left_out(found: Iterable[Pivot]) -> str:
     """`4 unequal ≠, 2 not shown to be equal ?`."""
     verdicts = [one.row.verdict for one in found]
-    told = (("unequal", "unequal work ≠"), ("not shown", "not shown ?"))
+    told = (
+        ("unequal", "unequal work ≠"),
+        ("not shown", "not shown ?"),
+        ("different models", "different models ◇"),
+    )
     return ", ".join(f"{verdicts.count(name)} {words}" for name, words in told if name in verdicts)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from bench.errors import BenchError
 from bench.judge import noise
-from bench.judge.audit import Audit, audit_run
+from bench.judge.audit import Audit, audit_sessions
 from bench.judge.pairs import baseline_of
 from bench.judge.ratio import Ratio, summarize
 from bench.judge.ratio import cost as cost_of
@@ -134,6 +134,12 @@ def _flops_per_step(arm: ArmRecord) -> float | None:
     return None if flops is None else float(flops) * arm.workload.ranks
 
 
+def _forward_flops(arm: ArmRecord) -> float | None:
+    """Of one image: the audit counts a batch of one rank."""
+    flops = arm.description.get("forward_flops")
+    return None if flops is None else float(flops) / arm.workload.batch_size
+
+
 def _peak_flops_per_s(arms: Iterable[ArmRecord]) -> float | None:
     """The machine's: the best that any framework reached on it, in either operation."""
     peaks = (arm.description.get("peak_flops_per_s") or {} for arm in arms)
@@ -174,12 +180,15 @@ def _row(
     flops = _flops_per_step(arm)
     return dataclasses.replace(
         row,
+        sessions=max(1, int(measured.session.nunique())),
         launches=int(blocks["launch"].nunique()),
         rounds=len(blocks),
         steps=int(blocks["steps"].sum()),
         step_s=step_s,
         images_per_step=images,
         flops_per_step=flops,
+        parameters=arm.description.get("parameters"),
+        forward_flops=_forward_flops(arm),
         peak_share=flops / step_s.median_s / peak_flops_per_s if flops and peak_flops_per_s else None,
         memory=_memory(arm),
         phases=_phases(arm),
@@ -228,12 +237,17 @@ def _groups(
         yield Group(
             cell=cell,
             task=members[0].workload.task,
-            model=members[0].workload.model,
+            model=_model(members),
             levels={name: level for name, level in levels.items() if name not in ("task", "model")},
             factors=factors,
             rows=tuple(final),
             baseline=chosen.id if chosen else None,
         )
+
+
+def _model(arms: Sequence[ArmRecord]) -> str:
+    models = {arm.workload.model for arm in arms}
+    return models.pop() if len(models) == 1 else "different models"
 
 
 def _interleaved(record: RunRecord) -> bool:
@@ -376,7 +390,7 @@ def run_report(
     codebases = codebases or {}
     record, arms = run.record(), run.arms()
     samples = {arm.id: _samples(run, arm) for arm in arms}
-    rows = _rows(arms, samples, codebases, audit_run(arms, record.baseline) if audits is None else audits)
+    rows = _rows(arms, samples, codebases, _audits(run) if audits is None else audits)
     effects, scaling = _effects_and_scaling(samples, record, arms, rows)
     groups = tuple(_groups(samples, record, arms, rows))
     names = {row.arm: group.row_name(row) for group in groups for row in group.rows}
@@ -407,7 +421,12 @@ def run_report(
         unmeasured=tuple(arm for arm in record.arms if arm not in ended),
         warnings=tuple(record.warnings),
         accuracy=accuracy_values.of_run(run, arms, names, record.baseline),
+        sessions=tuple(_shown_path(one.folder) for one in run.sessions) if len(run.sessions) > 1 else (),
     )
+
+
+def _audits(run: Run) -> dict[str, Audit]:
+    return audit_sessions([(one.arms(), one.record().baseline) for one in run.sessions])
 
 
 def _shown_path(path: Path) -> str:

@@ -11,12 +11,13 @@ from bench.errors import BenchError, did_you_mean
 from bench.judge.audit import audit
 from bench.judge.ratio import Ratio
 from bench.recipe.codebases import Codebase
+from bench.record.differences import differences
 from bench.record.machine import fingerprint
 from bench.record.models import ArmRecord
 from bench.record.run import Run, resolve_run
 from bench.report import text
 from bench.report.build import run_report
-from bench.report.document import MISSING, Block, Bullets, Cell, Column, Table, Text
+from bench.report.document import Block, Bullets, Cell, Column, Table, Text
 from bench.report.measured import Measured, throughput_ratio
 from bench.report.values import MARKS, Group, Row, images_per_step, marks_of
 
@@ -152,7 +153,7 @@ def _compared(a: _Found, b: _Found, *, same_run: bool) -> Compared:
         b=replace(row, marks=marks_of(row, row_a, interleaved=interleaved)),
         ratio=ratio,
         interleaved=interleaved,
-        differences=tuple(_differences(arm_a.workload.model_dump(), arm_b.workload.model_dump())),
+        differences=tuple(differences(arm_a.workload.model_dump(), arm_b.workload.model_dump())),
     )
 
 
@@ -163,7 +164,7 @@ def _only(arm: ArmRecord, others: Sequence[ArmRecord]) -> str:
     if near is None:
         return f"{arm.id} (the other side has no such codebase)"
     facts = ({**one.levels, "options": one.options, **_work(one)} for one in (arm, near))
-    return f"{arm.id} (the nearest, {near.id}, differs: {'; '.join(_differences(*facts)) or 'in its label'})"
+    return f"{arm.id} (the nearest, {near.id}, differs: {'; '.join(differences(*facts)) or 'in its label'})"
 
 
 def _work(arm: ArmRecord) -> dict[str, Any]:
@@ -185,24 +186,8 @@ def _identity(arm: ArmRecord) -> str:
     )
 
 
-def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from _leaves(item, f"{prefix}.{key}" if prefix else str(key))
-    else:
-        yield prefix, value
-
-
-def _differences(a: Any, b: Any) -> Iterator[str]:
-    """`input.images: 16 → 32` for every value that differs."""
-    one, two = dict(_leaves(a)), dict(_leaves(b))
-    for name in dict.fromkeys([*one, *two]):
-        if one.get(name) != two.get(name):
-            yield f"{name}: {one.get(name, MISSING)} → {two.get(name, MISSING)}"
-
-
 def _machine_differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[str]:
-    for difference in _differences(a, b):
+    for difference in differences(a, b):
         if not any(word in difference.partition(":")[0].lower() for word in PASSING):
             yield difference
 
@@ -211,7 +196,7 @@ def _software(a: ArmRecord, b: ArmRecord) -> Iterator[str]:
     one, two = (
         arm.environment.model_dump(include={"python", "packages", "git", "variables"}) for arm in (a, b)
     )
-    yield from (f"{a.codebase}, {text}" for text in _differences(one, two))
+    yield from (f"{a.codebase}, {text}" for text in differences(one, two))
 
 
 # -- As blocks, for the terminal, markdown or a page -------------------------------------------------------------

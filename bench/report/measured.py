@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from bench.judge.ratio import Ratio, pair
-from bench.judge.ratio import ratio as ratio_of
-from bench.record.samples import block_times, problem_of
+from bench.judge.ratio import Ratio, pair, pooled
+from bench.record.samples import block_times, columns_of, problem_of, step_times
 from bench.report.values import Trace
 
 
@@ -30,13 +30,17 @@ class Measured:
         return block_times(self.samples)
 
     @cached_property
+    def session(self) -> pd.Series:
+        """Launch → session, of pooled runs; empty for one run."""
+        if "session" not in self.samples:
+            return pd.Series(dtype=np.int64)
+        return self.samples.groupby("launch")["session"].first()
+
+    @cached_property
     def steps(self) -> pd.DataFrame:
         """One row per step in order of time, warm-up included: the slowest rank's."""
-        keys = ["launch", "round", "position", "step"]
-        found = self.samples.groupby(keys, sort=False).agg(
-            {"duration_ns": "max", "batch": "max", "disturbed": "max"}
-        )
-        return found.reset_index().sort_values(["launch", "round", "step"], kind="stable")
+        steps = pd.DataFrame(step_times(columns_of(self.samples)))
+        return steps.sort_values(["launch", "round", "step"], kind="stable")
 
     @property
     def seconds(self) -> Any:
@@ -49,7 +53,9 @@ class Measured:
         """Why these samples give no numbers; empty when they do."""
         if self.error:
             return self.error
-        return problem_of(self.samples) or ("" if len(self.blocks) else "no measured step in its samples")
+        return problem_of(columns_of(self.samples)) or (
+            "" if len(self.blocks) else "no measured step in its samples"
+        )
 
     @property
     def trace(self) -> Trace:
@@ -68,6 +74,8 @@ def throughput_ratio(
 ) -> Ratio | None:
     """Images/s of `arm` over those of `baseline`, paired by round; None without a common round or a usable time.
 
+    Of pooled runs every session counts alike, and its interval is that of a further session.
+
     Args:
         arm: Samples of the arm.
         baseline: Samples of what it is compared with.
@@ -76,7 +84,22 @@ def throughput_ratio(
     """
     if arm.problem or baseline.problem:
         return None
-    pairs = pair(arm.blocks, baseline.blocks)
-    if not pairs.log_ratio.size:
-        return None
-    return ratio_of(pairs.launch, pairs.log_ratio + math.log(images), confidence)
+    found = [pair(*blocks) for blocks in _by_session(arm, baseline)]
+    found = [
+        replace(pairs, log_ratio=pairs.log_ratio + math.log(images))
+        for pairs in found
+        if pairs.log_ratio.size
+    ]
+    return pooled(found, confidence) if found else None
+
+
+def _by_session(arm: Measured, baseline: Measured) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
+    """The blocks of both arms, session by session."""
+    if not len(arm.session) or not len(baseline.session):
+        yield arm.blocks, baseline.blocks
+        return
+    for number in sorted({*arm.session} & {*baseline.session}):
+        one, two = (
+            side.blocks[side.blocks["launch"].map(side.session) == number] for side in (arm, baseline)
+        )
+        yield one, two

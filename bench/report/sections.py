@@ -91,6 +91,7 @@ def facts_line(run: RunReport) -> str:
     parts = [
         machine_text(run.machine),
         run.started_utc,
+        counted(len(run.sessions), "session") if run.sessions else "",
         f"{launches} launches, {rounds} rounds in all" if launches else "",
         f"run {run.id}: {run.status}",
         counted(sum(1 for _ in warnings_of(run)), "warning"),
@@ -124,8 +125,8 @@ def detail_blocks(run: RunReport, figures: Figures, accuracies: Sequence[Block])
 
 HOW_TO_READ = (
     "Ratio: the throughput of an arm over that of its baseline in the same rounds; above 1 is faster. It is a "
-    "geometric mean with a 95 % interval over launches and rounds. It is bold where the interval excludes 1 and the "
-    "work is equal.",
+    "geometric mean with a 95 % interval over sessions, launches and rounds. It is bold where the interval excludes "
+    "1 and the work is equal.",
     "Detectable effect: the smallest one that this design and its noise would have shown in 80 % of such runs.",
     "Times are those of single steps, the slowest rank's; images/s and FPS are the images of a step over its time.",
     "Max memory: the largest over ranks and launches, without the launch in which the audit counted FLOPs if there "
@@ -343,8 +344,9 @@ def warning_text(warning: str, arms: Sequence[str], run: RunReport) -> str:
 
 def _reproduce_blocks(run: RunReport) -> Iterator[Block]:
     yield Code(reproduce(run), "sh")
+    folders = ", ".join(run.sessions or [run.folder])
     yield Text(
-        f"Raw data: {run.folder} (run.json; arms/: one record per arm; samples/: every step, in Parquet; logs/: what "
+        f"Raw data: {folders} (run.json; arms/: one record per arm; samples/: every step, in Parquet; logs/: what "
         "the codebases printed). The values of this report as JSON: report.json."
     )
 
@@ -354,5 +356,5 @@ def reproduce(run: RunReport) -> str:
     revision = str(run.git.get("revision") or "")
     lines = [f"git checkout {shlex.quote(revision)}"] if revision else []
     lines.append(shlex.join(run.command) if run.command else shlex.join(["bench", "run", run.recipe_path]))
-    lines.append(shlex.join(["bench", "report", run.folder]))
+    lines.append(shlex.join(["bench", "report", *(run.sessions or [run.folder])]))
     return "\n".join(lines)

@@ -201,7 +201,8 @@ def seconds_cell(summary: Summary | None) -> Cell:
     )
 
 
-def design_text(launches: int, rounds: int) -> str:
-    """`3 × 6`, or `3, 17 rounds` when launches have different numbers of rounds."""
+def design_text(launches: int, rounds: int, sessions: int = 1) -> str:
+    """`3 × 6`, or `3, 17 rounds` when launches have different numbers of rounds; `9 × 6 in 3 sessions`."""
     each, rest = divmod(rounds, launches)
-    return f"{launches} × {each}" if rest == 0 else f"{launches}, {rounds} rounds"
+    text = f"{launches} × {each}" if rest == 0 else f"{launches}, {rounds} rounds"
+    return f"{text} in {sessions} sessions" if sessions > 1 else text

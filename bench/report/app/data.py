@@ -119,6 +119,7 @@ def _row(text: Strings, group: Group, row: Row, room: int) -> dict[str, Any]:
         "p95": short(step.p95_s if step else None),
         "rate": short(step.images_per_s if step else None),
         "images": row.images_per_step,
+        "sessions": row.sessions,
         "launches": row.launches,
         "rounds": row.rounds,
         "ratio": short(ratio.value if ratio else None),
@@ -178,6 +179,8 @@ def _steps(row: Row, room: int) -> tuple[str, list[float | None]]:
         size = math.ceil(2 * len(trace.seconds) / room)
         stretches = (trace.seconds[start : start + size] for start in range(0, len(trace.seconds), size))
         return "", [short(value) for stretch in stretches for value in (min(stretch), max(stretch))]
+    if row.sessions > 1:  # a ratio that the page made from these steps would not know of sessions
+        return "", [short(value) for value in trace.seconds]
     runs: list[list[int]] = []
     disturbed = trace.disturbed or (False,) * len(trace.launch)
     for launch, number, bad in zip(trace.launch, trace.round, disturbed, strict=True):

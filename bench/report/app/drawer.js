@@ -27,7 +27,7 @@ function content(/** @type {Any} */ arm) {
     ["s/iter", arm.median === null ? NONE : `${number(arm.median)} (p5–p95: ${number(arm.p5)}–${number(arm.p95)})`],
     ["by batch", arm.batches],
     ["images/s", arm.median === null ? "" : `${number(arm.rate)}, ${arm.images} images per step`],
-    ["design", arm.median === null ? "" : `${arm.launches} launches, ${arm.rounds} rounds in all`],
+    ["design", arm.median === null ? "" : `${arm.sessions > 1 ? arm.sessions + " sessions, " : ""}${arm.launches} launches, ${arm.rounds} rounds in all`],
     ["max memory", arm.memory === null ? "" : `${number(arm.memory, 4)} MiB${arm.resident ? `, ${number(arm.resident, 4)} MiB of it before the model was built` : ""}`],
     ["AP", arm.ap === null ? "" : (100 * arm.ap).toFixed(1) + " %"],
     ["GFLOP/s", arm.gflops === null ? "" : `${number(arm.gflops)}${arm.peak === null ? "" : `, ${(100 * arm.peak).toFixed(0)} % of the peak measured here`}${arm.peak > 1 ? " (fewer multiplications than counted)" : ""}`],

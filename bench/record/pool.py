@@ -1,0 +1,169 @@
+"""Sessions of one recipe, on machines of one kind, as one run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+
+import pandas as pd
+
+from bench.errors import BenchError
+from bench.record.differences import differences
+from bench.record.machine import fingerprint
+from bench.record.models import ArmRecord, RunRecord
+from bench.record.run import Run
+
+#: Differences that an error or a warning names before it counts the rest.
+NAMED = 4
+
+
+class PooledRun(Run):
+    """Several runs that a report reads as one. Launches are numbered through; samples have a column `session`.
+
+    Args:
+        sessions: At least two runs.
+
+    Raises:
+        BenchError: The runs are of other recipes, data, arms or kinds of machines, or one is named twice.
+    """
+
+    def __init__(self, sessions: Sequence[Run]) -> None:
+        super().__init__(sessions[0].folder)
+        self.sessions = tuple(sessions)
+        _refuse_twice(self.sessions)
+        for other, record in zip(self.sessions[1:], self._records[1:], strict=True):
+            _refuse_other(self._records[0], record, other)
+
+    @cached_property
+    def _records(self) -> list[RunRecord]:
+        return [run.record() for run in self.sessions]
+
+    @cached_property
+    def _arms(self) -> list[dict[str, ArmRecord]]:
+        return [{arm.id: arm for arm in run.arms()} for run in self.sessions]
+
+    @cached_property
+    def _first_launches(self) -> list[int]:
+        """Number of the first launch of each session, the same for all arms."""
+        firsts, first = [], 0
+        for run, arms in zip(self.sessions, self._arms, strict=True):
+            firsts.append(first)
+            launches = [launch for arm in _measured(arms) for launch in run.samples(arm)["launch"]]
+            first += max(launches, default=-1) + 1
+        return firsts
+
+    def record(self) -> RunRecord:
+        """The first session's, with the warnings of all."""
+        first = self._records[0].model_copy(deep=True)
+        first.id = f"{first.id}-{len(self.sessions)}-sessions"
+        states = {record.status for record in self._records}
+        first.status = next(
+            (one for one in ("running", "failed", "interrupted") if one in states), "complete"
+        )
+        first.ended_utc = self._records[-1].ended_utc
+        first.warnings = [f"{record.id}: {text}" for record in self._records for text in record.warnings]
+        first.warnings += self._changes()
+        return first
+
+    def _changes(self) -> Iterator[str]:
+        """What else than the day differs between the sessions."""
+        revisions = {record.git.revision for record in self._records}
+        if len(revisions) > 1:
+            yield f"the sessions ran with {len(revisions)} revisions of bench"
+        for record, arms in zip(self._records[1:], self._arms[1:], strict=True):
+            for arm, now in arms.items():
+                began = self._arms[0].get(arm)
+                if began is None:
+                    continue
+                pairs = (one.environment.packages for one in (began, now))
+                if changed := list(differences(*pairs)):
+                    yield f"{record.id}: {arm} ran with other packages: {_named(changed)}"
+                if began.environment.git.revision != now.environment.git.revision:
+                    yield f"{record.id}: {arm} is another revision of {now.codebase}"
+        if any(arm.evaluations or arm.predictions for arm in self._arms[0].values()):
+            yield f"accuracy is that of the first session, {self._records[0].id}"
+
+    def arms(self) -> list[ArmRecord]:
+        """Each arm once. One that failed in a session is partial, and keeps what the other sessions measured."""
+        ids = dict.fromkeys(arm for arms in self._arms for arm in arms)
+        return [self._arm(arm) for arm in self._records[0].arms if arm in ids]
+
+    def _arm(self, arm: str) -> ArmRecord:
+        found = [(number, arms[arm]) for number, arms in enumerate(self._arms) if arm in arms]
+        sound = [(number, one) for number, one in found if one.status != "failed"]
+        if not sound:
+            return found[0][1]
+        pooled = sound[0][1].model_copy(deep=True)
+        pooled.memory, pooled.losses, pooled.warnings = [], [], []
+        if sound[0][0]:  # accuracy is read from the folder of the first session
+            pooled.evaluations, pooled.predictions = [], None
+        for number, one in sound:
+            first = self._first_launches[number]
+            pooled.memory += [part.model_copy(update={"launch": part.launch + first}) for part in one.memory]
+            pooled.losses += [part.model_copy(update={"launch": part.launch + first}) for part in one.losses]
+            pooled.warnings += [text for text in one.warnings if text not in pooled.warnings]
+            if one is not sound[0][1]:
+                for into, more in ((pooled.phases, one.phases), (pooled.operators, one.operators)):
+                    for name, seconds in more.items():
+                        into[name] = [*into.get(name, []), *seconds]
+        for field in ("launches", "blocks", "steps"):
+            setattr(pooled, field, sum(getattr(one, field) for _, one in sound))
+        pooled.warnings += list(self._missing(arm))
+        if len(sound) < len(self.sessions) or any(one.status != "ok" for _, one in sound):
+            pooled.status = "partial"
+        return pooled
+
+    def _missing(self, arm: str) -> Iterator[str]:
+        for record, arms in zip(self._records, self._arms, strict=True):
+            if arm not in arms:
+                yield f"session {record.id} has no record of this arm"
+            elif (failure := arms[arm].failure) is not None:
+                yield f"failed in session {record.id}: {failure.reason}: {failure.message}"
+
+    def samples(self, arm: str) -> pd.DataFrame:
+        """Raw samples of an arm in all sessions (`SAMPLE_COLUMNS`, and `session` from 0)."""
+        frames = []
+        for number, (run, arms) in enumerate(zip(self.sessions, self._arms, strict=True)):
+            if arm in _measured(arms):
+                frame = run.samples(arm)
+                launch = (frame["launch"] + self._first_launches[number]).astype(frame["launch"].dtype)
+                frames.append(frame.assign(launch=launch, session=number))
+        if not frames:
+            return super().samples(arm).assign(session=0)
+        return pd.concat(frames, ignore_index=True)
+
+
+def _measured(arms: Mapping[str, ArmRecord]) -> list[str]:
+    return [name for name, arm in arms.items() if arm.status != "failed"]
+
+
+def _refuse_twice(runs: Sequence[Run]) -> None:
+    folders = [run.folder.resolve() for run in runs]
+    for folder in folders:
+        if folders.count(folder) > 1:
+            raise BenchError("this run is named twice", where=str(folder), hint="name every session once")
+
+
+def _refuse_other(first: RunRecord, other: RunRecord, run: Run) -> None:
+    """Raises BenchError that names what differs."""
+    apart = "to report the runs side by side: --apart"
+    one, two = ({**record.recipe, "aa": record.aa} for record in (first, other))
+    if changed := list(differences(one, two)):
+        problem = f"not a session of the recipe of {first.id}: {_named(changed)}"
+        raise BenchError(problem, where=str(run.folder), hint=apart)
+    if first.arms != other.arms:
+        problem = f"other arms than in {first.id}: {_named(sorted({*first.arms} ^ {*other.arms}))}"
+        raise BenchError(problem, where=str(run.folder), hint=apart)
+    checksums = ({name: one.checksum for name, one in record.dataset.items()} for record in (first, other))
+    if changed := list(differences(*checksums)):
+        problem = f"other data than in {first.id}: {_named(changed)}"
+        raise BenchError(problem, where=str(run.folder), hint=apart)
+    kinds = [fingerprint(record.machine) for record in (first, other)]
+    if kinds[0] != kinds[1]:
+        problem = f"a machine of another kind ({kinds[1]}) than that of {first.id} ({kinds[0]})"
+        raise BenchError(problem, where=str(run.folder), hint=apart)
+
+
+def _named(texts: Sequence[str]) -> str:
+    more = len(texts) - NAMED
+    return "; ".join(texts[:NAMED]) + (f"; {more} more" if more > 0 else "")

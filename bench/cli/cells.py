@@ -142,7 +142,7 @@ class Sweep:
             Task(
                 key=cell.key,
                 name=cell.name,
-                nodes=max(getattr(arm.workload, "nodes", 1) for arm in cell.arms),
+                nodes=max(arm.workload.nodes for arm in cell.arms),
                 estimate_s=sum(known[arm.id] for arm in cell.arms),
                 command=(*start, cell.key, *self.passed),
             )

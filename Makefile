@@ -9,7 +9,7 @@ UV     := $(VENV)/bin/python bench/environments/installer.py
 TEXTS  := README.md CONTRIBUTING.md CHANGELOG.md docs
 LOCK   := UV_CUSTOM_COMPILE_COMMAND="make locks" $(UV) pip compile --quiet --python-version 3.11 --no-annotate
 
-.PHONY: demo check test nightly lint docs bench peers locks format clean
+.PHONY: demo check test nightly lint docs bench gpu peers locks format clean
 
 demo: $(STAMP)  ## measure the quickstart recipe and write its report
 	$(BENCH) run quickstart
@@ -40,6 +40,9 @@ docs: $(STAMP)  ## the documentation as a site, in site/
 bench: $(STAMP)  ## the harness's own benchmarks: overhead, idle workers, evaluators
 	$(VENV)/bin/python -m benchmarks.overhead
 	$(VENV)/bin/python -m benchmarks.evaluators
+
+gpu:  ## smoke test, equal work and reference table on one GPU, with the interpreter that is there; more runs go on
+	$(PYTHON) -m benchmarks.gpu --minutes $(or $(MINUTES),8) $(if $(WHEELS),--wheels $(WHEELS))
 
 peers: $(STAMP)  ## build the environments of the other codebases
 	$(BENCH) env create --all

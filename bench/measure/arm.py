@@ -16,11 +16,12 @@ from pydantic import ValidationError
 from bench.errors import BenchError
 from bench.inputs.dataset import Dataset
 from bench.judge import accuracy
-from bench.judge.observations import summary
-from bench.measure.process import ADAPTERS, LaunchSpec, WorkerFailure, WorkerGroup
+from bench.judge.observations import summary, work_of
+from bench.measure.preflight import refuse_other_source
+from bench.measure.process import ADAPTERS, UNTIMED, LaunchSpec, WorkerFailure, WorkerGroup, tail
 from bench.measure.quiet import LONGEST_WAIT_S, allowed_cores, read_clock, taken_cores, wait_until_quiet
 from bench.recipe.codebases import Codebase
-from bench.recipe.plan import Arm, Checkout, Plan
+from bench.recipe.plan import Arm, Plan
 from bench.record import machine
 from bench.record.models import (
     Accuracy,
@@ -41,7 +42,6 @@ from bench.record.run import Run, write_atomic
 from bench.record.samples import block_times, samples_frame
 from bench.record.software import speed_variables
 
-LOG_TAIL_LINES = 30
 THREAD_COUNTS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
@@ -125,11 +125,12 @@ class Site:
     def log(self, arm: Arm, launch: int) -> Path:
         return self.run.folder / "logs" / f"{arm.id}-{launch}.log"
 
-    def launch_spec(self, arm: Arm, python: Path, log: Path) -> LaunchSpec:
+    def launch_spec(self, arm: Arm, python: Path, log: Path, *, timed: bool = True) -> LaunchSpec:
         """How the workers of an arm are started."""
         codebase = self.codebase(arm)
         variables = {
             **dict.fromkeys(THREAD_COUNTS, str(threads_of(arm))),
+            **({} if timed else UNTIMED),
             **codebase.variables,
             **arm.variables,
         }
@@ -234,7 +235,8 @@ class MeasuredArm:
         arm, site, prepared = self.arm, self.site, self.prepared
         assert prepared is not None
         site.listener.stage(arm, launch, "prepare")
-        spec = site.launch_spec(arm, prepared.python, site.log(arm, launch))
+        timed = bool(site.plan.measure.rounds)
+        spec = site.launch_spec(arm, prepared.python, site.log(arm, launch), timed=timed)
         self.group = stack.enter_context(WorkerGroup(spec, site.server(arm, spec)))
         self.described = False
         self.group.start(site.deadline_s)
@@ -247,7 +249,7 @@ class MeasuredArm:
         assert self.prepared is not None
         reply = self.group.receive("prepare", self.site.deadline_s)[0]
         if self.arm.checkout:
-            _refuse_other_source(self.arm.checkout, reply["source"])
+            refuse_other_source(self.arm.checkout, reply["source"])
         if self.record.description:
             return
         self.described = True
@@ -268,6 +270,7 @@ class MeasuredArm:
         self.site.listener.stage(self.arm, launch, "audit")
         seen = [reply["audit"] for reply in self.request("audit")]
         self.record.audit = {"ranks": [summary(facts, self.prepared.names) for facts in seen]}
+        self.record.description.update(work_of(seen[0]))
         if any(seen) and self.site.plan.measure.rounds:
             self.stop()
             self.begin(launch, stack)
@@ -291,8 +294,22 @@ class MeasuredArm:
         taken = None if measure.quiet == "off" else taken_cores(before, read_clock())
         self.keep_block(launch, round_, position, replies, taken_cores=taken, batches=replies[0]["batches"])
         self.record.losses.append(Losses(launch=launch, round=round_, losses=replies[0]["losses"]))
+        if round_ >= 0:
+            self._note_processors(replies)
         self.show_block(launch, round_, replies, steps)
         return taken is not None and taken > allowed_cores()
+
+    def _note_processors(self, replies: list[dict[str, Any]]) -> None:
+        """One reply of each rank."""
+        record = self.record
+        record.threads = sorted({*record.threads, *(one["threads"] for one in replies if one["threads"])})
+        busy = max(one["busy_processors"] for one in replies)
+        record.busy_processors = max(busy, record.busy_processors or 0.0)
+
+    def look(self) -> None:
+        """Have an arm that the audit observed watched in one step more, after the timed ones; once."""
+        if any(self.record.audit.get("ranks", ())) and "closing" not in self.record.audit:
+            self.record.audit["closing"] = [reply["look"] for reply in self.request("look")]
 
     def keep_block(
         self,
@@ -431,20 +448,3 @@ def _refusing_nonsense() -> Iterator[None]:
         first = error.errors(include_url=False)[0]
         field = ".".join(map(str, (error.title, *first["loc"])))
         raise WorkerFailure("protocol", f"{field}: {first['msg']}", "record") from None
-
-
-def _refuse_other_source(checkout: Checkout, imported: str | None) -> None:
-    """An arm that is named after a revision must not measure an installed package instead."""
-    found = Path(imported) if imported else checkout.codebase.folder
-    if not found.resolve().is_relative_to(checkout.tree.resolve()):
-        raise WorkerFailure("environment", f"imports {found}, not the revision under check", "prepare")
-
-
-def tail(log: Path, lines: int = LOG_TAIL_LINES) -> list[str]:
-    """The last lines of a log, whatever bytes a codebase printed."""
-    try:
-        with log.open("rb") as file:
-            file.seek(max(0, log.stat().st_size - 16384))
-            return file.read().decode("utf-8", "replace").splitlines()[-lines:]
-    except OSError:
-        return []

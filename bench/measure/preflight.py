@@ -9,8 +9,9 @@ from typing import Any
 from bench.environments import python_of
 from bench.errors import BenchError
 from bench.inputs.dataset import check_dataset
+from bench.measure.process import WorkerFailure
 from bench.recipe.codebases import Codebase
-from bench.recipe.plan import Arm, Plan
+from bench.recipe.plan import Arm, Checkout, Plan
 from bench.record import machine
 from bench.record.models import ArmRecord, RunRecord
 
@@ -106,3 +107,10 @@ def refuse_other_packages(began: Mapping[str, str], now: Mapping[str, str], arm:
             f"{arm}: packages changed since the run began: {shown}",
             hint="restore the environment (bench env create), or start a new run",
         )
+
+
+def refuse_other_source(checkout: Checkout, imported: str | None) -> None:
+    """An arm that is named after a revision must not measure an installed package instead."""
+    found = Path(imported) if imported else checkout.codebase.folder
+    if not found.resolve().is_relative_to(checkout.tree.resolve()):
+        raise WorkerFailure("environment", f"imports {found}, not the revision under check", "prepare")

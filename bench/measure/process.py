@@ -76,6 +76,11 @@ class WorkerFailure(Exception):
         self.stage = stage
 
 
+#: Threads of what is not timed sleep while they wait: beside other processes, spinning makes a step ten times as long.
+UNTIMED = {"OMP_WAIT_POLICY": "passive"}
+LOG_TAIL_LINES = 30
+
+
 @dataclass(frozen=True)
 class LaunchSpec:
     """What is needed to start the workers of an arm."""
@@ -398,3 +403,13 @@ class WorkerGroup:
         for path in sorted((self._folder / "ranks").glob("workerlog.*")):
             with contextlib.suppress(OSError), self.spec.log.open("ab") as log:
                 log.write(f"--- {path.name}\n".encode() + path.read_bytes())
+
+
+def tail(log: Path, lines: int = LOG_TAIL_LINES) -> list[str]:
+    """The last lines of a log, whatever bytes a codebase printed."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - 16384))
+            return file.read().decode("utf-8", "replace").splitlines()[-lines:]
+    except OSError:
+        return []

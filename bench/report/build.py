@@ -24,6 +24,7 @@ from bench.record.run import Run
 from bench.record.samples import samples_frame
 from bench.report import accuracy_values
 from bench.report.measured import Measured, throughput_ratio
+from bench.report.setting import setting_of
 from bench.report.values import (
     Effect,
     Group,
@@ -163,6 +164,7 @@ def _row(
         log_tail=tuple(arm.failure.log_tail) if arm.failure else (),
         audit=audit,
         warnings=tuple(arm.warnings),
+        setting=setting_of(arm),
     )
     if arm.status == "failed":
         return row

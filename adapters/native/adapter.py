@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 import detectors
 from adapters.common import EndlessBatches, padded_size, resized_size
 from adapters.torch_common import TensorBatch, TorchAdapter
+from adapters.torch_export import image_size, mark
 from bench.worker.api import Description, Job
 from bench.worker.batches import load_batches
 from detectors import cpu, transforms
@@ -61,8 +62,8 @@ class Adapter(TorchAdapter):
         model = detectors.build(
             self.job.model["name"],
             num_classes=len(self.job.classes),
-            frozen_stages=max(0, self.workload["frozen_stages"]),
-            frozen_bn=self.workload["frozen_bn"],
+            frozen_stages=max(0, _or(self.workload["frozen_stages"], 1)),
+            frozen_bn=_or(self.workload["frozen_bn"], True),
             score_threshold=self.workload["score_threshold"],
             max_detections=self.workload["max_detections"],
             **conventions,
@@ -124,6 +125,13 @@ class Adapter(TorchAdapter):
             {name: value for name, value in found._asdict().items() if value is not None}
             for found in self.model.postprocess(raw, data.image_sizes, data.original_sizes)
         ]
+
+    def export(self, path: str) -> None:
+        from detectors.export import export_onnx  # brings the compiler along
+
+        size = image_size(self.workload)
+        export_onnx(self.model, size, path, self.job.classes)
+        mark(path, self.job.classes)
 
     def ema_update(self) -> None:
         assert self.averaged is not None
@@ -251,6 +259,11 @@ class Adapter(TorchAdapter):
         if self.averaged is not None:
             self.averaged.model.load_state_dict(state["model"])
             self.averaged.updates = state["updates"]
+
+
+def _or(value: Any, own: Any) -> Any:
+    """What the workload says, or where it leaves that to the codebase its own."""
+    return own if value is None else value
 
 
 def _first_ones(_: BalancedSampler, role: Tensor) -> Tensor:

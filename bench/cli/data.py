@@ -8,20 +8,29 @@ from typing import Annotated, Any
 import typer
 
 from bench.cli.options import AsJson, examples, print_json, say
+from bench.errors import BenchError
 from bench.inputs import folders
 
 app = typer.Typer(name="data", no_args_is_help=True, help="Check and sample data sets in COCO layout.")
 
 
-@app.command("check", epilog=examples("bench data check path/to/coco"))
+@app.command(
+    "check", epilog=examples("bench data check path/to/coco", "bench data check labels.json --images photos")
+)
 def data_check(
-    folder: Annotated[Path, typer.Argument(help="Folder in COCO layout.")], as_json: AsJson = False
+    data: Annotated[Path, typer.Argument(help="Folder of COCO, YOLO or Pascal VOC, or a COCO file.")],
+    images: Annotated[Path | None, typer.Option(help="Folder of the images of a COCO file.")] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Find broken images, wrong sizes, boxes outside an image, and empty classes.
+    """Find broken images, wrong sizes, boxes outside an image, and empty classes; name odd kinds of images.
 
-    Exit code 1 if anything but an empty class is found.
+    Exit code 1 if anything but an empty class or an odd kind of image is found.
     """
-    found = folders.check(folder)
+    if images is None and data.is_file():
+        raise BenchError(
+            "a COCO file needs the folder of its images", where=str(data), hint="--images FOLDER"
+        )
+    found = folders.check(data) if images is None else folders.check_file(data, images)
     print_json(found.as_json()) if as_json else _print_checked(found)
     raise typer.Exit(0 if found.sound else 1)
 
@@ -53,4 +62,13 @@ def _print_checked(found: folders.Checked) -> None:
         say(f"{split}: {numbers.replace('_', ' ')}, {len(counts['classes'])} classes")
     for problem in found.problems:
         say(f"{problem.split}: {problem.kind}: {problem.where}: {problem.text}")
-    say("no problem found" if not found.problems else f"{len(found.problems)} problems")
+    notes = sum(problem.kind in folders.NOTES for problem in found.problems)
+    problems = len(found.problems) - notes
+    say(
+        ", ".join(
+            [
+                f"{problems} problems" if problems else "no problem found",
+                *([f"{notes} notes"] if notes else []),
+            ]
+        )
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,6 +12,7 @@ from bench.cli.listing import environments as environment_rows
 from bench.cli.listing import show
 from bench.cli.options import Adapters, AsJson, examples, print_json, say
 from bench.errors import BenchError
+from bench.measure.preflight import check_interpreter
 from bench.recipe.codebases import find_codebases, get_codebase
 
 app = typer.Typer(
@@ -22,13 +24,27 @@ Groups = Annotated[
 ]
 
 
-@app.command("create", epilog=examples("bench env create mmdet", "bench env create --all"))
+@app.command(
+    "create",
+    epilog=examples(
+        "bench env create mmdet",
+        "bench env create --all",
+        "bench env create mmdet --as mmdet-3.2 --pin mmdet==3.2.0",
+    ),
+)
 def env_create(
     codebases: Annotated[list[str] | None, typer.Argument(help="Names of codebases.")] = None,
     group: Groups = None,
     everything: Annotated[
         bool, typer.Option("--all", help="All codebases with an environment of their own.")
     ] = False,
+    name: Annotated[
+        str | None, typer.Option("--as", help="Name of an environment beside the locked one, for recipes.")
+    ] = None,
+    pin: Annotated[
+        list[str] | None,
+        typer.Option(help="With --as: a package in place of the locked version: mmdet==3.2.0. Repeatable."),
+    ] = None,
     adapters: Adapters = None,
 ) -> None:
     """Build the locked environment of a codebase. Do nothing if it exists."""
@@ -38,9 +54,47 @@ def env_create(
         names = [name for name, codebase in known.items() if codebase.environment.kind == "own"]
     if not names:
         raise BenchError("name a codebase, or --all", hint=f"known: {', '.join(known)}")
-    for name in names:
-        codebase = get_codebase(name, known)
-        say(environments.create(codebase, group or [], progress=lambda text: say(text, error=True)))
+    if name and len(names) > 1:
+        raise BenchError("--as names one environment, of one codebase")
+    for codebase in (get_codebase(one, known) for one in names):
+        folder = environments.create(
+            codebase,
+            group or [],
+            progress=lambda text: say(text, error=True),
+            name=name,
+            pins=pin or [],
+        )
+        say(folder)
+        if advice := environments.gpu_advice(codebase, folder):
+            say(advice, error=True)
+
+
+@app.command(
+    "adopt",
+    epilog=examples(
+        "bench env adopt mmdet --python /opt/conda/envs/det/bin/python",
+        "bench env adopt mmdet-old --python ~/old/bin/python",
+    ),
+)
+def env_adopt(
+    name: Annotated[str, typer.Argument(help="What recipes call it. The name of a codebase: its default.")],
+    python: Annotated[Path, typer.Option(help="Interpreter in which the codebase is installed.")],
+    codebase: Annotated[
+        str | None, typer.Option(help="Its codebase. Default: the one that NAME begins with.")
+    ] = None,
+    adapters: Adapters = None,
+) -> None:
+    """Let a codebase run in an interpreter that exists. Nothing is installed there."""
+    known = find_codebases(adapters or [])
+    fitting = sorted((one for one in known if name == one or name.startswith(f"{one}-")), key=len)
+    if codebase is None and not fitting:
+        raise BenchError(f"which codebase is '{name}' of?", hint="--codebase NAME; bench list codebases")
+    found = get_codebase(codebase or fitting[-1], known)
+    check_interpreter(python.expanduser(), found)
+    packages = environments.adopt(name, found, python)
+    shown = ", ".join(f"{one} {packages[one]}" for one in found.packages if one in packages)
+    say(f"{name}: {found.name} runs in {python} ({shown}; {len(packages)} packages recorded)")
+    say(f"in recipes: arms: - {{codebase: {found.name}, environment: {name}}}")
 
 
 @app.command("list", epilog=examples("bench env list"))
@@ -51,12 +105,18 @@ def env_list(as_json: AsJson = False) -> None:
 
 @app.command("check", epilog=examples("bench env check paddledet"))
 def env_check(
-    codebase: Annotated[str, typer.Argument(help="Name of a codebase.")],
+    codebase: Annotated[str, typer.Argument(help="Name of a codebase or of an environment.")],
     adapters: Adapters = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare an environment with its lock. Exit code 1 if they differ."""
-    found = environments.check(get_codebase(codebase, find_codebases(adapters or [])))
+    known = find_codebases(adapters or [])
+    if codebase in environments.names():
+        folder = environments.folder_of_name(codebase)
+        owner = get_codebase(environments.read_lock(folder)["codebase"], known)
+        found = environments.check_folder(owner, folder)
+    else:
+        found = environments.check(get_codebase(codebase, known))
     drifts = [str(drift) for drift in found]
     print_json(drifts) if as_json else say("\n".join(drifts) or f"{codebase}: as locked")
     raise typer.Exit(1 if drifts else 0)
@@ -64,8 +124,12 @@ def env_check(
 
 @app.command("remove", epilog=examples("bench env remove detectron2"))
 def env_remove(
-    codebase: Annotated[str, typer.Argument(help="Name of a codebase.")], adapters: Adapters = None
+    codebase: Annotated[str, typer.Argument(help="Name of a codebase or of an environment.")],
+    adapters: Adapters = None,
 ) -> None:
-    """Remove all environments of a codebase."""
+    """Remove all environments of a codebase, or one by its name. An adopted one is only forgotten."""
+    if codebase in environments.names():
+        say(f"removed {environments.remove_named(codebase)}")
+        return
     for folder in environments.remove(get_codebase(codebase, find_codebases(adapters or []))):
         say(f"removed {folder}")

@@ -90,12 +90,13 @@ def environments() -> Rows:
     return [
         {
             "codebase": one.codebase,
+            "name": one.name,
             "groups": ", ".join(one.groups),
             "python": one.python,
             "packages": len(one.packages),
             "size_mib": round(one.size_bytes / 2**20),
             "create_s": round(one.create_s),
-            "folder": str(one.folder),
+            "folder": one.interpreter or str(one.folder),
         }
         for one in list_environments()
     ]
@@ -198,7 +199,8 @@ def runs(results: Path) -> Rows:
     rows = []
     for folder in find_runs(results):
         try:
-            record, status = Run(folder).record(), Run(folder).status()
+            record = Run(folder).record()
+            status = Run(folder).status_of(record)
         except BenchError as error:  # one broken record must not hide the other runs
             rows.append(
                 {"run": str(folder), "started": "", "status": str(error.message), "arms": 0, "machine": ""}

@@ -23,7 +23,7 @@ from bench.record.run import Run, resolve_run, write_atomic
 from bench.reference.page import generate_published
 from bench.report.comparison import comparison_blocks, comparison_table, resolve_side
 from bench.report.export import FORMATS, export
-from bench.report.notebook import load
+from bench.report.notebook import LoadedRun
 from bench.report.render.terminal import show
 from bench.report.values import to_json
 from bench.report.write import generate
@@ -101,7 +101,7 @@ def export_run(
     results: Results = RESULTS,
 ) -> None:
     """Export the ratios of a run for other tools."""
-    text = export(load(resolve_run(run, results)), format_)
+    text = export(LoadedRun(Run(resolve_run(run, results))), format_)
     write_atomic(output, text) if output else sys.stdout.write(text)
 
 

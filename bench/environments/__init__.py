@@ -14,12 +14,14 @@ The files of an environment are hard links to uv's cache (copies where the file 
 one). torch is stored once for all codebases, and for bench itself where `make` installed it.
 """
 
-from bench.environments.build import create
+from bench.environments.build import create, gpu_advice
 from bench.environments.installer import cache_folder
+from bench.environments.named import adopt, folder_of_name, named_python, names, remove_named
 from bench.environments.store import (
     Drift,
     Installed,
     check,
+    check_folder,
     list_environments,
     python_of,
     read_lock,
@@ -30,12 +32,19 @@ from bench.environments.store import (
 __all__ = [
     "Drift",
     "Installed",
+    "adopt",
     "cache_folder",
     "check",
+    "check_folder",
     "create",
+    "folder_of_name",
+    "gpu_advice",
     "list_environments",
+    "named_python",
+    "names",
     "python_of",
     "read_lock",
     "remove",
+    "remove_named",
     "versions",
 ]

@@ -54,6 +54,10 @@ class Installed:
     create_s: float
     size_bytes: int
     packages: Mapping[str, str]
+    name: str = ""
+    """Of a named one."""
+    interpreter: str = ""
+    """Of an adopted one."""
 
 
 def python_of(codebase: Codebase, groups: Sequence[str] = ()) -> Path:
@@ -72,6 +76,8 @@ def python_of(codebase: Codebase, groups: Sequence[str] = ()) -> Path:
     Raises:
         BenchError: The environment has not been created.
     """
+    if (lock := _default_lock(codebase)) is not None:
+        return python_of_lock(_default_folder(codebase), lock)
     if codebase.environment.kind == "project":
         return Path(sys.executable)
     return venv_python(_find(codebase, groups))
@@ -79,6 +85,8 @@ def python_of(codebase: Codebase, groups: Sequence[str] = ()) -> Path:
 
 def versions(codebase: Codebase, groups: Sequence[str] = ()) -> dict[str, str]:
     """Locked versions of all distributions the codebase runs with, for the run's record."""
+    if (lock := _default_lock(codebase)) is not None:
+        return dict(lock["packages"])
     if codebase.environment.kind == "project":
         return {d.name: d.version for d in importlib.metadata.distributions() if d.name}
     return dict(read_lock(_find(codebase, groups))["packages"])
@@ -99,17 +107,33 @@ def check(codebase: Codebase, groups: Sequence[str] = ()) -> list[Drift]:
     Raises:
         BenchError: The environment is missing, or its smoke import fails.
     """
-    if codebase.environment.kind == "project":
+    named = _default_lock(codebase) is not None
+    if codebase.environment.kind == "project" and not named:
         return _own_drifts()
-    folder = _find(codebase, groups)
-    locked = read_lock(folder)["packages"]
-    found = distributions(folder)
-    smoke(codebase, folder)
+    return check_folder(codebase, _default_folder(codebase) if named else _find(codebase, groups))
+
+
+def check_folder(codebase: Codebase, folder: Path) -> list[Drift]:
+    """What differs between one environment as it is now and its lock. Raises BenchError as `check`."""
+    lock = read_lock(folder)
+    locked, python = lock["packages"], python_of_lock(folder, lock)
+    found = distributions(python)
+    smoke_python(codebase, python)
     return [
         Drift(name, locked.get(name), found.get(name))
         for name in sorted({*locked, *found})
         if locked.get(name) != found.get(name)
     ]
+
+
+def _default_folder(codebase: Codebase) -> Path:
+    """An environment that has the name of the codebase goes before the locked one."""
+    return cache_folder() / "named" / codebase.name
+
+
+def _default_lock(codebase: Codebase) -> dict[str, Any] | None:
+    lock = lock_of(_default_folder(codebase))
+    return lock if lock is not None and lock["codebase"] == codebase.name else None
 
 
 def _own_drifts() -> list[Drift]:
@@ -138,7 +162,8 @@ def remove(codebase: Codebase) -> list[Path]:
     if codebase.environment.kind == "project":
         raise BenchError(f"'{codebase.name}' runs in bench's own environment, which is not removed")
     with only_one(codebase.name, lambda _: None):
-        folders = [env for env in _all_folders() if env.name.rpartition("-")[0] == codebase.name]
+        made = [env for env in _all_folders() if env.parent.name == "envs"]
+        folders = [env for env in made if env.name.rpartition("-")[0] == codebase.name]
         for folder in folders:
             (folder / "lock.json").unlink(missing_ok=True)  # first: half of an environment is none
             shutil.rmtree(folder)
@@ -150,7 +175,8 @@ def list_environments() -> list[Installed]:
     found = []
     for folder in _all_folders():
         if lock := lock_of(folder):
-            known = {field.name: lock[field.name] for field in fields(Installed) if field.name != "folder"}
+            names = (field.name for field in fields(Installed) if field.name in lock)
+            known = {name: lock[name] for name in names}
             found.append(Installed(folder=folder, **{**known, "groups": tuple(lock["groups"])}))
     return found
 
@@ -179,7 +205,12 @@ def lock_of(folder: Path) -> dict[str, Any] | None:
         lock = json.loads((folder / "lock.json").read_text())
     except (FileNotFoundError, ValueError):
         return None
-    return lock if isinstance(lock, dict) and venv_python(folder).exists() else None
+    return lock if isinstance(lock, dict) and python_of_lock(folder, lock).exists() else None
+
+
+def python_of_lock(folder: Path, lock: Mapping[str, Any]) -> Path:
+    """The interpreter of an environment: its own, or the adopted one."""
+    return Path(lock.get("interpreter") or venv_python(folder))
 
 
 def venv_python(folder: Path) -> Path:
@@ -208,8 +239,8 @@ def key(*parts: object) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def distributions(folder: Path) -> dict[str, str]:
-    """Normalised name → version of what is installed in an environment."""
+def distributions(python: Path) -> dict[str, str]:
+    """Normalised name → version of what is installed beside an interpreter."""
     command = [
         installer.uv(),
         "pip",
@@ -218,30 +249,29 @@ def distributions(folder: Path) -> dict[str, str]:
         "--format",
         "json",
         "--python",
-        str(venv_python(folder)),
+        str(python),
     ]
     listed = subprocess.run(command, capture_output=True, text=True, check=True)
     return {one["name"]: one["version"] for one in json.loads(listed.stdout)}
 
 
-def smoke(codebase: Codebase, folder: Path) -> None:
-    """Import the modules of `smoke`.
+def smoke_python(codebase: Codebase, python: Path, hint: str = "") -> None:
+    """Import the modules of `smoke` in an interpreter.
 
     Raises:
-        BenchError: One does not import.
+        BenchError: One does not import; with the hint, or else how to make the environment again.
     """
     modules = codebase.environment.smoke.split()
     if not modules:
         return
     code = "import importlib, sys\nfor name in sys.argv[1:]: importlib.import_module(name)"
-    python = venv_python(folder)
     result = subprocess.run([python, "-Ic", code, *modules], capture_output=True, text=True)
     if result.returncode != 0:
         reason = result.stderr.strip().splitlines()[-1:] or [f"exit status {result.returncode}"]
         raise BenchError(
             f"the environment of '{codebase.name}' does not import {', '.join(modules)}: {reason[0]}",
             where=str(python),
-            hint=f"bench env remove {codebase.name}, then bench env create {codebase.name}",
+            hint=hint or f"bench env remove {codebase.name}, then bench env create {codebase.name}",
         )
 
 
@@ -263,7 +293,8 @@ def only_one(name: str, progress: Progress) -> Iterator[None]:
 
 
 def _all_folders() -> list[Path]:
-    return sorted(path for path in (cache_folder() / "envs").glob("*-*") if path.is_dir())
+    found = [*(cache_folder() / "envs").glob("*-*"), *(cache_folder() / "named").glob("*")]
+    return sorted(path for path in found if path.is_dir())
 
 
 def _find(codebase: Codebase, groups: Sequence[str]) -> Path:

@@ -6,7 +6,7 @@ timed.
 
 What is done to an image, so that a codebase's own pipeline can be set to match:
 
-* decoded by Pillow to RGB, EXIF orientation ignored (COCO's annotations are of the stored pixels);
+* decoded by Pillow to RGB, by the rule of `bench.inputs.pixels` for EXIF orientation, 16 bits, CMYK, palettes;
 * resized as 8-bit pixels by Pillow's ``BILINEAR``, a triangle filter as wide as the scale, so antialiased
   when an image shrinks, as in detectron2's ``ResizeTransform`` (OpenCV's and torch's default bilinear do
   not antialias); the new size is ``floor(side * scale + 0.5)``, as in mmcv's ``rescale_size``;
@@ -35,8 +35,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bench.errors import BenchError
-from bench.inputs.coco import Json, decode, image_path, object_mask
+from bench.inputs.coco import Json, image_path, object_mask
 from bench.inputs.dataset import Dataset, _is_complete, _publish_folder, _usable_box
+from bench.inputs.pixels import decode
 from bench.recipe.models import MODELS
 from bench.recipe.workload import IMAGENET_MEAN, IMAGENET_STD, ShortLong, Workload
 from bench.worker.api import Batch
@@ -107,13 +108,8 @@ def _prepare_image(
 ) -> _Prepared:
     counts = dict.fromkeys(COUNTS, 0)
     path = image_path(dataset.images, image)
-    pixels = decode(path)
+    pixels = decode(path, (image["height"], image["width"]))
     old = pixels.shape[0], pixels.shape[1]
-    if old != (image["height"], image["width"]):
-        raise BenchError(
-            f"image is {old[1]}x{old[0]}, its annotations say {image['width']}x{image['height']}",
-            where=str(path),
-        )
     height, width = resized_size(*old, size)
     scale = np.array([width / old[1], height / old[0]] * 2)
     label_of = {category: label for label, category in enumerate(dataset.category_ids)}

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import json
-import os
-import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from pycocotools import mask as coco_mask
 
 from bench.errors import BenchError
+from bench.inputs.files import read_file
 from bench.inputs.masks import check_mask, check_run_lengths
 from bench.text_safety import for_terminal
 
@@ -36,22 +33,6 @@ def read_json(path: Path) -> Any:
         return json.loads(read_file(path))
     except (ValueError, RecursionError) as error:
         raise BenchError(f"not valid JSON: {error}", where=str(path)) from None
-
-
-def read_file(path: Path) -> bytes:
-    """The content of a regular file: a device or a pipe, also behind a link, may have no end.
-
-    Raises:
-        BenchError: It is none, or cannot be read.
-    """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # opening a pipe must not wait for a writer
-        with open(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise BenchError("not a regular file", where=str(path))
-            return file.read()
-    except OSError as error:
-        raise BenchError(f"cannot be read: {error.strerror or error}", where=str(path)) from None
 
 
 def image_path(folder: Path, image: Json) -> Path:
@@ -175,16 +156,6 @@ def is_box(value: Any) -> bool:
     if not all(type(side) in (int, float) and abs(side) <= MAX_COORDINATE for side in value):
         return False  # nan compares false, too
     return bool(value[2] >= 0 and value[3] >= 0)
-
-
-def decode(path: Path) -> NDArray[np.uint8]:
-    """The pixels of an image file, uint8 [H, W, 3], RGB. Raises BenchError that names the file."""
-    content = read_file(path)
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            return np.asarray(image.convert("RGB"))
-    except (OSError, ValueError, SyntaxError, MemoryError, Image.DecompressionBombError) as error:
-        raise BenchError(f"image cannot be decoded: {error}", where=str(path)) from None
 
 
 def object_mask(annotation: Json, image: Json) -> NDArray[np.uint8]:

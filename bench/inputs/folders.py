@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,13 +16,20 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import BenchError, StorageError
-from bench.inputs.coco import decode, image_path, object_mask, read_coco, read_file
+from bench.inputs import formats
+from bench.inputs.coco import image_path, object_mask, read_coco
+from bench.inputs.files import read_file
+from bench.inputs.pixels import ODDITIES, WrongSize, decode, oddities
 from bench.recipe.workload import SPLIT_NAME
 
 Json = dict[str, Any]
 
 
 # -- checking --------------------------------------------------------------------------------------------
+
+
+#: Kinds of problems that stop nothing.
+NOTES = {"empty class", *ODDITIES}
 
 
 @dataclass(frozen=True)
@@ -43,8 +51,8 @@ class Checked:
 
     @property
     def sound(self) -> bool:
-        """Whether it can be used as it is; a class without objects is worth knowing, and normal in a small part."""
-        return all(problem.kind == "empty class" for problem in self.problems)
+        """Whether it can be used as it is; a class without objects and an odd kind of image are only worth knowing."""
+        return all(problem.kind in NOTES for problem in self.problems)
 
     def as_json(self) -> Json:
         return {"splits": dict(self.splits), "problems": [vars(problem) for problem in self.problems]}
@@ -61,11 +69,33 @@ def splits_of(folder: Path) -> list[str]:
 
 
 def check(folder: Path) -> Checked:
-    """Look at every image and annotation of every split. Raises BenchError for a file that is not COCO's at all."""
+    """Look at every image and annotation of every split of a folder, in COCO's layout, YOLO's or VOC's.
+
+    Raises BenchError for a file that is not of its format at all.
+    """
+    if (layout := formats.layout_of(folder)) is None:
+        paths = {
+            split: (folder / "annotations" / f"instances_{split}.json", folder / split)
+            for split in splits_of(folder)
+        }
+        return _checked(paths)
+    with tempfile.TemporaryDirectory() as cache:
+        splits = formats.splits_of(folder, layout)
+        return _checked({split: formats.as_coco(folder, layout, split, Path(cache)) for split in splits})
+
+
+def check_file(annotations: Path, images: Path) -> Checked:
+    """The same of one annotation file and the folder of its images."""
+    if not images.is_dir():
+        raise BenchError("no such folder of images", where=str(images))
+    return _checked({annotations.stem: (annotations, images)})
+
+
+def _checked(paths: Mapping[str, tuple[Path, Path]]) -> Checked:
     splits: dict[str, Json] = {}
     problems: list[Problem] = []
-    for split in splits_of(folder):
-        coco = read_coco(folder / "annotations" / f"instances_{split}.json")
+    for split, (file, images) in paths.items():
+        coco = read_coco(file)
         counts = Counter(row["category_id"] for row in coco["annotations"] if not row.get("iscrowd"))
         splits[split] = {
             "images": len(coco["images"]),
@@ -78,7 +108,7 @@ def check(folder: Path) -> Checked:
             "classes": {one["name"]: counts[one["id"]] for one in coco["categories"]},
         }
         found = [
-            *_image_problems(coco, folder / split),
+            *_image_problems(coco, images),
             *_object_problems(coco),
             *_class_problems(coco, counts),
         ]
@@ -102,14 +132,16 @@ def _image_problems(coco: Json, images: Path) -> Iterator[Found]:
             yield "name outside", name, error.message
             continue
         try:
-            pixels = decode(path)
+            kinds = oddities(path)
+            decode(path, (image["height"], image["width"]))
+        except WrongSize as error:
+            yield "wrong size", name, error.message
         except BenchError as error:
             missing = not path.exists()
             yield "missing image" if missing else "broken image", name, error.message
             continue
-        if pixels.shape[:2] != (image["height"], image["width"]):
-            said, is_ = f"{image['width']}x{image['height']}", f"{pixels.shape[1]}x{pixels.shape[0]}"
-            yield "wrong size", name, f"annotations say {said}, the image is {is_}"
+        for kind in kinds:
+            yield kind, name, ODDITIES[kind]
 
 
 def _object_problems(coco: Json) -> Iterator[Found]:

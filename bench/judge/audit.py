@@ -15,7 +15,7 @@ from bench.judge.facts import declared, observed
 from bench.judge.pairs import baseline_of
 from bench.record.models import ArmRecord
 
-Verdict = Literal["equal", "unequal", "not shown"]
+Verdict = Literal["equal", "unequal", "not shown", "different models"]
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,13 @@ class Audit:
     """Facts that could not be observed in both arms."""
     notes: tuple[str, ...] = ()
     """What a reader should know of arms that may still be equal."""
+    models: tuple[str, str] | None = None
+    """Where arm and baseline were given different models: the baseline's, and the arm's."""
 
     @property
     def verdict(self) -> Verdict:
+        if self.models:
+            return "different models"
         if self.differences:
             return "unequal"
         return "not shown" if self.unknown else "equal"
@@ -68,6 +72,7 @@ class Audit:
             ],
             "unknown": list(self.unknown),
             "notes": list(self.notes),
+            "models": list(self.models) if self.models else None,
         }
 
 
@@ -99,8 +104,24 @@ def audit(arm: ArmRecord, baseline: ArmRecord) -> Audit:
         notes += [f"{_difference(fact)}, with the same results" for fact in first.values()]
         differences = []
     return Audit(
-        arm.id, baseline.id, tuple(map(_difference, differences)), tuple(dict.fromkeys(unknown)), tuple(notes)
+        arm.id,
+        baseline.id,
+        tuple(map(_difference, differences)),
+        tuple(dict.fromkeys(unknown)),
+        tuple(notes),
+        models_of(arm, baseline),
     )
+
+
+def models_of(arm: ArmRecord, baseline: ArmRecord) -> tuple[str, str] | None:
+    """The models of two arms, the baseline's first; None where both have the same.
+
+    A model of a codebase's own is the same where its name and its file are. That two names or two codebases mean the
+    same by their own names is never assumed.
+    """
+    first, second = baseline.workload.model, arm.workload.model
+    same = first == second and baseline.model_sha256 == arm.model_sha256
+    return None if same else (first, second)
 
 
 def _difference(fact: Fact) -> Difference:

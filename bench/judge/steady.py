@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy import stats
+from scipy.special import stdtr
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -61,7 +61,7 @@ def effect_of(launch: Integers, log_s: Floats, place: Floats) -> Effect | None:
     error = math.sqrt(float(residual @ residual) / freedom / weight)
     if error < 1e-12:
         return Effect(math.expm1(effect), 0.0 if abs(effect) > 1e-9 else 1.0)
-    return Effect(math.expm1(effect), 2 * float(stats.t.sf(abs(effect) / error, freedom)))
+    return Effect(math.expm1(effect), 2 * float(stdtr(freedom, -abs(effect) / error)))
 
 
 def first_round(blocks: pd.DataFrame) -> Effect | None:

@@ -11,14 +11,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from pydantic import ValidationError
-
 from bench.errors import BenchError
 from bench.inputs.dataset import Dataset
 from bench.judge import accuracy
 from bench.judge.observations import summary, work_of
 from bench.measure.preflight import refuse_other_source
-from bench.measure.process import ADAPTERS, UNTIMED, LaunchSpec, WorkerFailure, WorkerGroup, tail
+from bench.measure.process import (
+    ADAPTERS,
+    UNTIMED,
+    LaunchSpec,
+    WorkerFailure,
+    WorkerGroup,
+    refusing_nonsense,
+    tail,
+)
 from bench.measure.quiet import LONGEST_WAIT_S, allowed_cores, read_clock, taken_cores, wait_until_quiet
 from bench.recipe.codebases import Codebase
 from bench.recipe.plan import Arm, Plan
@@ -136,7 +142,7 @@ class Site:
         }
         if affinity := self.record.recipe["environment"]["affinity"]:
             variables["BENCH_WORKER_AFFINITY"] = ",".join(map(str, affinity))
-        source, adapters = codebase.source_folder, None
+        source, adapters = arm.source.resolve() if arm.source else codebase.source_folder, None
         if arm.checkout:
             source, adapters = arm.checkout.source, arm.checkout.adapters
         return LaunchSpec(
@@ -149,7 +155,9 @@ class Site:
         return {
             "workload": arm.workload.model_dump(mode="json"),
             "options": {**(offer.options if offer else {}), **arm.options},
-            "model": offer.model_dump() if offer else {"name": arm.workload.model.partition("://")[2]},
+            "model": offer.model_dump()
+            if offer
+            else {"name": arm.model or arm.workload.model.partition("://")[2]},
             "classes": list(dataset.classes),
             "category_ids": list(dataset.category_ids),
             "dataset": {
@@ -208,7 +216,7 @@ class MeasuredArm:
     def failing(self, launch: int) -> Iterator[None]:
         """A failure inside makes a failed arm with its reason and log tail; the other arms go on."""
         try:
-            with _refusing_nonsense():
+            with refusing_nonsense():
                 yield
         except WorkerFailure as failure:
             log = self.site.log(self.arm, launch)
@@ -249,7 +257,10 @@ class MeasuredArm:
         assert self.prepared is not None
         reply = self.group.receive("prepare", self.site.deadline_s)[0]
         if self.arm.checkout:
-            refuse_other_source(self.arm.checkout, reply["source"])
+            found = reply["source"] or self.arm.checkout.codebase.folder
+            refuse_other_source(self.arm.checkout.tree, Path(found), "the revision under check")
+        elif self.arm.source and reply["source"]:
+            refuse_other_source(self.arm.source, Path(reply["source"]), f"the source {self.arm.source}")
         if self.record.description:
             return
         self.described = True
@@ -437,14 +448,3 @@ def _accuracy(found: accuracy.Evaluation) -> Accuracy:
     values = found.as_json()
     del values["image_ids"]
     return Accuracy.model_validate(values)
-
-
-@contextlib.contextmanager
-def _refusing_nonsense() -> Iterator[None]:
-    """What a worker says and no record can hold is a failure of its arm."""
-    try:
-        yield
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(map(str, (error.title, *first["loc"])))
-        raise WorkerFailure("protocol", f"{field}: {first['msg']}", "record") from None

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.environments import python_of
+from bench.environments import named_python, python_of
 from bench.errors import BenchError
-from bench.inputs.dataset import check_dataset
-from bench.measure.process import WorkerFailure
+from bench.inputs.dataset import check_dataset, evaluated_input
+from bench.measure.process import FOREIGN, WorkerFailure, worker_path
 from bench.recipe.codebases import Codebase
-from bench.recipe.plan import Arm, Checkout, Plan
+from bench.recipe.plan import Arm, Plan
 from bench.record import machine
 from bench.record.models import ArmRecord, RunRecord
 
@@ -20,22 +23,87 @@ def check_plan(plan: Plan, codebases: Mapping[str, Codebase]) -> list[str]:
     """What would fail or be ignored, in words; nothing when all that a recipe asks for is there."""
     problems: dict[str, None] = {}
     for arm in plan.arms:
-        for check in (check_weights, _check_data, _check_device):
+        for check in (check_weights, _check_data, _check_device, _check_source):
             try:
                 check(arm)
             except BenchError as error:
                 problems[f"{arm.id}: {error}"] = None
         try:
-            python_of(arm.checkout.codebase if arm.checkout else codebases[arm.codebase])
+            interpreter_of(arm, arm.checkout.codebase if arm.checkout else codebases[arm.codebase])
         except BenchError as error:
             problems[f"{arm.codebase}: {error}"] = None
     return list(problems)
 
 
+def interpreter_of(arm: Arm, codebase: Codebase) -> Path:
+    """The interpreter that an arm runs in: its own, that of its named environment, or that of its codebase.
+
+    Args:
+        arm: An arm of a plan.
+        codebase: Its codebase.
+
+    Returns:
+        The path of the interpreter.
+
+    Raises:
+        BenchError: It is not there.
+    """
+    if arm.python is not None:
+        # Not resolved: a virtual environment is known by the path of the link.
+        python = Path(os.path.abspath(Path(arm.python).expanduser()))
+        if not os.access(python, os.X_OK) or python.is_dir():
+            raise BenchError("not an interpreter that can be started", where=str(python))
+        return python
+    if arm.environment is not None:
+        return named_python(arm.environment, codebase)
+    return python_of(codebase)
+
+
+_IMPORT = "import sys\nfrom bench.worker.__main__ import load_module\nload_module(sys.argv[1])"
+
+
+def check_interpreter(python: Path, codebase: Codebase) -> None:
+    """Import the adapter of a codebase in an interpreter, as a worker does.
+
+    Raises:
+        BenchError: It does not start, or something does not import.
+    """
+    with tempfile.TemporaryDirectory(prefix="bench-adopt-") as folder:
+        variables = {name: value for name, value in os.environ.items() if name not in FOREIGN}
+        source = codebase.source_folder
+        variables["PYTHONPATH"] = os.pathsep.join(
+            [str(worker_path(Path(folder) / "path")), *([str(source)] if source else [])]
+        )
+        try:
+            done = subprocess.run(
+                [python, "-c", _IMPORT, str(codebase.adapter_file)],
+                cwd=folder,
+                env={**variables, **codebase.variables},
+                capture_output=True,
+                text=True,
+                errors="replace",
+            )
+        except OSError as error:
+            raise BenchError(f"cannot be started: {error.strerror or error}", where=str(python)) from None
+    if done.returncode != 0:
+        reason = done.stderr.strip().splitlines()[-1:] or [f"exit status {done.returncode}"]
+        raise BenchError(
+            f"the adapter of {codebase.name} cannot run here: {reason[0]}",
+            where=str(python),
+            hint=f"install what is missing there; adapters need Python 3.10 or newer and {codebase.packages[0]}",
+        )
+
+
+def _check_source(arm: Arm) -> None:
+    """The folder that a codebase is imported from is there."""
+    if arm.source is not None and not arm.source.is_dir():
+        raise BenchError("source is not a folder", where=str(arm.source))
+
+
 def check_weights(arm: Arm) -> None:
     """Weights that are asked for are there, and the model can take them."""
     asked = arm.workload.weights
-    if asked not in ("random", "transplant") and "://" in arm.workload.model and arm.weights is None:
+    if asked not in ("random", "transplant") and arm.workload.own_model and arm.weights is None:
         raise BenchError(
             f"weights {asked} are of canonical models, and {arm.workload.model} is none",
             hint="give the arm weights of its own: arms: - {codebase: …, weights: FILE}",
@@ -50,9 +118,9 @@ def check_weights(arm: Arm) -> None:
 def _check_data(arm: Arm) -> None:
     """The data set has the splits that the arm reads."""
     workload = arm.workload
-    check_dataset(workload.input.dataset, workload.input.split, workload.task)
+    check_dataset(workload.input, workload.task)
     if workload.evaluates:
-        check_dataset(workload.input.dataset, workload.eval_split, "eval")
+        check_dataset(evaluated_input(workload), "eval")
 
 
 def _check_device(arm: Arm) -> None:
@@ -109,8 +177,7 @@ def refuse_other_packages(began: Mapping[str, str], now: Mapping[str, str], arm:
         )
 
 
-def refuse_other_source(checkout: Checkout, imported: str | None) -> None:
-    """An arm that is named after a revision must not measure an installed package instead."""
-    found = Path(imported) if imported else checkout.codebase.folder
-    if not found.resolve().is_relative_to(checkout.tree.resolve()):
-        raise WorkerFailure("environment", f"imports {found}, not the revision under check", "prepare")
+def refuse_other_source(wanted: Path, found: Path, named: str) -> None:
+    """An arm that is named after a revision or a folder must not measure an installed package instead."""
+    if not found.resolve().is_relative_to(wanted.resolve()):
+        raise WorkerFailure("environment", f"imports {found}, not {named}", "prepare")

@@ -11,19 +11,18 @@ from typing import Any
 
 import numpy as np
 
-from bench.environments import python_of
 from bench.errors import BenchError
 from bench.inputs import weights as mappings
 from bench.inputs.batches import prepare_batches, prepare_schedule
-from bench.inputs.dataset import Dataset, open_dataset, open_evaluation
+from bench.inputs.dataset import Dataset, evaluated_input, open_dataset, open_evaluation
 from bench.inputs.npz import check_npz, read_npz, sha256_of
 from bench.measure.arm import MeasuredArm, Prepared, Site
-from bench.measure.preflight import check_weights, refuse_other_packages
+from bench.measure.preflight import check_weights, interpreter_of, refuse_other_packages
 from bench.measure.process import WorkerFailure, WorkerGroup
 from bench.recipe.codebases import Codebase
 from bench.recipe.plan import Arm
 from bench.recipe.workload import Workload
-from bench.record.models import DatasetRecord, Weights
+from bench.record.models import RANDOM_WEIGHTS, DatasetRecord, Weights
 from bench.record.run import Run
 from bench.record.software import environment_of
 from bench.worker.batches import file_sha256
@@ -89,7 +88,7 @@ class _Made:
         return prepared
 
     def _evaluation(self, workload: Workload) -> Dataset:
-        key = (workload.input.dataset, workload.input.images, workload.eval_split, workload.eval_images)
+        key = (evaluated_input(workload).model_dump_json(), workload.eval_images)
         return self._opened(key, lambda: open_evaluation(workload, self.site.cache))
 
     def _opened(self, key: Any, opening: Any) -> Dataset:
@@ -102,6 +101,8 @@ class _Made:
                 images=len(dataset.image_ids),
                 checksum=dataset.checksum,
             )
+            for text in dataset.skipped:
+                self.site.warn(f"skipped {text}")
         return self.opened[key]
 
     def complete(self, one: MeasuredArm) -> Prepared:
@@ -114,7 +115,7 @@ class _Made:
             shared = {"schedule_sha256": sha256, "seed": workload.seed, "flip": workload.flip}
             own = {"order": "of the codebase's own loader", "augmentation": "of the codebase's own loader"}
             one.record.input = shared if workload.input.mode == "shared" else own
-        python = _python_of(self.site.codebase(arm))
+        python = _python_of(arm, self.site.codebase(arm))
         if python not in self.environments:
             self.environments[python] = environment_of(python)
         if one.record.blocks:
@@ -123,10 +124,15 @@ class _Made:
         prepared = replace(prepared, python=python, environment=self.environments[python])
         if arm.weights is not None:
             weights = _weights_file(arm.weights, arm.workload)
-            with _failing_arm():
-                check_npz(weights)
+            if weights.suffix == ".npz":
+                with _failing_arm():
+                    check_npz(weights)
             one.record.weights = self._file(weights)
             return replace(prepared, weights=weights)
+        codebase = self.site.codebase(arm)
+        random = arm.workload.weights in ("transplant", "random")
+        if arm.workload.task == "eval" and random and not (codebase.pretrained and arm.workload.own_model):
+            _warn(one, f"{RANDOM_WEIGHTS}: its AP says nothing")
         canonical = self._canonical_weights_of(one, prepared)
         if canonical is None:
             one.record.weights = Weights(source="own")
@@ -155,7 +161,7 @@ class _Made:
     def _canonical_weights_of(self, one: MeasuredArm, prepared: Prepared) -> Path | None:
         """The weights an arm starts from, in canonical names; None: its own seeded initialisation."""
         arm, workload = one.arm, one.arm.workload
-        if workload.weights == "random" or "://" in workload.model:
+        if workload.weights == "random" or workload.own_model:
             return None
         if workload.weights == "transplant":
             source = self.site.codebases.get(WEIGHTS_SOURCE)
@@ -191,7 +197,9 @@ class _Made:
             name = f"weights-{workload.model}"
             maker = Arm(name, source.name, source.name, {}, "", workload, options, {}, arm.threads)
             self.site.listener.stage(maker, 0, "weights")
-            spec = self.site.launch_spec(maker, _python_of(source), self.site.log(maker, 0), timed=False)
+            spec = self.site.launch_spec(
+                maker, _python_of(maker, source), self.site.log(maker, 0), timed=False
+            )
             deadline_s = self.site.deadline_s
             with WorkerGroup(spec) as group:
                 group.start(deadline_s)
@@ -212,16 +220,19 @@ def _failing_arm() -> Iterator[None]:
         raise WorkerFailure("environment", f"weights: {error}", "prepare") from None
 
 
-def _python_of(codebase: Codebase) -> Path:
+def _python_of(arm: Arm, codebase: Codebase) -> Path:
     try:
-        return python_of(codebase)
+        return interpreter_of(arm, codebase)
     except BenchError as error:
         raise WorkerFailure("environment", f"{error.message}; {error.hint}", "hello") from None
 
 
 def _own_weights(one: MeasuredArm, reason: str) -> None:
     """The arm keeps its own random weights, and its record says so."""
-    warning = f"own random weights, not the transplanted ones: {reason}"
+    _warn(one, f"own random weights, not the transplanted ones: {reason}")
+
+
+def _warn(one: MeasuredArm, warning: str) -> None:
     if warning not in one.record.warnings:
         one.record.warnings.append(warning)
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import psutil
+from pydantic import ValidationError
 
 import bench.worker
 from bench import shipped
@@ -413,3 +414,14 @@ def tail(log: Path, lines: int = LOG_TAIL_LINES) -> list[str]:
             return file.read().decode("utf-8", "replace").splitlines()[-lines:]
     except OSError:
         return []
+
+
+@contextlib.contextmanager
+def refusing_nonsense() -> Iterator[None]:
+    """What a worker says and no record can hold is a failure of its arm."""
+    try:
+        yield
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(map(str, (error.title, *first["loc"])))
+        raise WorkerFailure("protocol", f"{field}: {first['msg']}", "record") from None

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -93,6 +94,12 @@ class Codebase(Strict):
     """What an arm's `options` may be, and what each does; without this field any are handed on."""
     missing: dict[str, str] = {}
     """Canonical model → why this codebase has none; `*` stands for all others."""
+    aliases: list[str] = []
+    """Other names of the codebase in recipes."""
+    config_option: str = "config"
+    """The option that an arm's `config` goes to."""
+    pretrained: bool = False
+    """Own models bring weights of their own: `bench vs` measures their AP."""
     schemes: list[str] = []
     """Prefixes of own model names it also takes: `mmdet` allows `model: mmdet://solov2/…`."""
     inputs: list[Literal["shared", "pipeline"]] = ["shared", "pipeline"]
@@ -124,6 +131,25 @@ class Codebase(Strict):
     def source_folder(self) -> Path | None:
         """Where `source` leads."""
         return None if self.source is None else (self.folder / self.source).resolve()
+
+    def model_of(self, name: str) -> tuple[str, str | None]:
+        """What a workload calls a model that this codebase calls `name`.
+
+        Args:
+            name: A canonical name, a name of the codebase's own, or a file of its own.
+
+        Returns:
+            The model of the workload: canonical, where the codebase offers a canonical model by that name without
+            changes, else `<codebase>://<name>`, without the folder of a file. And the name for the adapter, a
+            file with its whole path; None of a canonical model.
+        """
+        offered = [one for one, offer in self.models.items() if offer.name == name and not offer.options]
+        if name in self.models or offered:
+            return (name if name in self.models else offered[0]), None
+        file = Path(name).expanduser()
+        if os.path.exists(file):
+            return f"{self.name}://{file.resolve().name}", str(file.resolve())
+        return f"{self.name}://{name}", name
 
     def why_missing(self, model: str) -> str:
         """Why the codebase does not offer a canonical model."""
@@ -172,7 +198,9 @@ def find_codebases(extra: Iterable[Path] = ()) -> dict[str, Codebase]:
     return {codebase.name: codebase for codebase in (*found_codebases, *map(load_codebase, folders))}
 
 
-def get_codebase(name: str, codebases: dict[str, Codebase]) -> Codebase:
-    if name not in codebases:
-        raise BenchError(f"unknown codebase '{name}'", hint=did_you_mean(name, codebases))
-    return codebases[name]
+def get_codebase(name: str, codebases: Mapping[str, Codebase], where: str = "") -> Codebase:
+    """A codebase by its name or an alias. Raises BenchError, which names the place `where`."""
+    for codebase in codebases.values():
+        if name == codebase.name or (name in codebase.aliases and name not in codebases):
+            return codebase
+    raise BenchError(f"unknown codebase '{name}'", where=where, hint=did_you_mean(name, codebases))

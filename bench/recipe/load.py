@@ -146,6 +146,18 @@ def check_names(loaded: LoadedRecipe) -> None:
                 where=loaded.place("arms", index),
                 hint="give one a label of its own",
             )
+    named = [index for index, spec in enumerate(recipe.arms) if spec.model is not None]
+    if named and "model" in recipe.factors:
+        raise BenchError(
+            "an arm with a model of its own and the factor model exclude each other",
+            where=loaded.place("arms", named[0], "model"),
+        )
+    if not recipe.workload.model and "model" not in recipe.factors and len(named) < len(recipe.arms):
+        raise BenchError(
+            "'workload.model' is missing",
+            where=loaded.place("workload"),
+            hint="or give every arm a model of its own",
+        )
     names = {*labels, *(spec.codebase for spec in recipe.arms)}
     _check_pattern(loaded, recipe.baseline, ("baseline",), names)
     for index, pattern in enumerate(recipe.exclude):

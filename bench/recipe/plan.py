@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from bench.errors import BenchError, did_you_mean
-from bench.recipe.codebases import Codebase
+from bench.recipe.codebases import Codebase, get_codebase
 from bench.recipe.load import LoadedRecipe, validate_workload
 from bench.recipe.models import MODELS
 from bench.recipe.schema import ArmSpec, Measure, factor_target, level_text
@@ -56,7 +56,15 @@ class Arm:
     threads: int | None
     checkout: Checkout | None = None
     weights: str | None = None
-    """An ``.npz`` in the codebase's own names that goes before the workload's weights."""
+    """A file that goes before the workload's weights: a checkpoint of the codebase, or an ``.npz`` in its names."""
+    model: str | None = None
+    """The codebase's own name of the model, a file with its whole path. None: the workload's model."""
+    python: str | None = None
+    """An interpreter of the user's."""
+    environment: str | None = None
+    """A named environment."""
+    source: Path | None = None
+    """A folder that the codebase is imported from, before what is installed."""
     baseline: str | None = None
     """Id of the arm that this one is compared with; its own id, if it is the baseline."""
 
@@ -158,7 +166,7 @@ def check_offer(codebase: Codebase, workload: Workload) -> str | None:
     if scheme is None and model not in codebase.models:
         return f"{codebase.name} offers no {model}: {codebase.why_missing(model)}"
     if scheme is not None and scheme not in codebase.schemes:
-        return f"{codebase.name} knows no {scheme}:// models"
+        return f"{codebase.name} takes no model of its own by name, only canonical ones (and no {scheme}:// models)"
     needed = {"eval": ("infer",), "train_eval": ("train", "infer")}.get(workload.task, (workload.task,))
     if scheme is None and (lacking := set(needed) - set(codebase.models[model].tasks)):
         return f"{codebase.name} offers {model} not for {lacking.pop()}"
@@ -214,17 +222,15 @@ def make_plan(loaded: LoadedRecipe, codebases: Mapping[str, Codebase], *, aa: bo
         BenchError: With the file and the line.
     """
     recipe = loaded.recipe
+    specs, baseline = [], dict(recipe.baseline)
     for index, spec in enumerate(recipe.arms):
-        if spec.codebase not in codebases:
-            raise BenchError(
-                f"unknown codebase '{spec.codebase}'",
-                where=loaded.place("arms", index),
-                hint=did_you_mean(spec.codebase, codebases),
-            )
+        name = get_codebase(spec.codebase, codebases, loaded.place("arms", index)).name
+        specs.append((index, spec.model_copy(update={"codebase": name, "label": spec.name})))
     _refuse_too_many(loaded)
-    specs, baseline = list(enumerate(recipe.arms)), dict(recipe.baseline)
     if aa:
-        index, spec = next((one for one in specs if one[1].codebase == baseline.get("codebase")), specs[0])
+        wanted = baseline.get("codebase")
+        fitting = (one for one in specs if wanted in (one[1].name, one[1].codebase))
+        index, spec = next(fitting, specs[0])
         specs = [(index, spec.model_copy(update={"label": f"{spec.name} ({side})"})) for side in "AB"]
         baseline["codebase"] = f"{spec.name} (A)"
     arms = [
@@ -278,12 +284,17 @@ def _make_arm(
     baseline: Mapping[str, Any],
     place: str,
 ) -> Arm:
-    label = spec.name
+    label, codebase, own = spec.name, codebases[spec.codebase], None
     workload, options, threads = _apply_levels(loaded, levels)
+    if spec.model is not None:
+        model, own = codebase.model_of(spec.model)
+        workload = workload.model_copy(update={"model": model})
     options.update(spec.options)
-    _check_options(loaded, codebases[spec.codebase], spec, options, place)
+    if spec.config:
+        options[codebase.config_option] = {**options.get(codebase.config_option, {}), **spec.config}
+    _check_options(loaded, codebase, spec, options, place)
     _check_model(loaded, workload, codebases)
-    reason = check_offer(codebases[spec.codebase], workload)
+    reason = check_offer(codebase, workload)
     if reason is not None:
         combination = ", ".join(f"{key}: {level_text(level)}" for key, level in levels.items())
         raise BenchError(
@@ -305,6 +316,10 @@ def _make_arm(
         variables={**loaded.recipe.environment.variables, **spec.variables},
         threads=threads,
         weights=spec.weights,
+        model=own,
+        python=spec.python,
+        environment=spec.environment,
+        source=Path(spec.source).expanduser() if spec.source else None,
     )
 
 
@@ -339,9 +354,15 @@ def estimate_s_per_step(arm: Arm, past: Mapping[str, float]) -> tuple[float, boo
 def work_key(codebase: str, workload: Workload, options: Mapping[str, Any]) -> str:
     """Arms with the same key do the same work and should take about the same time on one machine. Where a data set
     or a file of weights lies has no part in it."""
+    input = workload.input
+    files = {
+        key: Path(value).name
+        for key in ("dataset", "annotations", "eval_annotations", "images")
+        if isinstance(value := getattr(input, key), str)
+    }
     named = workload.model_copy(
         update={
-            "input": workload.input.model_copy(update={"dataset": Path(workload.input.dataset).name}),
+            "input": input.model_copy(update=files),
             "weights": Path(workload.weights).name,
         }
     )
@@ -354,7 +375,7 @@ def steps_of(arm: Arm, measure: Measure) -> int:
     workload = arm.workload
     if workload.task == "train_eval":
         evaluations = sum(workload.evaluated_after(step) for step in (0, *workload.turns()))
-        images = evaluations * (workload.eval_images or workload.input.images)
+        images = evaluations * (workload.eval_images or workload.input.wanted)
         return workload.steps + images // (3 * workload.batch_size)
     extra = measure.warmup + measure.phase_steps + measure.memory_steps + 1
     return measure.launches * (extra + measure.rounds * (measure.settle + measure.steps))

@@ -25,12 +25,22 @@ class ArmSpec(Strict):
     """Name of a codebase (`bench list codebases`)."""
     label: Annotated[str, Field(min_length=1, max_length=200)] | None = None
     """Name in reports; needed when a codebase appears twice."""
+    model: Annotated[str, Field(min_length=1, max_length=1000)] | None = None
+    """A model of this arm only, by the codebase's name of it: a config file, a name of its zoo, `module:function`."""
+    config: dict[str, Any] = {}
+    """Changes of that model's configuration, in the codebase's own notation."""
     options: dict[str, Any] = {}
     """Settings of this codebase's adapter (its README lists them)."""
     variables: dict[str, str] = {}
     """Environment variables of this arm only."""
     weights: str | None = None
-    """Start from this `.npz` in the codebase's own names, such as a checkpoint of an earlier train_eval run."""
+    """Start from this file: a checkpoint in the codebase's own format, or an `.npz` in the codebase's own names."""
+    python: str | None = None
+    """Interpreter of this arm: `/opt/conda/envs/det/bin/python`."""
+    environment: str | None = None
+    """Environment of this arm: a name of `bench env adopt` or `bench env create --as`."""
+    source: str | None = None
+    """Folder that this arm's codebase is imported from, before what is installed: a checkout."""
 
     @property
     def name(self) -> str:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from bench.recipe.models import MODELS
 
 #: A split is a part of names of files and folders.
 SPLIT_NAME = r"^\w[\w.-]{0,99}$"
+DEFAULT_IMAGES = 16
 IMAGENET_MEAN = (123.675, 116.28, 103.53)  # RGB, 0..255: the values of torchvision and mmdetection
 IMAGENET_STD = (58.395, 57.12, 57.375)
 
@@ -41,15 +42,43 @@ class Input(Strict):
     mode: Literal["shared", "pipeline"] = "shared"
     """shared: the same decoded batches for every codebase; pipeline: each codebase's own loader on the same files."""
     dataset: str = "shapes"
-    """`shapes` (generated) or a folder in COCO layout (`annotations/instances_<split>.json` and `<split>/`)."""
+    """`shapes` (generated), or a folder: in COCO layout (`annotations/instances_<split>.json` and `<split>/`), of YOLO
+    (`data.yaml`), or of Pascal VOC (`JPEGImages/`, `Annotations/`)."""
+    annotations: str | None = None
+    """Instead of `dataset`: a COCO file of any name, with any category ids. `images` is the folder of its files."""
+    eval_annotations: str | None = None
+    """What is evaluated beside `annotations`: another COCO file of the same folder; by default the same one."""
     split: Annotated[str, Field(pattern=SPLIT_NAME)] | None = None
-    """Split to read; by default train2017 for training, val2017 for inference."""
-    images: Annotated[int, Field(ge=1, le=10_000_000)] = 16
-    """Number of images used: the first ones of the split, by id, that have objects."""
+    """Split to read; by default train2017 for training, val2017 for inference (train, val of YOLO and VOC)."""
+    images: Annotated[int, Field(ge=1, le=10_000_000)] | Annotated[str, Field(min_length=1)] = DEFAULT_IMAGES
+    """Number of images used: the first of the split, by id, that have objects. With `annotations`: their folder."""
+    count: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
+    """Number of images used of `annotations`; by default 16, or all if there are fewer."""
+    skip_broken: bool = False
+    """Leave out images that cannot be read, or have another size than their annotations say, instead of stopping."""
     size: tuple[Extent, Extent] | ShortLong = (512, 512)
     """[height, width]: fit with the ratio kept and pad right and bottom to exactly that; or short and long side."""
     workers: Annotated[int, Field(ge=0, le=1024)] = 0
     """Loader processes of a codebase's own pipeline."""
+
+    @model_validator(mode="after")
+    def _own_files(self) -> Input:
+        if (self.annotations is None) == isinstance(self.images, str):
+            raise ValueError(
+                "annotations and a folder of images go together: {annotations: FILE.json, images: FOLDER}"
+            )
+        if self.annotations is None and (self.count is not None or self.eval_annotations is not None):
+            raise ValueError(
+                "count and eval_annotations go with annotations; of a data set, images is the number"
+            )
+        if self.annotations is not None and (self.dataset != "shapes" or self.split is not None):
+            raise ValueError("annotations stand instead of dataset and split")
+        return self
+
+    @property
+    def wanted(self) -> int:
+        """Images used at most."""
+        return self.images if isinstance(self.images, int) else self.count or DEFAULT_IMAGES
 
 
 class Optimizer(Strict):
@@ -72,18 +101,20 @@ class Workload(Strict):
 
     task: Literal["train", "infer", "eval", "train_eval"] = "train"
     """train, infer: time steps. eval: infer, and AP of the weights. train_eval: ``steps`` steps, with AP on the way."""
-    model: str
-    """A canonical model name (`bench list models`)."""
+    model: str = ""
+    """A canonical model name (`bench list models`). Not needed where every arm names its own."""
     input: Input = Input()
     """Images and their size."""
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 2
     """Images per step and rank."""
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     """Type of weights and activations."""
-    frozen_stages: Annotated[int, Field(ge=-1, le=5)] = 1
-    """Backbone stages without gradient: 0 none, 1 the stem and the first stage, … (-1 means 0)."""
-    frozen_bn: bool = True
-    """Batch normalisation uses fixed statistics and affine parameters, as in the R-CNN reference settings."""
+    frozen_stages: Annotated[int, Field(ge=-1, le=5)] | None = 1
+    """Backbone stages without gradient: 0 none, 1 the stem and the first stage, … (-1 means 0). null: as the model's
+    own configuration says."""
+    frozen_bn: bool | None = True
+    """Batch normalisation uses fixed statistics and affine parameters, as in the R-CNN reference settings. null: as
+    the model's own configuration says."""
     ema: bool = False
     """Keep an exponential moving average of the weights, updated in every step."""
     ema_decay: Annotated[float, Field(gt=0, lt=1)] = 0.9998
@@ -122,6 +153,11 @@ class Workload(Strict):
     @property
     def trains(self) -> bool:
         return self.task in ("train", "train_eval")
+
+    @property
+    def own_model(self) -> bool:
+        """Whether the model is a codebase's own, not a canonical one."""
+        return "://" in self.model
 
     @property
     def evaluates(self) -> bool:

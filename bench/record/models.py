@@ -14,6 +14,9 @@ SCHEMA_VERSION = 2
 
 Status = Literal["ok", "failed", "partial"]
 
+#: How a warning of an arm begins that was evaluated without having been trained.
+RANDOM_WEIGHTS = "random weights"
+
 #: Beyond the schema: what recipes, workers and frameworks say in words of their own.
 Facts = dict[str, Any]
 
@@ -270,6 +273,10 @@ class ArmRecord(RecordModel):
     """The work of the arm, as resolved."""
     options: Facts = Field(default_factory=dict)
     """Options of the arm."""
+    model_sha256: str = ""
+    """Of the file of a model of the codebase's own; empty of other models."""
+    weights_sha256: str = ""
+    """Of the file of weights that only this arm starts from."""
     status: Status
     """ok, failed, or partial after an interruption."""
     failure: Failure | None = None
@@ -338,6 +345,8 @@ class RunRecord(RecordModel):
     """File of the recipe."""
     command: list[str] = Field(default_factory=list)
     """Command line."""
+    kind: Literal["run", "check", "calibration"] = "run"
+    """What the run was measured for; `latest` is a run."""
     started_utc: str
     """Time of the start."""
     ended_utc: str | None = None

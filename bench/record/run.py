@@ -25,6 +25,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from pydantic import BaseModel, ValidationError
 
@@ -32,7 +34,7 @@ from bench.errors import BenchError, StorageError
 from bench.record.models import ArmRecord, Block, Revision, RunRecord
 from bench.record.names import file_name
 from bench.record.places import Places
-from bench.record.samples import problem_of, read_samples, samples_frame
+from bench.record.samples import Columns, block_columns, columns_of, problem_of, read_columns, samples_frame
 from bench.record.software import git_diff, git_revision
 
 JOURNAL = "blocks.jsonl"
@@ -113,8 +115,11 @@ class Run:
 
     def status(self) -> str:
         """The status of the record; `killed` when it says running and no session holds the folder any more."""
-        status = self.record().status
-        return "killed" if status == "running" and not _held(self.folder / ".lock") else status
+        return self.status_of(self.record())
+
+    def status_of(self, record: RunRecord) -> str:
+        """`status`, of a record that was read before."""
+        return "killed" if record.status == "running" and not _held(self.folder / ".lock") else record.status
 
     def samples(self, arm: str) -> pd.DataFrame:
         """Raw samples of an arm (`SAMPLE_COLUMNS`).
@@ -124,19 +129,26 @@ class Run:
         Raises:
             BenchError: a time that is not positive and finite, or a torn table and no journal.
         """
+        return pd.DataFrame(self._columns(arm))
+
+    def block_seconds(self, arm: str) -> npt.NDArray[np.float64]:
+        """Seconds per step of each measured block [N]; those of `block_times`, without a table."""
+        return block_columns(self._columns(arm))["s_per_step"]
+
+    def _columns(self, arm: str) -> Columns:
         path = self.folder / "samples" / f"{file_name(arm)}.parquet"
         problem = None
         if path.exists():
             try:
-                return self._sound(arm, path, read_samples(path))
+                return self._sound(arm, path, read_columns(path))
             except ValueError as error:
                 problem = str(error)
         found = samples_frame([block for block in self.journal() if block.arm == arm])
         if problem is not None and found.empty:
             raise BenchError(f"{problem}; the journal has no samples of {arm} either", where=str(path))
-        return self._sound(arm, self.folder / JOURNAL, found)
+        return self._sound(arm, self.folder / JOURNAL, columns_of(found))
 
-    def _sound(self, arm: str, path: Path, samples: pd.DataFrame) -> pd.DataFrame:
+    def _sound(self, arm: str, path: Path, samples: Columns) -> Columns:
         if problem := problem_of(samples):
             raise BenchError(f"{arm}: {problem}", where=str(path), hint="measure this arm again")
         return samples
@@ -224,13 +236,24 @@ def find_runs(root: Path) -> list[Path]:
     return sorted((path.parent for path in root.glob("*/*/run.json")), key=lambda path: path.name)
 
 
+def _is_result(folder: Path) -> bool:
+    """Whether a run was measured for its own sake, and did not end on bad input."""
+    try:
+        record = json.loads((folder / "run.json").read_text())
+    except (OSError, ValueError):
+        return True  # whoever opens it is told
+    if not isinstance(record, dict) or record.get("kind", "run") != "run":
+        return not isinstance(record, dict)
+    return record.get("status") != "failed" or any((folder / "arms").glob("*.json"))
+
+
 def resolve_run(name: str, root: Path) -> Path:
-    """A run by folder, by id (or its beginning), or `latest`."""
+    """A run by folder, by id (or its beginning), or `latest`: no check, no calibration, none that measured nothing."""
     if (Path(name) / "run.json").exists():
         return Path(name)
     runs = find_runs(root)
-    if name == "latest" and runs:
-        return runs[-1]
+    if name == "latest" and (found := next(filter(_is_result, reversed(runs)), None)):
+        return found
     matches = [run for run in runs if run.name.startswith(name) or run.name.endswith(f"-{name}")]
     if len(matches) == 1:
         return matches[0]

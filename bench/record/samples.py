@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pyarrow.parquet as pq
 
@@ -33,6 +35,10 @@ MIN_QUIET_BLOCKS = 2
 MAX_ROWS = 20_000_000
 
 
+Columns = dict[str, npt.NDArray[Any]]
+"""The columns of a samples table, all of one length."""
+
+
 def samples_frame(blocks: Sequence[Block]) -> pd.DataFrame:
     """Journal lines as a samples table.
 
@@ -50,8 +56,8 @@ def samples_frame(blocks: Sequence[Block]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(SAMPLE_COLUMNS)).astype(SAMPLE_COLUMNS)
 
 
-def read_samples(path: Path) -> pd.DataFrame:
-    """A stored samples table.
+def read_columns(path: Path) -> Columns:
+    """A stored samples table as arrays.
 
     Raises:
         ValueError: the file is torn, or holds something else than samples.
@@ -61,28 +67,68 @@ def read_samples(path: Path) -> pd.DataFrame:
             if file.metadata.num_rows > MAX_ROWS:
                 raise ValueError(f"{file.metadata.num_rows} rows")
             kept = [name for name in SAMPLE_COLUMNS if name in file.schema_arrow.names]
-            table: pd.DataFrame = file.read(columns=kept).to_pandas()
-            for name, value in _DEFAULTS.items():
-                if name not in kept:
-                    table[name] = np.full(len(table), value, SAMPLE_COLUMNS[name])
+            table = file.read(columns=kept, use_threads=False)
+        columns = {name: table.column(name).to_numpy() for name in kept}
+        for name, value in _DEFAULTS.items():
+            columns.setdefault(name, np.full(table.num_rows, value, SAMPLE_COLUMNS[name]))
     except Exception as error:  # on a torn file pyarrow raises whatever its parts happen to raise
         raise ValueError(f"no samples table: {error}") from None
-    if missing := set(SAMPLE_COLUMNS) - set(table.columns):
+    if missing := set(SAMPLE_COLUMNS) - set(columns):
         raise ValueError(f"no column {', '.join(sorted(missing))}")
-    if not all(pd.api.types.is_numeric_dtype(dtype) for dtype in table.dtypes):
+    if not all(column.dtype.kind in "iufb" for column in columns.values()):
         raise ValueError("a column holds no numbers")
-    return table
+    return columns
 
 
-def problem_of(samples: pd.DataFrame) -> str | None:
+def columns_of(samples: pd.DataFrame) -> Columns:
+    """The arrays of a samples table: pandas takes ten times as long for small ones."""
+    return {name: samples[name].to_numpy() for name in SAMPLE_COLUMNS if name in samples}
+
+
+def problem_of(samples: Columns) -> str | None:
     """What is wrong with the times of a table: a step has to take a positive, finite time."""
-    durations = samples["duration_ns"].to_numpy(dtype=float)
+    durations = samples["duration_ns"].astype(float)
     wrong = ~(np.isfinite(durations) & (durations > 0))
     if not wrong.any():
         return None
-    row = samples.iloc[int(np.argmax(wrong))]
+    row = {name: column[int(np.argmax(wrong))] for name, column in samples.items()}
     place = f"launch {row['launch']:g}, round {row['round']:g}, step {row['step']:g}"
     return f"a step takes {row['duration_ns']:g} ns ({place})"
+
+
+_BLOCK = ("launch", "round", "position")
+_STEP = (*_BLOCK, "step")
+
+
+def step_times(samples: Columns) -> Columns:
+    """One row per step, warm-up included: a step of several ranks lasts as long as its slowest rank.
+
+    Args:
+        samples: A samples table.
+
+    Returns:
+        Columns launch, round, position, step, duration_ns, batch, disturbed, in order of the first four.
+    """
+    rows, starts = _grouped(samples, _STEP)
+    keys = {name: samples[name][rows[starts]] for name in _STEP}
+    if not starts.size:
+        return {**keys, **{name: samples[name] for name in ("duration_ns", "batch", "disturbed")}}
+    largest = (
+        (name, np.maximum.reduceat(samples[name][rows], starts))
+        for name in ("duration_ns", "batch", "disturbed")
+    )
+    return {**keys, **dict(largest)}
+
+
+def block_columns(samples: Columns) -> Columns:
+    """`block_times` of arrays."""
+    steps = step_times(_quiet(samples))
+    rows, starts = _grouped(steps, _BLOCK)
+    sizes = np.diff(np.append(starts, rows.size))
+    durations = steps["duration_ns"].astype(np.float64)[rows]
+    sums = np.add.reduceat(durations, starts) if starts.size else durations
+    keys = {name: steps[name][rows[starts]] for name in _BLOCK}
+    return {**keys, "steps": sizes, "s_per_step": sums / sizes / 1e9}
 
 
 def block_times(samples: pd.DataFrame) -> pd.DataFrame:
@@ -91,20 +137,28 @@ def block_times(samples: pd.DataFrame) -> pd.DataFrame:
     A step of several ranks lasts as long as its slowest rank (max over ranks), then the block is averaged. Disturbed
     blocks are left out where their launch has enough quiet ones.
     """
-    measured = _quiet(samples[samples["round"] >= 0])
-    keys = ["launch", "round", "position"]
-    steps = measured.groupby([*keys, "step"], as_index=False)["duration_ns"].max()
-    blocks = steps.groupby(keys)["duration_ns"].agg(["mean", "size"]).reset_index()
-    timed: pd.DataFrame = blocks.assign(s_per_step=blocks["mean"] / 1e9, steps=blocks["size"])
-    return timed[[*keys, "steps", "s_per_step"]]
+    return pd.DataFrame(block_columns(columns_of(samples)))
 
 
-def _quiet(measured: pd.DataFrame) -> pd.DataFrame:
-    """Without the disturbed blocks of launches in which `MIN_QUIET_BLOCKS` others are left."""
-    if not measured["disturbed"].any():
-        return measured
-    quiet = measured[measured["disturbed"] == 0]
-    left = quiet.groupby("launch")["round"].nunique()
-    enough = measured["launch"].map(left).fillna(0) >= MIN_QUIET_BLOCKS
-    kept: pd.DataFrame = measured[(measured["disturbed"] == 0) | ~enough]
-    return kept
+def _grouped(table: Columns, keys: Sequence[str]) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Rows in order of the keys, and where in this order each group begins."""
+    columns = [table[name] for name in keys]
+    rows = np.lexsort(columns[::-1])
+    changes = np.zeros(rows.size, bool)
+    changes[:1] = True
+    for column in columns:
+        ordered = column[rows]
+        changes[1:] |= ordered[1:] != ordered[:-1]
+    return rows, np.flatnonzero(changes)
+
+
+def _quiet(samples: Columns) -> Columns:
+    """The measured steps, without the disturbed blocks of launches in which `MIN_QUIET_BLOCKS` others are left."""
+    kept = samples["round"] >= 0
+    disturbed = samples["disturbed"] != 0
+    if (disturbed & kept).any():
+        for launch in np.unique(samples["launch"]):
+            own = samples["launch"] == launch
+            if np.unique(samples["round"][own & kept & ~disturbed]).size >= MIN_QUIET_BLOCKS:
+                kept &= ~(own & disturbed)
+    return {name: column[kept] for name, column in samples.items()}

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from bench.record.models import RANDOM_WEIGHTS
 from bench.report.document import Cell, Column, Table
 from bench.report.text import cell, counted, interval_text, ratio_cell, seconds_cell, significant
 from bench.report.values import MARKS, Group, Row, RunReport
@@ -110,6 +111,8 @@ def _sentence(name: str, base: str, found: Sequence[Pivot]) -> str:
     mean = geometric_mean(equal)
     left_out = _left_out(found)
     if mean is None:
+        if len(found) == 1 and found[0].row.ratio and found[0].row.verdict == "different models":
+            return _different_models(name, base, found[0])
         values = [one.row.ratio.value for one in found if one.row.ratio]
         return (
             f"{name} against {base}: no mean, for no ratio is shown to be of equal work ({left_out}); "
@@ -135,6 +138,30 @@ def _sentence(name: str, base: str, found: Sequence[Pivot]) -> str:
     return f"{said}. Not counted: {left_out}." if left_out else f"{said}."
 
 
+def _different_models(name: str, base: str, one: Pivot) -> str:
+    """A ratio of two models, with what each of them is."""
+    ratio = one.row.ratio
+    assert ratio is not None
+    told = "" if ratio.differs else ": not told apart"
+    sizes = [text for text in (_model_text(one.row), _model_text(one.base)) if text]
+    beside = f"; {' against '.join(sizes)}" if len(sizes) == 2 else ""
+    return (
+        f"{name} runs {significant(ratio.value)}× as fast as {base} "
+        f"(95 % CI {_interval(ratio.low, ratio.high)}){told}. They are different models ◇{beside}."
+    )
+
+
+def _model_text(row: Row | None) -> str:
+    """`44.4 M parameters, 98.2 GFLOPs, box AP 37.4`, of what is known."""
+    if row is None or row.parameters is None or row.forward_flops is None:
+        return ""
+    said = f"{significant(row.parameters / 1e6)} M parameters, {significant(row.forward_flops / 1e9)} GFLOPs"
+    if any(warning.startswith(RANDOM_WEIGHTS) for warning in row.warnings):
+        return f"{said}, {RANDOM_WEIGHTS}"
+    aps = [f"{kind} AP {100 * ap:.1f}" for kind, ap in row.ap.items() if ap is not None]
+    return ", ".join([said, *aps])
+
+
 def _interval(low: float, high: float) -> str:
     return f"{significant(low)}–{significant(high)}"
 
@@ -147,7 +174,11 @@ def _range(values: Sequence[float]) -> str:
 def _left_out(found: Iterable[Pivot]) -> str:
     """`4 unequal ≠, 2 not shown to be equal ?`."""
     verdicts = [one.row.verdict for one in found]
-    told = (("unequal", "unequal work ≠"), ("not shown", "not shown ?"))
+    told = (
+        ("unequal", "unequal work ≠"),
+        ("not shown", "not shown ?"),
+        ("different models", "different models ◇"),
+    )
     return ", ".join(f"{verdicts.count(name)} {words}" for name, words in told if name in verdicts)
 
 

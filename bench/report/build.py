@@ -135,6 +135,12 @@ def _flops_per_step(arm: ArmRecord) -> float | None:
     return None if flops is None else float(flops) * arm.workload.ranks
 
 
+def _forward_flops(arm: ArmRecord) -> float | None:
+    """Of one image: the audit counts a batch of one rank."""
+    flops = arm.description.get("forward_flops")
+    return None if flops is None else float(flops) / arm.workload.batch_size
+
+
 def _peak_flops_per_s(arms: Iterable[ArmRecord]) -> float | None:
     """The machine's: the best that any framework reached on it, in either operation."""
     peaks = (arm.description.get("peak_flops_per_s") or {} for arm in arms)
@@ -183,6 +189,8 @@ def _row(
         step_s=step_s,
         images_per_step=images,
         flops_per_step=flops,
+        parameters=arm.description.get("parameters"),
+        forward_flops=_forward_flops(arm),
         peak_share=flops / step_s.median_s / peak_flops_per_s if flops and peak_flops_per_s else None,
         memory=_memory(arm),
         phases=_phases(arm),
@@ -231,12 +239,17 @@ def _groups(
         yield Group(
             cell=cell,
             task=members[0].workload.task,
-            model=members[0].workload.model,
+            model=_model(members),
             levels={name: level for name, level in levels.items() if name not in ("task", "model")},
             factors=factors,
             rows=tuple(final),
             baseline=chosen.id if chosen else None,
         )
+
+
+def _model(arms: Sequence[ArmRecord]) -> str:
+    models = {arm.workload.model for arm in arms}
+    return models.pop() if len(models) == 1 else "different models"
 
 
 def _interleaved(record: RunRecord) -> bool:

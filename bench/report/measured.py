@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from bench.judge.ratio import Ratio, pair, pooled
-from bench.record.samples import block_times, problem_of
+from bench.record.samples import block_times, columns_of, problem_of, step_times
 from bench.report.values import Trace
 
 
@@ -39,11 +39,8 @@ class Measured:
     @cached_property
     def steps(self) -> pd.DataFrame:
         """One row per step in order of time, warm-up included: the slowest rank's."""
-        keys = ["launch", "round", "position", "step"]
-        found = self.samples.groupby(keys, sort=False).agg(
-            {"duration_ns": "max", "batch": "max", "disturbed": "max"}
-        )
-        return found.reset_index().sort_values(["launch", "round", "step"], kind="stable")
+        steps = pd.DataFrame(step_times(columns_of(self.samples)))
+        return steps.sort_values(["launch", "round", "step"], kind="stable")
 
     @property
     def seconds(self) -> Any:
@@ -56,7 +53,9 @@ class Measured:
         """Why these samples give no numbers; empty when they do."""
         if self.error:
             return self.error
-        return problem_of(self.samples) or ("" if len(self.blocks) else "no measured step in its samples")
+        return problem_of(columns_of(self.samples)) or (
+            "" if len(self.blocks) else "no measured step in its samples"
+        )
 
     @property
     def trace(self) -> Trace:

@@ -40,12 +40,14 @@ def group_table(group: Group) -> Table:
     """The table of one group: one row per arm, a failed one with its reason in place of numbers."""
     training = trains(group.task)
     factors = [name for name in group.factors if name != "ema"]
+    different = any(row.verdict == "different models" for row in group.rows)
     seconds, rate = Column("s/iter, median (p5–p95)", True), "images/s" if training else "FPS (images/s)"
     columns = (
         Column("codebase"),
         Column("version", optional=True),
         *(Column(factor_name(name)) for name in factors),
         Column("EMA", optional=True),
+        *(Column(title, True) for title in (("parameters (M)", "GFLOPs / image") if different else ())),
         *(Column(title, True, optional=True) for title in accuracy_values.TITLES.values()),
         *((seconds, Column(rate, True)) if training else (Column(f"{rate}, median (p5–p95)", True), seconds)),
         Column("max memory (MiB)", True, optional=True),
@@ -65,6 +67,7 @@ def group_table(group: Group) -> Table:
                 cell(", kernels: ".join(part for part in (row.version, row.kernels) if part)),
                 *map(cell, levels),
                 cell(on_off(row.ema)),
+                *(_size_cells(row) if different else ()),
                 *(_ap_cell(row.ap.get(kind)) for kind in accuracy_values.TITLES),
                 *_timing_cells(row, training),
                 cell(_memory_text(row.memory), sort=row.memory.peak_bytes) if row.memory else cell(None),
@@ -91,6 +94,13 @@ def _timing_cells(row: Row, training: bool) -> tuple[Cell, Cell]:
     if training:
         return seconds, cell(rate.partition(" ")[0], sort=summary.images_per_s)
     return cell(rate, sort=summary.images_per_s), seconds
+
+
+def _size_cells(row: Row) -> tuple[Cell, Cell]:
+    """Millions of parameters, and 10⁹ FLOPs of the forward pass of an image."""
+    values = row.parameters and row.parameters / 1e6, row.forward_flops and row.forward_flops / 1e9
+    first, second = (cell(None) if one is None else cell(significant(one), sort=one) for one in values)
+    return first, second
 
 
 def _ap_cell(ap: float | None) -> Cell:

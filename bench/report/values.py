@@ -127,6 +127,10 @@ class Row:
     step_s: Summary | None = None
     """Seconds per step (s/iter) over all measured steps, and images/s (FPS) at the median."""
     images_per_step: int = 0
+    parameters: int | None = None
+    """Of the model, as the codebase counts them."""
+    forward_flops: float | None = None
+    """Of the forward pass of one image, as the audit counts them."""
     flops_per_step: float | None = None
     """Of convolutions and matrix products, as the audit counts them; in training of forward and backward pass."""
     peak_share: float | None = None
@@ -142,7 +146,7 @@ class Row:
     """Throughput of this arm over the baseline's: above 1 is faster."""
     without: tuple[WithoutOperator, ...] = ()
     audit: Audit | None = None
-    """Whether the arm did the baseline's work: equal, unequal or not shown."""
+    """Whether the arm did the baseline's work: equal, unequal, not shown, or that of another model."""
     marks: tuple[str, ...] = ()
     """Keys of `MARKS`: what a reader has to know wherever the ratio stands."""
     warnings: tuple[str, ...] = ()
@@ -151,7 +155,7 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """`equal`, `unequal` or `not shown`; what was not audited is not shown."""
+        """`equal`, `unequal`, `not shown` or `different models`; what was not audited is not shown."""
         return verdict_of(self.audit)
 
     @property
@@ -309,6 +313,7 @@ class Report:
 #: What stands beside a ratio that is not to be read as a plain one.
 MARKS = {
     "≠": "unequal work",
+    "◇": "different models",
     "?": "equal work was not shown",
     "†": "kernels of another project, in the arm or in its baseline",
     "‡": "fewer than three launches, or not interleaved",
@@ -322,7 +327,7 @@ MODEL_OPTION = re.compile(r"conf|cfg|model|backbone|depth|arch|net\b|layers|widt
 def verdict_of(audit: Audit | None) -> str:
     if audit is None:
         return "not shown"
-    return "unequal" if audit.differences else "not shown" if audit.unknown else "equal"
+    return audit.verdict
 
 
 def marks_of(row: Row, base: Row | None, *, interleaved: bool) -> tuple[str, ...]:
@@ -331,6 +336,7 @@ def marks_of(row: Row, base: Row | None, *, interleaved: bool) -> tuple[str, ...
     launches = row.ratio.launches if row.ratio else row.launches
     told = {
         "≠": row.ratio is not None and row.verdict == "unequal",
+        "◇": row.ratio is not None and row.verdict == "different models",
         "?": row.ratio is not None and row.verdict == "not shown",
         "†": any("stand-in" in one.kernels for one in (row, base) if one),
         "‡": measured and (launches < MIN_LAUNCHES or not interleaved),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
 
@@ -14,8 +14,12 @@ from torch import nn
 from detectors import Target, build, list_models
 from detectors.backbones import resnet, vgg
 from detectors.backbones.resnet import ResNet
+from detectors.box_head import BoxHead
 from detectors.htc import HTC
+from detectors.mask_head import MaskHead
+from detectors.mask_scoring import MaskScoringHead
 from detectors.necks.fpn import FPN
+from detectors.necks.p6p7 import P3P7
 from detectors.rcnn import RCNN, RegionDetector
 from detectors.sampling import BalancedSampler
 from detectors.solov2 import GridHead, MaskFeatures, SOLOv2
@@ -45,9 +49,12 @@ def target(*boxes: tuple[float, float, float, float], size: tuple[int, int] = (S
 
 
 def small(name: str, num_classes: int = CLASSES, **settings: Any) -> nn.Module:
-    """A model of few layers that looks at few proposals, so that its steps are quick. ``settings``: as of ``build``."""
+    """A model of few and narrow layers that looks at few proposals, so that its steps are quick.
+
+    ``settings``: as of ``build``.
+    """
     torch.manual_seed(0)
-    with few_layers():
+    with few_layers(), narrow_heads():
         model = (
             small_solov2(num_classes, deformable="dcn" in name)
             if name.startswith("solov2")
@@ -58,6 +65,8 @@ def small(name: str, num_classes: int = CLASSES, **settings: Any) -> nn.Module:
     for module in model.modules():
         if hasattr(module, "sampler") and hasattr(module, "classes"):
             module.sampler = BalancedSampler(8, 0.25)
+        if hasattr(module, "max_detections"):
+            module.max_detections = 8  # each has a mask to compute
     return model
 
 
@@ -66,6 +75,21 @@ def few_layers() -> Iterator[None]:
     """ResNet-50 has one block per stage and VGG-16 a quarter of its channels: of every layer there is one."""
     stages = ((16, 16), (32, 32), (64, 64, 64), (128, 128, 128), (128, 128, 128))
     with patch.dict(resnet.BLOCKS, {50: (1, 1, 1, 1)}), patch.object(vgg, "STAGES", stages):
+        yield
+
+
+@contextmanager
+def narrow_heads() -> Iterator[None]:
+    """Pyramids, and heads of regions, of 64 channels."""
+    with ExitStack() as changed:
+        for made, widths in (
+            (BoxHead, {"hidden": 64}),
+            (MaskHead, {"hidden": 64}),
+            (MaskScoringHead, {"fc": 64}),
+        ):
+            changed.enter_context(patch.dict(made.__init__.__kwdefaults__, widths))
+        for made in (FPN, P3P7):
+            changed.enter_context(patch.object(made.__init__, "__defaults__", (64,)))
         yield
 
 
@@ -78,8 +102,8 @@ def small_solov2(num_classes: int, *, deformable: bool = False) -> SOLOv2:
     return SOLOv2(
         body,
         neck,
-        MaskFeatures(256, 128, 128),
-        GridHead(256, 256, num_classes, 128, convs=2, grids=grids, deformable=deformable),
+        MaskFeatures(64, 64, 64),
+        GridHead(64, 64, num_classes, 64, convs=2, grids=grids, deformable=deformable),
         levels,
     )
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import bench
 from bench.judge.ratio import pair, ratio
 from bench.record.run import Run
 from bench.record.samples import block_times
@@ -223,3 +224,15 @@ def test_a_closed_pipe_is_no_regression(cli: Cli) -> None:
     assert process.stdout is not None
     process.stdout.close()
     assert process.wait(timeout=60) == 0
+
+
+def test_run_from_python_is_that_of_the_command_line(cli: Cli) -> None:
+    settings = {"measure.rounds": 2, "arms.1.options": {"raise_at": 1}}
+    run = bench.run(cli.recipe(), settings, results=cli.results, adapters=[FAKE], quiet=True)
+    assert run.exit_code == 4, "one arm failed"
+    ratios = run.ratios().set_index("arm")
+    assert ratios.loc["fast", "status"] == "failed"
+    again = bench.load("latest", cli.results)
+    assert again.run.folder == run.run.folder
+    assert set(again.samples()["arm"]) == {"slow"}
+    assert again.run.record().recipe["measure"]["rounds"] == 2

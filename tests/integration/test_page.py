@@ -5,14 +5,12 @@ from __future__ import annotations
 import itertools
 import json
 import re
-import shutil
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser
 from playwright.sync_api import Page as Tab
 
 from bench.judge.audit import Audit, Difference
@@ -21,6 +19,7 @@ from bench.report.app.data import unpacked
 from bench.report.app.page import own_script
 from bench.report.render.page import hash_of
 from bench.report.write import generate
+from tests.helpers.browser import opened, violations
 from tests.helpers.report_runs import arm, samples, write_run
 
 EVIL = "<script>alert(1)</script>"
@@ -143,34 +142,6 @@ def test_the_data_names_every_arm(page: Page, folder: Path) -> None:
     assert max(map(len, data["strings"])) <= 2000
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """A Chromium of this machine; playwright's own download is not needed."""
-    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-    found = next(filter(None, map(shutil.which, names)), None)
-    with sync_playwright() as playwright:
-        path = found or playwright.chromium.executable_path
-        if not Path(path).exists():
-            pytest.skip(
-                f"no Chromium ({', '.join(names)}, playwright install chromium): the page was not browsed"
-            )
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-def opened(browser: Browser, folder: Path, hash_: str = "", **options: Any) -> Tab:
-    """The page as it is, in a browser without network. An error of its script fails the test."""
-    tab = browser.new_context(offline=True, **options).new_page()
-    errors: list[str] = []
-    tab.on("pageerror", lambda error: errors.append(str(error)))
-    tab.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-    tab.goto((folder / "index.html").as_uri() + hash_)
-    tab.wait_for_function("document.documentElement.dataset.ready")
-    assert errors == []
-    return tab
-
-
 @pytest.fixture
 def tab(browser: Browser, folder: Path) -> Tab:
     return opened(browser, folder)
@@ -262,15 +233,12 @@ def test_odd_characters_are_escapes(tab: Tab) -> None:
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1440, 1366, 390])
 def test_accessible_and_nothing_clipped(browser: Browser, folder: Path, width: int, theme: Any) -> None:
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     view = {"width": width, "height": 844 if width == 390 else 900}
     tab = opened(browser, folder, viewport=view, color_scheme=theme, bypass_csp=True)
     assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    found = axe.run(tab).response["violations"]
-    assert [(one["id"], one["nodes"][0]["html"]) for one in found] == []
+    assert violations(tab) == []
     tab.locator("#matrix .value[data-arm]").first.click()
-    found = axe.run(tab).response["violations"]
-    assert [(one["id"], one["nodes"][0]["html"]) for one in found] == []
+    assert violations(tab) == []
 
 
 def test_print_shows_every_row(tab: Tab) -> None:

@@ -106,11 +106,12 @@ function marksOf(/** @type {Any} */ arm) {
   const base = baseOf(arm.group);
   if (!base || base === arm.group.base) return arm.marks;
   const judged = (/** @type {Any} */ one) => one.base || one.verdict === "equal";
-  const own = arm.marks.replace(/[≠?]/g, "");
+  const own = arm.marks.replace(/[≠?◇]/g, "");
   if (arm === base || (judged(arm) && judged(base))) return own;
-  return ([arm, base].some((one) => one.verdict === "unequal") ? "≠" : "?") + own;
+  const has = (/** @type {string} */ verdict) => [arm, base].some((one) => one.verdict === verdict);
+  return (has("different models") ? "◇" : has("unequal") ? "≠" : "?") + own;
 }
-const isEqual = (/** @type {Any} */ arm) => !/[≠?✕]/.test(marksOf(arm));
+const isEqual = (/** @type {Any} */ arm) => !/[≠?✕◇]/.test(marksOf(arm));
 const sure = (/** @type {Any} */ ratio) => ratio && ratio.high !== null && (ratio.low > 1 || ratio.high < 1);
 
 /** Geometric mean of the ratios of equal work, and its interval. */

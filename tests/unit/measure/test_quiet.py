@@ -9,7 +9,7 @@ import pytest
 from bench.measure import quiet
 from bench.measure.quiet import Clock, taken_cores
 from bench.record.models import Block, RankTimes
-from bench.record.samples import block_times, read_samples, samples_frame
+from bench.record.samples import block_times, read_columns, samples_frame
 
 
 def block(launch: int, round_: int, taken: float | None = None) -> Block:
@@ -61,4 +61,4 @@ def test_waiting_ends_at_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_table_without_the_new_columns_is_read(tmp_path: Path) -> None:
     samples_frame([block(0, 0)]).drop(columns=["batch", "disturbed"]).to_parquet(tmp_path / "old.parquet")
-    assert set(read_samples(tmp_path / "old.parquet")["batch"]) == {-1}
+    assert set(read_columns(tmp_path / "old.parquet")["batch"]) == {-1}

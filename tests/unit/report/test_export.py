@@ -5,15 +5,18 @@ from __future__ import annotations
 import csv
 import io
 import json
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import bench
+from bench.api import load
 from bench.errors import BenchError
 from bench.record.run import Run
 from bench.report.export import FORMATS, export
-from bench.report.notebook import RATIO_COLUMNS, load
+from bench.report.notebook import RATIO_COLUMNS
 from tests.helpers.report_runs import arm, samples, write_run
 
 
@@ -37,6 +40,26 @@ def test_a_loaded_run_gives_ratios_samples_and_audit(run: Run) -> None:
     assert "observed steps" in set(loaded.audit()["fact"])
     assert "<table>" in loaded._repr_html_()
     assert loaded.geometric_mean() is None, "nothing is shown to be equal"
+
+
+def test_show_prints_the_answer_outside_a_notebook(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    bench.load(run.folder).show()
+    assert "No ratio" not in (shown := capsys.readouterr().out)
+    assert "Marks: ?" in shown
+
+
+def test_show_is_inline_in_a_notebook(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[str] = []
+    display = SimpleNamespace(HTML=str, display=shown.append)
+    shell = SimpleNamespace(kernel="a kernel")
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell, display=display))
+    bench.load(run.folder).show()
+    assert "<table>" in shown[0]
+
+
+def test_unknown_names_of_the_package_are_errors() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'rum'"):
+        _ = bench.rum
 
 
 def test_csv_holds_no_formula_and_every_row(run: Run) -> None:

@@ -1,0 +1,179 @@
+"""Folders of YOLO and of Pascal VOC as COCO files, by the library supervision.
+
+* YOLO: a `*.yaml` with `names` and a folder of images for each split; labels are in the folder `labels` for `images`.
+* Pascal VOC: `JPEGImages/`, `Annotations/` and `ImageSets/Main/<split>.txt`; or `<split>/` with images and XML.
+
+Category ids are 1, 2, … in the order of YOLO's names, or of VOC's names by alphabet.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from bench.errors import BenchError, StorageError, did_you_mean
+from bench.recipe import plain_yaml
+
+Layout = Literal["yolo", "voc"]
+INSTALL = "pip install 'detection-bench[formats]', which brings supervision"
+
+
+def layout_of(root: Path) -> Layout | None:
+    """Whose layout a folder has; None for COCO's, or one that is not known."""
+    if (root / "annotations").is_dir() and any((root / "annotations").glob("instances_*.json")):
+        return None
+    if _yolo_file(root) is not None:
+        return "yolo"
+    if any((root / "Annotations").glob("*.xml")) or any(root.glob("*/*.xml")):
+        return "voc"
+    return None
+
+
+def check(root: Path, layout: Layout, split: str) -> None:
+    """Whether the split and the library are there. Raises BenchError."""
+    _library(root)
+    _yolo_folders(root, split) if layout == "yolo" else _voc_folders(root, split)
+
+
+def splits_of(root: Path, layout: Layout) -> list[str]:
+    """Names of the splits that a folder has."""
+    if layout == "yolo":
+        return [name for name in ("train", "val", "test") if _yolo_content(root).get(name)]
+    lists = sorted(path.stem for path in (root / "ImageSets" / "Main").glob("*.txt") if "_" not in path.stem)
+    return lists or sorted({path.parent.name for path in root.glob("*/*.xml")} - {"Annotations"})
+
+
+def as_coco(root: Path, layout: Layout, split: str, cache: Path) -> tuple[Path, Path]:
+    """The COCO file (in the cache) of a split, and the folder of its images. Raises BenchError."""
+    library = _library(root)
+    names: set[str] | None = None
+    try:
+        if layout == "yolo":
+            images, labels = _yolo_folders(root, split)
+            found = library.from_yolo(str(images), str(labels), str(_yolo_file(root)))
+            classes = list(found.classes)
+        else:
+            images, labels, names = _voc_folders(root, split)
+            found = library.from_pascal_voc(str(images), str(labels))
+            classes = sorted(found.classes)
+        content = _content(library, found, classes, names)
+    except BenchError:
+        raise
+    except Exception as error:  # the library raises many kinds, and its messages name the file
+        raise BenchError(f"not a data set of {layout.upper()}: {error}", where=str(root)) from None
+    text = json.dumps(content)
+    key = hashlib.sha256(text.encode()).hexdigest()[:16]
+    target = cache / "formats" / f"{layout}-{split}-{key}.json"
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=target.parent)
+        with open(descriptor, "w") as file:
+            file.write(text)
+        os.replace(temporary, target)
+    except OSError as error:
+        raise StorageError(f"cannot write {target}: {error.strerror or error}") from error
+    return target, images
+
+
+def _library(root: Path) -> Any:
+    try:
+        from supervision import DetectionDataset
+    except ImportError:
+        raise BenchError(
+            "folders of YOLO and Pascal VOC need a library", where=str(root), hint=INSTALL
+        ) from None
+    return DetectionDataset
+
+
+def _content(library: Any, found: Any, classes: list[str], names: set[str] | None) -> dict[str, Any]:
+    """COCO tables of a data set, of the images with these names, in an order of their own."""
+    for objects in found.annotations.values():
+        if objects.class_id is not None and len(objects):
+            if max(objects.class_id) >= len(found.classes):
+                raise ValueError(
+                    f"class {max(objects.class_id)}, and there are names of {len(found.classes)}"
+                )
+            objects.class_id = np.array([classes.index(found.classes[one]) for one in objects.class_id])
+            objects.data["iscrowd"] = np.zeros(len(objects), int)  # else a mask with a hole becomes a crowd
+    paths = sorted(path for path in found.image_paths if names is None or Path(path).stem in names)
+    ordered = library(classes, paths, {path: found.annotations[path] for path in paths})
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "annotations.json"
+        ordered.as_coco(annotations_path=str(file))
+        content: dict[str, Any] = json.loads(file.read_text())
+    wanted = ("id", "file_name", "height", "width")
+    content["images"] = [{key: image[key] for key in wanted} for image in content["images"]]
+    return {key: content[key] for key in ("images", "annotations", "categories")}
+
+
+# -- YOLO ------------------------------------------------------------------------------------------------
+
+
+def _yolo_file(root: Path) -> Path | None:
+    """The file that names the classes."""
+    for path in sorted([*root.glob("*.yaml"), *root.glob("*.yml")]):
+        text = path.read_text(errors="replace") if path.is_file() else ""
+        if "names:" in text and ("train:" in text or "val:" in text):
+            return path
+    return None
+
+
+def _yolo_content(root: Path) -> dict[str, Any]:
+    file = _yolo_file(root)
+    assert file is not None
+    content, _ = plain_yaml.parse(plain_yaml.text_of(file), str(file))
+    if not isinstance(content, dict):
+        raise BenchError("not a data file of YOLO: names, train and val are missing", where=str(file))
+    return content
+
+
+def _yolo_folders(root: Path, split: str) -> tuple[Path, Path]:
+    """Of the images and of the labels of a split. Raises BenchError."""
+    content, file = _yolo_content(root), _yolo_file(root)
+    given = content.get(split)
+    if not isinstance(given, str):
+        known = splits_of(root, "yolo")
+        raise BenchError(
+            f"no folder of the split '{split}'",
+            where=str(file),
+            hint=f"input.split: {did_you_mean(split, known)}",
+        )
+    bases = (root / str(content.get("path", "")), root)
+    tried = [base / name for base in bases for name in (given, given.removeprefix("../"))]
+    images = next((path for path in tried if path.is_dir()), None)
+    if images is None:
+        raise BenchError(f"{split}: no such folder: {given}", where=str(file))
+    parts = list(images.parts)
+    places = [place for place, part in enumerate(parts) if part == "images"]
+    if places:
+        parts[places[-1]] = "labels"
+    labels = Path(*parts)
+    if not labels.is_dir():
+        raise BenchError("no folder of labels beside the images", where=str(labels))
+    return images, labels
+
+
+# -- Pascal VOC ------------------------------------------------------------------------------------------
+
+
+def _voc_folders(root: Path, split: str) -> tuple[Path, Path, set[str] | None]:
+    """Of images and of XML, and the names of the split's images (None: all in the folder). Raises BenchError."""
+    images, labels = root / "JPEGImages", root / "Annotations"
+    listed = root / "ImageSets" / "Main" / f"{split}.txt"
+    if images.is_dir() and labels.is_dir() and listed.is_file():
+        lines = listed.read_text(errors="replace").splitlines()
+        return images, labels, {line.split()[0] for line in lines if line.strip()}
+    if (root / split).is_dir() and any((root / split).glob("*.xml")):
+        return root / split, root / split, None
+    known = splits_of(root, "voc")
+    raise BenchError(
+        f"the data set has no split '{split}'",
+        where=str(root),
+        hint=f"input.split: {did_you_mean(split, known)}",
+    )

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from pycocotools import mask as coco_mask
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from detectors import transforms
+from detectors import image_files, transforms
 from detectors.order import Draw
 from detectors.structures import Target
 from detectors.transforms import Sample, Size
@@ -127,7 +127,7 @@ class CocoFolder:
         return any(_is_visible(_box(item, self.sizes[image_id])) for item in self.objects.get(image_id, ()))
 
     def image(self, image_id: int) -> np.ndarray:
-        """The pixels of an image, turned as its EXIF orientation says, as mmdetection and detectron2 do.
+        """The pixels of an image, by the rule of ``image_files``.
 
         Returns:
             uint8 [h, w, 3], RGB.
@@ -137,20 +137,15 @@ class CocoFolder:
         """
         path = self.folder / self.files[image_id]
         try:
-            with Image.open(path) as file:
-                pixels = np.asarray(ImageOps.exif_transpose(file).convert("RGB"))
-        except (
-            OSError,
-            SyntaxError,
-            ValueError,
-        ) as error:  # Pillow's, for files that are cut off or something else
+            pixels = image_files.read(path, self.sizes[image_id])
+        except (OSError, ValueError) as error:
             raise BadImage(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
         size = pixels.shape[0], pixels.shape[1]
         if size != self.sizes[image_id]:
             height, width = self.sizes[image_id]
             raise BadImage(
-                f"{path} is {size[1]} wide and {size[0]} high, turned as its EXIF says, but {width} and {height} by "
-                "the annotations"
+                f"{path} is {size[1]} wide and {size[0]} high, turned as its EXIF says, "
+                f"but {width} and {height} by the annotations"
             )
         return pixels
 

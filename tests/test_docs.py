@@ -44,6 +44,7 @@ NOT_EXECUTED = {
     r"^bench env create .*--as": "installs another version; tests/integration/test_named_environments.py",
     r"^bench data sample": "needs a data set of the reader's; tests/integration/test_data_commands.py runs it",
     r"^bench check .*--source": "needs a checkout of another codebase; tests/test_check.py checks one",
+    r"^bench (vs|export-model) .*model\.onnx": "needs the reader's weights; tests/peers/test_export_model.py runs it",
     r"^(python|from|for|write)": "trains for minutes; tests/models/test_train_cli.py runs the commands on less",
 }
 
@@ -107,8 +108,10 @@ def as_tested(words: list[str], workspace: Cli) -> list[str] | None:
         return None  # tests/test_faults.py resumes after real interruptions
     if command in ("run", "check", "audit", "calibrate"):  # measuring takes minutes: the plan must be valid
         command, rest = "run", [rest[0], *settings_of(rest), "--dry-run", "--json"]
-    if command in ("report", "compare", "run", "history") or rest == ["runs"]:
+    if command in ("report", "compare", "export", "run", "history") or rest == ["runs"]:
         rest += ["--results", str(workspace.results)]
+    if command == "site":
+        rest = ["build", str(workspace.results), "-o", str(workspace.folder / command)]
     if command in ("report", "history"):
         rest += ["-o", str(workspace.folder / command)]
     return [command, *rest]

@@ -19,7 +19,9 @@ from bench.record.models import ArmRecord
 Json = Mapping[str, Any]
 
 #: Factors of a recipe that make a difference of each kind of fact expected.
-SIZES = frozenset({"model", "size", "batch_size", "images", "dataset", "mode", "ranks"})
+SIZES = frozenset(
+    {"model", "size", "batch_size", "images", "count", "annotations", "dataset", "mode", "ranks"}
+)
 INPUT = SIZES | {"task"}
 WORK = SIZES | {"frozen_stages", "frozen_bn"}
 VALUES = WORK | {"precision", "lr", "momentum", "weight_decay", "seed", "weights", "conventions", "optimizer"}
@@ -94,7 +96,7 @@ def _all_parameters(record: ArmRecord) -> Any:
     return None if count is None else count + frozen
 
 
-TRAINED = WORK - {"size", "batch_size", "images", "dataset", "mode", "ranks"}
+TRAINED = WORK - (SIZES - {"model"})
 
 DECLARED: tuple[tuple[str, Callable[[ArmRecord], Any], float, frozenset[str]], ...] = (
     ("parameters", _all_parameters, 1e-3, frozenset({"model"})),

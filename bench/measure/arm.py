@@ -139,8 +139,9 @@ class Site:
         if arm.checkout:
             source, adapters = arm.checkout.source, arm.checkout.adapters
         return LaunchSpec(
-            python, codebase.launcher, arm.workload.ranks, variables, log, source, adapters or ADAPTERS
-        )
+            python, codebase.launcher, arm.workload.ranks, variables, log, source, adapters or ADAPTERS,
+            nodes=arm.workload.nodes, shared=self.scratch,
+        )  # fmt: skip
 
     def job(self, arm: Arm, prepared: Prepared, rank: int) -> dict[str, Any]:
         """What one worker is told to prepare (`bench.worker.api.Job`)."""
@@ -416,8 +417,8 @@ class MeasuredArm:
 
 
 def threads_of(arm: Arm) -> int:
-    """Threads of one worker: as the recipe says, else the usable processors shared among the ranks."""
-    return arm.threads or max(1, len(machine.affinity()) // arm.workload.ranks)
+    """Threads of one worker: as the recipe says, else the usable processors shared among the ranks of a machine."""
+    return arm.threads or max(1, len(machine.affinity()) * arm.workload.nodes // arm.workload.ranks)
 
 
 def _accuracy(found: accuracy.Evaluation) -> Accuracy:

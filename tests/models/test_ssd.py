@@ -158,6 +158,7 @@ def test_odd_objects_give_finite_losses_and_gradients(
     assert all(leaf.grad.isfinite().all() for leaf in leaves)
 
 
+@pytest.mark.nightly
 def test_calibrated_random_weights_detect_and_learn_at_once() -> None:
     torch.manual_seed(0)
     images, targets = scene()

@@ -19,7 +19,10 @@ from bench.report.write import generate
 app = typer.Typer()
 
 Data = Annotated[
-    str, typer.Option("--data", help="Data set: a folder in COCO layout, or shapes (generated images).")
+    str,
+    typer.Option(
+        "--data", help="A folder of COCO, YOLO or VOC; ANNOTATIONS.json=FOLDER; or shapes (generated)."
+    ),
 ]
 Task = Annotated[str, typer.Option("--task", help="train, or infer; of models with weights, with their AP.")]
 Size = Annotated[

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -162,6 +163,17 @@ class Adapter(TorchAdapter):
         limit = found["boxes"].new_tensor([width, height, width, height])
         boxes = found["boxes"][order].clamp(min=0).minimum(limit)
         return {"boxes": boxes, "scores": found["scores"][order], "labels": labels[order]}
+
+    @contextlib.contextmanager
+    def first_candidates(self) -> Iterator[None]:
+        """Inside, nothing is dropped: transformers drops values by a function, which is no layer to switch off."""
+        dropout = nn.functional.dropout
+        nn.functional.dropout = lambda values, *_, **__: values  # type: ignore[assignment]
+        try:
+            with super().first_candidates():
+                yield
+        finally:
+            nn.functional.dropout = dropout
 
     def segments(self, raw: Any, place: int, data: TensorBatch) -> dict[str, Tensor]:
         """Instances of one image: its part of the padded canvas is cut out, the rest is transformers' own."""

@@ -12,6 +12,7 @@ import yaml
 from bench.judge.ratio import Ratio
 from bench.report.answer import headline, legend, pivot_table
 from bench.report.document import Block, Bullets, Cell, Code, Column, Details, Figure, Heading, Table, Text
+from bench.report.latency import latency_blocks
 from bench.report.scaling import scaling_blocks
 from bench.report.setting import setting_blocks
 from bench.report.tables import (
@@ -112,6 +113,7 @@ def detail_blocks(run: RunReport, figures: Figures, accuracies: Sequence[Block])
         ("Accuracy", accuracies),
         ("Max memory", figures.get("memory", ())),
         ("Phases of a step", _phase_blocks(run, figures)),
+        ("Latency of inference", latency_blocks(run)),
         ("Effects of factors within a codebase", _effect_blocks(run)),
         ("Scaling over ranks", scaling_blocks(run)),
         ("Single steps", figures.get("steps", ())),

@@ -110,8 +110,16 @@ def flop_counter(formulas: Formulas | None = None) -> FlopCounterMode:
 def forward_facts(model: nn.Module, run: Callable[[], Any], formulas: Formulas | None = None) -> ForwardFacts:
     """Watch ``run()``, which uses the model, below the modules: what is folded, merged or functional is seen too."""
     model.eval()
-    with flop_counter(formulas) as counter, _FirstConvolution() as first:
-        run()
+    # Torch's counter looks for the gradients of parts of parameters, which have none here: Deformable DETR's queries.
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        with flop_counter(formulas) as counter, _FirstConvolution() as first:
+            run()
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
     return ForwardFacts(counter.get_total_flops(), first.mean, first.std)
 
 

@@ -25,10 +25,14 @@ from torch.utils.data import DataLoader
 from torchvision.ops import masks_to_boxes
 
 from adapters.common import EndlessBatches
-from adapters.torch_common import TensorBatch, TorchAdapter
+from adapters.torch_common import TensorBatch, TorchAdapter, renormalised
 from bench.worker.api import Batch, Description, Detections, Job
 
-CONFIGS = Path(mmdet.__file__).parent / ".mim" / "configs"
+PACKAGE = Path(mmdet.__file__).parent
+#: In a checkout the configs stand beside the package.
+CONFIGS = next(
+    (one for one in (PACKAGE / ".mim" / "configs", PACKAGE.parent / "configs") if one.is_dir()), PACKAGE
+)
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # of bench.workload, RGB, 0..255
 
 
@@ -75,6 +79,10 @@ class Adapter(TorchAdapter):
         offered = self.job.model.get("options", {}).get("cfg_options", {})
         changes = {**offered, **self.job.options.get("cfg_options", {})}
         config = load_config(self.job.model["name"], changes)
+        own = "://" in self.workload["model"] or self.job.model["name"].startswith(("yolox/", "rtmdet/"))
+        self.own_input = own_input(config.model.get("data_preprocessor") or {}) if own else None
+        if self.own_input and config.model.type == "YOLOX":
+            self.own_input["pad"] = 114.0  # of the pipelines of its configs
         adapt_config(config.model, self.workload, len(self.job.classes))
         model = MODELS.build(config.model)
         model.init_weights()
@@ -107,7 +115,10 @@ class Adapter(TorchAdapter):
 
     def convert(self, batch: Batch) -> Samples:
         fixed_size = not isinstance(self.workload["input"]["size"], Mapping)
-        return to_samples(super().convert(batch), fixed_size)
+        data = super().convert(batch)
+        if self.own_input:
+            data = replace(data, images=renormalised(data.images, data.image_sizes, **self.own_input))
+        return to_samples(data, fixed_size)
 
     def objects(self, data: Samples) -> int:
         return sum(len(sample.gt_instances) for sample in data.samples)
@@ -122,7 +133,8 @@ class Adapter(TorchAdapter):
 
     def predict_final(self, raw: Callable[[], list[InstanceData]], data: Samples) -> list[dict[str, Tensor]]:  # noqa: ARG002
         fields = {"boxes": "bboxes", "scores": "scores", "labels": "labels", "masks": "masks"}
-        return [{name: found[own] for name, own in fields.items() if own in found} for found in raw()]
+        limit = self.workload["max_detections"]  # which YOLOX's head does not know; its detections are sorted
+        return [{name: found[own][:limit] for name, own in fields.items() if own in found} for found in raw()]
 
     def detections(self, processed: Sequence[Any], data: Samples) -> list[Detections]:
         """SOLO's boxes are zeros: those of its masks stand in their place."""
@@ -144,7 +156,10 @@ class Adapter(TorchAdapter):
         dataset = DATASETS.build(dataset_config(self.job, size, self.uses_masks))
         place = {dataset.get_data_info(i)["img_id"]: i for i in range(len(dataset))}
         images = torch.utils.data.Subset(dataset, [place[i] for i in self.job.dataset["image_ids"]])
-        self.preprocessor = MODELS.build(preprocessor_config(size, self.uses_masks)).to(self.device)
+        preprocessing = preprocessor_config(size, self.uses_masks)
+        if own := self.own_input:
+            preprocessing.update(mean=own["mean"], std=own["std"], bgr_to_rgb=not own["bgr"])
+        self.preprocessor = MODELS.build(preprocessing).to(self.device)
         loader = DataLoader(
             images,
             batch_sampler=EndlessBatches(
@@ -174,8 +189,13 @@ class Adapter(TorchAdapter):
 
 
 def load_config(name: str, changes: Mapping[str, Any]) -> Config:
-    """A config of the installed mmdet by its path below `configs/`, changed by dotted keys as `--cfg-options`."""
+    """A config file, or one of the installed mmdet by its name or its path below `configs/`, changed by dotted keys as
+    `--cfg-options`."""
     path = CONFIGS / f"{name.removesuffix('.py')}.py"
+    if Path(name).is_file():
+        path = Path(name)
+    elif "/" not in name:
+        path = next(CONFIGS.rglob(path.name), path)
     if not path.is_file():
         near = sorted(p.stem for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
         known = near or sorted(p.name for p in CONFIGS.iterdir() if p.is_dir())
@@ -197,15 +217,15 @@ def adapt_config(model: Any, workload: Mapping[str, Any], classes: int) -> None:
         if "num_classes" in part and "semantic" not in str(part.get("type", "")).lower():
             part["num_classes"] = classes
     backbone = model.backbone
-    residual = any(name in backbone.type for name in ("ResNe", "Res2Net", "RegNet"))
+    residual = any(name in backbone.type for name in ("ResNe", "Res2Net", "RegNet", "CSP"))
     shared_head = model.get("roi_head", {}).get("shared_head")  # the last stage of a C4 model
-    for part in filter(None, (backbone, shared_head)):
+    for part in filter(None, (backbone, shared_head) if workload["frozen_bn"] is not None else ()):
         if residual or "norm_eval" in part or part.type == "HRNet":
             part.norm_eval = workload["frozen_bn"]
             norm = part.get("norm_cfg") or {"type": "BN"}
             if "BN" in norm["type"]:
                 part.norm_cfg = {**norm, "requires_grad": not workload["frozen_bn"]}
-    if residual or "frozen_stages" in backbone:
+    if workload["frozen_stages"] is not None and (residual or "frozen_stages" in backbone):
         # mmdetection's stage 0 is the stem alone, the workload's 0 is nothing.
         backbone.frozen_stages = max(workload["frozen_stages"], 0) or -1
     limits = {"score_thr": workload["score_threshold"], "max_per_img": workload["max_detections"]}
@@ -214,6 +234,16 @@ def adapt_config(model: Any, workload: Mapping[str, Any], classes: int) -> None:
         test.update(filter_thr=limits["score_thr"], max_per_img=limits["max_per_img"])
     else:
         final_stage(test).update(limits)
+
+
+def own_input(preprocessor: Mapping[str, Any]) -> dict[str, Any]:
+    """What a config of the user's wants of its input: mean and std by channel, and the order of the channels."""
+    return {
+        "mean": list(preprocessor.get("mean") or (0.0, 0.0, 0.0)),
+        "std": list(preprocessor.get("std") or (1.0, 1.0, 1.0)),
+        "bgr": not preprocessor.get("bgr_to_rgb", False),
+        "pad": float(preprocessor.get("pad_value", 0) or 0),
+    }
 
 
 def final_stage(test_cfg: Any) -> Any:
@@ -237,7 +267,8 @@ def _parts(config: Any) -> Iterator[Any]:
 def uses_masks(model: nn.Module) -> bool:
     """Whether the ground-truth masks take part in the loss."""
     owner = getattr(model, "roi_head", model)
-    return getattr(owner, "mask_head", None) is not None
+    in_boxes = "Ins" in type(getattr(model, "bbox_head", None)).__name__  # RTMDet-Ins
+    return in_boxes or getattr(owner, "mask_head", None) is not None
 
 
 def backbone_stages(backbone: nn.Module) -> Sequence[Sequence[nn.Module]]:

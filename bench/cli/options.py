@@ -27,6 +27,16 @@ AllowVariables = Annotated[
     bool,
     typer.Option("--allow-variables", help="Let the recipe set any environment variable of its workers."),
 ]
+Sources = Annotated[
+    list[str] | None,
+    typer.Option("--source", help="CODEBASE=PATH: import the codebase from this checkout. Repeatable."),
+]
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust", help="Run the code that the recipe names: python, source, own models. Remembered."
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 Settings = Annotated[

@@ -310,7 +310,7 @@ def _measure_pairs(
     *,
     quiet: bool,
 ) -> tuple[Run, int, Referee]:
-    run, record = new_run(loaded, plan, results, ["bench", *sys.argv[1:]])
+    run, record = new_run(loaded, plan, results, ["bench", *sys.argv[1:]], "check")
     record.check = {}  # so that a check which is killed is no part of a history
     shown: Quiet = Quiet() if quiet else PerLaunch()
     referee = Referee(run, pairs, settings, cache, shown.note, calibrated=calibrated)

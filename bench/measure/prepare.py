@@ -22,7 +22,7 @@ from bench.measure.process import WorkerFailure, WorkerGroup
 from bench.recipe.codebases import Codebase
 from bench.recipe.plan import Arm
 from bench.recipe.workload import Workload
-from bench.record.models import DatasetRecord
+from bench.record.models import RANDOM_WEIGHTS, DatasetRecord
 from bench.record.run import Run
 from bench.record.software import environment_of
 
@@ -127,6 +127,10 @@ class _Made:
                 with _failing_arm():
                     check_npz(weights)
             return replace(prepared, weights=weights)
+        codebase = self.site.codebase(arm)
+        random = arm.workload.weights in ("transplant", "random")
+        if arm.workload.task == "eval" and random and not (codebase.pretrained and arm.workload.own_model):
+            _warn(one, f"{RANDOM_WEIGHTS}: its AP says nothing")
         canonical = self._canonical_weights_of(one, prepared)
         if canonical is None:
             return prepared
@@ -201,7 +205,10 @@ def _python_of(arm: Arm, codebase: Codebase) -> Path:
 
 def _own_weights(one: MeasuredArm, reason: str) -> None:
     """The arm keeps its own random weights, and its record says so."""
-    warning = f"own random weights, not the transplanted ones: {reason}"
+    _warn(one, f"own random weights, not the transplanted ones: {reason}")
+
+
+def _warn(one: MeasuredArm, warning: str) -> None:
     if warning not in one.record.warnings:
         one.record.warnings.append(warning)
 

@@ -14,6 +14,9 @@ SCHEMA_VERSION = 2
 
 Status = Literal["ok", "failed", "partial"]
 
+#: How a warning of an arm begins that was evaluated without having been trained.
+RANDOM_WEIGHTS = "random weights"
+
 #: Beyond the schema: what recipes, workers and frameworks say in words of their own.
 Facts = dict[str, Any]
 
@@ -324,6 +327,8 @@ class RunRecord(RecordModel):
     """File of the recipe."""
     command: list[str] = Field(default_factory=list)
     """Command line."""
+    kind: Literal["run", "check", "calibration"] = "run"
+    """What the run was measured for; `latest` is a run."""
     started_utc: str
     """Time of the start."""
     ended_utc: str | None = None

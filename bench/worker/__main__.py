@@ -157,6 +157,11 @@ class Worker:
         self.adapter.save_weights(path)
         return {}
 
+    def export(self, path: str) -> Dict[str, Any]:
+        """Write the model as ONNX."""
+        self.adapter.export(path)
+        return {}
+
     def bye(self) -> Dict[str, Any]:
         if self.adapter is not None:
             self.adapter.close()
@@ -178,6 +183,7 @@ MESSAGES: Dict[str, Callable[..., Dict[str, Any]]] = {
         "load",
         "predict",
         "save",
+        "export",
         "bye",
     )
 }

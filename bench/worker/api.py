@@ -286,5 +286,13 @@ class Adapter(abc.ABC):
         """Continue from what `save_state` of the same job wrote. Called after ``prepare``."""
         raise NotImplementedError(f"{type(self).__name__} cannot load a state, which task train_eval needs")
 
+    def export(self, path: str) -> None:
+        """Write the prepared model with its post-processing as an ONNX file (`bench export-model`).
+
+        The graph takes one image of the workload's size, prepared as a shared batch is, float32 [1, 3, H, W], and gives
+        boxes [N, 4] in pixels of the input, scores [N] and labels [N] in 0..K-1.
+        """
+        raise NotImplementedError(f"{type(self).__name__} writes no ONNX; native and torchvision do")
+
     def close(self) -> None:  # noqa: B027
         """Release what would outlive the process (loader processes, process groups)."""

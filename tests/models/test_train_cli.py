@@ -178,7 +178,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.usefixtures("one_thread")
 def test_a_killed_run_ends_with_the_same_bits(tmp_path: Path, write_config: Callable[..., Path]) -> None:
     changes = {
@@ -227,7 +227,7 @@ def test_sigterm_leaves_a_checkpoint_to_go_on_from(tmp_path: Path, write_config:
     assert f"stopped after iteration {done};" in (tmp_path / "run" / "train.log").read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_two_ranks_take_the_step_of_one_process(tmp_path: Path, write_config: Callable[..., Path]) -> None:
     # A loss that is a mean over images and draws no random numbers, images without padding: nothing but the way the
     # gradients are joined can make a difference.
@@ -254,7 +254,7 @@ def test_two_ranks_take_the_step_of_one_process(tmp_path: Path, write_config: Ca
     assert (all_two - all_one).norm() < 0.005 * all_one.norm()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_two_ranks_learn_classes_of_pixels(
     tmp_path: Path, shapes_folder: Path, write_config: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:

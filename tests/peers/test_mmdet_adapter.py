@@ -13,7 +13,8 @@ from tests.peers.peer import Peer, native_mask_rcnn, relative
 
 pytestmark = pytest.mark.peers
 
-SLOW = {"cascade_mask_rcnn_r50_fpn", "solov2_light_r50_dcn_fpn", "faster_rcnn_r50_fpn"}
+#: One of each family; the others nightly.
+FIRST = {"mask_rcnn_r50_fpn", "retinanet_r50_fpn", "solov2_light_r50_dcn_fpn"}
 SIZES = {"ssd300_vgg16": (300, 300)}
 LOSSES = {
     "faster_rcnn_r50_fpn": {"loss_rpn_cls", "loss_rpn_bbox", "loss_cls", "loss_bbox"},
@@ -31,7 +32,7 @@ LOSSES = {
 
 
 @pytest.mark.parametrize(
-    "model", [pytest.param(m, marks=pytest.mark.slow if m in SLOW else ()) for m in LOSSES]
+    "model", [pytest.param(m, marks=() if m in FIRST else pytest.mark.nightly) for m in LOSSES]
 )
 def test_canonical_model_learns_and_detects_and_says_what_it_is(mmdet: Peer, model: str) -> None:
     code = """
@@ -381,7 +382,7 @@ VARIANTS = {  # of the reference list
 }
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_variant_of_the_reference_list_learns_and_detects(mmdet: Peer, variant: str) -> None:
     code = """
@@ -414,7 +415,7 @@ result["found"] = len(predict(adapter, data[0])[0].boxes)
     assert result["found"] > 0 or variant == "HRNet"  # its statistics are not trained
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_every_model_that_the_adapter_offers_can_be_built(mmdet: Peer) -> None:
     code = """
 module.mmcv_kernels.install()

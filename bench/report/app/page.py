@@ -35,8 +35,13 @@ SCRIPTS = ("core.js", "model.js", "grid.js", "views.js", "drawer.js", "main.js")
 STATIC_ROWS, MOST_WARNINGS = 60, 60
 
 
-def render_page(report: Report) -> str:
-    """The page as text."""
+def render_page(report: Report, history: Markup | str = "") -> str:
+    """The page as text.
+
+    Args:
+        report: The values.
+        history: A section on other runs of the recipe (`bench.site.build.history_section`).
+    """
     own, vendor = own_script(), _resource("vendor/uPlot.iife.min.js")
     licence = _resource("vendor/uPlot.LICENSE.txt")
     vendor = f"/* {licence.strip()} */\n{vendor.strip()}\n"
@@ -48,6 +53,7 @@ def render_page(report: Report) -> str:
             title=f"Benchmark report: {names}",
             description=report.runs[0].description if len(report.runs) == 1 else "",
             runs=[_run(run, several=len(report.runs) > 1) for run in report.runs],
+            history=history,
             notes=html_of(_notes(report)),
             style=Markup(_resource("style.css") + _resource("vendor/uPlot.min.css")),
             scripts=[Markup(vendor), Markup(own)],  # our own files, not data

@@ -56,6 +56,6 @@ def test_wheels_complete_the_interpreter(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(adopt, "MMDET", ())
     python = adopt.complete(tmp_path / "out", wheel.parent)
     assert python != sys.executable
-    code = "import nothing_like_this, torch, bench, detectors; import importlib.metadata as m; m.version('detection-bench')"
+    code = "import nothing_like_this, torch, bench, detectors, importlib.metadata as m; m.version('detection-bench')"
     done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -6,6 +6,7 @@ import contextlib
 import inspect
 import math
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +30,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING
 
 from adapters.torch_common import TensorBatch, TorchAdapter
+from adapters.torch_export import image_size, mark
 from bench.worker.api import Batch
 
 UNIVERSAL = ("mask2former", "maskformer")
@@ -46,6 +48,18 @@ class HfBatch(TensorBatch):
         moved = super().to(device)
         relative = [one.to(device, non_blocking=True) for one in self.relative]
         return replace(moved, pixel_mask=self.pixel_mask.to(device, non_blocking=True), relative=relative)
+
+
+class RawOutputs(nn.Module):
+    """A model as a graph has it: images [1, 3, H, W] to logits [1, Q, K] and boxes [1, Q, 4]."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        found = self.model(pixel_values=images)
+        return found.logits, found.pred_boxes
 
 
 class Adapter(TorchAdapter):
@@ -163,6 +177,29 @@ class Adapter(TorchAdapter):
         limit = found["boxes"].new_tensor([width, height, width, height])
         boxes = found["boxes"][order].clamp(min=0).minimum(limit)
         return {"boxes": boxes, "scores": found["scores"][order], "labels": labels[order]}
+
+    def export(self, path: str) -> None:
+        """Raw outputs, which the adapter of ONNX files decodes; by torch's exporter of traces."""
+        if self.kind in UNIVERSAL or self.kind in hf_models.MASKED:
+            raise ValueError(
+                f"{self.kind} needs the mask of the padding, which a graph of images lacks; "
+                "RT-DETR, D-FINE, RF-DETR and DEIMv2 are exported"
+            )
+        size = image_size(self.workload)
+        self.model.config.use_cache = False
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                RawOutputs(self.model).eval(),
+                (torch.zeros(1, 3, *size),),
+                path,
+                dynamo=False,
+                opset_version=17,
+                input_names=["images"],
+                output_names=["logits", "pred_boxes"],
+            )
+        names = [self.job.classes[label] if label >= 0 else "" for label in self.label_of]
+        mark(path, names, decoder="rtdetr")
 
     @contextlib.contextmanager
     def first_candidates(self) -> Iterator[None]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from detectors import Detections, build, calibrate
 from detectors.export import export_onnx, export_program, exportable
-from tests.helpers.models import few_layers
+from tests.helpers.models import few_layers, narrow_heads
 
 SIZE = (128, 160)
 NIGHTLY = pytest.mark.nightly
@@ -26,7 +26,7 @@ CASES = [
 
 def detector(name: str, settings: dict[str, str | float]) -> tuple[nn.Module, Tensor]:
     torch.manual_seed(0)
-    with few_layers():
+    with few_layers(), narrow_heads():
         model = build(name, num_classes=5, **settings)
     image = torch.randn(1, 3, *SIZE)
     calibrate(model, image, torch.tensor([SIZE]))

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from bench.cli.cells import runs_of
 from bench.cli.options import RESULTS, AsJson, Results, examples, print_json, reading_cache, say
 from bench.errors import BenchError, did_you_mean
 from bench.judge import accuracy
@@ -44,7 +45,9 @@ class Figures(StrEnum):
 def report(
     runs: Annotated[
         list[str] | None,
-        typer.Argument(help="Run to report: folder, id or latest; or several sessions of one recipe."),
+        typer.Argument(
+            help="Run to report: folder, id or latest; several sessions of one recipe; or a store of cells."
+        ),
     ] = None,
     apart: Annotated[
         bool, typer.Option("--apart", help="Report several runs side by side. Do not pool them.")
@@ -66,7 +69,8 @@ def report(
 
     Several runs of one recipe are pooled as sessions: ratios and intervals are over all of them.
     """
-    named = [Run(resolve_run(name, results)) for name in runs or ([] if published else ["latest"])]
+    names = runs or ([] if published else ["latest"])
+    named = [run for name in names for run in runs_of(name, results)]
     if published:
         path = generate_published(output or Path("reports") / "reference", measured=named)
     else:

@@ -142,6 +142,8 @@ def factor_target(name: str) -> tuple[FactorRoot, tuple[str, ...]]:
         return "options", parts[1:]
     if name == "threads":
         return "environment", parts
+    if name == "devices":
+        return "workload", parts
     nested = len(parts) == 2 and parts[0] in ("input", "optimizer")
     if parts[0] in Workload.model_fields and (len(parts) == 1 or nested):
         inner = next(models_in(Workload.model_fields[parts[0]].annotation), None)
@@ -152,7 +154,7 @@ def factor_target(name: str) -> tuple[FactorRoot, tuple[str, ...]]:
             inner = next(models_in(Workload.model_fields[outer].annotation))
             if name in inner.model_fields:
                 return "workload", (outer, name)
-    known = [*Workload.model_fields, "size", "mode", "images", "lr", "threads", "options.<name>"]
+    known = [*Workload.model_fields, "devices", "size", "mode", "images", "lr", "threads", "options.<name>"]
     raise BenchError(f"unknown factor '{name}'", hint=did_you_mean(name, known))
 
 

@@ -225,6 +225,17 @@ class Environment(RecordModel):
     """Modules that all arms of this codebase were forked with."""
 
 
+class Weights(RecordModel):
+    """What an arm started from."""
+
+    source: Literal["own", "transplanted", "file"]
+    """own: the codebase's own seeded initialisation. transplanted: one seeded set, the same in every codebase."""
+    path: str = ""
+    """Of a file: where it lay, by place."""
+    sha256: str = ""
+    """Of a file: of its bytes. Of transplanted weights: of their canonical names, types, shapes and values."""
+
+
 class DatasetRecord(RecordModel):
     """A data set that the run used."""
 
@@ -279,7 +290,14 @@ class ArmRecord(RecordModel):
     description: Facts = Field(default_factory=dict)
     """What the worker said of the work (bench.worker.api.Description)."""
     audit: dict[str, list[Facts]] = Field(default_factory=dict)
-    """What was observed of a few steps: ``ranks``, one `bench.worker.audit.audit` per rank, in canonical names."""
+    """What was observed of a few steps: ``ranks``, one `bench.worker.audit.audit` per rank, in canonical names; and
+    ``closing``, one `bench.worker.audit.look` per rank, after the timed blocks."""
+    threads: list[int] = Field(default_factory=list)
+    """Threads of the framework after timed blocks: every number that was seen."""
+    busy_processors: FiniteFloat | None = None
+    """The most processors that a timed block kept busy in one rank."""
+    weights: Weights | None = None
+    """What it started from. None: not known."""
     environment: Environment = Field(default_factory=Environment)
     """The interpreter of the arm."""
     phases: dict[str, list[float]] = Field(default_factory=dict)
@@ -312,6 +330,27 @@ def _named_recipe(recipe: Facts) -> Facts:
     if "name" in recipe:
         file_name(str(recipe["name"]))
     return recipe
+
+
+class CellRecord(RecordModel):
+    """One cell that was measured as a run of its own, perhaps on another machine than the others."""
+
+    digest: FileName
+    """Its key: hash of the cell, the locks of its environments, and the code (`bench.measure.cells`)."""
+    index: int = 0
+    """Place of the cell in the plan, from 0."""
+    planned: int = 1
+    """Cells of the plan."""
+    attempt: int = 1
+    """Number of the attempt, from 1; those before it were lost, or disturbed by others."""
+    node: str = ""
+    """Digits that stand for the machine: two cells with the same ones were measured on the same machine."""
+    scheduler: str = ""
+    """Scheduler and its number of the job: `slurm 17_3`; empty: none."""
+    fingerprint: str = ""
+    """Kind of the machine (`bench.record.machine.fingerprint`)."""
+    disturbed: float = 0.0
+    """Share of the blocks in which other processes were busy."""
 
 
 class RunRecord(RecordModel):
@@ -353,6 +392,8 @@ class RunRecord(RecordModel):
     """Factor or `codebase` → level; the arm of a cell group that the others are compared with."""
     aa: bool = False
     """Whether the baseline was measured against itself."""
+    cells: dict[FileName, CellRecord] = Field(default_factory=dict)
+    """Cell → where it was measured, when its cells are runs of their own; empty: all of them here, in one session."""
     check: Facts | None = None
     """Of a run of `bench check`: revisions, verdict, comparisons."""
     warnings: list[str] = Field(default_factory=list)

@@ -78,6 +78,8 @@ class PooledRun(Run):
                 pairs = (one.environment.packages for one in (began, now))
                 if changed := list(differences(*pairs)):
                     yield f"{record.id}: {arm} ran with other packages: {_named(changed)}"
+                if began.weights and began.weights.source == "file" and began.weights != now.weights:
+                    yield f"{record.id}: {arm} began with other weights"
                 if began.environment.git.revision != now.environment.git.revision:
                     yield f"{record.id}: {arm} is another revision of {now.codebase}"
         if any(arm.evaluations or arm.predictions for arm in self._arms[0].values()):
@@ -159,6 +161,9 @@ def _refuse_other(first: RunRecord, other: RunRecord, run: Run) -> None:
         problem = f"other data than in {first.id}: {_named(changed)}"
         raise BenchError(problem, where=str(run.folder), hint=apart)
     kinds = [fingerprint(record.machine) for record in (first, other)]
+    for cell, placed in first.cells.items():  # measured where it says, perhaps on unlike machines
+        if cell in other.cells and kinds[0] == kinds[1]:
+            kinds = [placed.fingerprint, other.cells[cell].fingerprint]
     if kinds[0] != kinds[1]:
         problem = f"a machine of another kind ({kinds[1]}) than that of {first.id} ({kinds[0]})"
         raise BenchError(problem, where=str(run.folder), hint=apart)

@@ -24,6 +24,8 @@ from bench.record.run import Run
 from bench.record.samples import samples_frame
 from bench.report import accuracy_values
 from bench.report.measured import Measured, throughput_ratio
+from bench.report.scaling import FACTORS, on_one_kind, stragglers
+from bench.report.setting import setting_of
 from bench.report.values import (
     Effect,
     Group,
@@ -169,6 +171,7 @@ def _row(
         log_tail=tuple(arm.failure.log_tail) if arm.failure else (),
         audit=audit,
         warnings=tuple(arm.warnings),
+        setting=setting_of(arm),
     )
     if arm.status == "failed":
         return row
@@ -298,20 +301,20 @@ def _effects_and_scaling(
     scaling: list[Scaling] = []
     for factor, reference, arm in _factor_pairs(arms, record.baseline):
         row, base = rows[arm.id], rows[reference.id]
-        if row.step_s is None or base.step_s is None:
+        if row.step_s is None or base.step_s is None or not on_one_kind(record, arm, reference):
             continue
-        scales = factor == "ranks"
+        scales = factor in FACTORS
         images = row.images_per_step / base.images_per_step
-        per_rank = images / (arm.levels[factor] / reference.levels[factor]) if scales else images
+        ranks, base_ranks = arm.workload.ranks, reference.workload.ranks
+        per_rank = images * base_ranks / ranks if scales else images
         ratio = throughput_ratio(samples[arm.id], samples[reference.id], per_rank, _confidence(record))
         if ratio is None:
             continue
         where, together = _where(arm, factor), arm.cell == reference.cell
         level, base_level = arm.levels[factor], reference.levels[factor]
         if scales:
-            scaling.append(
-                Scaling(arm.label, where, base_level, level, row.step_s.images_per_s, ratio, together)
-            )
+            kind, rate = "strong" if images == 1 else "weak", row.step_s.images_per_s
+            scaling.append(Scaling(arm.label, where, base_ranks, ranks, rate, ratio, together, kind))
         else:
             cost = cost_of(ratio) if images == 1 else None
             effects.append(Effect(arm.label, where, factor, base_level, level, ratio, cost, together))
@@ -418,6 +421,7 @@ def run_report(
         groups=groups,
         effects=effects,
         scaling=scaling,
+        stragglers=tuple(stragglers(samples, arms, names)),
         unmeasured=tuple(arm for arm in record.arms if arm not in ended),
         warnings=tuple(record.warnings),
         accuracy=accuracy_values.of_run(run, arms, names, record.baseline),

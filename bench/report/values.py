@@ -84,6 +84,22 @@ class Trace:
 
 
 @dataclass(frozen=True)
+class Setting:
+    """What an arm was seen to do (`bench.report.setting`). Empty texts and None: not observed."""
+
+    weights: str = ""
+    """``transplanted``, ``its own, random``, or the place of a file."""
+    sha256: str = ""
+    """Of these weights."""
+    types: str = ""
+    """Types of numbers in convolutions and matrix products, the one with most operations first."""
+    threads: int | None = None
+    """Of the framework, after the audited steps."""
+    evaluated: int | None = None
+    """Images whose detections were written."""
+
+
+@dataclass(frozen=True)
 class Row:
     """One arm of a table."""
 
@@ -134,6 +150,7 @@ class Row:
     marks: tuple[str, ...] = ()
     """Keys of `MARKS`: what a reader has to know wherever the ratio stands."""
     warnings: tuple[str, ...] = ()
+    setting: Setting = Setting()
     trace: Trace = field(default=Trace(), metadata={"json": False})  # the Parquet files hold it
 
     @property
@@ -218,7 +235,7 @@ class Effect:
 
 @dataclass(frozen=True)
 class Scaling:
-    """How well a codebase uses more ranks, each with the same batch size.
+    """How well a codebase uses more ranks.
 
     ``efficiency``: images/s per rank over images/s per rank of the fewest ranks (1: perfect).
     """
@@ -230,6 +247,21 @@ class Scaling:
     images_per_s: float
     efficiency: Ratio
     interleaved: bool
+    kind: str = "weak"
+    """weak: every rank has the same batch size; strong: all ranks together."""
+
+
+@dataclass(frozen=True)
+class Straggler:
+    """Time per rank of an arm with several. ``slowest``: number of the rank with the largest median."""
+
+    label: str
+    ranks: int
+    fastest_s: float
+    slowest_s: float
+    slowest: int
+    share: float
+    """Of the steps, those in which it is the slowest."""
 
 
 @dataclass(frozen=True)
@@ -281,6 +313,7 @@ class RunReport:
     """Of the cells that were evaluated."""
     sessions: tuple[str, ...] = ()
     """Folders of the runs that are pooled; empty for one run."""
+    stragglers: tuple[Straggler, ...] = ()
 
     @property
     def rows(self) -> tuple[Row, ...]:

@@ -27,6 +27,7 @@ from bench.report.sections import (
     warning_text,
     warnings_of,
 )
+from bench.report.setting import setting_blocks
 from bench.report.values import Report, RunReport
 
 #: The page's own script, in order.
@@ -115,6 +116,9 @@ def _notes(report: Report) -> Iterator[Block]:
         audit = tuple(_clipped(block) for block in audit_blocks(run))
         if audit:
             yield Details("Equal work: what differs, and what was not shown", audit)
+        setting = tuple(_clipped(block) for block in setting_blocks(run))
+        if setting:
+            yield Details("Setting: weights, types of numbers, threads, images", setting)
         yield Details("How to read the numbers", (Bullets(HOW_TO_READ),))
         yield Heading(3, "Machine and software")
         yield Details("As recorded", tuple(machine_blocks(run)))

@@ -101,6 +101,13 @@ def test_sizes_are_squares_or_two_sides() -> None:
         size_of("big")
 
 
+def test_a_coco_file_of_any_name_is_data(tmp_path: Path) -> None:
+    asked = Asked(("native:retinanet_r50_fpn",), data=f"{tmp_path}/mine.json={tmp_path}/photos", images=7)
+    (arm,) = plan(tmp_path, composed(asked, CODEBASES)).arms
+    assert arm.workload.input.annotations == f"{tmp_path}/mine.json"
+    assert (arm.workload.input.images, arm.workload.input.count) == (f"{tmp_path}/photos", 7)
+
+
 def test_missing_model_is_an_error_with_the_way_out(tmp_path: Path) -> None:
     with pytest.raises(BenchError, match="give every arm a model"):
         plan(tmp_path, with_arms({"codebase": "native"}))

@@ -1,0 +1,64 @@
+"""Two nodes with one rank each, at two loopback addresses: the ranks meet, and have the gradients of one rank."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from bench.environments import python_of
+from bench.errors import BenchError
+from bench.recipe.codebases import find_codebases
+from bench.record.run import Run
+from tests.conftest import Cli
+
+pytestmark = pytest.mark.nightly
+
+NODES = {"BENCH_NODES": "127.0.0.1 127.0.0.2", "BENCH_NODE_COMMAND": "env", "OMP_NUM_THREADS": "1"}
+
+# Models whose losses do not depend on which rank an image is on: without sampling, and with a common normaliser.
+CASES = [("native", "retinanet_r50_fpn"), ("mmdet", "fcos_r50_fpn"), ("paddledet", "fcos_r50_fpn")]
+
+
+@pytest.mark.parametrize(("codebase", "model"), CASES)
+def test_two_nodes_have_gradients_of_one(codebase: str, model: str, cli: Cli) -> None:
+    try:
+        python_of(find_codebases()[codebase])
+    except BenchError as error:
+        pytest.skip(f"{codebase} has no environment here: {error.message}")
+    devices = [{"nodes": nodes, "per_node": 1, "global_batch": 2} for nodes in (1, 2)]
+    measure = {"quiet": "off", "warmup": 1, "steps": 1, "rounds": 1, "launches": 1, "memory_steps": 0}
+    recipe = cli.recipe(
+        workload={"task": "train", "model": model, "input": {"images": 2, "size": [128, 128]}},
+        arms=[codebase],
+        factors={"devices": devices},
+        baseline={},
+        measure={**measure, "phase_steps": 0, "deadline_s": 400},
+        environment={"threads": 1},
+    )
+    done = cli.run(recipe, "-q", env={**os.environ, **NODES})
+    assert done.code == 0, done.err
+    one, two = Run(cli.runs()[0]).arms()
+    assert (one.workload.ranks, one.workload.batch_size) == (1, 2)
+    assert (two.workload.ranks, two.workload.nodes, two.workload.batch_size) == (2, 2, 1)
+    (alone,), (first, second) = one.audit["ranks"], two.audit["ranks"]
+    wanted = alone["steps"][0]["gradient"]
+    assert len(wanted) > 5
+    assert first["steps"][0]["images"] != second["steps"][0]["images"]
+    for rank in (first, second):
+        found = rank["steps"][0]["gradient"]
+        assert found == pytest.approx(wanted, rel=1e-3, abs=1e-5)
+    assert first["steps"][0]["gradient"] == pytest.approx(second["steps"][0]["gradient"], rel=1e-6)
+
+
+def test_too_few_nodes_fail_the_arm(cli: Cli) -> None:
+    workload = {"task": "train", "model": "retinanet_r50_fpn", "devices": {"nodes": 2, "per_node": 1}}
+    size = {"images": 2, "size": [64, 64]}
+    recipe = cli.recipe(
+        workload={**workload, "weights": "random", "input": size}, arms=["native"], baseline={}
+    )
+    done = cli.run(recipe, "-q", env={**os.environ, "BENCH_NODES": "127.0.0.1"})
+    assert done.code == 4
+    (arm,) = Run(cli.runs()[0]).arms()
+    assert arm.failure is not None
+    assert "the arm needs 2 nodes, and 1 are given" in arm.failure.message

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bench import __version__
+from bench import __version__, shipped
 from bench.environments import cache_folder, versions
 from bench.errors import BenchError, ExitCode
 from bench.measure.scratch import clear_dead, new_folder
@@ -27,7 +27,7 @@ from bench.recipe.load import LoadedRecipe
 from bench.recipe.plan import Arm, Plan
 from bench.record.machine import fingerprint
 from bench.record.models import CellRecord
-from bench.record.places import REPOSITORY, Places
+from bench.record.places import Places
 from bench.record.run import Run
 from bench.record.software import git_diff, git_revision
 from bench.record.store import Store, packed
@@ -36,6 +36,9 @@ from bench.record.store import Store, packed
 MOST_DISTURBED, ATTEMPTS = 0.5, 2
 
 KEY_DIGITS = 16
+
+#: Parts of bench that take part in measuring, and what of them is code.
+MEASURING, CODE = ("worker", "measure", "inputs", "recipe"), (".py", ".yaml", ".txt", ".c", ".cpp", ".h")
 
 
 @dataclass(frozen=True)
@@ -54,14 +57,15 @@ class Cell:
 def cells_of(plan: Plan, codebases: Mapping[str, Codebase]) -> list[Cell]:
     """The cells of a plan with their keys, in its order.
 
-    The key is a hash of what the cell measures and how, of the environments' locks, and of the code: revisions and
-    changes that are not committed. It is the same on every machine that has the same of all these.
+    The key is a hash of what the cell measures and how, of the environments' locks, and of the code: the files that
+    take part in measuring, and revision and changes of a codebase's checkout. It is the same on every machine that has
+    the same of all these, whatever else of this project is changed meanwhile.
     """
     names = dict.fromkeys(arm.codebase for arm in plan.arms)
     shared = {
         "measure": plan.measure.model_dump(mode="json"),
         "baseline": dict(plan.baseline),
-        "bench": [__version__, _code(REPOSITORY)],
+        "bench": [__version__, *_contents()],
     }
     software = {name: _software(codebases[name]) for name in names}
     return [Cell(_key(shared, software, arms), index, arms) for index, arms in enumerate(plan.cells)]
@@ -114,6 +118,21 @@ def _software(codebase: Codebase) -> dict[str, Any]:
         "adapter": {path.name: _digest(path) for path in adapter},
         "source": _code(source) if source else None,
     }
+
+
+def _contents() -> list[str]:
+    """Digests of what of this project takes part in measuring."""
+    package = Path(__file__).parents[1]
+    folders = [package / name for name in MEASURING] + [shipped.ROOT / "adapters", shipped.ROOT / "detectors"]
+    return [_digest_of(folder) for folder in folders]
+
+
+def _digest_of(folder: Path) -> str:
+    """Of all code and settings in a folder."""
+    found = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.suffix in CODE):
+        found.update(f"{path.relative_to(folder).as_posix()} {_digest(path)}\n".encode())
+    return found.hexdigest()
 
 
 def _code(folder: Path) -> list[Any]:

@@ -9,6 +9,9 @@ UV     := $(VENV)/bin/python bench/environments/installer.py
 TEXTS  := README.md CONTRIBUTING.md CHANGELOG.md docs
 LOCK   := UV_CUSTOM_COMPILE_COMMAND="make locks" $(UV) pip compile --quiet --python-version 3.11 --no-annotate
 
+# PaddlePaddle needs packages of its own age; the others share bench's.
+LOCKED := $(filter-out paddledet,$(patsubst adapters/%/requirements.in,%,$(wildcard adapters/*/requirements.in)))
+
 .PHONY: demo check test nightly lint docs bench gpu peers locks format clean
 
 demo: $(STAMP)  ## measure the quickstart recipe and write its report
@@ -49,7 +52,7 @@ peers: $(STAMP)  ## build the environments of the other codebases
 
 locks: $(STAMP)  ## lock what has changed in pyproject.toml and adapters/*/requirements.in; a pin that fits stays
 	$(LOCK) --universal --all-extras pyproject.toml --output-file requirements.lock >/dev/null
-	for name in detectron2 mmdet; do $(LOCK) --universal --constraints requirements.lock \
+	for name in $(LOCKED); do $(LOCK) --universal --constraints requirements.lock \
 	  adapters/$$name/requirements.in --output-file adapters/$$name/requirements.txt >/dev/null || exit; done
 	$(LOCK) adapters/paddledet/requirements.in --output-file adapters/paddledet/requirements.txt >/dev/null
 

@@ -54,6 +54,49 @@ class TensorBatch:
         )
 
 
+#: Of the shared batches (bench.recipe.workload): RGB, 0..255.
+MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+
+
+def pixels_of(images: Tensor) -> Tensor:
+    """Images of a shared batch as they were before normalisation: RGB, 0..255; the padding has the mean."""
+    mean, std = (images.new_tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
+    return images * std + mean
+
+
+def renormalised(
+    images: Tensor,
+    sizes: Sequence[tuple[int, int]],
+    mean: Sequence[float],
+    std: Sequence[float],
+    *,
+    bgr: bool = False,
+    pad: float = 0.0,
+) -> Tensor:
+    """Images of a shared batch, normalised as a model of the user's was trained.
+
+    Args:
+        images: float32 [B, 3, H, W] of the shared batch.
+        sizes: (height, width) of each image inside the padding.
+        mean: By channel of the result, of pixels 0..255.
+        std: The same.
+        bgr: The channels become blue, green, red.
+        pad: Value of the padding, after normalisation.
+
+    Returns:
+        float32 [B, 3, H, W].
+    """
+    pixels = pixels_of(images)
+    pixels = pixels.flip(1) if bgr else pixels
+    shift, scale = (images.new_tensor(list(values)).view(1, 3, 1, 1) for values in (mean, std))
+    result = (pixels - shift) / scale
+    for image, (height, width) in zip(result, sizes, strict=True):
+        image[:, height:] = pad
+        image[:, :, width:] = pad
+    layout = torch.channels_last if images.is_contiguous(memory_format=torch.channels_last) else None
+    return result.contiguous(memory_format=layout or torch.contiguous_format)
+
+
 class LossModule(nn.Module):
     """The model with its losses as one ``forward``, which is what DistributedDataParallel can wrap."""
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import random
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -64,16 +66,48 @@ def save_weights(model: nn.Module, path: str) -> None:
     np.savez(path, **{name: value.detach().cpu().numpy() for name, value in model.state_dict().items()})
 
 
+def read_weights(path: str) -> dict[str, Tensor]:
+    """Weights by name, of an ``.npz`` or a checkpoint (`detectors.weight_files`, of which a worker sees no package)."""
+    if path.endswith(".npz"):
+        with np.load(path, allow_pickle=False) as file:
+            return {name: torch.from_numpy(file[name]) for name in file.files}
+    reader = Path(__file__).resolve().parent.parent / "detectors" / "weight_files.py"
+    spec = importlib.util.spec_from_file_location("bench_weight_files", reader)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return dict(module.read_checkpoint(path))
+
+
 def load_weights(model: nn.Module, path: str) -> None:
-    """Load an ``.npz`` strictly: every name and shape has to agree; ValueError names those that do not.
-    ``num_batches_tracked`` counts steps and is no weight; a model with frozen statistics has none."""
+    """Load weights strictly: every name and shape has to agree.
+
+    ``num_batches_tracked`` counts steps and is no weight; a model with frozen statistics has none.
+
+    Args:
+        model: Of the codebase.
+        path: An ``.npz`` in its names, or a checkpoint as the codebase writes it (``.pth``, ``.safetensors``,
+            ``.pkl``), of which tensors only are read.
+
+    Raises:
+        ValueError: Names or shapes do not agree; it says which.
+    """
     counter = ".num_batches_tracked"
     state = model.state_dict()
-    with np.load(path, allow_pickle=False) as file:
-        given = {name: torch.from_numpy(file[name]) for name in file.files}
+    given = read_weights(path)
+    if all(name.startswith("module.") for name in given):  # of DistributedDataParallel
+        given = {name.removeprefix("module."): value for name, value in given.items()}
     wanted = {name for name in state if not name.endswith(counter)}
     found = {name for name in given if not name.endswith(counter)}
     shapes = {name for name in wanted & found if state[name].shape != given[name].shape}
+    if shapes and not wanted ^ found:
+        name = min(shapes, key=lambda one: given[one].numel())
+        counts = tuple(given[name].shape), tuple(state[name].shape)
+        raise ValueError(
+            f"{path} is of another number of classes than the data set, or of another width: {name} is {counts[0]}, "
+            f"and {type(model).__name__} for these classes has {counts[1]}"
+        )
     problems = [
         f"{kind} {len(names)}: {', '.join(sorted(names)[:8])}{', …' if len(names) > 8 else ''}"
         for kind, names in (

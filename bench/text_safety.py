@@ -1,4 +1,4 @@
-"""Text from files of strangers, made safe to print."""
+"""Text from files of strangers, made safe to show. Markdown (`markdown.escape`) and HTML add escapes of their own."""
 
 from __future__ import annotations
 
@@ -11,10 +11,14 @@ _UNSAFE = re.compile(
 )
 
 
-def for_terminal(text: str) -> str:
-    """The text with every character that a terminal would obey shown as its escape; tabs and newlines stay.
+def visible(text: str) -> str:
+    """The text with every character that a terminal or browser would obey shown as its escape; tabs and newlines stay.
 
-    >>> for_terminal("\x1b]0;title\x07")
+    >>> visible("\x1b]0;title\x07")
     '\\x1b]0;title\\x07'
     """
     return _UNSAFE.sub(lambda match: ascii(match[0])[1:-1], text)
+
+
+for_terminal = visible
+"""A terminal needs no other escapes."""

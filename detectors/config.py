@@ -176,10 +176,14 @@ class Optimizer:
 
 @checked
 class Checkpoints:
-    """Written every so many iterations and at the end; the last ``keep`` stay."""
+    """Written every so many iterations and at the end; the last ``keep`` stay.
+
+    ``best``: of which task the evaluation with the highest AP is kept as ``best.pt``.
+    """
 
     every: Positive = 1000
     keep: Positive = 3
+    best: Literal["bbox", "segm"] | None = None
 
 
 @checked
@@ -198,7 +202,8 @@ class Config:
     ``batch``: images of a step, all ranks together. ``ema``: decay of the averaged weights, which then are those that
     are evaluated. ``weights``: "imagenet", or a file: a checkpoint of ours, a detector of torchvision, mmdetection,
     detectron2 or PaddleDetection, or a backbone (``runtime.begin_with``). ``output``: folder of log and checkpoints.
-    ``kernels``: on a CPU those of ``detectors.cpu`` where they are faster, or torch's own everywhere.
+    ``records``: files of numbers for plots: ``metrics.csv``, TensorBoard's. ``kernels``: on a CPU those of
+    ``detectors.cpu`` where they are faster, or torch's own everywhere.
     """
 
     model: Model
@@ -215,6 +220,7 @@ class Config:
     kernels: Literal["auto", "torch"] = "auto"
     seed: Count = 0
     log_every: Positive = 20
+    records: Many[Literal["csv", "tensorboard"]] = ("csv",)
     checkpoint: Checkpoints = Checkpoints()
     evaluate: Evaluate = Evaluate()
 

@@ -259,6 +259,35 @@ def normalised_batch(
     return batch.permute(0, 3, 1, 2)
 
 
+def byte_batch(images: Sequence[np.ndarray], size: Size) -> Tensor:
+    """Images uint8 [h_i, w_i, 3] as uint8 [B, 3, H, W], padded with zeros, channels last in memory."""
+    batch = torch.zeros((len(images), *size, 3), dtype=torch.uint8)
+    for padded, image in zip(batch, images, strict=True):
+        padded[: image.shape[0], : image.shape[1]] = torch.from_numpy(np.array(image))
+    return batch.permute(0, 3, 1, 2)
+
+
+def normalised(images: Tensor, sizes: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """What ``normalised_batch`` gives, of a ``byte_batch`` on any device.
+
+    Args:
+        images: uint8 [B, 3, H, W].
+        sizes: int64 [B, 2], height and width without padding.
+        mean: of each channel, 0..255.
+        std: of each channel.
+
+    Returns:
+        float32 [B, 3, H, W], zeros in the padding.
+    """
+    offset, scale = (
+        torch.tensor(one).to(images.device, non_blocking=True)[:, None, None]
+        for one in (mean, [1 / value for value in std])
+    )
+    rows, columns = (torch.arange(side, device=images.device) for side in images.shape[2:])
+    inside = (rows[:, None] < sizes[:, 0, None, None]) & (columns < sizes[:, 1, None, None])
+    return torch.where(inside.unsqueeze(1), images.sub(offset).mul_(scale), 0.0)
+
+
 def padded_size(sizes: Sequence[Size], multiple: int = 32) -> Size:
     """The smallest size that holds all, each side a multiple of ``multiple``."""
     height, width = (-(-max(side) // multiple) * multiple for side in zip(*sizes, strict=True))

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 #: Under which key a checkpoint of a training run may keep the weights.
@@ -49,6 +48,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
     if path.suffix in (".pth", ".pt"):
         return _tensors(_of_torch(path))
     if path.suffix == ".safetensors":
+        from safetensors.torch import load_file  # only now: a foreign interpreter may lack it
+
         return load_file(path)
     if path.suffix == ".npz":
         with np.load(path, allow_pickle=False) as file:

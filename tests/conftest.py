@@ -58,7 +58,12 @@ class Cli:
         return Finished(process.returncode, out, err)
 
     def recipe(self, **changes: Any) -> Path:
-        """A recipe of the fake codebase; keyword arguments replace its top-level keys."""
+        """A recipe of the fake codebase; keyword arguments replace its top-level keys.
+
+        It waits for no quiet machine: other tests run at the same time.
+        """
+        if "measure" in changes:
+            changes["measure"] = {"quiet": "off", **changes["measure"]}
         content = {
             "name": "fake",
             "workload": {

@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from adapters.torch_common import TorchAdapter
+from adapters.torch_common import TorchAdapter, renormalised
 from bench.worker.api import Batch, Description, Job
 
 if TYPE_CHECKING:
@@ -37,9 +38,13 @@ class Adapter(TorchAdapter):
 
         offered = self.job.model.get("options", {}).get("config", {})
         self.changes = {**offered, **self.job.options.get("config", {})}
-        model = d2_model.build(self.job.model["name"], self.changes, self.workload, len(self.job.classes))
+        # Random weights were made for no other scale of pixels; they diverge in that of a caffe-style model.
+        keeps_input = "://" in self.workload["model"] and bool(self.job.weights)
+        model = d2_model.build(
+            self.job.model["name"], self.changes, self.workload, len(self.job.classes), keeps_input
+        )
         self.uses_masks = d2_model.uses_masks(model)
-        if not self.job.weights and (self.workload["frozen_bn"] or not self.job.training):
+        if not self.job.weights and (self.workload["frozen_bn"] is not False or not self.job.training):
             d2_model.damp_residual_branches(model)
         return model
 
@@ -56,7 +61,10 @@ class Adapter(TorchAdapter):
     def convert(self, batch: Batch) -> Inputs:
         import d2_input
 
-        return d2_input.to_inputs(super().convert(batch))
+        data = super().convert(batch)
+        if self.model.own_input:
+            data = replace(data, images=renormalised(data.images, data.image_sizes, **self.model.own_input))
+        return d2_input.to_inputs(data)
 
     def compute_losses(self, data: Inputs) -> dict[str, Tensor]:
         with self.storage:
@@ -79,7 +87,8 @@ class Adapter(TorchAdapter):
     def pipeline(self) -> Iterator[list[dict[str, Any]]]:
         import d2_input
 
-        loader = d2_input.train_loader(self.job, with_masks=self.uses_masks)
+        bgr = bool(self.model.own_input and self.model.own_input["bgr"])
+        loader = d2_input.train_loader(self.job, with_masks=self.uses_masks, bgr=bgr)
         self.batches = (batch for batch in loader)
         return self.batches
 

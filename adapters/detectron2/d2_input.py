@@ -65,7 +65,7 @@ class InOrder(Sampler):  # type: ignore[type-arg]
             yield from batch
 
 
-def train_loader(job: Job, with_masks: bool) -> Any:
+def train_loader(job: Job, with_masks: bool, bgr: bool = False) -> Any:
     """``build_detection_train_loader`` with the DatasetMapper and the transforms of the base configuration but the
     flip; it yields lists of dictionaries."""
     records = dataset_records(job)
@@ -73,7 +73,7 @@ def train_loader(job: Job, with_masks: bool) -> Any:
     mapper = DatasetMapper(
         is_train=True,
         augmentations=[resize(size)],
-        image_format="RGB",
+        image_format="BGR" if bgr else "RGB",
         use_instance_mask=with_masks,
         instance_mask_format="bitmask" if has_run_lengths(records) else "polygon",
     )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from d2_input import Inputs
 from detectron2 import model_zoo
-from detectron2.config import CfgNode, instantiate
+from detectron2.config import CfgNode, LazyConfig, get_cfg, instantiate
 from detectron2.modeling import GeneralizedRCNN, build_model
 from detectron2.modeling.backbone.resnet import BottleneckBlock
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
@@ -22,12 +23,26 @@ MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]  # of bench.workl
 # -- configurations ------------------------------------------------------------------------------------------
 
 
-def build(name: str, changes: Mapping[str, Any], workload: Mapping[str, Any], classes: int) -> nn.Module:
-    """The model of a zoo configuration (`.yaml` or `.py`) on the CPU. ``changes``: by dotted key, of the user."""
-    try:
-        config = model_zoo.get_config(name, trained=False)
-    except RuntimeError as error:
-        raise ValueError(f"detectron2's model zoo has no configuration {name}") from error
+def build(
+    name: str, changes: Mapping[str, Any], workload: Mapping[str, Any], classes: int, keeps_input: bool
+) -> nn.Module:
+    """The model of a zoo configuration (`.yaml` or `.py`), or of a file of the user's, on the CPU.
+
+    Args:
+        name: Of the zoo, or the path of a file.
+        changes: Of the user, by dotted key.
+        workload: Of the recipe.
+        classes: Number of classes.
+        keeps_input: The input is normalised as the configuration says, not as the shared batches are.
+
+    Returns:
+        The model; ``own_input`` of it is what its configuration wants of the input, None where that is not kept.
+
+    Raises:
+        ValueError: There is no such configuration, or its model is of another kind.
+    """
+    config = load_config(name)
+    workload = {**workload, "keeps_input": keeps_input}
     if isinstance(config, CfgNode):
         adapt_yaml(config, workload, classes)
         config.merge_from_list([part for change in changes.items() for part in change])
@@ -42,8 +57,33 @@ def build(name: str, changes: Mapping[str, Any], workload: Mapping[str, Any], cl
     ):  # PanopticFPN is one and more
         kind = type(model).__name__
         raise ValueError(f"{name} is a {kind}; only detectors of one or two stages are known here")
+    model.own_input = own_input(config) if keeps_input else None
     model.preprocess_image = prepared_images
     return model
+
+
+def load_config(name: str) -> Any:
+    """A file of the user's, or one of the model zoo. Raises ValueError where neither is there."""
+    if Path(name).is_file():
+        if name.endswith(".py"):
+            return LazyConfig.load(name)
+        config = get_cfg()
+        config.merge_from_file(name)
+        return config
+    try:
+        return model_zoo.get_config(name, trained=False)
+    except RuntimeError as error:
+        raise ValueError(f"detectron2's model zoo has no configuration {name}") from error
+
+
+def own_input(config: Any) -> dict[str, Any]:
+    """What a configuration wants of its input: mean and std by channel, and the order of the channels."""
+    if isinstance(config, CfgNode):
+        mean, std, order = config.MODEL.PIXEL_MEAN, config.MODEL.PIXEL_STD, config.INPUT.FORMAT
+    else:
+        model = config.model
+        mean, std, order = model.pixel_mean, model.pixel_std, model.get("input_format", "BGR")
+    return {"mean": list(mean), "std": list(std), "bgr": order == "BGR"}
 
 
 def prepared_images(inputs: Inputs) -> Any:
@@ -56,10 +96,13 @@ def adapt_yaml(config: CfgNode, workload: Mapping[str, Any], classes: int) -> No
     model = config.MODEL
     model.DEVICE = "cpu"
     model.WEIGHTS = ""
-    config.INPUT.FORMAT = "RGB"
-    model.PIXEL_MEAN, model.PIXEL_STD = MEAN, STD
-    model.RESNETS.NORM = norm(workload)
-    model.BACKBONE.FREEZE_AT = freeze_at(workload)
+    if not workload["keeps_input"]:
+        config.INPUT.FORMAT = "RGB"
+        model.PIXEL_MEAN, model.PIXEL_STD = MEAN, STD
+    if workload["frozen_bn"] is not None:
+        model.RESNETS.NORM = norm(workload)
+    if workload["frozen_stages"] is not None:
+        model.BACKBONE.FREEZE_AT = freeze_at(workload)
     model.ROI_HEADS.NUM_CLASSES = model.RETINANET.NUM_CLASSES = classes
     model.ROI_HEADS.SCORE_THRESH_TEST = model.RETINANET.SCORE_THRESH_TEST = workload["score_threshold"]
     config.TEST.DETECTIONS_PER_IMAGE = workload["max_detections"]
@@ -67,10 +110,13 @@ def adapt_yaml(config: CfgNode, workload: Mapping[str, Any], classes: int) -> No
 
 def adapt_lazy(model: Any, workload: Mapping[str, Any], classes: int) -> None:
     """The same for a one-stage model in the newer form of configurations."""
-    model.pixel_mean, model.pixel_std = MEAN, STD
+    if not workload["keeps_input"]:
+        model.pixel_mean, model.pixel_std = MEAN, STD
     bottom_up = model.backbone.bottom_up
-    bottom_up.stem.norm = bottom_up.stages.norm = norm(workload)
-    bottom_up.freeze_at = freeze_at(workload)
+    if workload["frozen_bn"] is not None:
+        bottom_up.stem.norm = bottom_up.stages.norm = norm(workload)
+    if workload["frozen_stages"] is not None:
+        bottom_up.freeze_at = freeze_at(workload)
     model.num_classes = classes
     model.test_score_thresh = workload["score_threshold"]
     model.max_detections_per_image = workload["max_detections"]

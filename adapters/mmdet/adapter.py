@@ -9,13 +9,12 @@ import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import mmcv_kernels
 import mmdet
 import torch
-from mmengine.config import Config
+from mm_config import adapt_config, final_stage, load_config, own_input
 from mmengine.dataset import pseudo_collate
 from mmengine.logging import MMLogger
 from mmengine.model import ExponentialMovingAverage, revert_sync_batchnorm
@@ -25,10 +24,9 @@ from torch.utils.data import DataLoader
 from torchvision.ops import masks_to_boxes
 
 from adapters.common import EndlessBatches
-from adapters.torch_common import TensorBatch, TorchAdapter
+from adapters.torch_common import TensorBatch, TorchAdapter, renormalised
 from bench.worker.api import Batch, Description, Detections, Job
 
-CONFIGS = Path(mmdet.__file__).parent / ".mim" / "configs"
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # of bench.workload, RGB, 0..255
 
 
@@ -75,6 +73,12 @@ class Adapter(TorchAdapter):
         offered = self.job.model.get("options", {}).get("cfg_options", {})
         changes = {**offered, **self.job.options.get("cfg_options", {})}
         config = load_config(self.job.model["name"], changes)
+        # Random weights were made for no other scale of pixels; they diverge in that of a caffe-style model.
+        own = "://" in self.workload["model"] and bool(self.job.weights)
+        own |= self.job.model["name"].startswith(("yolox/", "rtmdet/"))
+        self.own_input = own_input(config.model.get("data_preprocessor") or {}) if own else None
+        if self.own_input and config.model.type == "YOLOX":
+            self.own_input["pad"] = 114.0  # of the pipelines of its configs
         adapt_config(config.model, self.workload, len(self.job.classes))
         model = MODELS.build(config.model)
         model.init_weights()
@@ -107,14 +111,23 @@ class Adapter(TorchAdapter):
 
     def convert(self, batch: Batch) -> Samples:
         fixed_size = not isinstance(self.workload["input"]["size"], Mapping)
-        return to_samples(super().convert(batch), fixed_size)
+        data = super().convert(batch)
+        if self.own_input:
+            data = replace(data, images=renormalised(data.images, data.image_sizes, **self.own_input))
+        return to_samples(data, fixed_size)
 
     def objects(self, data: Samples) -> int:
         return sum(len(sample.gt_instances) for sample in data.samples)
 
     def compute_losses(self, data: Samples) -> dict[str, Tensor]:
         """The terms that mmengine's BaseModel.parse_losses adds up; it logs others too (accuracies)."""
+        masks = [sample.gt_instances.get("masks") for sample in data.samples]
         terms = self.model.loss(data.images, data.samples)
+        for sample, given in zip(data.samples, masks):
+            if (
+                given is not None
+            ):  # RTMDet-Ins leaves a tensor in their place, and takes none in the next step
+                sample.gt_instances.masks = given
         return {name: total(value) for name, value in terms.items() if "loss" in name}
 
     def predict_raw(self, data: Samples) -> Callable[[], list[InstanceData]]:
@@ -122,7 +135,8 @@ class Adapter(TorchAdapter):
 
     def predict_final(self, raw: Callable[[], list[InstanceData]], data: Samples) -> list[dict[str, Tensor]]:  # noqa: ARG002
         fields = {"boxes": "bboxes", "scores": "scores", "labels": "labels", "masks": "masks"}
-        return [{name: found[own] for name, own in fields.items() if own in found} for found in raw()]
+        limit = self.workload["max_detections"]  # which YOLOX's head does not know; its detections are sorted
+        return [{name: found[own][:limit] for name, own in fields.items() if own in found} for found in raw()]
 
     def detections(self, processed: Sequence[Any], data: Samples) -> list[Detections]:
         """SOLO's boxes are zeros: those of its masks stand in their place."""
@@ -144,7 +158,10 @@ class Adapter(TorchAdapter):
         dataset = DATASETS.build(dataset_config(self.job, size, self.uses_masks))
         place = {dataset.get_data_info(i)["img_id"]: i for i in range(len(dataset))}
         images = torch.utils.data.Subset(dataset, [place[i] for i in self.job.dataset["image_ids"]])
-        self.preprocessor = MODELS.build(preprocessor_config(size, self.uses_masks)).to(self.device)
+        preprocessing = preprocessor_config(size, self.uses_masks)
+        if own := self.own_input:
+            preprocessing.update(mean=own["mean"], std=own["std"], bgr_to_rgb=not own["bgr"])
+        self.preprocessor = MODELS.build(preprocessing).to(self.device)
         loader = DataLoader(
             images,
             batch_sampler=EndlessBatches(
@@ -170,74 +187,14 @@ class Adapter(TorchAdapter):
         super().close()
 
 
-# -- configs -------------------------------------------------------------------------------------------------
-
-
-def load_config(name: str, changes: Mapping[str, Any]) -> Config:
-    """A config of the installed mmdet by its path below `configs/`, changed by dotted keys as `--cfg-options`."""
-    path = CONFIGS / f"{name.removesuffix('.py')}.py"
-    if not path.is_file():
-        near = sorted(p.stem for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
-        known = near or sorted(p.name for p in CONFIGS.iterdir() if p.is_dir())
-        raise ValueError(
-            f"mmdet has no config {name}; in {path.parent.name or 'configs'}: {', '.join(known)}"
-        )
-    config = Config.fromfile(path)
-    config.merge_from_dict(dict(changes))
-    if "model" not in config:
-        raise ValueError(f"{name} is a part of configs, not one with a model")
-    return config
-
-
-def adapt_config(model: Any, workload: Mapping[str, Any], classes: int) -> None:
-    """Set in a model's config what the workload decides, and no downloads."""
-    for part in _parts(model):
-        if isinstance(part.get("init_cfg"), Mapping) and part["init_cfg"].get("type") == "Pretrained":
-            part["init_cfg"] = None  # weights come from the workload
-        if "num_classes" in part and "semantic" not in str(part.get("type", "")).lower():
-            part["num_classes"] = classes
-    backbone = model.backbone
-    residual = any(name in backbone.type for name in ("ResNe", "Res2Net", "RegNet"))
-    shared_head = model.get("roi_head", {}).get("shared_head")  # the last stage of a C4 model
-    for part in filter(None, (backbone, shared_head)):
-        if residual or "norm_eval" in part or part.type == "HRNet":
-            part.norm_eval = workload["frozen_bn"]
-            norm = part.get("norm_cfg") or {"type": "BN"}
-            if "BN" in norm["type"]:
-                part.norm_cfg = {**norm, "requires_grad": not workload["frozen_bn"]}
-    if residual or "frozen_stages" in backbone:
-        # mmdetection's stage 0 is the stem alone, the workload's 0 is nothing.
-        backbone.frozen_stages = max(workload["frozen_stages"], 0) or -1
-    limits = {"score_thr": workload["score_threshold"], "max_per_img": workload["max_detections"]}
-    test = model.get("test_cfg") or {}
-    if "filter_thr" in test:  # SOLOv2: score_thr only chooses candidates, and at 0 takes 17 GB
-        test.update(filter_thr=limits["score_thr"], max_per_img=limits["max_per_img"])
-    else:
-        final_stage(test).update(limits)
-
-
-def final_stage(test_cfg: Any) -> Any:
-    """The part of a `test_cfg` that limits what is returned; a model that is only an RPN has that of its proposals."""
-    return test_cfg.get("rcnn") or test_cfg.get("rpn") or test_cfg
-
-
-def _parts(config: Any) -> Iterator[Any]:
-    """All dictionaries of a nested config."""
-    if isinstance(config, Mapping):
-        yield config
-        config = list(config.values())
-    if isinstance(config, list | tuple):
-        for value in config:
-            yield from _parts(value)
-
-
 # -- model ---------------------------------------------------------------------------------------------------
 
 
 def uses_masks(model: nn.Module) -> bool:
     """Whether the ground-truth masks take part in the loss."""
     owner = getattr(model, "roi_head", model)
-    return getattr(owner, "mask_head", None) is not None
+    in_boxes = "Ins" in type(getattr(model, "bbox_head", None)).__name__  # RTMDet-Ins
+    return in_boxes or getattr(owner, "mask_head", None) is not None
 
 
 def backbone_stages(backbone: nn.Module) -> Sequence[Sequence[nn.Module]]:

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 import detectors
 from adapters.common import EndlessBatches, padded_size, resized_size
 from adapters.torch_common import TensorBatch, TorchAdapter
+from adapters.torch_export import image_size, mark
 from bench.worker.api import Description, Job
 from bench.worker.batches import load_batches
 from detectors import cpu, transforms
@@ -124,6 +125,13 @@ class Adapter(TorchAdapter):
             {name: value for name, value in found._asdict().items() if value is not None}
             for found in self.model.postprocess(raw, data.image_sizes, data.original_sizes)
         ]
+
+    def export(self, path: str) -> None:
+        from detectors.export import export_onnx  # brings the compiler along
+
+        size = image_size(self.workload)
+        export_onnx(self.model, size, path, self.job.classes)
+        mark(path, self.job.classes)
 
     def ema_update(self) -> None:
         assert self.averaged is not None

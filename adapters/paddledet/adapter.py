@@ -37,6 +37,7 @@ from ppdet_data import (
     to_gpu,
 )
 from ppdet_models import build_config
+from ppdet_own import own_config
 from ppdet_state import damp_residual_branches, freeze_stages, load_weights, round_anchors, seed_everything
 
 from bench.worker import api
@@ -60,9 +61,9 @@ class Adapter(api.Adapter):
     def __init__(self, job: Job) -> None:
         super().__init__(job)
         self.workload = job.workload
-        self.config = build_config(
-            job.workload["model"], len(job.classes), job.workload, job.options.get("config", {})
-        )
+        own = "://" in job.workload["model"]
+        build, name = (own_config, job.model["name"]) if own else (build_config, job.workload["model"])
+        self.config = build(name, len(job.classes), job.workload, job.options.get("config", {}))
         self.architecture: str = self.config["architecture"]
         if self.architecture == "SSD" and list(self.workload["input"]["size"]) != [300, 300]:
             raise ValueError("ssd300_vgg16 is defined for 300x300 images; set input.size: [300, 300]")

@@ -115,11 +115,27 @@ _PARTS: dict[str, tuple[Callable[..., Any], Callable[..., list[Found]]]] = {
 }
 
 
+def _network_whole(model: Any, inputs: Mapping[str, Any]) -> Any:
+    return model(inputs)
+
+
+def _postprocess_whole(model: Any, raw: Any, inputs: Mapping[str, Any]) -> list[Found]:  # noqa: ARG001
+    """Of an architecture that is not divided here: its own post-processing ran in the network."""
+    rows, found, start = raw["bbox"], [], 0
+    for count in raw["bbox_num"].tolist():
+        found.append(Found(rows[start : start + count] if count else None))
+        start += count
+    return found
+
+
+_WHOLE = (_network_whole, _postprocess_whole)
+
+
 def network(architecture: str, model: Any, inputs: Mapping[str, Any]) -> Any:
     """Raw predictions of a model in evaluation mode."""
-    return _PARTS[architecture][0](model, inputs)
+    return _PARTS.get(architecture, _WHOLE)[0](model, inputs)
 
 
 def postprocess(architecture: str, model: Any, raw: Any, inputs: Mapping[str, Any]) -> list[Found]:
     """Final detections of each image from what `network` returned."""
-    return _PARTS[architecture][1](model, raw, inputs)
+    return _PARTS.get(architecture, _WHOLE)[1](model, raw, inputs)

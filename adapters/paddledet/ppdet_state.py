@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import random
 from typing import Any
 
@@ -26,7 +27,7 @@ def damp_residual_branches(model: Any) -> None:
             layer.branch2c.norm.weight.set_value(paddle.full_like(layer.branch2c.norm.weight, 0.25))
 
 
-def freeze_stages(backbone: Any, count: int) -> None:
+def freeze_stages(backbone: Any, count: int | None) -> None:
     """No gradient in the first stages of VGG and HRNet, which have no setting for it as ppdet's ResNet has."""
     if isinstance(backbone, VGG):
         stages = [[getattr(backbone, f"conv_block_{index}")] for index in range(5)]
@@ -35,7 +36,7 @@ def freeze_stages(backbone: Any, count: int) -> None:
                   [backbone.tr2, backbone.st3], [backbone.tr3, backbone.st4]]  # fmt: skip
     else:
         return
-    for layer in (layer for stage in stages[: max(count, 0)] for layer in stage):
+    for layer in (layer for stage in stages[: max(count or 0, 0)] for layer in stage):
         for parameter in layer.parameters():
             parameter.stop_gradient = True
 
@@ -48,12 +49,34 @@ def round_anchors(model: Any) -> None:
     generator.cell_anchors = [paddle.round(anchors) for anchors in generator.cell_anchors]
 
 
+class _ArraysOnly(pickle.Unpickler):
+    """Reads arrays and plain values of a `.pdparams`; another global is refused before it is imported."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        arrays = ("ndarray", "dtype", "_reconstruct", "scalar", "_frombuffer", "encode", "OrderedDict")
+        if module.partition(".")[0] in ("numpy", "_codecs", "collections") and name in arrays:
+            return super().find_class(module, name)
+        raise ValueError(f"a file of weights holds {module}.{name}, which could run code; it is not read")
+
+
+def read_weights(path: str) -> dict[str, Any]:
+    """Arrays by name."""
+    if path.endswith(".npz"):
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    with open(path, "rb") as file:
+        content = _ArraysOnly(file).load()
+    return {name: value for name, value in content.items() if isinstance(value, np.ndarray)}
+
+
 def load_weights(model: Any, path: str) -> None:
-    """Load an ``.npz`` by name, strictly: every name and shape has to agree. Raises ValueError that names those that
-    do not."""
+    """Load an ``.npz`` or a ``.pdparams`` by name, strictly: every name and shape has to agree.
+
+    Raises:
+        ValueError: Names those that do not.
+    """
     state = model.state_dict()
-    with np.load(path, allow_pickle=False) as file:
-        given = {name: file[name] for name in file.files}
+    given = read_weights(path)
     problems = [
         f"{kind} {len(names)}: {', '.join(sorted(names)[:8])}{', …' if len(names) > 8 else ''}"
         for kind, names in (

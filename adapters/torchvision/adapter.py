@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from torchvision.transforms.v2 import functional as F
 
 from adapters.common import EndlessBatches, padded_size, resized_size
 from adapters.torch_common import TensorBatch, TorchAdapter
+from adapters.torch_export import image_size, mark
 
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # of bench.workload, RGB, 0..255
 
@@ -116,6 +118,24 @@ class Adapter(TorchAdapter):
             for one, size, original in zip(found, data.image_sizes, data.original_sizes, strict=True)
         ]
 
+    def export(self, path: str) -> None:
+        """By torch's exporter of traces: the other one cannot follow shapes that depend on what is found."""
+        if self.uses_masks:
+            raise ValueError("masks are not exported; choose a model that predicts boxes")
+        height, width = image_size(self.workload)
+        graph = Exportable(self, (height, width)).eval()
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                graph,
+                (torch.zeros(1, 3, height, width),),
+                path,
+                dynamo=False,
+                input_names=["images"],
+                output_names=["boxes", "scores", "labels"],
+            )
+        mark(path, self.job.classes)
+
     # -- torchvision's own input -----------------------------------------------------------------------------
 
     def pipeline(self) -> Iterator[TensorBatch]:
@@ -175,6 +195,20 @@ class AlreadyPrepared(nn.Module):
 
     def postprocess(self, result: Any, image_sizes: Any, original_sizes: Any) -> Any:  # noqa: ARG002
         return result
+
+
+class Exportable(nn.Module):
+    """A model with its post-processing for one image of one size, as `bench.worker.api.Adapter.export` says."""
+
+    def __init__(self, adapter: Adapter, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.model, self.size, self.offset = adapter.model, size, adapter.label_offset
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        found = self.model(PreparedImages(images, [self.size]))
+        if not isinstance(self.model, GeneralizedRCNN):
+            found = type(self.model).postprocess_detections(self.model, *found)
+        return found[0]["boxes"], found[0]["scores"], found[0]["labels"] - self.offset
 
 
 def _hand_over(*raw: Any) -> tuple[Any, ...]:

@@ -19,10 +19,20 @@ from bench.text_safety import for_terminal
 
 #: Each command, in the order of the help: the module that holds it, and what it does.
 COMMANDS = {
+    "vs": ("vs", "Compare models by name, config or checkpoint, in one line."),
+    "init": ("vs", "Ask what to compare, and write a commented recipe."),
     "run": ("run", "Measure every arm of a recipe."),
+    "watch": (
+        "watch",
+        "Follow a run of another process: progress, ratios so far, and the outcome when it ends.",
+    ),
     "audit": ("run", "Watch every arm for a few steps, and say whether they do equal work. Time nothing."),
-    "report": ("report", "Write the report of one or several runs: Markdown, figures and a static page."),
+    "report": ("report", "Write the report of a run: Markdown, figures and a static page."),
     "compare": ("report", "Print the ratio of two runs or of two arms."),
+    "export-model": (
+        "export_model",
+        "Write a model with its post-processing as an ONNX file, which `bench vs onnx:model.onnx` measures.",
+    ),
     "export": ("report", "Export the ratios of a run for other tools."),
     "check": ("check", "Fail if HEAD is slower than BASE. Exit codes: 0 pass, 1 regression, 3 inconclusive."),
     "calibrate": (
@@ -30,6 +40,7 @@ COMMANDS = {
         "Measure every arm against itself, and say what a check can detect on this machine.",
     ),
     "history": ("check", "Find lasting changes in the stored runs, per arm and machine."),
+    "site": ("site", "Make a static site of many runs: latest reports, histories, changes."),
     "import": ("logs", "Read a training log of another tool: rates, losses and evaluations."),
     "compare-logs": ("logs", "Put training logs side by side: rates, memory, accuracy."),
     "eval": ("report", "Compute COCO AP and AR of detections, per class, and what the errors cost."),

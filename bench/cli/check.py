@@ -17,9 +17,12 @@ from bench.cli.options import (
     Recipe,
     Results,
     Settings,
+    Sources,
+    Trust,
     closed_pipe_is_fine,
     examples,
     print_json,
+    reading_cache,
     say,
 )
 from bench.cli.run import plan_of
@@ -30,7 +33,7 @@ from bench.gate import output
 from bench.gate.calibrate import calibrate as measure_noise
 from bench.gate.calibrate import calibrated, impossible
 from bench.gate.check import Result, check_revisions
-from bench.gate.checkouts import sources_of
+from bench.gate.checkouts import adapters_here, sources_here, sources_of
 from bench.gate.metrics import read_settings
 from bench.gate.stored import check_against_run, check_stored
 from bench.recipe.codebases import find_codebases
@@ -67,7 +70,7 @@ def check(
     ] = None,
     source: Annotated[
         list[str] | None,
-        typer.Option(help="CODEBASE=PATH of a git checkout. Default: this project's. Repeatable."),
+        typer.Option(help="CODEBASE=PATH of a git checkout. Default: found in this folder's. Repeatable."),
     ] = None,
     tolerance: Tolerances = None,
     budget_s: Annotated[float, typer.Option(min=1, help="Seconds of measuring.")] = 600.0,
@@ -77,6 +80,7 @@ def check(
     junit: Annotated[Path | None, typer.Option(help="File for JUnit XML.")] = None,
     comment: Annotated[Path | None, typer.Option(help="File for a pull-request comment in Markdown.")] = None,
     allow_variables: AllowVariables = False,
+    trust: Trust = False,
     settings: Settings = None,
     quiet: Quiet = False,
     results: Results = RESULTS,
@@ -92,12 +96,15 @@ def check(
     if base and reference:
         raise BenchError("--reference needs --baseline: --base measures both revisions together")
     cache, quiet = cache_folder(), quiet or as_json
+    adapters = [*(adapters or []), *(adapters_here(Path.cwd()) if base and not adapters else [])]
     earlier = Run(resolve_run(baseline, results)) if baseline else None
     if earlier and not Path(subject).is_file():
         result = check_stored(Run(resolve_run(subject, results)), earlier, asked, cache, results, reference)
     else:
         codebases = find_codebases(adapters or [])
-        loaded, plan = plan_of(Path(subject), settings or [], adapters or [], allow_variables=allow_variables)
+        loaded, plan = plan_of(
+            Path(subject), settings or [], adapters or [], allow_variables=allow_variables, trust=trust
+        )
         notes = list(impossible(plan, asked, cache))
         for note in notes if not quiet else ():
             say(note, error=True)
@@ -106,7 +113,8 @@ def check(
                 loaded, plan, codebases, earlier, asked, results, cache, reference=reference, quiet=quiet
             )
         else:
-            found = sources_of(source or [], codebases)
+            measured = {arm.codebase for arm in plan.arms}
+            found = sources_of(source, codebases) if source else sources_here(Path.cwd(), codebases, measured)
             result = check_revisions(
                 loaded,
                 plan,
@@ -141,7 +149,9 @@ def calibrate(
     launches: Annotated[int, typer.Option(min=3, help="Launches of the A/A run.")] = 12,
     tolerance: Tolerances = None,
     budget_s: Annotated[float, typer.Option(min=1, help="Seconds that a later check may measure.")] = 600.0,
+    source: Sources = None,
     allow_variables: AllowVariables = False,
+    trust: Trust = False,
     settings: Settings = None,
     quiet: Quiet = False,
     results: Results = RESULTS,
@@ -150,7 +160,15 @@ def calibrate(
 ) -> None:
     """Measure every arm against itself, and say what a check can detect on this machine."""
     asked = read_settings(tolerance or [], budget_s)
-    loaded, plan = plan_of(recipe, settings or [], adapters or [], allow_variables=allow_variables)
+    adapters = [*(adapters or []), *(adapters_here(Path.cwd()) if not adapters else [])]
+    loaded, plan = plan_of(
+        recipe,
+        settings or [],
+        adapters,
+        sources=source or [],
+        allow_variables=allow_variables,
+        trust=trust,
+    )
     found = measure_noise(
         loaded,
         plan,
@@ -177,7 +195,7 @@ def history(
     as_json: AsJson = False,
 ) -> None:
     """Find lasting changes in the stored runs, per arm and machine."""
-    found, notes = series.collect(results)
+    found, notes = series.collect(results, reading_cache())
     path = series.write(found, notes, output) if output else None
     if as_json:
         print_json([one.as_json() for one in found])

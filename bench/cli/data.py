@@ -15,7 +15,10 @@ app = typer.Typer(name="data", no_args_is_help=True, help="Check and sample data
 
 
 @app.command(
-    "check", epilog=examples("bench data check path/to/coco", "bench data check labels.json --images photos")
+    "check",
+    epilog=examples(
+        "bench data check path/to/coco", "bench data check path/to/labels.json --images path/to/photos"
+    ),
 )
 def data_check(
     data: Annotated[Path, typer.Argument(help="Folder of COCO, YOLO or Pascal VOC, or a COCO file.")],

@@ -27,6 +27,16 @@ AllowVariables = Annotated[
     bool,
     typer.Option("--allow-variables", help="Let the recipe set any environment variable of its workers."),
 ]
+Sources = Annotated[
+    list[str] | None,
+    typer.Option("--source", help="CODEBASE=PATH: import the codebase from this checkout. Repeatable."),
+]
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust", help="Run the code that the recipe names: python, source, own models. Remembered."
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 Settings = Annotated[
@@ -45,6 +55,16 @@ def closed_pipe_is_fine() -> Iterator[None]:
         if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
             raise  # else it is rich's way to say the same
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def reading_cache() -> Path | None:
+    """The cache, for commands that only read: a user without a home folder has none, and needs none."""
+    from bench.environments import cache_folder
+
+    try:
+        return cache_folder()
+    except OSError:
+        return None
 
 
 def print_json(document: Any) -> None:

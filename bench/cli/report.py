@@ -14,20 +14,21 @@ from rich.table import Table
 from rich.text import Text
 
 from bench.cli.cells import runs_of
-from bench.cli.options import RESULTS, AsJson, Results, examples, print_json, say
+from bench.cli.options import RESULTS, AsJson, Results, examples, print_json, reading_cache, say
 from bench.errors import BenchError, did_you_mean
 from bench.judge import accuracy
 from bench.judge.results import IouType, what_is_there
 from bench.recipe.codebases import find_codebases
 from bench.record.pool import PooledRun
-from bench.record.run import resolve_run, write_atomic
+from bench.record.run import Run, resolve_run, write_atomic
 from bench.reference.page import generate_published
 from bench.report.comparison import comparison_blocks, comparison_table, resolve_side
 from bench.report.export import FORMATS, export
-from bench.report.notebook import load
+from bench.report.notebook import LoadedRun
 from bench.report.render.terminal import show
 from bench.report.values import to_json
 from bench.report.write import generate
+from bench.site.build import history_section
 from bench.text_safety import for_terminal
 
 app = typer.Typer()
@@ -77,7 +78,13 @@ def report(
             named = [PooledRun(named)]
         first = named[0].record()
         target = output or Path("reports") / str(first.recipe["name"]) / first.id
-        path = generate(named, target, codebases=find_codebases(), every_figure=figures == Figures.ALL)
+        path = generate(
+            named,
+            target,
+            codebases=find_codebases(),
+            every_figure=figures == Figures.ALL,
+            history=history_section(named[0], results, reading_cache()) if len(named) == 1 else "",
+        )
     print_json({"report": str(path)}) if as_json else say(path)
 
 
@@ -105,8 +112,15 @@ def export_run(
     results: Results = RESULTS,
 ) -> None:
     """Export the ratios of a run for other tools."""
-    text = export(load(resolve_run(run, results)), format_)
-    write_atomic(output, text) if output else sys.stdout.write(text)
+    found = export(LoadedRun(Run(resolve_run(run, results))), format_)
+    if output:
+        write_atomic(output, found)
+    elif isinstance(found, str):
+        sys.stdout.write(found)
+    elif sys.stdout.isatty():
+        raise BenchError(f"{format_} is not for a terminal", hint="name a file: --output FILE")
+    else:
+        sys.stdout.buffer.write(found)
 
 
 @app.command("eval", epilog=examples("bench eval instances.json results.json --iou-type segm"))

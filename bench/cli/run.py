@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 import tempfile
@@ -25,6 +26,8 @@ from bench.cli.options import (
     Recipe,
     Results,
     Settings,
+    Sources,
+    Trust,
     examples,
     plain,
     print_json,
@@ -41,6 +44,7 @@ from bench.recipe.codebases import find_codebases
 from bench.recipe.load import LoadedRecipe, load_recipe
 from bench.recipe.plan import Plan, make_plan
 from bench.recipe.schema import level_text
+from bench.recipe.trust import refuse_untrusted
 from bench.recipe.variables import refuse_variables
 from bench.record.models import RunRecord
 from bench.record.run import Run, resolve_run
@@ -103,20 +107,35 @@ def run(
         typer.Option(help="Slurm: an option of sbatch: --sbatch=--partition=gpu. Repeatable."),
     ] = None,
     allow_variables: AllowVariables = False,
+    trust: Trust = False,
     quiet: Quiet = False,
     results: Results = RESULTS,
     adapters: Adapters = None,
+    source: Sources = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure every arm of a recipe."""
     asked = Asked(cell, shard, skip_done, store, executor, address, constraint, tuple(sbatch or ()))
     if (recipe is None) == (resume is None):
         raise BenchError("name a recipe, or a run with --resume", hint="bench list recipes; bench list runs")
+    if resume is not None and (settings or until or source or aa):
+        raise BenchError(
+            "a run is completed as it began: --resume takes no --set, --until, --source and --aa",
+            hint="start a new run for other settings",
+        )
     if recipe is not None:
-        settings = [*_width_settings(until), *(settings or [])]
-        loaded, plan = plan_of(recipe, settings, adapters or [], aa=aa, allow_variables=allow_variables)
-        flags = {"--aa": aa, "--strict": strict, "--allow-variables": allow_variables}
-        passed = _passed(settings, adapters or [], flags)
+        settings = [*width_settings(until), *(settings or [])]
+        loaded, plan = plan_of(
+            recipe,
+            settings,
+            adapters or [],
+            sources=source or [],
+            aa=aa,
+            allow_variables=allow_variables,
+            trust=trust,
+        )
+        flags = {"--aa": aa, "--strict": strict, "--allow-variables": allow_variables, "--trust": trust}
+        passed = _passed(settings, adapters or [], source or [], flags)
         sweep = Sweep(loaded, plan, asked, results, adapters or [], passed, quiet or as_json, strict)
         if dry_run:
             document = planned(plan, results)
@@ -127,7 +146,7 @@ def run(
             raise typer.Exit(ExitCode.BAD_INPUT if document["problems"] else ExitCode.SUCCESS)
         if asked.by_cell:
             raise typer.Exit(sweep.run())
-        outcome = _measure(loaded, plan, results, adapters or [], quiet=quiet or as_json, strict=strict)
+        outcome = measure(loaded, plan, results, adapters or [], quiet=quiet or as_json, strict=strict)
     elif asked.by_cell:
         raise BenchError("a run by cells is completed by the same command as before, without --resume")
     else:
@@ -138,8 +157,9 @@ def run(
             retry_failed=retry_failed,
             quiet=quiet or as_json,
             allow_variables=allow_variables,
+            trust=trust,
         )
-    print_json(outcome.as_json()) if as_json else _print_outcome(outcome, quiet=quiet)
+    print_json(outcome.as_json()) if as_json else print_outcome(outcome, quiet=quiet)
     raise typer.Exit(outcome.exit_code)
 
 
@@ -149,17 +169,26 @@ def audit(
     settings: Settings = None,
     quiet: Quiet = False,
     adapters: Adapters = None,
+    source: Sources = None,
     as_json: AsJson = False,
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit with 3 unless every arm is shown to do equal work.")
     ] = False,
     allow_variables: AllowVariables = False,
+    trust: Trust = False,
 ) -> None:
     """Watch every arm for a few steps, and say whether they do equal work. Time nothing.
 
     Exit codes: 0; 4 if an arm failed; with --strict 3 if an arm is unequal or not shown to be equal.
     """
-    loaded, plan = plan_of(recipe, settings or [], adapters or [], allow_variables=allow_variables)
+    loaded, plan = plan_of(
+        recipe,
+        settings or [],
+        adapters or [],
+        sources=source or [],
+        allow_variables=allow_variables,
+        trust=trust,
+    )
     audits, code = _audit(loaded, plan, adapters or [], quiet=quiet or as_json)
     print_json([one.as_json() for one in audits]) if as_json else _print_audits(audits)
     if not code and strict and not all(one.equal for one in audits):
@@ -203,16 +232,53 @@ def plan_of(
     settings: Sequence[str],
     adapters: Sequence[Path],
     *,
+    sources: Sequence[str] = (),
     aa: bool = False,
     allow_variables: bool = False,
+    trust: bool = False,
 ) -> tuple[LoadedRecipe, Plan]:
-    loaded = load_recipe(recipe, settings)
-    plan = make_plan(loaded, find_codebases(adapters), aa=aa)
+    """A recipe and its plan, once all that it may not do without being asked has been refused.
+
+    Args:
+        recipe: A file, or a name of a shipped recipe.
+        settings: `key=value` each.
+        adapters: Folders of adapters of the user's.
+        sources: `CODEBASE=PATH` each: what is imported from a checkout. Given here it is trusted.
+        aa: Measure the baseline against itself.
+        allow_variables: The recipe may set any environment variable.
+        trust: The user trusts the code that the recipe names.
+
+    Raises:
+        BenchError: The recipe is wrong, or names what was not allowed.
+    """
+    loaded, codebases = load_recipe(recipe, settings), find_codebases(adapters)
+    given = dict(map(split_source, sources))
+    if given:
+        added = [
+            f"arms.{index}.source={json.dumps(given[spec.codebase])}"
+            for index, spec in enumerate(loaded.recipe.arms)
+            if spec.codebase in given and spec.source is None
+        ]
+        if not added:
+            raise BenchError(f"no arm of this recipe measures {', '.join(given)}", where=str(loaded.path))
+        loaded = load_recipe(recipe, [*settings, *added])
+    plan = make_plan(loaded, codebases, aa=aa)
     refuse_variables(plan.arms, str(loaded.path), allow_all=allow_variables)
+    named = [replace(arm, source=None) if str(arm.source) in given.values() else arm for arm in plan.arms]
+    refuse_untrusted(named, str(loaded.path), cache_folder() / "trusted", trust=trust)
     return loaded, plan
 
 
-def _width_settings(until: str | None) -> list[str]:
+def split_source(text: str) -> tuple[str, str]:
+    """`CODEBASE=PATH` as a name and an absolute path. Raises BenchError where the path is no folder."""
+    name, equals, path = text.partition("=")
+    folder = Path(path).expanduser()
+    if not equals or not folder.is_dir():
+        raise BenchError(f"--source {text}: expected CODEBASE=PATH of a checkout")
+    return name, str(folder.resolve())
+
+
+def width_settings(until: str | None) -> list[str]:
     """`--until 3%` as settings; those that the user gives come later and count."""
     if until is None:
         return []
@@ -222,14 +288,17 @@ def _width_settings(until: str | None) -> list[str]:
         raise BenchError(f"--until {until}: expected per cent", hint="for example --until 3%") from None
 
 
-def _passed(settings: Sequence[str], adapters: Sequence[Path], flags: Mapping[str, bool]) -> tuple[str, ...]:
+def _passed(
+    settings: Sequence[str], adapters: Sequence[Path], sources: Sequence[str], flags: Mapping[str, bool]
+) -> tuple[str, ...]:
     """The options that the command of one cell needs as well."""
     given = [f"--set={setting}" for setting in settings]
     given += [f"--adapters={folder.absolute()}" for folder in adapters]
+    given += [f"--source={source}" for source in sources]
     return (*given, *(flag for flag, on in flags.items() if on))
 
 
-def _measure(
+def measure(
     loaded: LoadedRecipe,
     plan: Plan,
     results: Path,
@@ -250,10 +319,12 @@ def _resume(
     retry_failed: bool,
     quiet: bool,
     allow_variables: bool,
+    trust: bool,
 ) -> Outcome:
     run = Run(resolve_run(name, results), cache_folder())
     plan, record = resumed(run, find_codebases(adapters))
     refuse_variables(plan.arms, str(run.folder), allow_all=allow_variables)
+    refuse_untrusted(plan.arms, str(run.folder), cache_folder() / "trusted", trust=trust)
     return _execute(run, record, plan, adapters, quiet=quiet, retry_failed=retry_failed)
 
 
@@ -267,7 +338,7 @@ def _execute(
     retry_failed: bool = False,
     strict: bool = False,
 ) -> Outcome:
-    with listener(plan, quiet=quiet, done=len(run.journal())) as shown:
+    with listener(plan, quiet=quiet, done=run.journal()) as shown:
         plan, more = growing(plan, run, shown.note)
         codebases = find_codebases(adapters)
         session = Session(plan, run, record, codebases, cache_folder(), shown, strict, more_launches=more)
@@ -275,7 +346,7 @@ def _execute(
     return Outcome(run, code)
 
 
-def _print_outcome(outcome: Outcome, *, quiet: bool) -> None:
+def print_outcome(outcome: Outcome, *, quiet: bool) -> None:
     """Where the run is, and what to do next."""
     say(outcome.run.folder)
     if quiet:
@@ -326,7 +397,7 @@ def _audit(
     """Every verdict that there can be, and the exit code. Arms that fail are reported on standard error."""
     plan = replace(plan, measure=plan.measure.model_copy(update={"rounds": 0}))
     with tempfile.TemporaryDirectory(prefix="bench-audit-") as folder:
-        outcome = _measure(loaded, plan, Path(folder), adapters, quiet=quiet)
+        outcome = measure(loaded, plan, Path(folder), adapters, quiet=quiet)
         arms = outcome.run.arms()
         for arm in arms:
             if arm.failure is not None:

@@ -106,7 +106,7 @@ def calibrate(
         ends.append(time.monotonic())
         return launches - 1 if len(ends) == 1 else 0
 
-    run, record = new_run(loaded, chosen, results, ["bench", *sys.argv[1:]])
+    run, record = new_run(loaded, chosen, results, ["bench", *sys.argv[1:]], "calibration")
     record.aa = True
     shown: Quiet = Quiet() if quiet else PerLaunch()
     code = Session(chosen, run, record, codebases, cache, shown, more_launches=more_launches).execute()

@@ -34,6 +34,8 @@ MIN_CHANGE = 0.02
 SPIKE_WINDOW = 5
 SPIKE_SDS = 3.0
 PENALTY = 3.0
+LEAST_NOISE = 1e-9
+"""Relative: below it, differences are those of rounding."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,8 @@ def change_points(
     if series.size < 2 * MIN_RUNS:
         return []
     logs = np.log(series)
+    if np.ptp(logs) < math.log1p(min_change):  # no two levels in it can be so far apart
+        return []
     calm = _without_spikes(logs, _noise_sd(logs))
     cuts = _candidates(logs)
     while cuts:
@@ -119,10 +123,8 @@ def _candidates(logs: Floats) -> list[int]:
     each."""
     noise_sd = _noise_sd(logs)
     if noise_sd == 0:  # equal neighbours in most places: any spread at all is signal, but stay finite
-        noise_sd = float(logs.std()) / logs.size
-    if noise_sd == 0:
-        return []
-    calm = _without_spikes(logs, noise_sd) / noise_sd
+        noise_sd = max(float(logs.std()) / logs.size, LEAST_NOISE)
+    calm = (_without_spikes(logs, noise_sd) - np.median(logs)) / noise_sd
     search = ruptures.KernelCPD(kernel="linear", min_size=MIN_RUNS).fit(calm.reshape(-1, 1))
     return [int(cut) for cut in search.predict(pen=PENALTY * math.log(logs.size))[:-1]]
 
@@ -182,7 +184,12 @@ def _suspects(logs: Floats, offset: int) -> tuple[int, int]:
     """
     calm = _without_spikes(logs, max(_noise_sd(logs), 1e-12))
     cuts = np.arange(2, calm.size - 1)
-    squares = np.array([calm[:cut].var() * cut + calm[cut:].var() * (calm.size - cut) for cut in cuts])
+    around = calm - calm.mean()
+    sums = np.cumsum(around)
+    # Squares around the two means, from the sums on both sides of each cut.
+    squares = (
+        (around**2).sum() - sums[cuts - 1] ** 2 / cuts - (sums[-1] - sums[cuts - 1]) ** 2 / (calm.size - cuts)
+    )
     variance = max(float(squares.min()) / max(calm.size - 2, 1), 1e-24)
     near = cuts[squares - squares.min() <= 2 * math.log(20) * variance]
     return offset + int(near.min()), offset + int(near.max())

@@ -7,7 +7,7 @@ import os
 import secrets
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,10 +83,62 @@ def _git(folder: Path, *arguments: str) -> str:
         raise BenchError(f"git {' '.join(arguments)} failed: {error.stderr.strip()}") from None
 
 
+def _repository(folder: Path) -> Path | None:
+    """The top of the git checkout that a folder is in, unless it is that of bench itself."""
+    try:
+        top = Path(_git(folder, "rev-parse", "--show-toplevel")).resolve()
+    except BenchError:
+        return None
+    return None if top == BUILTIN.parent.resolve() else top
+
+
+def adapters_here(folder: Path) -> list[Path]:
+    """Adapter folders that the git checkout around a folder holds; none where it is that of bench itself."""
+    top = _repository(folder)
+    listed = _git(top, "ls-files", "--", "adapter.yaml", "*/adapter.yaml").splitlines() if top else []
+    return [top / Path(one).parent for one in listed if top and (top / one).with_suffix(".py").is_file()]
+
+
+def sources_here(folder: Path, codebases: Mapping[str, Codebase], measured: Collection[str]) -> list[Source]:
+    """What a check compares when `--source` does not say it.
+
+    Args:
+        folder: Where the user is.
+        codebases: The known ones, by name.
+        measured: Names of those that the recipe measures.
+
+    Returns:
+        In a checkout of the user's, the measured codebases whose adapter or whose package it holds; else this
+        project's own codebase in its own checkout.
+
+    Raises:
+        BenchError: The checkout holds none of them.
+    """
+    top = _repository(folder)
+    if top is None:
+        return [Source.of(get_codebase("native", codebases), BUILTIN.parent)]
+    found = [Source.of(codebases[name], path) for name in measured if (path := _code(codebases[name], top))]
+    if not found:
+        raise BenchError(
+            f"{top} holds neither adapter nor package of {', '.join(sorted(measured))}",
+            hint="--source CODEBASE=PATH of its checkout",
+        )
+    return found
+
+
+def _code(codebase: Codebase, top: Path) -> Path | None:
+    """The folder of a checkout that a codebase is imported from."""
+    source = codebase.source_folder
+    if source is not None and source.is_relative_to(top):
+        return source
+    if codebase.folder.is_relative_to(top):
+        return top
+    package = codebase.packages[0].replace("-", "_")
+    return next((one for one in (top, top / "src") if (one / package / "__init__.py").is_file()), None)
+
+
 def sources_of(texts: Sequence[str], codebases: Mapping[str, Codebase]) -> list[Source]:
-    """`--source CODEBASE=PATH`; by default this project's own codebase in its own checkout."""
-    if not texts:
-        return [Source.of(get_codebase("native", dict(codebases)), BUILTIN.parent)]
+    """`--source CODEBASE=PATH`, one or several. Raises BenchError for another form."""
     found = []
     for text in texts:
         name, equals, path = text.partition("=")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,15 +15,10 @@ import numpy as np
 from matplotlib.figure import Figure as Canvas
 from scipy.stats import false_discovery_control
 
-from bench.errors import BenchError
 from bench.gate import metrics
 from bench.gate.changes import MIN_RUNS, ChangePoint, change_points
-from bench.gate.values import memory_bytes
-from bench.judge.pairs import baseline_of
-from bench.recipe.plan import work_key
-from bench.record.machine import fingerprint
-from bench.record.models import ArmRecord
-from bench.record.run import Run, find_runs, write_atomic
+from bench.gate.overview import Overview, overviews
+from bench.record.run import find_runs, write_atomic
 from bench.report.document import Block, Bullets, Cell, Column, Figure, Heading, Table, Text
 from bench.report.figures import BAD, MUTED, PALETTE, WIDTH_IN, save, style
 from bench.report.render import markdown
@@ -97,28 +91,37 @@ class Series:
         return {**asdict(self), "suspects": [suspect_text(self, change) for change in self.changes]}
 
 
-def collect(results: Path) -> tuple[list[Series], list[str]]:
+def collect(results: Path, cache: Path | None = None) -> tuple[list[Series], list[str]]:
     """All series of the stored runs, and the runs that cannot be read.
+
+    Args:
+        results: Folder of the runs.
+        cache: Where what was read of each run is kept (`bench.gate.overview`).
+    """
+    return series_of(list(overviews(find_runs(results), cache)))
+
+
+def series_of(runs: Sequence[Overview]) -> tuple[list[Series], list[str]]:
+    """All series of these runs, oldest first, and the runs that could not be read.
 
     Runs against themselves and checks of two revisions are no part of a history; failed arms have no value. Times are
     divided by those of the recipe's baseline, where all runs have one of the same version. Of the series that are said
     to have changed, at most `FALSE_CHANGES` did not.
     """
     found: dict[Key, list[RunValue]] = {}
-    unreadable = []
-    for folder in find_runs(results):
-        try:
-            for key, point in _points(Run(folder)):
-                found.setdefault(key, []).append(point)
-        except (BenchError, OSError, KeyError, ValueError) as error:
-            unreadable.append(f"{folder.name} is left out: {error}")
+    for run in runs:
+        for arm, metric, work, value, revision, *reference in () if run.error else run.points:
+            point = RunValue(
+                run.id, run.started_utc, value, revision, tuple(reference) if reference else None
+            )
+            found.setdefault((run.recipe, arm, metric, run.kind, work), []).append(point)
     series = [_searched(key, points) for key, points in found.items()]
     p_values = [min((change.p_value for change in one.changes), default=1.0) for one in series]
     adjusted = false_discovery_control(p_values) if p_values else []
     return [
         one if p_value <= FALSE_CHANGES else replace(one, changes=())
         for one, p_value in zip(series, adjusted, strict=True)
-    ], unreadable
+    ], [f"{run.folder} is left out: {run.error}" for run in runs if run.error]
 
 
 def _searched(key: Key, points: list[RunValue]) -> Series:
@@ -127,47 +130,6 @@ def _searched(key: Key, points: list[RunValue]) -> Series:
     relative_to = references.pop() if len(references) == 1 else ""
     series = Series(recipe, arm, metric, machine, work, tuple(points), (), relative_to)
     return replace(series, changes=tuple(change_points(series.values, metrics.METRICS[metric].better)))
-
-
-def _points(run: Run) -> Iterator[tuple[Key, RunValue]]:
-    record = run.record()
-    if record.aa or record.check is not None:
-        return
-    recipe, machine = str(record.recipe.get("name", "")), fingerprint(record.machine)
-    arms = [arm for arm in run.arms() if arm.status == "ok"]
-    values = {arm.id: dict(_values(run, arm)) for arm in arms}
-    for arm in arms:
-        key = work_key(arm.codebase, arm.workload, arm.options)
-        work = hashlib.sha256(key.encode()).hexdigest()[:6]
-        fixed = _reference(arm, arms, record.baseline)
-        others = values[fixed.id] if fixed and fixed.id != arm.id else {}
-        for metric, value in values[arm.id].items():
-            reference = None
-            if fixed and metric in others and metric != "max memory":
-                reference = f"{fixed.label} {_revision(fixed)[:12]}".strip(), others[metric]
-            point = RunValue(record.id, record.started_utc, value, _revision(arm), reference)
-            yield (recipe, arm.id, metric, machine, work), point
-
-
-def _reference(arm: ArmRecord, arms: Sequence[ArmRecord], pattern: Mapping[str, Any]) -> ArmRecord | None:
-    try:
-        return baseline_of(arm, arms, pattern)
-    except BenchError:  # several arms fit: an old record
-        return None
-
-
-def _values(run: Run, arm: ArmRecord) -> Iterator[tuple[str, float]]:
-    seconds = float(np.exp(np.log(run.block_seconds(arm.id)).mean()))
-    if arm.workload.task in ("infer", "eval"):
-        yield "FPS", arm.workload.batch_size * arm.workload.ranks / seconds
-    else:
-        yield "s/iter", seconds
-    if arm.memory:
-        yield "max memory", max(memory_bytes(arm, arm.memory_counted()).values()) / 2**20
-
-
-def _revision(arm: ArmRecord) -> str:
-    return str(arm.environment.git.revision or arm.description.get("codebase_version") or "")
 
 
 # -- what changed --------------------------------------------------------------------------------------------

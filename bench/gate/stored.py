@@ -209,7 +209,7 @@ def check_against_run(
     started = time.monotonic()
     plan = lean(plan, settings, time_budget_s=settings.budget_s)
     settings.refuse_unused(arm.workload.task for arm in plan.arms)
-    run, record = new_run(loaded, plan, results, ["bench", *sys.argv[1:]])
+    run, record = new_run(loaded, plan, results, ["bench", *sys.argv[1:]], "check")
     shown: Quiet = Quiet() if quiet else PerLaunch()
     code = Session(plan, run, record, codebases, cache, shown).execute()
     elapsed_s = round(time.monotonic() - started, 1)

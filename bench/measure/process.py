@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import psutil
+from pydantic import ValidationError
 
 import bench.worker
 from bench import shipped
@@ -54,6 +55,11 @@ class WorkerFailure(Exception):
         self.reason: Reason = reason
         self.message = message
         self.stage = stage
+
+
+#: Threads of what is not timed sleep while they wait: beside other processes, spinning makes a step ten times as long.
+UNTIMED = {"OMP_WAIT_POLICY": "passive"}
+LOG_TAIL_LINES = 30
 
 
 @dataclass(frozen=True)
@@ -416,3 +422,24 @@ class WorkerGroup:
         for path in sorted(self._folder.glob("ranks-*/workerlog.*")):
             with contextlib.suppress(OSError), self.spec.log.open("ab") as log:
                 log.write(f"--- {path.name}\n".encode() + path.read_bytes())
+
+
+def tail(log: Path, lines: int = LOG_TAIL_LINES) -> list[str]:
+    """The last lines of a log, whatever bytes a codebase printed."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - 16384))
+            return file.read().decode("utf-8", "replace").splitlines()[-lines:]
+    except OSError:
+        return []
+
+
+@contextlib.contextmanager
+def refusing_nonsense() -> Iterator[None]:
+    """What a worker says and no record can hold is a failure of its arm."""
+    try:
+        yield
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(map(str, (error.title, *first["loc"])))
+        raise WorkerFailure("protocol", f"{field}: {first['msg']}", "record") from None

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from bench import __version__
 from bench.environments import cache_folder
@@ -122,6 +123,12 @@ class Session:
                 record.failure = None
             self._note_lost(record)
             return MeasuredArm(arm, record, site)
+        one = self.fresh_arm(site, arm)
+        self._note_lost(one.record)
+        return one
+
+    def fresh_arm(self, site: Site, arm: Arm) -> MeasuredArm:
+        """An arm of which nothing is known yet."""
         record = ArmRecord(
             id=arm.id,
             codebase=arm.codebase,
@@ -135,7 +142,6 @@ class Session:
             weights_sha256=sha256_of(arm.weights),
             status="partial",
         )
-        self._note_lost(record)
         return MeasuredArm(arm, record, site)
 
     def _note_lost(self, record: ArmRecord) -> None:
@@ -150,6 +156,9 @@ class Session:
             text = f"launch {launch + 1} was cut short: its {' and '.join(lost)} are missing"
             if lost and text not in record.warnings:
                 record.warnings.append(text)
+
+
+Kind = Literal["run", "check", "calibration"]
 
 
 def sha256_of(path: str | None) -> str:
@@ -172,7 +181,9 @@ def _note_disturbance(site: Site, others: Others) -> None:
     site.record.load_before = machine.load_average()
 
 
-def new_run(loaded: LoadedRecipe, plan: Plan, results: Path, command: list[str]) -> tuple[Run, RunRecord]:
+def new_run(
+    loaded: LoadedRecipe, plan: Plan, results: Path, command: list[str], kind: Kind = "run"
+) -> tuple[Run, RunRecord]:
     """A folder and record for a run that starts now."""
     started = machine.utc_now()
     identity = f"{started.replace('-', '').replace(':', '')[:15]}Z-{secrets.token_hex(3)}"
@@ -183,6 +194,7 @@ def new_run(loaded: LoadedRecipe, plan: Plan, results: Path, command: list[str])
         recipe=loaded.recipe.model_dump(mode="json"),
         recipe_path=str(loaded.path),
         command=command,
+        kind=kind,
         started_utc=started,
         bench_version=__version__,
         git=run.note_revision(Path(__file__).parent, "bench"),

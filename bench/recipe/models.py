@@ -20,6 +20,8 @@ class CanonicalModel:
     deterministic: bool
     reference: str
     gflops: float
+    family: str = ""
+    """Of a method that comes in sizes or variants of its own; else what stands before the backbone is the family."""
 
 
 #: Backbone and neck → title, and its operations relative to R-50-FPN (for estimates).
@@ -60,6 +62,22 @@ def _one(name: str, title: str, gflops: float, reference: str, *, masks: bool = 
     return CanonicalModel(name, title, masks, True, reference, gflops)
 
 
+def _sizes(
+    method: str,
+    title: str,
+    gflops: dict[str, float],
+    reference: str,
+    *,
+    masks: bool = False,
+    deterministic: bool = True,
+) -> list[CanonicalModel]:
+    """A method that is published in sizes of its own."""
+    return [
+        CanonicalModel(f"{method}_{size}", f"{title}-{size}", masks, deterministic, reference, each, method)
+        for size, each in gflops.items()
+    ]
+
+
 _HRNET = ("hrnetv2p",)
 _C4 = ("r50_caffe_c4", "r50_c4")
 _CAFFE = ("r50_caffe", "r101_caffe", "r50_c4")
@@ -89,5 +107,21 @@ MODELS: dict[str, CanonicalModel] = {
              "mmdet solov2-light_r50-dcn_fpn_ms-3x_coco", masks=True),
         _one("solov2_light_r50_vd_fpn_dcn_512", "SOLOv2-light R-50-vd-DCN-FPN 512", 80.0,
              "PaddleDetection of 2020-12, configs/solov2/solov2_light_r50_vd_fpn_dcn_512_3x.yml", masks=True),
+        _one("detr_r50", "DETR R-50", 45.0, "facebookresearch/detr detr_resnet50, with the losses of all layers"),
+        _one("deformable_detr_r50", "Deformable DETR R-50", 70.0, "fundamentalvision/Deformable-DETR, single stage"),
+        *_sizes("rtdetr", "RT-DETR", {"r18vd": 39.0, "r34vd": 59.0, "r50vd": 87.0, "r101vd": 166.0},
+                "lyuwenyu/RT-DETR, rtdetr_pytorch", deterministic=False),
+        *_sizes("rtdetrv2", "RT-DETRv2", {"r18vd": 39.0, "r34vd": 59.0, "r50vd": 87.0, "r101vd": 166.0},
+                "lyuwenyu/RT-DETR, rtdetrv2_pytorch", deterministic=False),
+        *_sizes("dfine", "D-FINE", {"n": 4.5, "s": 16.0, "m": 36.0, "l": 58.0, "x": 129.0},
+                "Peterande/D-FINE", deterministic=False),
+        _one("rfdetr_base", "RF-DETR base", 55.0, "roboflow/rf-detr, base"),
+        _one("mask2former_swin_t", "Mask2Former Swin-T", 150.0, "facebookresearch/Mask2Former, instance", masks=True),
+        *_sizes("rtmdet", "RTMDet", {"tiny": 10.0, "s": 19.0, "m": 50.0, "l": 103.0, "x": 181.0},
+                "mmdet rtmdet_*_8xb32-300e_coco"),
+        *_sizes("rtmdet_ins", "RTMDet-Ins", {"tiny": 15.0, "s": 28.0, "m": 68.0, "l": 135.0, "x": 232.0},
+                "mmdet rtmdet-ins_*_coco", masks=True),
+        *_sizes("yolox", "YOLOX", {"nano": 1.7, "tiny": 9.8, "s": 17.0, "m": 47.0, "l": 100.0, "x": 181.0},
+                "Megvii-BaseDetection/YOLOX"),
     )
 }  # fmt: skip

@@ -115,8 +115,11 @@ class Run:
 
     def status(self) -> str:
         """The status of the record; `killed` when it says running and no session holds the folder any more."""
-        status = self.record().status
-        return "killed" if status == "running" and not _held(self.folder / ".lock") else status
+        return self.status_of(self.record())
+
+    def status_of(self, record: RunRecord) -> str:
+        """`status`, of a record that was read before."""
+        return "killed" if record.status == "running" and not _held(self.folder / ".lock") else record.status
 
     def samples(self, arm: str) -> pd.DataFrame:
         """Raw samples of an arm (`SAMPLE_COLUMNS`).
@@ -233,13 +236,24 @@ def find_runs(root: Path) -> list[Path]:
     return sorted((path.parent for path in root.glob("*/*/run.json")), key=lambda path: path.name)
 
 
+def _is_result(folder: Path) -> bool:
+    """Whether a run was measured for its own sake, and did not end on bad input."""
+    try:
+        record = json.loads((folder / "run.json").read_text())
+    except (OSError, ValueError):
+        return True  # whoever opens it is told
+    if not isinstance(record, dict) or record.get("kind", "run") != "run":
+        return not isinstance(record, dict)
+    return record.get("status") != "failed" or any((folder / "arms").glob("*.json"))
+
+
 def resolve_run(name: str, root: Path) -> Path:
-    """A run by folder, by id (or its beginning), or `latest`."""
+    """A run by folder, by id (or its beginning), or `latest`: no check, no calibration, none that measured nothing."""
     if (Path(name) / "run.json").exists():
         return Path(name)
     runs = find_runs(root)
-    if name == "latest" and runs:
-        return runs[-1]
+    if name == "latest" and (found := next(filter(_is_result, reversed(runs)), None)):
+        return found
     matches = [run for run in runs if run.name.startswith(name) or run.name.endswith(f"-{name}")]
     if len(matches) == 1:
         return matches[0]

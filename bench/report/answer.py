@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from bench.record.models import RANDOM_WEIGHTS
 from bench.report.document import Cell, Column, Table
 from bench.report.text import cell, counted, interval_text, ratio_cell, seconds_cell, significant
 from bench.report.values import MARKS, Group, Row, RunReport
@@ -155,6 +156,8 @@ def _model_text(row: Row | None) -> str:
     if row is None or row.parameters is None or row.forward_flops is None:
         return ""
     said = f"{significant(row.parameters / 1e6)} M parameters, {significant(row.forward_flops / 1e9)} GFLOPs"
+    if any(warning.startswith(RANDOM_WEIGHTS) for warning in row.warnings):
+        return f"{said}, {RANDOM_WEIGHTS}"
     aps = [f"{kind} AP {100 * ap:.1f}" for kind, ap in row.ap.items() if ap is not None]
     return ", ".join([said, *aps])
 

@@ -13,7 +13,7 @@ import numpy as np
 from bench.errors import BenchError
 from bench.judge import noise
 from bench.judge.audit import Audit, audit_sessions
-from bench.judge.pairs import baseline_of
+from bench.judge.pairs import baselines_of
 from bench.judge.ratio import Ratio, summarize
 from bench.judge.ratio import cost as cost_of
 from bench.judge.stopping import confidence_of
@@ -25,6 +25,7 @@ from bench.record.samples import samples_frame
 from bench.report import accuracy_values
 from bench.report.measured import Measured, throughput_ratio
 from bench.report.scaling import FACTORS, on_one_kind, stragglers
+from bench.report.setting import setting_of
 from bench.report.values import (
     Effect,
     Group,
@@ -170,6 +171,7 @@ def _row(
         log_tail=tuple(arm.failure.log_tail) if arm.failure else (),
         audit=audit,
         warnings=tuple(arm.warnings),
+        setting=setting_of(arm),
     )
     if arm.status == "failed":
         return row
@@ -213,7 +215,7 @@ def _confidence(record: RunRecord) -> float:
 def _groups(
     samples: Mapping[str, Measured], record: RunRecord, arms: Sequence[ArmRecord], rows: Mapping[str, Row]
 ) -> Iterator[Group]:
-    baselines = {arm.id: baseline_of(arm, arms, record.baseline) for arm in arms}
+    baselines = baselines_of(arms, record.baseline)
     grouped: dict[tuple[str, str | None], list[ArmRecord]] = {}
     for arm in arms:
         reference = baselines[arm.id]

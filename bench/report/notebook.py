@@ -1,18 +1,19 @@
-"""A run as tables for notebooks: `bench.load(folder)`. The exports of the command line are the same tables."""
+"""A run as tables for notebooks. The exports of the command line are the same tables."""
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from bench.record.run import Run
-from bench.report.answer import geometric_mean, headline, pivot_table, pivots
+from bench.report.answer import geometric_mean, headline, legend, pivot_table, pivots
 from bench.report.build import run_report
-from bench.report.document import Bullets
+from bench.report.document import Block, Bullets, Text
+from bench.report.render import terminal
 from bench.report.render.page import html_of
 from bench.report.values import RunReport
 
@@ -86,20 +87,23 @@ class LoadedRun:
                 rows.append((row.arm, row.verdict, fact, None, None, None))
         return pd.DataFrame(rows, columns=["arm", "verdict", "fact", "baseline", "value", "tolerance"])
 
+    def show(self) -> None:
+        """Print the answer on a terminal, or show it inline in a notebook."""
+        ipython: Any = sys.modules.get("IPython")  # where it is imported, a notebook may be running
+        shell = ipython.get_ipython() if ipython else None
+        if shell is not None and getattr(shell, "kernel", None) is not None:
+            ipython.display.display(ipython.display.HTML(self._repr_html_()))
+        else:
+            terminal.show(self._blocks())
+
+    def _blocks(self) -> list[Block]:
+        marks = tuple(legend(self.report.rows))
+        return [
+            Bullets(headline(self.report)),
+            pivot_table(self.report),
+            *([Text(f"Marks: {'; '.join(marks)}.")] if marks else []),
+        ]
+
     def _repr_html_(self) -> str:
         """The answer, as a notebook shows it."""
-        return str(html_of([Bullets(headline(self.report)), pivot_table(self.report)]))
-
-
-def load(folder: str | Path) -> LoadedRun:
-    """Open a run folder.
-
-    Args:
-        folder: The folder of a run, with its `run.json`.
-
-    Raises:
-        BenchError: There is no record, or it cannot be read.
-    """
-    run = Run(Path(folder))
-    run.record()
-    return LoadedRun(run)
+        return str(html_of(self._blocks()))

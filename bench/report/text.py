@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-import unicodedata
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bench.judge.ratio import Cost, Ratio, Summary
 from bench.recipe.schema import level_text
 from bench.report.document import MISSING, Cell
+
+if TYPE_CHECKING:  # lists are written without scipy, which takes a second to import
+    from bench.judge.ratio import Cost, Ratio, Summary
 
 TASKS = {
     "train": "training",
@@ -108,19 +109,6 @@ def shorten(text: str, width: int) -> str:
     head = (width - 1 + 1) // 2
     tail = width - 1 - head
     return f"{text[:head]}…{text[len(text) - tail :] if tail else ''}"
-
-
-def printable(text: str) -> str:
-    """Control and bidirectional characters as escapes: a label can neither move a cursor nor turn a line round."""
-    return "".join(
-        f"\\u{ord(char):04x}"
-        if char != "\n" and (char in BIDI or unicodedata.category(char) == "Cc")
-        else char
-        for char in text
-    )
-
-
-BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 def marked(text: str, marks: Iterable[str]) -> str:

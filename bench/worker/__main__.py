@@ -103,6 +103,12 @@ class Worker:
 
         return {"audit": audit(self.adapter, self.batches)}
 
+    def look(self) -> Dict[str, Any]:
+        """Take one step more, watched, after the timed ones."""
+        from bench.worker.audit import look
+
+        return {"look": look(self.adapter, self.batches)}
+
     def run_block(self, steps: int, settle: int, first: Optional[int] = None) -> Dict[str, Any]:
         """Time steps. ``first``: number of the first timed step's batch, where the batches are shared."""
         from bench.worker import probe
@@ -157,6 +163,11 @@ class Worker:
         self.adapter.save_weights(path)
         return {}
 
+    def export(self, path: str) -> Dict[str, Any]:
+        """Write the model as ONNX."""
+        self.adapter.export(path)
+        return {}
+
     def bye(self) -> Dict[str, Any]:
         if self.adapter is not None:
             self.adapter.close()
@@ -169,6 +180,7 @@ MESSAGES: Dict[str, Callable[..., Dict[str, Any]]] = {
         "prepare",
         "describe",
         "audit",
+        "look",
         "run_block",
         "phase_pass",
         "operator_pass",
@@ -178,6 +190,7 @@ MESSAGES: Dict[str, Callable[..., Dict[str, Any]]] = {
         "load",
         "predict",
         "save",
+        "export",
         "bye",
     )
 }
@@ -202,7 +215,7 @@ def source_folder(package: str) -> Optional[str]:
 
 def answer(worker: Worker, message: Dict[str, Any]) -> Dict[str, Any]:
     """The reply to a message, once the codebase's threads rest; whatever goes wrong in it becomes an `error` reply."""
-    from bench.worker.probe import NonFiniteLoss, rest
+    from bench.worker.probe import WHAT_TO_CHANGE, NonFiniteLoss, rest
 
     kind = message["type"]
     if kind not in MESSAGES:
@@ -214,6 +227,10 @@ def answer(worker: Worker, message: Dict[str, Any]) -> Dict[str, Any]:
         return reply
     except NonFiniteLoss as error:
         return {"type": "error", "reason": "nan", "message": str(error)}
+    except FloatingPointError as error:  # of a codebase that looks at its own losses
+        traceback.print_exc()
+        sys.stderr.flush()
+        return {"type": "error", "reason": "nan", "message": f"{error}{WHAT_TO_CHANGE}"}
     except MemoryError:
         return {"type": "error", "reason": "oom", "message": "out of memory (MemoryError)"}
     except Exception as error:

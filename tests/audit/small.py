@@ -25,7 +25,7 @@ from bench.judge.observations import summary
 from bench.recipe.workload import Workload
 from bench.record.models import ArmRecord
 from bench.worker.api import Batch, Job
-from bench.worker.audit import audit
+from bench.worker.audit import audit, look
 
 SIZE = (96, 128)
 CLASSES = ["cat", "dog", "fox"]
@@ -196,6 +196,11 @@ def record(made: Any, label: str) -> ArmRecord:
         id=label, codebase="small", label=label, cell="all", status="ok", workload=dict(made.workload),
         audit={"ranks": [seen]},
     )  # fmt: skip
+
+
+def with_closing(one: ArmRecord, made: Any) -> ArmRecord:
+    """The record of an arm that was timed with this adapter, and watched once more then."""
+    return one.model_copy(update={"audit": {**one.audit, "closing": [look(made, batches())]}})
 
 
 def verdict(arm: ArmRecord, baseline: ArmRecord) -> Audit:

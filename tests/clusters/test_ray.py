@@ -29,8 +29,8 @@ class Nodes:
         (port,) = free_ports(1)
         self.address = f"127.0.0.1:{port}"
         self.environment = {
-            **os.environ, "RAY_TMPDIR": str(folder), "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-            "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1", "RAY_raylet_heartbeat_period_milliseconds": "200",
+            **os.environ, "RAY_TMPDIR": str(folder),
+            "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1",
             "RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "3",
         }  # fmt: skip
         self.processes: list[subprocess.Popen[bytes]] = []

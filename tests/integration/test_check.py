@@ -100,7 +100,6 @@ def checked(cli: Cli, repository: Repository, recipe: Path, *arguments: str | Pa
 # -- two revisions -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_a_slowdown_between_two_revisions_fails_the_check(cli: Cli, repository: Repository) -> None:
     repository.commit("slow", 1.5 * STEP_S)
     junit, comment, summary = (cli.folder / name for name in ("junit.xml", "comment.md", "summary.md"))
@@ -133,7 +132,6 @@ def test_a_slowdown_between_two_revisions_fails_the_check(cli: Cli, repository: 
     assert [arm.environment.preloaded for arm in Run(cli.runs()[-1]).arms()] == [["numpy"]] * 2
 
 
-@pytest.mark.slow
 def test_an_innocent_commit_passes_the_check(cli: Cli, repository: Repository) -> None:
     repository.commit("innocent", STEP_S)
     junit = cli.folder / "junit.xml"
@@ -398,7 +396,7 @@ def test_an_inconclusive_check_ends_as_the_user_chose(choice: str, code: int) ->
 # -- other metrics -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_memory_and_cost_of_ema_are_judged_with_tolerance(cli: Cli, repository: Repository) -> None:
     recipe = cli.recipe(
         name="tiny", arms=["tiny"], baseline={"ema": False}, factors={"ema": [False, True]},
@@ -425,7 +423,7 @@ def test_memory_and_cost_of_ema_are_judged_with_tolerance(cli: Cli, repository: 
 # -- calibration ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_calibration_is_stored_and_warns_of_check_that_cannot_succeed(
     cli: Cli, repository: Repository, cache: Path
 ) -> None:
@@ -508,7 +506,6 @@ def workflow() -> dict[str, Any]:
     return yaml.safe_load((ROOT / ".github" / "workflows" / "bench-check.example.yml").read_text())
 
 
-@pytest.mark.slow
 def test_the_steps_of_the_example_workflow_work_as_written(cli: Cli, repository: Repository) -> None:
     """Runs every shell step of the action with the inputs' defaults, but for the installation."""
     repository.commit("innocent", STEP_S)
@@ -596,7 +593,7 @@ for _ in range(6):
 # -- the real thing ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_detectors_of_each_revision_are_the_ones_that_run(cli: Cli) -> None:
     """A revision of this project whose `detectors` cannot be built fails on its side alone; too slow for a timing."""
     clone = cli.folder / "clone"

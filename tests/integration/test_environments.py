@@ -240,7 +240,7 @@ def test_an_interrupted_build_leaves_no_process(wheels: Path, tmp_path: Path) ->
         time.sleep(0.01)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_what_was_compiled_is_kept_for_what_it_fits(wheels: Path, tmp_path: Path) -> None:
     write_sdist(
         wheels,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
 import signal
 import subprocess
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ import psutil
 import pytest
 
 from bench.record.run import Run
-from tests.conftest import FAKE, Cli, alive, pids
+from tests.conftest import FAKE, Cli, Finished, alive, pids
 from tests.helpers.runs import wait_for_blocks
 
 SLOW: dict[str, Any] = {"codebase": "fake", "label": "slow", "options": {"step_s": 0.02}}
@@ -31,97 +33,144 @@ def start(cli: Cli, recipe: Path, *arguments: str, **options: Any) -> subprocess
     return cli.start("run", recipe, "--adapters", FAKE, "--results", cli.results, *arguments, **options)
 
 
-@pytest.mark.parametrize(
-    ("options", "reason", "text"),
-    [
-        ({"kill_at": 4}, "killed", "SIGKILL"),
-        ({"crash_at": 4}, "crash", "exit code 9"),
-        ({"raise_at": 4}, "exception", "raised as asked"),
-        ({"nan_at": 4}, "nan", "loss = nan"),
-        ({"prepare": "raise"}, "exception", "prepare failed as asked"),
-        ({"prepare": "exit"}, "crash", "exit code 7"),
-        ({"hang_at": 4}, "hang", "deadline"),
-        ({"prepare": "hang"}, "hang", "deadline"),
-    ],
-)
-def test_faulty_codebase_fails_one_arm_and_others_go_on(
-    cli: Cli, tmp_path: Path, options: dict[str, Any], reason: str, text: str
-) -> None:
-    recipe = cli.recipe(arms=faulty(pid_file=str(tmp_path / "pids"), **options))
-    done = cli.run(recipe, "--set", "measure.deadline_s=3")
-    assert done.code == 4, done.err
-    failed, healthy = cli.arm("faulty"), cli.arm("slow")
+#: Arm → options, reason of its failure, text of its message.
+FAILURES: dict[str, tuple[dict[str, Any], str, str]] = {
+    "killed": ({"kill_at": 4}, "killed", "SIGKILL"),
+    "crashed": ({"crash_at": 4}, "crash", "exit code 9"),
+    "raised": ({"raise_at": 4}, "exception", "raised as asked"),
+    "surrogate": ({"raise_at": 4, "says": r"\ud800"}, "exception", r"raised as asked\ud800"),
+    "no number": ({"nan_at": 4}, "nan", "loss = nan"),
+    "hung": ({"hang_at": 4}, "hang", "deadline"),
+    "unprepared": ({"prepare": "raise"}, "exception", "prepare failed as asked"),
+    "gone": ({"prepare": "exit"}, "crash", "exit code 7"),
+    "never ready": ({"prepare": "hang"}, "hang", "deadline"),
+}
+#: Arm → options of codebases that are odd, and measured all the same.
+ODD: dict[str, dict[str, Any]] = {
+    "garbage": {"garbage": r"\x00\x1b[31m{]"},
+    "half": {"says": r"\ud800"},
+    "parent": {"child": "children"},
+    "orphan": {"orphan": "orphans"},
+}
+
+
+@dataclass(frozen=True)
+class Sick:
+    """One run of a healthy arm among faulty and odd ones."""
+
+    cli: Cli
+    done: Finished
+
+    def arm(self, label: str) -> dict[str, Any]:
+        return self.cli.arm(label.replace(" ", "-"))
+
+
+@pytest.fixture(scope="module")
+def sick(tmp_path_factory: pytest.TempPathFactory) -> Sick:
+    folder = tmp_path_factory.mktemp("sick")
+    options = {label: fault for label, (fault, _, _) in FAILURES.items()}
+    options |= {
+        label: {
+            key: str(folder / value) if key in ("child", "orphan") else value for key, value in odd.items()
+        }
+        for label, odd in ODD.items()
+    }
+    arms = [
+        {
+            "codebase": "fake",
+            "label": label,
+            "options": {"step_s": 0.001, "pid_file": str(folder / "pids"), **more},
+        }
+        for label, more in options.items()
+    ]
+    cli = Cli(folder)
+    recipe = cli.recipe(arms=[SLOW, *arms])
+    return Sick(cli, cli.run(recipe, "--set", "measure.deadline_s=4", "--json"))
+
+
+@pytest.mark.parametrize("label", FAILURES)
+def test_faulty_codebase_fails_its_arm(sick: Sick, label: str) -> None:
+    options, reason, text = FAILURES[label]
+    failed = sick.arm(label)
     assert failed["status"] == "failed"
     assert failed["failure"]["reason"] == reason
     assert text in failed["failure"]["message"]
-    assert healthy["status"] == "ok"
-    assert healthy["blocks"] == 6
-    assert not any(alive(pid) for pid in pids(tmp_path / "pids"))
     if "prepare" not in options:  # step 4 is in the second block: the first one was measured and stays
         assert failed["blocks"] >= 1
 
 
-def test_log_tail_of_failed_arm_shows_where_codebase_raised(cli: Cli) -> None:
-    cli.run(cli.recipe(arms=faulty(raise_at=4)))
-    tail = "\n".join(cli.arm("faulty")["failure"]["log_tail"])
+def test_other_arms_go_on_and_no_process_is_left(sick: Sick) -> None:
+    assert sick.done.code == 4, sick.done.err
+    healthy = sick.arm("slow")
+    assert healthy["status"] == "ok"
+    assert healthy["blocks"] == 6
+    assert len(pids(sick.cli.folder / "pids")) >= len(FAILURES) + 2 * len(ODD)
+    assert not any(alive(pid) for pid in pids(sick.cli.folder / "pids"))
+
+
+def test_json_output_is_one_document_also_when_arms_fail(sick: Sick) -> None:
+    document = json.loads(sick.done.out)
+    assert document["exit_code"] == sick.done.code == 4
+    states = {arm["id"]: arm["status"] for arm in document["arms"]}
+    assert states["slow"] == states["garbage"] == "ok"
+    assert states["raised"] == "failed"
+
+
+def test_log_tail_of_failed_arm_shows_where_codebase_raised(sick: Sick) -> None:
+    tail = "\n".join(sick.arm("raised")["failure"]["log_tail"])
     assert "Traceback" in tail
     assert "ValueError: raised as asked" in tail
 
 
-def test_garbage_on_standard_output_disturbs_neither_messages_nor_terminal(cli: Cli) -> None:
-    done = cli.run(cli.recipe(arms=faulty(garbage=r"\x00\x1b[31m{]")))
-    assert done.code == 0, done.err
-    assert "\x1b[31m{]" not in done.out + done.err
-    log = cli.runs()[-1] / "logs" / "faulty-0.log"
+def test_garbage_on_standard_output_disturbs_neither_messages_nor_terminal(sick: Sick) -> None:
+    assert sick.arm("garbage")["status"] == "ok"
+    assert "\x1b[31m{]" not in sick.done.out + sick.done.err
+    log = sick.cli.runs()[-1] / "logs" / "garbage-0.log"
     assert b"\x1b[31m{]" in log.read_bytes()
 
 
-def test_process_that_left_workers_group_does_not_outlive_run(cli: Cli, tmp_path: Path) -> None:
-    done = cli.run(cli.recipe(arms=faulty(child=str(tmp_path / "children"))))
-    assert done.code == 0, done.err
-    assert len(pids(tmp_path / "children")) == 2  # one a launch
-    assert not any(alive(pid) for pid in pids(tmp_path / "children"))
+@pytest.mark.parametrize("label", ["parent", "orphan"])
+def test_process_that_left_workers_group_does_not_outlive_run(sick: Sick, label: str) -> None:
+    left = pids(sick.cli.folder / next(iter(ODD[label].values())))
+    assert sick.arm(label)["status"] == "ok"
+    assert len(left) == 2  # one a launch
+    assert not any(alive(pid) for pid in left)
 
 
-def test_orphan_without_environment_and_parent_does_not_outlive_run(cli: Cli, tmp_path: Path) -> None:
-    done = cli.run(cli.recipe(arms=faulty(orphan=str(tmp_path / "orphans"))))
-    assert done.code == 0, done.err
-    assert len(pids(tmp_path / "orphans")) == 2
-    assert not any(alive(pid) for pid in pids(tmp_path / "orphans"))
+def test_half_of_surrogate_pair_is_written_as_its_escape(sick: Sick) -> None:
+    assert sick.arm("half")["status"] == "ok"
+    assert sick.arm("half")["losses"][0]["losses"].keys() == {r"loss\ud800"}
 
 
-@pytest.mark.parametrize("finds", ["nan", "negative", "foreign", "label"])
-def test_detections_that_cannot_be_fail_their_arm_alone(cli: Cli, finds: str) -> None:
-    done = cli.run(cli.recipe(arms=faulty(finds=finds)), "--set", "workload.task=infer")
+def test_detections_that_cannot_be_fail_their_arm_alone(cli: Cli) -> None:
+    finds = ["nan", "negative", "foreign", "label"]
+    arms = [
+        {"codebase": "fake", "label": find, "options": {"step_s": 0.001, "finds": find}} for find in finds
+    ]
+    done = cli.run(
+        cli.recipe(arms=[SLOW, *arms]), "--set", "workload.task=infer", "--set", "measure.launches=1"
+    )
     assert done.code == 4, done.err
-    assert cli.arm("faulty")["failure"]["reason"] == "exception"
-    assert "of image" in cli.arm("faulty")["failure"]["message"]
+    for find in finds:
+        assert cli.arm(find)["failure"]["reason"] == "exception", find
+        assert "of image" in cli.arm(find)["failure"]["message"]
     assert cli.arm("slow")["status"] == "ok"
 
 
-def test_half_of_surrogate_pair_is_written_as_its_escape(cli: Cli) -> None:
-    says = r"\ud800"
-    done = cli.run(cli.recipe(arms=faulty(says=says)))
-    assert done.code == 0, done.err
-    assert cli.arm("faulty")["losses"][0]["losses"].keys() == {r"loss\ud800"}
-    done = cli.run(cli.recipe(arms=faulty(says=says, raise_at=4)))
+def test_damaged_weights_fail_their_arm_alone(cli: Cli, tmp_path: Path) -> None:
+    whole, bomb = io.BytesIO(), io.BytesIO()
+    np.savez_compressed(whole, a=np.zeros(100))
+    np.savez_compressed(bomb, a=np.zeros(2**26))
+    files = {"garbage": b"no archive", "cut": whole.getvalue()[:-40], "bomb": bomb.getvalue()}
+    for name, content in files.items():
+        (tmp_path / f"{name}.npz").write_bytes(content)
+    arms = [{"codebase": "fake", "label": name, "weights": str(tmp_path / f"{name}.npz")} for name in files]
+    done = cli.run(cli.recipe(arms=[SLOW, *arms]), "--set", "measure.launches=1")
     assert done.code == 4, done.err
-    assert r"raised as asked\ud800" in cli.arm("faulty")["failure"]["message"]
-    assert cli.arm("slow")["status"] == "ok"
-
-
-@pytest.mark.parametrize("damage", ["garbage", "cut", "bomb"])
-def test_damaged_weights_fail_their_arm_alone(cli: Cli, tmp_path: Path, damage: str) -> None:
-    path = tmp_path / "w.npz"
-    np.savez_compressed(path, a=np.zeros(2**26 if damage == "bomb" else 100))
-    content = path.read_bytes()
-    path.write_bytes({"garbage": b"no archive", "cut": content[:-40], "bomb": content}[damage])
-    arms = [SLOW, {"codebase": "fake", "label": "faulty", "weights": str(path)}]
-    done = cli.run(cli.recipe(arms=arms), "--set", "measure.launches=1")
-    assert done.code == 4, done.err
-    failure = cli.arm("faulty")["failure"]
-    assert failure["reason"] == "environment"
-    assert "weights: " in failure["message"]
+    for name in files:
+        failure = cli.arm(name)["failure"]
+        assert failure["reason"] == "environment", name
+        assert "weights: " in failure["message"]
     assert cli.arm("slow")["status"] == "ok"
 
 
@@ -196,11 +245,12 @@ def test_a_folder_that_cannot_be_written_is_one_error(cli: Cli, tmp_path: Path, 
 
 
 def test_both_of_two_sessions_at_once_are_marked_as_disturbed(cli: Cli, tmp_path: Path) -> None:
-    first = start(cli, cli.recipe(), "--set", "measure.rounds=40")
+    first = start(cli, cli.recipe(), "--set", "measure.rounds=2000")
     wait_for_blocks(cli, 2)
     second = cli("run", cli.recipe(), "--adapters", FAKE, "--results", cli.results)
+    first.send_signal(signal.SIGINT)
     first.communicate(timeout=120)
-    assert first.returncode == second.code == 0
+    assert (first.returncode, second.code) == (130, 0)
     for folder in cli.runs():
         assert any("another bench session" in text for text in Run(folder).record().warnings)
 
@@ -208,13 +258,22 @@ def test_both_of_two_sessions_at_once_are_marked_as_disturbed(cli: Cli, tmp_path
 def long_recipe(cli: Cli, tmp_path: Path) -> Path:
     arms = [{"codebase": "fake", "label": label, "options": {"step_s": 0.03, "pid_file": str(tmp_path / "pids")}}
             for label in ("slow", "fast")]  # fmt: skip
-    return cli.recipe(
-        arms=arms, measure={"quiet": "off", "warmup": 1, "steps": 2, "rounds": 30, "launches": 2}
-    )
+    return cli.recipe(arms=arms, measure={"warmup": 1, "steps": 2, "rounds": 15, "launches": 2})
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP])
-@pytest.mark.parametrize("blocks", [0, 7])
+@pytest.mark.parametrize(
+    ("number", "blocks"),
+    [
+        (signal.SIGINT, 0),
+        (signal.SIGHUP, 7),
+        *(
+            pytest.param(number, blocks, marks=pytest.mark.nightly)
+            for blocks in (0, 7)
+            for number in (signal.SIGQUIT, signal.SIGTERM)
+        ),
+        (signal.SIGINT, 7),
+    ],
+)
 def test_interrupt_at_any_moment_keeps_finished_blocks(
     cli: Cli, tmp_path: Path, number: signal.Signals, blocks: int
 ) -> None:
@@ -247,7 +306,7 @@ def test_interrupt_at_any_moment_keeps_finished_blocks(
     assert run.journal()[: len(kept)] == kept
     measured = {arm.id: run.samples(arm.id).query("round >= 0") for arm in run.arms()}
     pairs = [set(zip(frame["launch"], frame["round"], strict=True)) for frame in measured.values()]
-    assert len(pairs[0] & pairs[1]) == 60
+    assert len(pairs[0] & pairs[1]) == 30
 
 
 def test_killed_session_leaves_no_worker_and_can_be_completed(cli: Cli, tmp_path: Path) -> None:
@@ -273,7 +332,7 @@ def test_killed_session_leaves_no_worker_and_can_be_completed(cli: Cli, tmp_path
         )
 
 
-@pytest.mark.parametrize("who", ["session", "rank"])
+@pytest.mark.parametrize("who", ["session", pytest.param("rank", marks=pytest.mark.nightly)])
 def test_two_ranks_killed_before_their_first_round_can_be_completed(
     cli: Cli, tmp_path: Path, who: str
 ) -> None:
@@ -300,7 +359,7 @@ def test_killed_session_leaves_no_forked_worker_and_no_server(cli: Cli, tmp_path
     adapter.mkdir()
     (adapter / "adapter.py").write_text((FAKE / "adapter.py").read_text())
     (adapter / "adapter.yaml").write_text((FAKE / "adapter.yaml").read_text() + "preload: [numpy]\n")
-    recipe = cli.recipe(arms=[SLOW], measure={"quiet": "off", "warmup": 1, "steps": 2, "rounds": 500})
+    recipe = cli.recipe(arms=[SLOW], measure={"warmup": 1, "steps": 2, "rounds": 500})
     process = cli.start("run", recipe, "--aa", "--adapters", adapter, "--results", cli.results)
     wait_for_blocks(cli, 5)
     children = psutil.Process(process.pid).children(recursive=True)
@@ -323,7 +382,7 @@ def test_two_sessions_at_once_on_one_results_folder_keep_apart(cli: Cli) -> None
 
 
 def test_run_being_measured_cannot_be_resumed(cli: Cli, tmp_path: Path) -> None:
-    process = cli.start("run", long_recipe(cli, tmp_path), "--adapters", FAKE, "--results", cli.results)
+    process = start(cli, long_recipe(cli, tmp_path), "--set", "measure.rounds=2000")
     folder = wait_for_blocks(cli, 2)
     second = cli("run", "--resume", folder, "--adapters", FAKE, "--results", cli.results)
     process.send_signal(signal.SIGINT)
@@ -386,10 +445,3 @@ def test_missing_environment_fails_its_arm_and_names_the_fix(cli: Cli, tmp_path:
     assert failure["reason"] == "environment"
     assert "bench env create elsewhere" in failure["message"]
     assert cli.arm("slow")["status"] == "ok"
-
-
-def test_json_output_is_one_document_also_when_arm_fails(cli: Cli) -> None:
-    done = cli.run(cli.recipe(arms=faulty(raise_at=4)), "--json")
-    document = json.loads(done.out)
-    assert document["exit_code"] == done.code == 4
-    assert {arm["id"]: arm["status"] for arm in document["arms"]} == {"slow": "ok", "faulty": "failed"}

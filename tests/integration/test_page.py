@@ -6,23 +6,26 @@ import itertools
 import json
 import re
 import shutil
-from collections.abc import Iterator
+import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser
 from playwright.sync_api import Page as Tab
 
 from bench.judge.audit import Audit, Difference
 from bench.record.models import Failure
+from bench.report.app import page as app_page
 from bench.report.app.data import unpacked
 from bench.report.app.page import own_script
 from bench.report.render.page import hash_of
 from bench.report.write import generate
+from tests.helpers.browser import opened, violations
 from tests.helpers.report_runs import arm, samples, write_run
 
+SCRIPTS = [Path(app_page.__file__).with_name(name) for name in app_page.SCRIPTS]
 EVIL = "<script>alert(1)</script>"
 ODD = "\x1b[2J\u202eabc 日本語 </script>"
 
@@ -70,7 +73,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     evil = Failure(reason="exception", message=EVIL, stage=EVIL, log=EVIL, log_tail=[EVIL, "x" * 10_000_000])
     arms = [
         (arm("torchvision"), samples(1.3, seed=1)),
-        (arm("slow"), samples(2.6, seed=2)),
+        (arm("slow"), samples(2.6, seed=2).assign(batch=lambda found: found["step"] % 2)),
         (
             arm("evil", label=EVIL, description={"kernels": EVIL}, options={EVIL: EVIL}, warnings=[EVIL, ODD],
                 environment={"python": EVIL, "packages": {EVIL: EVIL}, "variables": {EVIL: EVIL}}),
@@ -143,34 +146,6 @@ def test_the_data_names_every_arm(page: Page, folder: Path) -> None:
     assert max(map(len, data["strings"])) <= 2000
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """A Chromium of this machine; playwright's own download is not needed."""
-    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-    found = next(filter(None, map(shutil.which, names)), None)
-    with sync_playwright() as playwright:
-        path = found or playwright.chromium.executable_path
-        if not Path(path).exists():
-            pytest.skip(
-                f"no Chromium ({', '.join(names)}, playwright install chromium): the page was not browsed"
-            )
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-def opened(browser: Browser, folder: Path, hash_: str = "", **options: Any) -> Tab:
-    """The page as it is, in a browser without network. An error of its script fails the test."""
-    tab = browser.new_context(offline=True, **options).new_page()
-    errors: list[str] = []
-    tab.on("pageerror", lambda error: errors.append(str(error)))
-    tab.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-    tab.goto((folder / "index.html").as_uri() + hash_)
-    tab.wait_for_function("document.documentElement.dataset.ready")
-    assert errors == []
-    return tab
-
-
 @pytest.fixture
 def tab(browser: Browser, folder: Path) -> Tab:
     return opened(browser, folder)
@@ -224,7 +199,7 @@ def test_keys_move_and_open_the_drawer(tab: Tab) -> None:
     assert drawer.locator("canvas").count() == 1
     tab.keyboard.press("Escape")
     assert not drawer.is_visible()
-    assert "arm=" not in tab.url
+    tab.wait_for_function("!location.hash.includes('arm=')")
 
 
 def test_a_permalink_opens_the_arm(browser: Browser, folder: Path) -> None:
@@ -262,15 +237,12 @@ def test_odd_characters_are_escapes(tab: Tab) -> None:
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1440, 1366, 390])
 def test_accessible_and_nothing_clipped(browser: Browser, folder: Path, width: int, theme: Any) -> None:
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     view = {"width": width, "height": 844 if width == 390 else 900}
     tab = opened(browser, folder, viewport=view, color_scheme=theme, bypass_csp=True)
     assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    found = axe.run(tab).response["violations"]
-    assert [(one["id"], one["nodes"][0]["html"]) for one in found] == []
+    assert violations(tab) == []
     tab.locator("#matrix .value[data-arm]").first.click()
-    found = axe.run(tab).response["violations"]
-    assert [(one["id"], one["nodes"][0]["html"]) for one in found] == []
+    assert violations(tab) == []
 
 
 def test_print_shows_every_row(tab: Tab) -> None:
@@ -278,3 +250,41 @@ def test_print_shows_every_row(tab: Tab) -> None:
     assert not tab.locator("#filters").is_visible()
     assert tab.locator("#matrix .row").count() == 2
     assert len(tab.pdf(prefer_css_page_size=True)) > 10_000
+
+
+def test_steps_of_an_arm_are_coloured_by_batch(tab: Tab) -> None:
+    tab.locator("#matrix .value[data-arm]", has_text="0.49").first.click()
+    labels = tab.locator("#drawer .u-legend .u-label")
+    assert "batch 0" not in labels.all_inner_texts()
+    tab.get_by_role("button", name="This arm by batch").click()
+    assert [text for text in labels.all_inner_texts() if text.startswith("batch")] == [
+        "batch 0", "batch 0 (hollow)", "batch 1", "batch 1 (hollow)",
+    ]  # fmt: skip
+
+
+def test_the_section_that_is_read_is_marked(browser: Browser, folder: Path) -> None:
+    tab = opened(browser, folder, viewport={"width": 1440, "height": 900})
+    current = tab.locator('#side [aria-current="true"]')
+    assert current.all_inner_texts() == ["Answer"]
+    tab.locator("#side a", has_text="Trust").click()
+    tab.wait_for_function(
+        "document.querySelector('#side [aria-current=true]').textContent.startsWith('Trust')"
+    )
+    assert current.count() == 1
+
+
+@pytest.mark.nightly
+def test_the_script_has_no_type_errors(tmp_path: Path) -> None:
+    npx = shutil.which("npx")
+    if npx is None:
+        pytest.skip("no npx: the script was not type-checked")
+    options = {"allowJs": True, "checkJs": True, "noEmit": True, "strict": True, "target": "ES2022",
+               "lib": ["ES2022", "DOM", "DOM.Iterable"]}  # fmt: skip
+    config = tmp_path / "tsconfig.json"
+    config.write_text(json.dumps({"compilerOptions": options, "files": [str(path) for path in SCRIPTS]}))
+    command = [npx, "--yes", "-p", "typescript@7.0.2", "tsc", "-p", str(config)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    if "npm error" in done.stderr:
+        pytest.skip("npm cannot fetch typescript: the script was not type-checked")
+    assert done.stdout == ""
+    assert done.returncode == 0

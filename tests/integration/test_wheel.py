@@ -73,11 +73,10 @@ def test_an_installed_wheel_lists_what_it_ships(clean: Path) -> None:
     assert codebases == {path.parent.name for path in ROOT.glob("adapters/*/adapter.yaml")}
 
 
-@pytest.mark.slow
 def test_an_installed_wheel_measures_the_quickstart(clean: Path) -> None:
     """Both codebases infer on small images. Workers find our `adapters` and `detectors`, not the namesakes."""
     small = ["factors={task: [infer]}", "exclude=[]", "baseline=torchvision", "workload.input.size=[64, 64]"]
-    small += ["measure.launches=1", "measure.rounds=1", "environment.threads=1"]
+    small += ["measure.quiet=off", "measure.launches=1", "measure.rounds=1", "environment.threads=1"]
     outcome = bench(clean, "run", "quickstart", *(word for setting in small for word in ("--set", setting)))
     assert {arm["codebase"]: arm["status"] for arm in outcome["arms"]} == {
         "torchvision": "ok",

@@ -10,22 +10,23 @@ from torch import Tensor, nn
 
 from detectors import Detections, build, calibrate
 from detectors.export import export_onnx, export_program, exportable
-from tests.helpers.models import few_layers
+from tests.helpers.models import few_layers, narrow_heads
 
 SIZE = (128, 160)
+NIGHTLY = pytest.mark.nightly
 CASES = [
     ("retinanet_r50_fpn", {}),
-    ("retinanet_r50_fpn", {"conventions": "mmdet"}),
+    pytest.param("retinanet_r50_fpn", {"conventions": "mmdet"}, marks=NIGHTLY),
     ("fcos_r50_fpn", {"score_threshold": 0.02}),
-    ("fcos_r50_fpn", {"conventions": "mmdet", "score_threshold": 0.02}),
+    pytest.param("fcos_r50_fpn", {"conventions": "mmdet", "score_threshold": 0.02}, marks=NIGHTLY),
     ("faster_rcnn_r50_fpn", {}),
-    ("faster_rcnn_r50_fpn", {"conventions": "mmdet"}),
+    pytest.param("faster_rcnn_r50_fpn", {"conventions": "mmdet"}, marks=NIGHTLY),
 ]
 
 
 def detector(name: str, settings: dict[str, str | float]) -> tuple[nn.Module, Tensor]:
     torch.manual_seed(0)
-    with few_layers():
+    with few_layers(), narrow_heads():
         model = build(name, num_classes=5, **settings)
     image = torch.randn(1, 3, *SIZE)
     calibrate(model, image, torch.tensor([SIZE]))
@@ -57,7 +58,7 @@ def test_a_graph_detects_as_the_model_does(name: str, settings: dict[str, str | 
         assert_same(program.module()(image), eager(model, image), pixels=1e-2)
 
 
-@pytest.mark.parametrize(("name", "settings"), [CASES[0], CASES[4]])
+@pytest.mark.parametrize(("name", "settings"), [pytest.param(*CASES[0], marks=NIGHTLY), CASES[4]])
 def test_onnxruntime_detects_as_the_model_does(
     name: str, settings: dict[str, str | float], tmp_path: Path
 ) -> None:

@@ -88,7 +88,7 @@ def solov2_light() -> nn.Module:
     )
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize(("make", "lr"), [(mask_rcnn, 2e-3), (solov2_light, 5e-4)])
 def test_eight_scenes_are_learned_by_heart(tmp_path: Path, make: Callable[[], nn.Module], lr: float) -> None:
     split = write_scenes(tmp_path / "scenes", "train", 8, smallest=SMALLEST)

@@ -168,7 +168,7 @@ def test_training_losses_equal_torchvisions_for_the_same_samples(pair: tuple[nn.
         torch.testing.assert_close(loss, expected[name], rtol=2e-5, atol=0, msg=lambda m, n=name: f"{n}: {m}")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("pair", ["mask_rcnn_r50_fpn"], indirect=True)  # has all that Faster R-CNN has
 def test_gradients_equal_torchvisions_for_the_same_samples(pair: tuple[nn.Module, nn.Module]) -> None:
     # In float64: in float32 both are as far from the true gradient as from each other.

@@ -32,6 +32,21 @@ def detectron2(tmp_path: Path) -> Peer:
 
 
 @pytest.fixture
+def transformers(tmp_path: Path) -> Peer:
+    return peer("transformers", tmp_path)
+
+
+@pytest.fixture
+def onnx(tmp_path: Path) -> Peer:
+    return peer("onnx", tmp_path)
+
+
+@pytest.fixture
+def yolox(tmp_path: Path) -> Peer:
+    return peer("yolox", tmp_path)
+
+
+@pytest.fixture
 def bench(tmp_path: Path) -> Bench:
     try:
         python_of(PADDLEDET)

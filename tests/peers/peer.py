@@ -25,12 +25,15 @@ ROOT = Path(__file__).resolve().parents[2]
 PRELUDE = """
 import json, os, sys
 import numpy as np
-import torch
 from bench.worker.__main__ import load_module
 from bench.worker.api import Job
 from bench.worker.batches import load_batches
 
-torch.set_num_threads(1)
+try:
+    import torch
+    torch.set_num_threads(1)
+except ImportError:  # of a codebase without torch
+    pass
 jobs, adapter_file, out = json.load(open(sys.argv[1])), sys.argv[2], sys.argv[3]
 module = load_module(adapter_file)
 result, arrays = {}, {}

@@ -13,7 +13,8 @@ from tests.peers.peer import Peer, native_mask_rcnn, relative
 
 pytestmark = pytest.mark.peers
 
-SLOW = {"cascade_mask_rcnn_r50_fpn", "solov2_light_r50_dcn_fpn", "faster_rcnn_r50_fpn"}
+#: One of each family; the others nightly.
+FIRST = {"mask_rcnn_r50_fpn", "retinanet_r50_fpn", "solov2_light_r50_dcn_fpn"}
 SIZES = {"ssd300_vgg16": (300, 300)}
 LOSSES = {
     "faster_rcnn_r50_fpn": {"loss_rpn_cls", "loss_rpn_bbox", "loss_cls", "loss_bbox"},
@@ -31,7 +32,7 @@ LOSSES = {
 
 
 @pytest.mark.parametrize(
-    "model", [pytest.param(m, marks=pytest.mark.slow if m in SLOW else ()) for m in LOSSES]
+    "model", [pytest.param(m, marks=() if m in FIRST else pytest.mark.nightly) for m in LOSSES]
 )
 def test_canonical_model_learns_and_detects_and_says_what_it_is(mmdet: Peer, model: str) -> None:
     code = """
@@ -44,8 +45,7 @@ step(adapter, data[0])
 moved = [name for name, p in adapter.model.named_parameters() if not torch.equal(p, before[name])]
 result["moved_stages"] = sorted({name.split(".")[1] for name in moved if name.startswith("backbone.")})
 result["description"] = {key: getattr(description, key) for key in
-                         ("parameters", "trainable_parameters", "forward_flops",
-                          "kernels", "postprocess", "loss_terms")}
+                         ("parameters", "trainable_parameters", "kernels", "postprocess")}
 adapter, data = make(job, task="infer")
 result["found"] = []
 for batch in data:
@@ -60,10 +60,8 @@ for batch in data:
     result, _ = mmdet.run(code, job)
     description = result["description"]
     assert set(result["losses"][0]) == {*LOSSES[model], "loss"}
-    assert set(description["loss_terms"]) == LOSSES[model]
     assert np.isfinite([list(losses.values()) for losses in result["losses"]]).all()
     assert result["losses"][1]["loss"] < result["losses"][0]["loss"]
-    assert description["forward_flops"] > 1e8
     assert description["trainable_parameters"] < description["parameters"]  # the first stage is frozen
     assert "layer1" not in result["moved_stages"]
     assert result["moved_stages"]
@@ -381,7 +379,7 @@ VARIANTS = {  # of the reference list
 }
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_variant_of_the_reference_list_learns_and_detects(mmdet: Peer, variant: str) -> None:
     code = """
@@ -414,7 +412,7 @@ result["found"] = len(predict(adapter, data[0])[0].boxes)
     assert result["found"] > 0 or variant == "HRNet"  # its statistics are not trained
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_every_model_that_the_adapter_offers_can_be_built(mmdet: Peer) -> None:
     code = """
 module.mmcv_kernels.install()

@@ -151,7 +151,8 @@ for key, job in jobs["models"].items():
 
 
 @pytest.mark.parametrize(
-    "cases", [pytest.param(MODELS, id="main"), pytest.param(SLOW_MODELS, id="others", marks=pytest.mark.slow)]
+    "cases",
+    [pytest.param(MODELS, id="main"), pytest.param(SLOW_MODELS, id="others", marks=pytest.mark.nightly)],
 )
 def test_in_its_conventions_the_r_cnns_are_mmdetections(mmdet: Peer, cases: dict[str, Case]) -> None:
     models, jobs, batch = {}, {}, None

@@ -10,7 +10,7 @@ from bench.recipe.codebases import find_codebases
 from tests.conftest import Cli
 from tests.helpers.runs import killed_and_resumed_alike
 
-pytestmark = [pytest.mark.peers, pytest.mark.slow]
+pytestmark = [pytest.mark.peers, pytest.mark.nightly]
 
 
 def test_trainings_of_peers_killed_halfway_end_with_same_detections(

@@ -17,7 +17,7 @@ from tests.conftest import FAKE, Cli, alive, pids
 MOMENTS = 50
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("moment", range(MOMENTS))
 def test_a_kill_at_a_random_moment_loses_nothing(cli: Cli, tmp_path: Path, moment: int) -> None:
     rng = random.Random(moment)

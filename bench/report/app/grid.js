@@ -123,7 +123,7 @@ function gridKey(/** @type {KeyboardEvent} */ event) {
   const target = /** @type {Any} */ (event.target);
   if (event.key === "Enter" && target.dataset.arm) {
     event.preventDefault(); // or it would press the button that the drawer puts the focus on
-    return open(arms[+target.dataset.arm]);
+    return openArm(arms[+target.dataset.arm]);
   }
   if (!moves[event.key] || !target.closest(".row")) return;
   event.preventDefault();

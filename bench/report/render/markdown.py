@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from bench.report.document import Block, Bullets, Code, Column, Details, Figure, Heading, Table, Text
-from bench.report.text import printable
+from bench.text_safety import visible
 
 # What would start markup inside a line. Underscores inside a word (mask_rcnn_r50) and brackets that no link
 # target follows (1.23 [1.20, 1.26]) are plain text in GitHub's markdown, and stay readable in the source.
@@ -19,7 +19,7 @@ _ENTITIES = {"<": "&lt;", "&": "&amp;"}
 
 def escape(text: str) -> str:
     """Plain text so that markdown shows it as it is, inside a line or a table cell."""
-    line = printable(" ".join(text.split()))
+    line = visible(" ".join(text.split()))
     return _MARKUP.sub(lambda match: _ENTITIES.get(match[0], "\\" + match[0]), line)
 
 
@@ -57,7 +57,7 @@ def code(block: Code) -> str:
     """A fenced block, fenced by more backticks than the text holds in a row."""
     longest = max((len(run) for run in re.findall(r"`+", block.text)), default=0)
     fence = "`" * max(3, longest + 1)
-    return f"{fence}{block.language}\n{block.text}\n{fence}"
+    return f"{fence}{block.language}\n{visible(block.text)}\n{fence}"
 
 
 def _render(block: Block) -> str:
@@ -76,7 +76,7 @@ def _render(block: Block) -> str:
             return _figure(block)
         case Details(title, blocks):
             inside = "\n\n".join(map(_render, blocks))
-            return f"<details><summary>{html.escape(printable(title))}</summary>\n\n{inside}\n\n</details>"
+            return f"<details><summary>{html.escape(visible(title))}</summary>\n\n{inside}\n\n</details>"
 
 
 def _figure(block: Figure) -> str:
@@ -85,7 +85,7 @@ def _figure(block: Figure) -> str:
     image = f"![{alt}](figures/{block.name}.svg)"
     if not block.dark:
         return image
-    text = html.escape(block.alt)
+    text = html.escape(visible(block.alt))
     return (
         f'<picture><source media="(prefers-color-scheme: dark)" srcset="figures/{block.name}-dark.svg">'
         f'<img src="figures/{block.name}.svg" alt="{text}"></picture>'
@@ -102,9 +102,9 @@ def render(blocks: Iterable[Block], limit: int | None = None) -> str:
     parts: list[str] = []
     room = math.inf if limit is None else limit
     for block in blocks:
-        part = _encodable(_render(block))
+        part = _render(block)
         if limit is not None and isinstance(block, Details) and _bytes(part) > room:
-            part = _encodable(_render(_cut(block, int(room))))
+            part = _render(_cut(block, int(room)))
         parts.append(part)
         room -= _bytes(part) + 2
     return "\n\n".join(parts) + "\n"
@@ -129,9 +129,4 @@ def _cut(block: Details, room: int) -> Details:
 
 
 def _bytes(text: str) -> int:
-    return len(_encodable(text).encode())
-
-
-def _encodable(text: str) -> str:
-    """Half of a surrogate pair, which no file can hold, becomes its escape."""
-    return text.encode("utf-8", "backslashreplace").decode()
+    return len(text.encode())

@@ -20,7 +20,7 @@ import jinja2
 from markupsafe import Markup
 
 from bench.report.document import Block, Details, Figure, Heading, Table
-from bench.report.text import printable
+from bench.text_safety import visible
 
 
 @dataclass(frozen=True)
@@ -107,5 +107,5 @@ def templates() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["shown"] = printable
+    environment.filters["shown"] = visible
     return environment

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -105,3 +107,14 @@ def test_any_series_gives_ordered_changes_of_the_asked_size(values: list[float])
     found = change_points(values, "lower", min_change=0.05)
     assert [point.index for point in found] == sorted({point.index for point in found})
     assert all(abs(np.log(point.after / point.before)) >= np.log1p(0.05) * 0.999 for point in found)
+
+
+def test_a_long_series_of_equal_values_takes_no_time() -> None:
+    begin = time.process_time()
+    values = np.full(2000, 1507.0)
+    assert change_points(values, "lower") == []
+    values[500] *= 1.5
+    values[1000:] *= 1.1
+    (found,) = change_points(values, "lower")
+    assert found.index == 1000
+    assert time.process_time() - begin < 2

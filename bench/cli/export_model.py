@@ -1,0 +1,65 @@
+"""`bench export-model`: a model of a codebase as an ONNX file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bench.cli.options import Adapters, Quiet, examples, say
+from bench.cli.run import plan_of
+from bench.cli.vs import write_recipe
+from bench.errors import BenchError
+from bench.measure.export_model import export_model as write_model
+from bench.measure.progress import listener
+from bench.recipe.codebases import find_codebases
+from bench.recipe.compose import Asked, composed
+
+app = typer.Typer()
+
+
+@app.command(
+    epilog=examples(
+        "bench export-model native:retinanet_r50_fpn@run.npz -o model.onnx --size 640",
+        "bench export-model torchvision:fasterrcnn_resnet50_fpn_v2@weights.pth -o model.onnx",
+    )
+)
+def export_model(
+    arm: Annotated[str, typer.Argument(metavar="ARM", help="CODEBASE:MODEL[@WEIGHTS], as of bench vs.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")] = Path("model.onnx"),
+    size: Annotated[
+        str, typer.Option("--size", help="Of the images: 640, or 480x640 (height, width).")
+    ] = "640",
+    data: Annotated[
+        str, typer.Option("--data", help="Data set whose classes the model has, as of bench vs.")
+    ] = "shapes",
+    quiet: Quiet = False,
+    adapters: Adapters = None,
+) -> None:
+    """Write a model with its post-processing as an ONNX file, which `bench vs onnx:model.onnx` measures."""
+    if output.is_dir() or not output.parent.is_dir():
+        raise BenchError(
+            "no place for a file", where=str(output), hint="-o model.onnx, in a folder that exists"
+        )
+    codebases = find_codebases(adapters or [])
+    content = composed(Asked((arm,), data, images=2), codebases)
+    content["workload"]["input"]["size"] = _size(size)
+    content["name"] = "export-model"
+    recipe = output.with_suffix(".recipe.yaml")
+    write_recipe(recipe, content)
+    try:
+        loaded, plan = plan_of(recipe, [], adapters or [], trust=True)
+        with listener(plan, quiet=quiet) as shown:
+            write_model(loaded, plan, codebases, output, shown)
+    finally:
+        recipe.unlink(missing_ok=True)
+    say(output)
+
+
+def _size(text: str) -> list[int]:
+    """[height, width] of `640` or `480x640`. Raises BenchError."""
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(side.isdecimal() for side in sides):
+        raise BenchError(f"--size {text}: expected a number of pixels, or two", hint="--size 480x640")
+    return [int(sides[0]), int(sides[-1])]

@@ -1,0 +1,147 @@
+"""`bench vs` and `bench init`: from models, files and data of the user's to a recipe, a run and its verdict."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bench.cli.options import RESULTS, Adapters, AsJson, Quiet, Results, Settings, examples, print_json, say
+from bench.cli.run import measure, plan_of, print_outcome, width_settings
+from bench.errors import BenchError, ExitCode
+from bench.measure.preflight import check_plan
+from bench.recipe.codebases import find_codebases
+from bench.recipe.compose import Asked, composed, recipe_text
+from bench.recipe.load import apply_override
+from bench.report.write import generate
+
+app = typer.Typer()
+
+Data = Annotated[
+    str,
+    typer.Option(
+        "--data", help="A folder of COCO, YOLO or VOC; ANNOTATIONS.json=FOLDER; or shapes (generated)."
+    ),
+]
+Task = Annotated[str, typer.Option("--task", help="train, or infer; of models with weights, with their AP.")]
+Size = Annotated[
+    str, typer.Option("--size", help="800x1333: short and long side. 640 or 640x640: exactly that square.")
+]
+Batch = Annotated[int, typer.Option("--batch", min=1, help="Images per step.")]
+Images = Annotated[int, typer.Option("--images", min=1, help="Images: the first ones of the split.")]
+Device = Annotated[str, typer.Option("--device", help="cpu or cuda.")]
+Arms = typer.Argument(
+    metavar="ARM...",
+    help="CODEBASE:MODEL[@WEIGHTS]; CODEBASE=WHERE:MODEL runs in a named environment, an interpreter or a checkout.",
+)
+
+
+@app.command(
+    epilog=examples(
+        "bench vs native:mask_rcnn_r50_fpn torchvision:maskrcnn_resnet50_fpn --task train --size 512",
+        "bench vs mmdet:my_config.py@epoch_12.pth detectron2:my.yaml@model_final.pth --data coco",
+        "bench vs mmdet:my_config.py mmdet=mmdet-3.2:my_config.py --data coco --task train",
+        "bench vs python:mypackage.models:build torchvision:fasterrcnn_resnet50_fpn_v2 --data shapes",
+    )
+)
+def vs(
+    arms: Annotated[list[str], Arms],
+    data: Data = "shapes",
+    task: Task = "infer",
+    size: Size = "800x1333",
+    batch: Batch = 1,
+    images: Images = 16,
+    device: Device = "cpu",
+    launches: Annotated[int, typer.Option(min=1, help="Fresh processes of each arm.")] = 3,
+    rounds: Annotated[int, typer.Option(min=1, help="Visits to every arm in each launch.")] = 5,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of a visit.")] = 2,
+    until: Annotated[
+        str | None, typer.Option(help="3%: add launches until every interval is that narrow (+/-).")
+    ] = None,
+    settings: Settings = None,
+    save: Annotated[Path | None, typer.Option(help="File for the recipe that is run.")] = None,
+    dry_run: Annotated[bool, typer.Option(help="Write the recipe and check it. Measure nothing.")] = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder of the report. Default: reports/NAME/RUN.")
+    ] = None,
+    quiet: Quiet = False,
+    results: Results = RESULTS,
+    adapters: Adapters = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare models by name, config or checkpoint, in one line.
+
+    It writes the recipe that it runs, measures, and writes the report. The first arm is the baseline.
+    Files that you name here run as your own code: no --trust is needed.
+    """
+    asked = Asked(tuple(arms), data, task, size, batch, images, device, launches, rounds, steps)
+    codebases = find_codebases(adapters or [])
+    content = composed(asked, codebases)
+    for one in [*width_settings(until), *(settings or [])]:
+        apply_override(content, {}, one)
+    path = save or results / str(content["name"]) / "recipe.yaml"
+    write_recipe(path, content)
+    loaded, plan = plan_of(path, [], adapters or [], trust=True)
+    if problems := check_plan(plan, codebases):
+        raise BenchError("\n  ".join(["this cannot be measured:", *problems]), where=str(path))
+    if dry_run:
+        print_json({"recipe": str(path)}) if as_json else say(path)
+        return
+    outcome = measure(loaded, plan, results, adapters or [], quiet=quiet or as_json)
+    target = output or Path("reports") / plan.name / outcome.run.folder.name
+    report = None
+    if outcome.exit_code != ExitCode.INTERRUPTED:
+        report = generate([outcome.run], target, codebases=codebases)
+    if as_json:
+        print_json({**outcome.as_json(), "recipe": str(path), "report": str(report) if report else None})
+    else:
+        print_outcome(outcome, quiet=quiet)
+        say(f"recipe: {path}", error=True)
+        say(report or "no report: the run is not complete")
+    raise typer.Exit(outcome.exit_code)
+
+
+@app.command(epilog=examples("bench init", "bench init recipe.yaml"))
+def init(
+    path: Annotated[Path, typer.Argument(help="File to write.")] = Path("recipe.yaml"),
+    arms: Annotated[
+        list[str] | None, typer.Option("--arm", help="CODEBASE:MODEL[@WEIGHTS]. Repeatable. Default: ask.")
+    ] = None,
+    data: Annotated[str | None, typer.Option("--data", help="As of bench vs. Default: ask.")] = None,
+    task: Annotated[str | None, typer.Option("--task", help="As of bench vs. Default: ask.")] = None,
+    size: Annotated[str | None, typer.Option("--size", help="As of bench vs. Default: ask.")] = None,
+    batch: Annotated[int | None, typer.Option("--batch", help="As of bench vs. Default: ask.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write over a file that exists.")] = False,
+    adapters: Adapters = None,
+) -> None:
+    """Ask what to compare, and write a commented recipe."""
+    if path.exists() and not force:
+        raise BenchError("exists already", where=str(path), hint="another name, or --force")
+    known = find_codebases(adapters or [])
+    chosen = list(arms or [])
+    if not chosen:
+        say(f"An arm is CODEBASE:MODEL[@WEIGHTS]. Codebases: {', '.join(known)}.", error=True)
+        asking = "First arm, the baseline"
+        while answer := typer.prompt(asking, default="", show_default=False).strip():
+            chosen.append(answer)
+            asking = "Next arm, or nothing"
+    asked = Asked(
+        tuple(chosen),
+        data or typer.prompt("Data set: a folder in COCO layout, or shapes", default="shapes"),
+        task or typer.prompt("Task: train or infer", default="infer"),
+        size or typer.prompt("Size: 800x1333 (short and long side), or 640 (a square)", default="800x1333"),
+        batch or typer.prompt("Images per step", default=1, type=int),
+    )
+    write_recipe(path, composed(asked, known))
+    say(path)
+    say(f"next: bench run {path} --trust", error=True)
+
+
+def write_recipe(path: Path, content: dict[str, Any]) -> None:
+    """A commented recipe in a file. Raises BenchError where it cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(recipe_text(content))
+    except OSError as error:
+        raise BenchError(f"cannot be written: {error.strerror or error}", where=str(path)) from None

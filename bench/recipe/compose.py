@@ -1,0 +1,238 @@
+"""A recipe from what a command line says: arms as `CODEBASE:MODEL[@WEIGHTS]`, data, task, size."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bench.errors import BenchError, did_you_mean
+from bench.recipe.codebases import Codebase, get_codebase
+
+#: What stands beside the keys of a recipe that is written here.
+COMMENTS = {
+    "name": "name of the folder of its runs",
+    "workload": "the work of every arm (docs/reference/recipe.md has all fields)",
+    "task": "train or infer: time steps; eval: infer, and AP of the weights",
+    "input": "the same images for every codebase",
+    "dataset": "a folder of COCO, YOLO or Pascal VOC, or shapes",
+    "size": "[height, width]: exactly that; or short and long side with the ratio kept",
+    "batch_size": "images per step",
+    "frozen_stages": "null: as each model's own configuration says",
+    "frozen_bn": "null: as each model's own configuration says",
+    "eval_images": "images that AP is computed of",
+    "arms": "what is compared: codebase, and a model of its own where the models differ",
+    "baseline": "the arm that the others are compared with",
+    "measure": "launches: fresh processes; rounds: visits to every arm in each; steps: of a visit",
+}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a user asks for."""
+
+    arms: tuple[str, ...]
+    data: str = "shapes"
+    task: str = "infer"
+    size: str = "800x1333"
+    batch: int = 1
+    images: int = 16
+    device: str = "cpu"
+    launches: int = 3
+    rounds: int = 5
+    steps: int = 2
+
+
+@dataclass(frozen=True)
+class ArmText:
+    """One arm of a command line, taken apart."""
+
+    codebase: Codebase
+    model: str
+    weights: str | None = None
+    where: str | None = None
+    """A named environment, an interpreter or a checkout."""
+
+    @property
+    def canonical(self) -> str | None:
+        """The canonical model, where it is one."""
+        model, own = self.codebase.model_of(self.model)
+        return model if own is None else None
+
+    @property
+    def label(self) -> str:
+        """How a reader knows the model: the end of its path, without a suffix."""
+        end = self.model.rstrip("/").rpartition("/")[2]
+        return re.sub(r"\.(py|yaml|yml|onnx)$", "", end)
+
+
+def parse_arm(text: str, codebases: Mapping[str, Codebase]) -> ArmText:
+    """`CODEBASE[=WHERE]:MODEL[@WEIGHTS]`.
+
+    Args:
+        text: The argument.
+        codebases: The known ones, by name.
+
+    Raises:
+        BenchError: It has another form, or names an unknown codebase.
+    """
+    head, colon, rest = text.partition(":")
+    if not colon or not head or not rest:
+        raise BenchError(
+            f"'{text}' is no arm: expected CODEBASE:MODEL[@WEIGHTS]",
+            hint=f"for example torchvision:fasterrcnn_resnet50_fpn; codebases: {', '.join(codebases)}",
+        )
+    name, _, where = head.partition("=")
+    model, at, weights = rest.rpartition("@")
+    if not at:
+        model, weights = rest, ""
+    codebase = get_codebase(name, codebases, where=text)
+    arm = ArmText(codebase, model, weights or None, where or None)
+    if arm.canonical is None and codebase.name not in codebase.schemes:
+        raise BenchError(
+            f"{codebase.name} has no model '{model}'",
+            where=text,
+            hint=did_you_mean(model, codebase.models),
+        )
+    if arm.canonical is None and model.endswith((".py", ".yaml", ".yml", ".onnx")) and "/" in model:
+        _refuse_missing_folder(model, text)
+    return arm
+
+
+def _refuse_missing_folder(model: str, text: str) -> None:
+    """A path whose folder exists and whose file does not is a typing error; else it is a name of a zoo."""
+    file = Path(model).expanduser()
+    if file.parent.is_dir() and not file.exists():
+        near = [str(file.parent / one) for one in os.listdir(file.parent)]
+        raise BenchError(f"no file {model}", where=text, hint=did_you_mean(model, near))
+
+
+def size_of(text: str) -> list[int] | dict[str, int]:
+    """`640` and `640x640` are a square, `800x1333` is a short and a long side. Raises BenchError."""
+    sides = text.lower().split("x")
+    if not all(side.isdecimal() for side in sides) or len(sides) > 2:
+        raise BenchError(
+            f"size {text}: expected a number of pixels, or two", hint="--size 800x1333, --size 640"
+        )
+    numbers = [int(side) for side in sides]
+    if len(set(numbers)) == 1:
+        return [numbers[0], numbers[0]]
+    return {"short": min(numbers), "long": max(numbers)}
+
+
+def composed(asked: Asked, codebases: Mapping[str, Codebase]) -> dict[str, Any]:
+    """The recipe, as its file holds it.
+
+    Args:
+        asked: What the user asks for.
+        codebases: The known ones, by name.
+
+    Returns:
+        Keys and values of a recipe. Where all arms have one canonical model it is the workload's, so that the work
+        is equal; else every arm has its own.
+
+    Raises:
+        BenchError: An arm or a value has another form.
+    """
+    arms = [parse_arm(text, codebases) for text in asked.arms]
+    if not arms:
+        raise BenchError("no arm", hint="bench vs native:mask_rcnn_r50_fpn torchvision:maskrcnn_resnet50_fpn")
+    if asked.task not in ("train", "infer"):
+        raise BenchError(
+            f"task {asked.task}: expected train or infer", hint=did_you_mean(asked.task, ["train", "infer"])
+        )
+    shared = arms[0].canonical if len({arm.canonical for arm in arms}) == 1 else None
+    weighted = any(arm.weights or (arm.codebase.pretrained and arm.canonical is None) for arm in arms)
+    evaluates = asked.task == "infer" and weighted
+    labels = _labels(arms, one_model=shared is not None)
+    workload: dict[str, Any] = {
+        "task": "eval" if evaluates else asked.task,
+        **({"model": shared} if shared else {}),
+        "input": {**_data(asked), "size": size_of(asked.size)},
+        "batch_size": asked.batch,
+        **({"device": asked.device} if asked.device != "cpu" else {}),
+        **({} if shared else {"frozen_stages": None, "frozen_bn": None}),
+        **({"eval_images": asked.images} if evaluates else {}),
+    }
+    measure = {"launches": asked.launches, "rounds": asked.rounds, "steps": asked.steps}
+    return {
+        "name": "-".join(["vs", *dict.fromkeys(arm.codebase.name for arm in arms)])[:100],
+        "description": f"bench vs {' '.join(asked.arms)}"[:1000],
+        "workload": workload,
+        "arms": [
+            _arm_content(arm, label, shared is not None) for arm, label in zip(arms, labels, strict=True)
+        ],
+        "baseline": {"codebase": labels[0]},
+        "measure": measure,
+    }
+
+
+def _data(asked: Asked) -> dict[str, Any]:
+    """`shapes`, the folder of a data set, or `ANNOTATIONS.json=FOLDER` of a COCO file and its images."""
+    if asked.data == "shapes":
+        return {"dataset": "shapes", "images": asked.images}
+    first, equals, second = (str(part) for part in asked.data.partition("="))
+    if equals and first.endswith(".json"):
+        files = (str(Path(one).expanduser().resolve()) for one in (first, second))
+        return {**dict(zip(("annotations", "images"), files, strict=True)), "count": asked.images}
+    return {"dataset": str(Path(asked.data).expanduser().resolve()), "images": asked.images}
+
+
+def _arm_content(arm: ArmText, label: str, one_model: bool) -> dict[str, Any]:
+    content: dict[str, Any] = {"codebase": arm.codebase.name, "label": label}
+    if not one_model:
+        file = Path(arm.model).expanduser()
+        content["model"] = str(file.resolve()) if file.exists() and arm.canonical is None else arm.model
+    if arm.weights:
+        content["weights"] = str(Path(arm.weights).expanduser().resolve())
+    if arm.where:
+        content |= _place(arm.where)
+    elif (arm.codebase.name == "python" and Path(arm.model.partition(":")[0].partition(".")[0]).exists()) or (
+        arm.codebase.name == "python" and Path(f"{arm.model.partition(':')[0]}.py").exists()
+    ):
+        content["source"] = str(Path.cwd())
+    return content
+
+
+def _place(where: str) -> dict[str, str]:
+    """Where an arm runs: a folder is a checkout, a file an interpreter, all else the name of an environment."""
+    path = Path(where).expanduser()
+    if path.is_dir():
+        return {"source": str(path.resolve())}
+    if "/" in where:
+        return {"python": os.path.abspath(path)}
+    return {"environment": where}
+
+
+def _labels(arms: Sequence[ArmText], *, one_model: bool) -> list[str]:
+    """Names that tell the arms apart."""
+    labels: list[str] = []
+    names = [arm.codebase.name for arm in arms]
+    for arm in arms:
+        alone = one_model and names.count(arm.codebase.name) == 1
+        parts = [arm.codebase.name, *([] if one_model else [arm.label])]
+        if not alone and arm.where:
+            parts.append(Path(arm.where).name)
+        label = " ".join(parts)
+        if label in labels and arm.weights:
+            label = f"{label} {Path(arm.weights).stem}"
+        same = sum(one == label or one.startswith(f"{label} #") for one in labels)
+        labels.append(f"{label} #{same + 1}" if same else label)
+    return labels
+
+
+def recipe_text(content: Mapping[str, Any]) -> str:
+    """YAML with a comment at the keys that need one."""
+    text = yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True, width=100)
+    lines = []
+    for line in text.splitlines():
+        match = re.match(r"( *)(\w+):", line)
+        comment = COMMENTS.get(match[2]) if match and not line.lstrip().startswith("-") else None
+        value_goes_on = line.endswith((">", "|", "'", '"')) and "description" in line
+        lines.append(f"{line}  # {comment}" if comment and not value_goes_on else line)
+    return "\n".join(lines) + "\n"

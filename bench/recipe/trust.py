@@ -1,0 +1,66 @@
+"""Code that a recipe names by its path: it runs once the user has said so, and is remembered by its checksum."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from bench.errors import BenchError
+from bench.recipe.plan import Arm
+
+#: Suffixes of configurations that their codebases run, or build objects from.
+CODE = (".py", ".yaml", ".yml")
+
+
+def code_of(arm: Arm) -> Iterator[tuple[str, str]]:
+    """What an arm runs that is no installed codebase: the field of the recipe, and the path or the function."""
+    if arm.python is not None:
+        yield "python", arm.python
+    if arm.source is not None:
+        yield "source", str(arm.source)
+    if "source" in arm.options:  # of an adapter that imports from there
+        yield "options.source", str(arm.options["source"])
+    if arm.model is not None:
+        file = Path(arm.model)  # a name of a zoo is no path; a reader of YAML may build objects
+        if (file.is_absolute() and file.suffix in CODE) or ":" in file.name:
+            yield "model", arm.model
+
+
+def checksum(found: Iterable[tuple[str, str]]) -> str:
+    """Of the paths, and of what stands in those that are files of text. A checkout is known by its path only."""
+    digest = hashlib.sha256()
+    for field, path in sorted(set(found)):
+        digest.update(f"{field}\0{path}\0".encode())
+        file = Path(path).expanduser()
+        if field == "model" and file.is_file():
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def refuse_untrusted(arms: Iterable[Arm], place: str, folder: Path, *, trust: bool) -> None:
+    """Check the code that the arms of a recipe name.
+
+    Args:
+        arms: Of a plan.
+        place: The recipe, for the message.
+        folder: Where a checksum that was trusted is remembered.
+        trust: The user trusts what the recipe names now.
+
+    Raises:
+        BenchError: The recipe names code that was not trusted yet, or that has changed.
+    """
+    found = list(dict.fromkeys(one for arm in arms for one in code_of(arm)))
+    if not found:
+        return
+    remembered = folder / checksum(found)
+    if trust:
+        folder.mkdir(parents=True, exist_ok=True)
+        remembered.touch()
+    elif not remembered.exists():
+        listed = "; ".join(f"{field}: {path}" for field, path in found)
+        raise BenchError(
+            f"the recipe runs code that is not part of bench: {listed}",
+            where=place,
+            hint="read it, then repeat the command with --trust; that is remembered until the files change",
+        )

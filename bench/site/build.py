@@ -1,0 +1,156 @@
+"""`bench site build`: run folders in, a folder of pages out that any static host can serve."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from bench.errors import BenchError
+from bench.gate.history import Series, series_of
+from bench.gate.overview import Overview, overviews
+from bench.recipe.codebases import Codebase
+from bench.record.machine import fingerprint
+from bench.record.run import Run, find_runs, write_atomic
+from bench.report.app.page import render_page
+from bench.report.build import run_report
+from bench.report.render.page import hash_of, templates
+from bench.report.values import Report
+from bench.site import pages
+
+
+@dataclass(frozen=True)
+class Built:
+    """What was written. ``notes``: runs that are left out, and reports that could not be made."""
+
+    index: Path
+    runs: int
+    reports: int
+    histories: int
+    changes: int
+    notes: tuple[str, ...]
+
+
+def build(
+    results: Sequence[Path], output: Path, cache: Path | None, codebases: Mapping[str, Codebase] | None = None
+) -> Built:
+    """Write the site.
+
+    Args:
+        results: Folders of runs.
+        output: Folder of the site. Reports in it that an earlier build wrote stay, so that links to them do.
+        cache: Where overviews of runs are kept.
+        codebases: For the titles in reports.
+
+    Raises:
+        BenchError: there is no run at all.
+        StorageError: `output` cannot be written.
+    """
+    folders = {folder.name: folder for root in results for folder in find_runs(root)}
+    if not folders:
+        raise BenchError("no runs in " + ", ".join(map(str, results)), hint="bench run quickstart makes one")
+    names = sorted(folders)
+    runs = list(overviews([folders[name] for name in names], cache))
+    series, notes = series_of(runs)
+    found = pages.places(runs)
+    by_place: dict[pages.Place, list[Series]] = {}
+    for one in series:
+        by_place.setdefault((one.recipe, one.machine), []).append(one)
+    reports = {}
+    for last in (members[-1] for members in found.values()):
+        try:
+            _write_report(Run(folders[last.folder]), output / pages.report_page(last), codebases)
+            reports[last.id] = pages.report_page(last)
+        except BenchError as error:
+            notes.append(f"no report of {last.id}: {error}")
+    for place, members in found.items():
+        context = pages.history_context(place, by_place.get(place, []), members)
+        _write(output / pages.history_page(place), "history.html.j2", up="../", **context)
+    _write_index(output, runs, found, by_place, reports, notes)
+    return Built(
+        output / "index.html",
+        len(runs),
+        len(reports),
+        len(found),
+        sum(len(one.changes) for one in series),
+        tuple(notes),
+    )
+
+
+def history_section(run: Run, results: Path, cache: Path | None) -> Markup:
+    """The section of a report on the stored runs of its recipe on machines of its kind; empty for a single one.
+
+    Args:
+        run: The run that is reported.
+        results: Folder of the runs.
+        cache: Where overviews of runs are kept.
+    """
+    record = run.record()
+    recipe = str(record.recipe.get("name", ""))
+    folders = [folder for folder in find_runs(results) if folder.parent.name == recipe]
+    place = recipe, fingerprint(record.machine)
+    members = pages.places(list(overviews(folders, cache))).get(place, [])
+    if len(members) < 2 or all(one.id != record.id for one in members):
+        return Markup("")
+    context = pages.history_context(place, series_of(members)[0], members)
+    return Markup(_templates().get_template("in_report.html.j2").render(**context))
+
+
+def _write_report(run: Run, path: Path, codebases: Mapping[str, Codebase] | None) -> None:
+    write_atomic(path, render_page(Report((run_report(run, codebases=codebases),))))
+
+
+def _write_index(
+    output: Path,
+    runs: Sequence[Overview],
+    found: Mapping[pages.Place, Sequence[Overview]],
+    series: Mapping[pages.Place, Sequence[Series]],
+    reports: Mapping[str, str],
+    notes: Sequence[str],
+) -> None:
+    listings = [
+        pages.latest(found, series, reports), pages.changes(series), pages.run_table(runs, reports)
+    ]  # fmt: skip
+    _write(
+        output / "index.html",
+        "index.html.j2",
+        up="",
+        title="Benchmark results",
+        listings=[one for one in listings if one.rows],
+        notes=notes[: pages.MOST_ROWS],
+        counts=f"{len(runs)} runs of {len({place[0] for place in found})} recipes",
+    )
+    for name, values in (
+        (
+            "runs.json",
+            [{key: value for key, value in asdict(run).items() if key != "points"} for run in runs],
+        ),
+        ("history.json", [one.as_json() for members in series.values() for one in members]),
+    ):
+        write_atomic(output / name, json.dumps(values, ensure_ascii=False) + "\n")
+    write_atomic(output / ".nojekyll", "")  # GitHub Pages serves the files as they are
+
+
+def _write(path: Path, template: str, **context: Any) -> None:
+    script = _file("render/sort.js")
+    style = _file("app/style.css") + resources.files("bench.site").joinpath("site.css").read_text("utf-8")
+    page = _templates().get_template(template)
+    text = page.render(style=Markup(style), script=Markup(script), script_hash=hash_of(script), **context)
+    write_atomic(path, text)
+
+
+@cache
+def _file(name: str) -> str:
+    return resources.files("bench.report").joinpath(name).read_text(encoding="utf-8")
+
+
+@cache
+def _templates() -> jinja2.Environment:
+    return templates().overlay(loader=jinja2.PackageLoader("bench.site", "."))

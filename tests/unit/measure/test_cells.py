@@ -10,10 +10,11 @@ import pytest
 
 from bench.errors import BenchError
 from bench.measure import cells
-from bench.measure.cells import Cell, attempt_of, node_of, pick, scheduler_of
+from bench.measure.cells import Cell, Cells, attempt_of, node_of, pick, scheduler_of
 from bench.measure.executors import Task
 from bench.measure.executors.slurm import MOST_TASKS, Slurm
 from bench.record.models import Block, RankTimes
+from bench.record.store import FolderStore, members
 
 CELLS = [Cell(f"key{index}", index, ()) for index in range(7)]
 
@@ -81,3 +82,41 @@ def test_share_of_disturbed_blocks_is_counted() -> None:
     ]
     assert cells._disturbed(SimpleNamespace(journal=lambda: blocks)) == 0.5  # type: ignore[arg-type]
     assert cells._disturbed(SimpleNamespace(journal=list)) == 0.0  # type: ignore[arg-type]
+
+
+def cells_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, outcomes: list[tuple[int, float]]
+) -> tuple[Cells, list[int]]:
+    """What measures cells, with attempts that end as told: exit code and share of disturbed blocks."""
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
+    numbers: list[int] = []
+
+    def attempt(self: Cells, cell: Cell, folder: Path, number: int) -> tuple[object, int, float]:
+        numbers.append(number)
+        (folder / "run.json").write_text(str(number))
+        return SimpleNamespace(folder=folder), *outcomes[len(numbers) - 1]
+
+    monkeypatch.setattr(Cells, "_attempt", attempt)
+    plan, store = SimpleNamespace(name="r"), FolderStore(tmp_path / "store")
+    return Cells(None, plan, 1, {}, store, [], lambda plan: None), numbers  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "kept"),
+    [([(0, 0.1)], 1), ([(4, 0.0)], 1), ([(0, 0.9), (0, 0.1)], 2), ([(0, 0.9), (0, 0.8)], 2)],
+)
+def test_disturbed_cell_gets_one_more_attempt(
+    outcomes: list[tuple[int, float]], kept: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measuring, numbers = cells_with(tmp_path, monkeypatch, outcomes)
+    assert measuring.measure(CELLS[0]) == outcomes[-1][0]
+    assert numbers == list(range(1, len(outcomes) + 1))
+    assert members(measuring.store.read("r", "key0"), "key0")["run.json"] == str(kept).encode()
+    assert list((tmp_path / "cache" / "cells").iterdir()) == []
+
+
+def test_interrupted_cell_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measuring, _ = cells_with(tmp_path, monkeypatch, [(130, 0.0)])
+    assert measuring.measure(CELLS[0]) == 130
+    assert measuring.store.keys("r") == set()
+    assert list((tmp_path / "cache" / "cells").iterdir()) == []

@@ -21,6 +21,7 @@ from bench import __version__, shipped
 from bench.environments import cache_folder, read_lock, versions
 from bench.environments.named import folder_of_name
 from bench.errors import BenchError, ExitCode
+from bench.measure.launchers import allocated
 from bench.measure.scratch import clear_dead, new_folder
 from bench.measure.session import Session, new_run
 from bench.measure.until import growing
@@ -193,6 +194,10 @@ class Cells:
 
     def measure(self, cell: Cell) -> int:
         """Measure one cell from its beginning and keep it, unless it was interrupted. Returns the exit code."""
+        try:  # a cell that cannot be measured here is not finished by saying so
+            allocated(max((arm.workload.nodes for arm in cell.arms), default=1))
+        except ValueError as error:
+            raise BenchError(str(error), where=cell.key) from None
         places = [cache_folder() / "cells"]
         clear_dead(places)
         first = attempt_of(os.environ)

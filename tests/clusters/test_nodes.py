@@ -73,6 +73,9 @@ def test_too_few_nodes_fail_the_arm(cli: Cli) -> None:
     (arm,) = Run(cli.runs()[0]).arms()
     assert arm.failure is not None
     assert "the arm needs 2 nodes, and 1 are given" in arm.failure.message
+    by_cell = cli.run(recipe, "--skip-done", "-q", env={**os.environ, "BENCH_NODES": "127.0.0.1"})
+    assert (by_cell.code, "the arm needs 2 nodes" in by_cell.err) == (2, True)
+    assert not list(cli.results.glob("*/*.cell.zip"))
 
 
 def test_lost_rank_of_other_node_fails_the_arm(cli: Cli) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import typing
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, field
+from dataclasses import asdict, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
@@ -192,11 +192,21 @@ class Checkpoints:
 
 @checked
 class Evaluate:
-    """Evaluation on ``data.val``: at the end and, unless 0, ``every`` so many iterations; ``batch`` images at once."""
+    """Evaluation on ``data.val``: at the end and, unless 0, ``every`` so many iterations; ``batch`` images at once.
+
+    Test-time augmentation: ``scales``, short sides beside that of ``resize``, and ``mirror``, each view mirrored too.
+    """
 
     every: Count = 0
     batch: Positive = 1
     resize: Resize = Resize()
+    scales: Many[Positive] = ()
+    mirror: StrictBool = False
+
+    @property
+    def views(self) -> list[Resize]:
+        """The sizes of an image that are looked at; one, without augmentation."""
+        return [self.resize, *(replace(self.resize, short=(short,)) for short in self.scales)]
 
 
 @checked
@@ -296,6 +306,8 @@ def _contradictions(config: Config) -> Iterable[tuple[str, Keys]]:
         yield "jitter needs the size of the canvas: resize: {size: [1024, 1024]}", ("augment", "jitter")
     if jitter is not None and jitter[0] > jitter[1]:
         yield "the least scale is larger than the largest", ("augment", "jitter")
+    if config.evaluate.scales and config.evaluate.resize.size is not None:
+        yield "scales are short sides, and resize has a size for all images", ("evaluate", "scales")
     if len(config.evaluate.resize.short) > 1:
         yield "evaluation takes one short side", ("evaluate", "resize", "short")
 

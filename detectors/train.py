@@ -29,7 +29,7 @@ from detectors import cpu, runtime, training_state
 from detectors.coco import AugmentedCoco, BadImage, Batch, CocoFolder, Collate
 from detectors.config import Config, ConfigError, Loaded, Optimizer
 from detectors.ema import EMA
-from detectors.eval import evaluate
+from detectors.eval import check_views, evaluate
 from detectors.meter import Meter, Records
 from detectors.order import TrainingOrder
 from detectors.parameter_rules import Rule, parameter_groups
@@ -262,6 +262,7 @@ def train(loaded: Loaded, *, resume: bool = False) -> int:
         coco, image_ids, trainer = _prepare(loaded, ranks, resumed=state is not None)
         val = None
         if config.data.val is not None:
+            check_views(trainer.model, loaded)
             val = runtime.coco_folder(loaded, "val")
             runtime.check_categories(coco.category_ids, val, loaded)
         first = 0

@@ -12,7 +12,7 @@ LOCK   := UV_CUSTOM_COMPILE_COMMAND="make locks" $(UV) pip compile --quiet --pyt
 # PaddlePaddle needs packages of its own age; the others share bench's.
 LOCKED := $(filter-out paddledet,$(patsubst adapters/%/requirements.in,%,$(wildcard adapters/*/requirements.in)))
 
-.PHONY: demo check test nightly lint docs bench peers locks format clean
+.PHONY: demo check test nightly lint docs bench gpu peers locks format clean
 
 demo: $(STAMP)  ## measure the quickstart recipe and write its report
 	$(BENCH) run quickstart
@@ -34,8 +34,8 @@ lint: $(STAMP)
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/deptry .
-	$(VENV)/bin/codespell $(TEXTS) bench adapters detectors tests benchmarks recipes
-	$(VENV)/bin/rumdl check --quiet $(TEXTS) adapters
+	$(VENV)/bin/codespell $(TEXTS) bench adapters contrib detectors tests benchmarks recipes
+	$(VENV)/bin/rumdl check --quiet $(TEXTS) adapters contrib
 
 docs: $(STAMP)  ## the documentation as a site, in site/
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
@@ -43,6 +43,9 @@ docs: $(STAMP)  ## the documentation as a site, in site/
 bench: $(STAMP)  ## the harness's own benchmarks: overhead, idle workers, evaluators
 	$(VENV)/bin/python -m benchmarks.overhead
 	$(VENV)/bin/python -m benchmarks.evaluators
+
+gpu:  ## smoke test, equal work and reference table on one GPU, with the interpreter that is there; more runs go on
+	$(PYTHON) -m benchmarks.gpu --minutes $(or $(MINUTES),8) $(if $(WHEELS),--wheels $(WHEELS))
 
 peers: $(STAMP)  ## build the environments of the other codebases
 	$(BENCH) env create --all
@@ -60,7 +63,7 @@ format: $(STAMP)
 $(STAMP): pyproject.toml requirements.lock
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --constraint requirements.lock uv
-	$(UV) pip install --quiet --constraints requirements.lock --editable '.[native,test,lint,docs]'
+	$(UV) pip install --quiet --constraints requirements.lock --editable '.[native,test,lint,docs,ray,s3]'
 	touch $(STAMP)
 
 clean:

@@ -78,7 +78,7 @@ def make_runs(results: Path, count: int) -> None:
             templates[number % len(templates)].copy(results, number, number >= count // 2, rng)
 
 
-def measured(command: list[str], environment: dict[str, str]) -> tuple[float, float, float, bytes]:
+def measured(command: list[str], environment: dict[str, str] | None) -> tuple[float, float, float, bytes]:
     """Wall seconds, processor seconds and peak MiB of a command and its children, and what it printed."""
     start = time.perf_counter()
     process = subprocess.Popen(

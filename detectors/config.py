@@ -118,12 +118,16 @@ class Augment:
 
     ``distort``: brightness, contrast, saturation and hue; ``expand``: onto a canvas of up to that many times the side;
     ``crop``: a part that keeps some overlap with an object (all three as SSD, Liu et al. 2016, section 2.2).
+    ``jitter``: the least and the largest scale, such as [0.1, 2], of what then is cut or padded to ``resize.size``.
+    ``copy_paste``: how often objects of another image are pasted in; for models with masks.
     """
 
     distort: StrictBool = False
     expand: Annotated[Number, Field(ge=1)] = 1.0
     crop: StrictBool = False
     resize: Resize = Resize()
+    jitter: tuple[PositiveFloat, PositiveFloat] | None = None
+    copy_paste: Share = 0.0
     flip: Share = 0.5
 
 
@@ -176,10 +180,14 @@ class Optimizer:
 
 @checked
 class Checkpoints:
-    """Written every so many iterations and at the end; the last ``keep`` stay."""
+    """Written every so many iterations and at the end; the last ``keep`` stay.
+
+    ``best``: of which task the evaluation with the highest AP is kept as ``best.pt``.
+    """
 
     every: Positive = 1000
     keep: Positive = 3
+    best: Literal["bbox", "segm"] | None = None
 
 
 @checked
@@ -198,7 +206,8 @@ class Config:
     ``batch``: images of a step, all ranks together. ``ema``: decay of the averaged weights, which then are those that
     are evaluated. ``weights``: "imagenet", or a file: a checkpoint of ours, a detector of torchvision, mmdetection,
     detectron2 or PaddleDetection, or a backbone (``runtime.begin_with``). ``output``: folder of log and checkpoints.
-    ``kernels``: on a CPU those of ``detectors.cpu`` where they are faster, or torch's own everywhere.
+    ``records``: files of numbers for plots: ``metrics.csv``, TensorBoard's. ``kernels``: on a CPU those of
+    ``detectors.cpu`` where they are faster, or torch's own everywhere.
     """
 
     model: Model
@@ -215,6 +224,7 @@ class Config:
     kernels: Literal["auto", "torch"] = "auto"
     seed: Count = 0
     log_every: Positive = 20
+    records: Many[Literal["csv", "tensorboard"]] = ("csv",)
     checkpoint: Checkpoints = Checkpoints()
     evaluate: Evaluate = Evaluate()
 
@@ -281,6 +291,11 @@ def _contradictions(config: Config) -> Iterable[tuple[str, Keys]]:
             yield "short needs a length", (*keys, "short")
         elif resize.size is None and max(resize.short) > resize.long:
             yield f"the short side {max(resize.short)} is longer than the long one", (*keys, "long")
+    jitter = config.augment.jitter
+    if jitter is not None and config.augment.resize.size is None:
+        yield "jitter needs the size of the canvas: resize: {size: [1024, 1024]}", ("augment", "jitter")
+    if jitter is not None and jitter[0] > jitter[1]:
+        yield "the least scale is larger than the largest", ("augment", "jitter")
     if len(config.evaluate.resize.short) > 1:
         yield "evaluation takes one short side", ("evaluate", "resize", "short")
 

@@ -1,7 +1,8 @@
 """Evaluate a model: ``python -m detectors.eval CONFIG CHECKPOINT``.
 
-Writes detections as COCO takes them (``bbox.json``, ``segm.json`` with run-length masks at image size), and logs AP and
-how long an image took: end to end, that is waiting for data + network + post-processing up to pasted masks.
+Writes detections as COCO takes them (``bbox.json``, ``segm.json`` with run-length masks at image size) and the AP of
+each class (``classes.json``). Logs AP and how long an image took: end to end, that is waiting for data + network +
+post-processing up to pasted masks.
 """
 
 from __future__ import annotations
@@ -60,6 +61,10 @@ class Evaluation(NamedTuple):
     images: int
     seconds: Seconds
 
+    def numbers(self) -> dict[str, float]:
+        """The metrics by names such as ``bbox/AP``."""
+        return {f"{task}/{name}": value for task, of in self.metrics.items() for name, value in of.items()}
+
 
 def evaluate(
     model: nn.Module,
@@ -88,13 +93,15 @@ def evaluate(
         results = {task: [entry for part in parts for entry in part[task]] for task in results}
     log.info("evaluating: %d/%d", len(image_ids), len(image_ids))
     _log_speed(seconds, -(-len(image_ids) // ranks.count))
-    metrics = {}
+    metrics, by_class = {}, {}
     output.mkdir(parents=True, exist_ok=True)
     for task, entries in results.items():
         (output / f"{task}.json").write_text(json.dumps(entries))
-        metrics[task] = average_precision(config.data.val, entries, task)
+        evaluator = evaluated(config.data.val, entries, task)
+        metrics[task], by_class[task] = summary(evaluator), class_precisions(evaluator)
         values = "  ".join(f"{name}: {value:.3f}" for name, value in metrics[task].items())
         log.info("evaluation: %s  %s", task, values)
+    (output / "classes.json").write_text(json.dumps(by_class, indent=1))
     return Evaluation(metrics, len(image_ids), seconds)
 
 
@@ -146,7 +153,7 @@ def _batches(
         dataset,
         batch_size=config.evaluate.batch,
         num_workers=config.data.workers,
-        collate_fn=Collate(config.data.pixels, config.evaluate.resize),
+        collate_fn=Collate(config.data.pixels, config.evaluate.resize, as_bytes=device.type == "cuda"),
         pin_memory=device.type == "cuda",
         worker_init_fn=runtime.ignore_interrupts,
     )
@@ -211,10 +218,10 @@ def entries_of(
     ]
 
 
-def average_precision(split: Split, entries: list[dict[str, Any]], task: str) -> dict[str, float]:
-    """COCO's numbers (``METRICS``) by pycocotools, on all images of the split. ``task``: bbox or segm."""
+def evaluated(split: Split, entries: list[dict[str, Any]], task: str) -> COCOeval | None:
+    """Pycocotools' evaluation of all images of the split, None without entries. ``task``: bbox or segm."""
     if not entries:  # pycocotools raises IndexError
-        return dict.fromkeys(METRICS, 0.0)
+        return None
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(split.annotations)
         truth.dataset.setdefault("info", {})  # which loadRes wants, and not every file has
@@ -222,7 +229,31 @@ def average_precision(split: Split, entries: list[dict[str, Any]], task: str) ->
         evaluator.evaluate()
         evaluator.accumulate()
         evaluator.summarize()
-    return dict(zip(METRICS, evaluator.stats.tolist(), strict=True))
+    return evaluator
+
+
+def summary(evaluator: COCOeval | None) -> dict[str, float]:
+    """COCO's numbers (``METRICS``)."""
+    return (
+        dict.fromkeys(METRICS, 0.0)
+        if evaluator is None
+        else dict(zip(METRICS, evaluator.stats.tolist(), strict=True))
+    )
+
+
+def class_precisions(evaluator: COCOeval | None) -> dict[str, float]:
+    """AP of each category by its name, 0..1, or -1 for one without an object."""
+    if evaluator is None:
+        return {}
+    names = {one["id"]: one.get("name", str(one["id"])) for one in evaluator.cocoGt.dataset["categories"]}
+    found = evaluator.eval["precision"][
+        :, :, :, 0, -1
+    ]  # [thresholds, recalls, categories]: all areas, 100 detections
+    means = {number: found[:, :, place] for place, number in enumerate(evaluator.params.catIds)}
+    return {
+        names[key]: float(each[each > -1].mean()) if (each > -1).any() else -1.0
+        for key, each in means.items()
+    }
 
 
 def _log_speed(seconds: Seconds, images: int) -> None:

@@ -8,18 +8,16 @@ import numpy as np
 import torch
 from PIL import Image
 
+from detectors import image_files
 from detectors.structures import Detections
-
-#: Modes of Pillow whose values would be cut off by a conversion to eight bits.
-DEEP = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 
 
 def as_pixels(image: Image.Image | np.ndarray) -> np.ndarray:
     """An image as RGB.
 
     Args:
-        image: of Pillow, in any mode of eight bits; or an array [h, w], [h, w, 1], [h, w, 3] or [h, w, 4] of uint8, or
-            of floats from 0 to 1. A fourth channel is transparency and left out.
+        image: of Pillow, in any mode but of floats; of 16 bits the high byte is taken. Or an array [h, w], [h, w, 1],
+            [h, w, 3] or [h, w, 4] of uint8, or of floats from 0 to 1. A fourth channel is transparency and left out.
 
     Returns:
         uint8 [h, w, 3].
@@ -28,11 +26,7 @@ def as_pixels(image: Image.Image | np.ndarray) -> np.ndarray:
         ValueError: for another shape, type or range of values.
     """
     if isinstance(image, Image.Image):
-        if image.mode in DEEP:
-            raise ValueError(
-                f"an image of mode {image.mode} has more than eight bits per value; scale it to uint8"
-            )
-        return np.asarray(image.convert("RGB"))
+        return np.asarray(image_files.rgb(image))
     array = np.asarray(image)
     if array.ndim == 2:
         array = array[..., None]

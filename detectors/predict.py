@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 from rich.console import Console
 from rich.progress import track
 from torch import nn
 
 from detectors import config as configs
-from detectors import cpu, runtime, training_state
+from detectors import cpu, image_files, runtime, training_state
 from detectors.coco_classes import COCO_IDS, COCO_NAMES
 from detectors.config import Config, ConfigError, Loaded
 from detectors.eval import detect, entries_of
@@ -120,9 +120,8 @@ def frames_of(path: Path) -> Iterator[np.ndarray]:
                 yield frame.to_ndarray(format="rgb24")
         return
     try:
-        with Image.open(path) as file:
-            yield np.asarray(ImageOps.exif_transpose(file).convert("RGB"))
-    except (OSError, SyntaxError, ValueError) as error:
+        yield image_files.read(path)
+    except (OSError, ValueError) as error:
         raise ConfigError(f"cannot be read: {str(error).splitlines()[0]}", str(path)) from None
 
 

@@ -12,9 +12,8 @@ import contextlib
 import re
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import astuple
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,15 +30,25 @@ from detectors.coco import AugmentedCoco, BadImage, Batch, CocoFolder, Collate
 from detectors.config import Config, ConfigError, Loaded, Optimizer
 from detectors.ema import EMA
 from detectors.eval import evaluate
+from detectors.meter import Meter, Records
 from detectors.order import TrainingOrder
 from detectors.parameter_rules import Rule, parameter_groups
-from detectors.runtime import MIB, Failed, Ranks, log
+from detectors.runtime import Failed, Ranks, log
 from detectors.schedule import Schedule, make_schedule
 from detectors.structures import Target
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 #: What may change when a training goes on without a word about it.
-UNIMPORTANT = ("output", "log_every", "checkpoint.", "evaluate.", "data.val", "data.workers", "device")
+UNIMPORTANT = (
+    "output",
+    "log_every",
+    "checkpoint.",
+    "evaluate.",
+    "data.val",
+    "data.workers",
+    "device",
+    "records",
+)
 
 
 class Losses(nn.Module):
@@ -150,61 +159,6 @@ class Trainer:
         return training_state.restore(state, self.model, self.optimizer, self.ema, self.scaler)
 
 
-class Meter:
-    """Means since the last line of the log. Losses are added up on the device and read when a line is due."""
-
-    def __init__(self, ranks: Ranks, batch: int) -> None:
-        self.ranks = ranks
-        self.batch = batch
-        self.reset()
-
-    def reset(self) -> None:
-        """Begin anew, after a line."""
-        self.start_s = time.perf_counter()
-        self.data_s = 0.0
-        self.count = 0
-        self.names: list[str] = []
-        self.sums: Tensor | None = None
-
-    def add(self, losses: Mapping[str, Tensor], data_s: float) -> None:
-        """Count a step that waited ``data_s`` for its batch."""
-        values = torch.stack([loss.float() for loss in losses.values()])
-        self.sums = values if self.sums is None else self.sums + values
-        # Readers of the log know a loss by its name.
-        self.names = [name if "loss" in name else f"loss_{name}" for name in losses]
-        self.data_s += data_s
-        self.count += 1
-
-    def pause(self, seconds: float) -> None:
-        """Take time out that was no training."""
-        self.start_s += seconds
-
-    def losses(self) -> dict[str, float]:
-        """Means over steps and ranks, their sum first. Raises Failed for one that is no number."""
-        assert self.sums is not None
-        means = self.ranks.mean(self.sums / self.count).tolist()
-        losses = {"loss": sum(means), **dict(zip(self.names, means, strict=True))}
-        if not np.isfinite(means).all():
-            found = "  ".join(f"{name}: {value:g}" for name, value in losses.items())
-            raise Failed(
-                f"a loss is no number ({found}); try a lower rate, a longer warm-up or optimizer.clip_norm"
-            )
-        return losses
-
-    def line(self, iteration: int, schedule: Schedule) -> str:
-        """The line of the log after step ``iteration`` = 1, 2, …; its parts are described in the README."""
-        losses = self.losses()  # first: on a GPU it waits for the steps to end
-        s_per_iter = (time.perf_counter() - self.start_s) / self.count
-        left = timedelta(seconds=round(s_per_iter * (schedule.iterations - iteration)))
-        memory = self.ranks.largest(runtime.max_memory_bytes(self.ranks.device)) / MIB
-        shown = "  ".join(f"{name}: {value:.4g}" for name, value in losses.items())
-        return (
-            f"iter: {iteration}/{schedule.iterations}  lr: {schedule.lr_at(iteration - 1):.6g}  {shown}  eta: {left}  "
-            f"s/iter: {s_per_iter:.4f} (data {self.data_s / self.count:.4f})  "
-            f"images/s: {self.batch / s_per_iter:.2f}  max_mem: {memory:.0f} MB"
-        )
-
-
 # -- putting it together ---------------------------------------------------------------------------------------------
 
 
@@ -239,7 +193,7 @@ def training_batches(
         ),
         batch_sampler=order,
         num_workers=workers,
-        collate_fn=Collate(config.data.pixels, config.augment.resize),
+        collate_fn=Collate(config.data.pixels, config.augment.resize, as_bytes=ranks.device.type == "cuda"),
         pin_memory=ranks.device.type == "cuda",
         worker_init_fn=runtime.ignore_interrupts,
         prefetch_factor=4 if workers else None,
@@ -354,13 +308,14 @@ def _prepare(loaded: Loaded, ranks: Ranks, *, resumed: bool) -> tuple[CocoFolder
     return coco, image_ids, trainer
 
 
-def _save(trainer: Trainer, coco: CocoFolder, output: Path, iteration: int) -> None:
-    """Write a checkpoint. Raises Failed where that is impossible."""
-    classes = {"category_ids": coco.category_ids, "category_names": coco.category_names}
+def _save(
+    trainer: Trainer, coco: CocoFolder, output: Path, iteration: int, *, best: float | None = None
+) -> None:
+    """Write a checkpoint, or that of the ``best`` AP. Raises Failed where that is impossible."""
+    more = {"category_ids": coco.category_ids, "category_names": coco.category_names, "best": best}
+    keep = trainer.config.checkpoint.keep
     try:
-        path = training_state.save(
-            {**trainer.state(iteration), **classes}, output, trainer.config.checkpoint.keep
-        )
+        path = training_state.save({**trainer.state(iteration), **more}, output, keep)
     except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError when the disk is full
         raise Failed(f"cannot write a checkpoint to {output}: {str(error).splitlines()[0]}") from None
     log.info("wrote %s", path)
@@ -378,6 +333,8 @@ def _run(
     output = Path(config.output)
     batches = training_batches(coco, image_ids, config, ranks, first)
     meter = Meter(ranks, config.batch)
+    records = Records(output, config.records if ranks.first else ())
+    best = training_state.best(output)
 
     save = partial(_save, trainer, coco, output)
     for iteration in range(first, schedule.iterations):
@@ -394,6 +351,7 @@ def _run(
         last = done == schedule.iterations
         if done % config.log_every == 0 or last:
             log.info("%s", meter.line(done, schedule))
+            records.add(done, meter.numbers)
             meter.reset()
         if stop.requested and ranks.first and not last:
             save(done)
@@ -408,7 +366,13 @@ def _run(
         if val is not None and (due or last):
             start_s = time.perf_counter()
             model = trainer.evaluated_model()
-            evaluate(model, val, config, coco.category_ids, ranks, output / "eval")
+            found = evaluate(model, val, config, coco.category_ids, ranks, output / "eval")
+            if found is not None:
+                records.add(done, found.numbers())
+                task = config.checkpoint.best
+                if task in found.metrics and found.metrics[task]["AP"] > best:
+                    best = found.metrics[task]["AP"]
+                    save(done, best=best)
             meter.pause(time.perf_counter() - start_s)
     return 0
 

@@ -20,6 +20,8 @@ from detectors.config import ConfigError
 from detectors.ema import EMA
 
 VERSION = 1
+#: The checkpoint of the highest AP.
+BEST = "best.pt"
 _NAME = re.compile(r"checkpoint_(\d{8})\.pt")
 
 State = dict[str, Any]
@@ -62,12 +64,13 @@ def restore(
 
 
 def save(state: State, folder: Path, keep: int) -> Path:
-    """Write ``checkpoint_<iteration>.pt`` and delete all but the last ``keep``.
+    """Write ``checkpoint_<iteration>.pt`` and delete all but the last ``keep``; or ``best.pt`` of a state with an AP.
 
     The file gets its name when all of it is on the disk, so a killed or full machine leaves the one before in place.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"checkpoint_{state['iteration']:08d}.pt"
+    is_best = state.get("best") is not None
+    path = folder / (BEST if is_best else f"checkpoint_{state['iteration']:08d}.pt")
     part = path.with_suffix(".part")
     try:
         with part.open("wb") as file:
@@ -80,10 +83,15 @@ def save(state: State, folder: Path, keep: int) -> Path:
         raise
     for old in checkpoints(folder)[:-keep]:
         old.unlink(missing_ok=True)
-    for left_over in folder.glob("checkpoint_*.part"):  # of a process that was killed
+    for left_over in folder.glob("*.part"):  # of a process that was killed
         with contextlib.suppress(OSError):
             left_over.unlink()
     return path
+
+
+def best(folder: Path) -> float:
+    """The AP of the best checkpoint of a folder; less than every AP where there is none."""
+    return read(folder / BEST)["best"] if (folder / BEST).exists() else -1.0
 
 
 def checkpoints(folder: Path) -> list[Path]:

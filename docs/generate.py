@@ -154,7 +154,7 @@ def models() -> str:
     from bench.recipe.codebases import find_codebases
     from bench.recipe.models import MODELS
 
-    codebases = find_codebases()
+    codebases = {name: one for name, one in find_codebases().items() if one.models}
     header = ("model", "title", *codebases)
     rows = [
         (

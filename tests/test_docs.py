@@ -24,7 +24,7 @@ from bench.recipe.load import load_recipe
 from bench.recipe.plan import make_plan
 from bench.record.samples import SAMPLE_COLUMNS
 from bench.report.values import MARKS
-from tests.conftest import ROOT, SHARED, Cli
+from tests.conftest import FAKE, ROOT, SHARED, Cli
 
 PAGES = [
     ROOT / name
@@ -41,8 +41,11 @@ WRAP = ROOT / "docs" / "tutorial" / "wrap-your-codebase.md"
 NOT_EXECUTED = {
     r"\b(RUN|DIR|FILE|CONFIG|FORMAT|RECIPE|recipe\.yaml|my-comparison\.yaml)\b": "has a placeholder",
     r"path/to|ours.log|^bench eval instances.json": "has a placeholder",
+    r"^bench env create .*--as": "installs another version; tests/integration/test_named_environments.py",
     r"^bench data sample": "needs a data set of the reader's; tests/integration/test_data_commands.py runs it",
+    r"s3://|^(pip|ray|export) ": "needs a cluster or a bucket; tests/clusters and test_store.py run the commands",
     r"^bench check .*--source": "needs a checkout of another codebase; tests/test_check.py checks one",
+    r"^bench (vs|export-model) .*model\.onnx": "needs the reader's weights; tests/peers/test_export_model.py runs it",
     r"^(python|from|for|write)": "trains for minutes; tests/models/test_train_cli.py runs the commands on less",
 }
 
@@ -95,15 +98,25 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Cli:
 def as_tested(words: list[str], workspace: Cli) -> list[str] | None:
     """Arguments of `bench` that check a command quickly; None where its words alone were checked."""
     command, rest = words[0], words[1:]
+    if command in ("vs", "init", "export-model") or "mine.yaml" in rest:
+        return None  # tests/integration/test_tutorials.py and test_vs.py run such lines
+    if command == "env" and ("--as" in rest or rest[0] == "adopt"):
+        return None  # tests/integration/test_named_environments.py
     if command == "env" and rest[0] in ("create", "remove", "check"):
         assert set(rest[1:]) <= {*find_codebases(), "--all", "--group", "compiled-ops"}
         return None
     if command == "run" and "--resume" in rest:
         return None  # tests/test_faults.py resumes after real interruptions
+    if command == "run" and {"--skip-done", "--executor"} & set(rest):
+        return [command, *rest, "--results", str(workspace.results)]
     if command in ("run", "check", "audit", "calibrate"):  # measuring takes minutes: the plan must be valid
         command, rest = "run", [rest[0], *settings_of(rest), "--dry-run", "--json"]
-    if command in ("report", "compare", "run", "history") or rest == ["runs"]:
+    if command in ("report", "compare", "export", "run", "history", "watch") or rest == ["runs"]:
         rest += ["--results", str(workspace.results)]
+    if command == "watch":
+        rest += ["--adapters", str(FAKE)]
+    if command == "site":
+        rest = ["build", str(workspace.results), "-o", str(workspace.folder / command)]
     if command in ("report", "history"):
         rest += ["-o", str(workspace.folder / command)]
     return [command, *rest]
@@ -133,7 +146,9 @@ def test_commands_work(
         except BenchError as error:
             pytest.fail(f"{page}: {line}\n{error}")
         shown = capsys.readouterr()
-        if "--dry-run" in arguments:  # what this machine lacks is no mistake of the page
+        if (
+            "--json" in arguments and "--dry-run" in arguments
+        ):  # what this machine lacks is no mistake of the page
             assert json.loads(shown.out)["arms"]
         else:
             assert not code, f"{page}: {line}\n{shown.err}"

@@ -38,9 +38,13 @@ class Adapter(TorchAdapter):
 
         offered = self.job.model.get("options", {}).get("config", {})
         self.changes = {**offered, **self.job.options.get("config", {})}
-        model = d2_model.build(self.job.model["name"], self.changes, self.workload, len(self.job.classes))
+        # Random weights were made for no other scale of pixels; they diverge in that of a caffe-style model.
+        keeps_input = "://" in self.workload["model"] and bool(self.job.weights)
+        model = d2_model.build(
+            self.job.model["name"], self.changes, self.workload, len(self.job.classes), keeps_input
+        )
         self.uses_masks = d2_model.uses_masks(model)
-        if not self.job.weights and (self.workload["frozen_bn"] or not self.job.training):
+        if not self.job.weights and (self.workload["frozen_bn"] is not False or not self.job.training):
             d2_model.damp_residual_branches(model)
         return model
 

@@ -23,7 +23,9 @@ MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]  # of bench.workl
 # -- configurations ------------------------------------------------------------------------------------------
 
 
-def build(name: str, changes: Mapping[str, Any], workload: Mapping[str, Any], classes: int) -> nn.Module:
+def build(
+    name: str, changes: Mapping[str, Any], workload: Mapping[str, Any], classes: int, keeps_input: bool
+) -> nn.Module:
     """The model of a zoo configuration (`.yaml` or `.py`), or of a file of the user's, on the CPU.
 
     Args:
@@ -31,17 +33,16 @@ def build(name: str, changes: Mapping[str, Any], workload: Mapping[str, Any], cl
         changes: Of the user, by dotted key.
         workload: Of the recipe.
         classes: Number of classes.
+        keeps_input: The input is normalised as the configuration says, not as the shared batches are.
 
     Returns:
-        The model; ``own_input`` of it is what a user's file wants of its input, else None.
+        The model; ``own_input`` of it is what its configuration wants of the input, None where that is not kept.
 
     Raises:
         ValueError: There is no such configuration, or its model is of another kind.
     """
-    own = "://" in workload["model"]
     config = load_config(name)
-    if own:
-        workload = {**workload, "keeps_input": True}
+    workload = {**workload, "keeps_input": keeps_input}
     if isinstance(config, CfgNode):
         adapt_yaml(config, workload, classes)
         config.merge_from_list([part for change in changes.items() for part in change])
@@ -56,7 +57,7 @@ def build(name: str, changes: Mapping[str, Any], workload: Mapping[str, Any], cl
     ):  # PanopticFPN is one and more
         kind = type(model).__name__
         raise ValueError(f"{name} is a {kind}; only detectors of one or two stages are known here")
-    model.own_input = own_input(config) if own else None
+    model.own_input = own_input(config) if keeps_input else None
     model.preprocess_image = prepared_images
     return model
 
@@ -95,7 +96,7 @@ def adapt_yaml(config: CfgNode, workload: Mapping[str, Any], classes: int) -> No
     model = config.MODEL
     model.DEVICE = "cpu"
     model.WEIGHTS = ""
-    if not workload.get("keeps_input"):
+    if not workload["keeps_input"]:
         config.INPUT.FORMAT = "RGB"
         model.PIXEL_MEAN, model.PIXEL_STD = MEAN, STD
     if workload["frozen_bn"] is not None:
@@ -109,7 +110,7 @@ def adapt_yaml(config: CfgNode, workload: Mapping[str, Any], classes: int) -> No
 
 def adapt_lazy(model: Any, workload: Mapping[str, Any], classes: int) -> None:
     """The same for a one-stage model in the newer form of configurations."""
-    if not workload.get("keeps_input"):
+    if not workload["keeps_input"]:
         model.pixel_mean, model.pixel_std = MEAN, STD
     bottom_up = model.backbone.bottom_up
     if workload["frozen_bn"] is not None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 import math
 import os
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +22,7 @@ from torch import Tensor, nn
 from torchvision.ops import box_convert, masks_to_boxes
 from transformers import (
     AutoConfig,
+    AutoImageProcessor,
     AutoModelForObjectDetection,
     AutoModelForUniversalSegmentation,
     RTDetrImageProcessor,
@@ -25,9 +30,39 @@ from transformers import (
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING
 
-from adapters.torch_common import TensorBatch, TorchAdapter
+from adapters.torch_common import MEAN, STD, TensorBatch, TorchAdapter, renormalised
+from adapters.torch_export import image_size, mark
+from bench.worker.api import Batch
 
 UNIVERSAL = ("mask2former", "maskformer")
+#: Statistics of pixels → how the adapter of ONNX files calls them.
+FED = {(MEAN, STD): "imagenet", ((0.0,) * 3, (255.0,) * 3): "unit"}
+
+
+@dataclass(frozen=True)
+class HfBatch(TensorBatch):
+    """``pixel_mask``: int64 [B, H, W], 1 where the image is. ``relative``: per image centre and size [N, 4] as parts of
+    what the model's boxes are relative to."""
+
+    pixel_mask: Tensor
+    relative: list[Tensor]
+
+    def to(self, device: torch.device) -> HfBatch:
+        moved = super().to(device)
+        relative = [one.to(device, non_blocking=True) for one in self.relative]
+        return replace(moved, pixel_mask=self.pixel_mask.to(device, non_blocking=True), relative=relative)
+
+
+class RawOutputs(nn.Module):
+    """A model as a graph has it: images [1, 3, H, W] to logits [1, Q, K] and boxes [1, Q, 4]."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        found = self.model(pixel_values=images)
+        return found.logits, found.pred_boxes
 
 
 class Adapter(TorchAdapter):
@@ -58,7 +93,7 @@ class Adapter(TorchAdapter):
         else:
             model = auto.from_config(config)
         self.uses_masks = self.kind in UNIVERSAL
-        self.processor = image_processor(config)
+        self.processor = image_processor(config, folder)
         return model.float()
 
     def stages(self) -> Sequence[Sequence[nn.Module]]:
@@ -79,26 +114,37 @@ class Adapter(TorchAdapter):
             raise ValueError(f"optimizer must be sgd or adamw, got {chosen}")
 
     def postprocess_settings(self) -> dict[str, Any]:
-        return {
+        settings = {
             "score_threshold": self.workload["score_threshold"],
             "max_detections": self.workload["max_detections"],
-            "candidates": self.model.config.num_queries,
         }
+        if self.kind in UNIVERSAL:
+            return {**settings, "candidates": self.model.config.num_queries}
+        given = inspect.signature(self.processor.post_process_object_detection).parameters
+        most = given["top_k"].default if "top_k" in given else None
+        return {**settings, "candidates": most or getattr(self.model.config, "num_queries", None)}
 
     # -- step ------------------------------------------------------------------------------------------------
 
-    def arguments(self, data: TensorBatch) -> dict[str, Tensor]:
-        """What the model is called with, the same in training and inference."""
-        if self.kind in UNIVERSAL or self.kind in hf_models.MASKED:
-            return {"pixel_values": data.images, "pixel_mask": self.pixel_mask(data)}
-        return {"pixel_values": data.images}
-
-    def pixel_mask(self, data: TensorBatch) -> Tensor:
-        """int64 [B, H, W], 1 where the image is."""
-        mask = torch.zeros(len(data.images), *data.images.shape[-2:], dtype=torch.int64, device=self.device)
+    def convert(self, batch: Batch) -> HfBatch:
+        """What transformers' processors prepare: the mask of the padding, relative boxes, masks as numbers."""
+        data: TensorBatch = super().convert(batch)
+        mean, std = statistics_of(self.processor)
+        if (mean, std) != (MEAN, STD):
+            data = replace(data, images=renormalised(data.images, data.image_sizes, mean, std))
+        mask = torch.zeros(len(data.images), *data.images.shape[-2:], dtype=torch.int64)
         for one, (height, width) in zip(mask, data.image_sizes, strict=True):
             one[:height, :width] = 1
-        return mask
+        extents = self.extents(data)
+        relative = [relative_boxes(boxes, size) for boxes, size in zip(data.boxes, extents, strict=True)]
+        data = replace(data, masks=[one.to(torch.float32) for one in data.masks])
+        return HfBatch(**vars(data), pixel_mask=mask, relative=relative)
+
+    def arguments(self, data: HfBatch) -> dict[str, Tensor]:
+        """What the model is called with, the same in training and inference."""
+        if self.kind in UNIVERSAL or self.kind in hf_models.MASKED:
+            return {"pixel_values": data.images, "pixel_mask": data.pixel_mask}
+        return {"pixel_values": data.images}
 
     def extents(self, data: TensorBatch) -> list[tuple[int, int]]:
         """(height, width) that boxes of the model are relative to."""
@@ -106,19 +152,18 @@ class Adapter(TorchAdapter):
             return data.image_sizes
         return [tuple(data.images.shape[-2:])] * len(data.images)
 
-    def compute_losses(self, data: TensorBatch) -> dict[str, Tensor]:
+    def compute_losses(self, data: HfBatch) -> dict[str, Tensor]:
         if self.kind in UNIVERSAL:
-            masks = [one.to(torch.float32) for one in data.masks]
-            found = self.model(**self.arguments(data), mask_labels=masks, class_labels=data.labels)
+            found = self.model(**self.arguments(data), mask_labels=data.masks, class_labels=data.labels)
             return {"loss_total": found.loss.squeeze()}
         labels = [
-            {"class_labels": label, "boxes": relative_boxes(boxes, extent)}
-            for label, boxes, extent in zip(data.labels, data.boxes, self.extents(data), strict=True)
+            {"class_labels": label, "boxes": boxes}
+            for label, boxes in zip(data.labels, data.relative, strict=True)
         ]
         found = self.model(**self.arguments(data), labels=labels)
         return dict(found.loss_dict) if self.kind in hf_models.WEIGHTED_LOSSES else {"loss_total": found.loss}
 
-    def predict_raw(self, data: TensorBatch) -> Any:
+    def predict_raw(self, data: HfBatch) -> Any:
         return self.model(**self.arguments(data))
 
     def predict_final(self, raw: Any, data: TensorBatch) -> list[dict[str, Tensor]]:
@@ -138,6 +183,44 @@ class Adapter(TorchAdapter):
         limit = found["boxes"].new_tensor([width, height, width, height])
         boxes = found["boxes"][order].clamp(min=0).minimum(limit)
         return {"boxes": boxes, "scores": found["scores"][order], "labels": labels[order]}
+
+    def export(self, path: str) -> None:
+        """Raw outputs, which the adapter of ONNX files decodes; by torch's exporter of traces."""
+        if self.kind in UNIVERSAL or self.kind in hf_models.MASKED:
+            raise ValueError(
+                f"{self.kind} needs the mask of the padding, which a graph of images lacks; "
+                "RT-DETR, D-FINE, RF-DETR and DEIMv2 are exported"
+            )
+        if statistics_of(self.processor) not in FED:
+            raise ValueError(
+                "pixels normalised by neither ImageNet's statistics nor to 0..1 are not exported"
+            )
+        size = image_size(self.workload)
+        self.model.config.use_cache = False
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                RawOutputs(self.model).eval(),
+                (torch.zeros(1, 3, *size),),
+                path,
+                dynamo=False,
+                opset_version=17,
+                input_names=["images"],
+                output_names=["logits", "pred_boxes"],
+            )
+        names = [self.job.classes[label] if label >= 0 else "" for label in self.label_of]
+        mark(path, names, decoder="rtdetr", input=FED[statistics_of(self.processor)])
+
+    @contextlib.contextmanager
+    def first_candidates(self) -> Iterator[None]:
+        """Inside, nothing is dropped: transformers drops values by a function, which is no layer to switch off."""
+        dropout = nn.functional.dropout
+        nn.functional.dropout = lambda values, *_, **__: values  # type: ignore[assignment]
+        try:
+            with super().first_candidates():
+                yield
+        finally:
+            nn.functional.dropout = dropout
 
     def segments(self, raw: Any, place: int, data: TensorBatch) -> dict[str, Tensor]:
         """Instances of one image: its part of the padded canvas is cut out, the rest is transformers' own."""
@@ -255,11 +338,15 @@ def labels_by_name(names: Mapping[int, str], classes: Sequence[str], where: str)
     return found
 
 
-def image_processor(config: Any) -> Any:
-    """Transformers' own post-processing of this kind of model; its pre-processing is not used.
+def image_processor(config: Any, folder: str | None = None) -> Any:
+    """The processor of a checkpoint, or the default one of this kind of model: its statistics and post-processing are
+    used, its resizing is not.
 
     RT-DETRv2 and D-FINE name no processor of their own; their checkpoints use that of RT-DETR.
     """
+    if folder:
+        with contextlib.suppress(OSError, ValueError):  # a folder without preprocessor_config.json
+            return AutoImageProcessor.from_pretrained(folder, local_files_only=True)
     try:
         chosen = IMAGE_PROCESSOR_MAPPING[type(config)]
     except KeyError:
@@ -267,15 +354,27 @@ def image_processor(config: Any) -> Any:
     return (chosen["torchvision"] if isinstance(chosen, Mapping) else chosen)()
 
 
+def statistics_of(processor: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation by channel (RGB, 0..255) that a processor normalises with."""
+    scale = 1 / processor.rescale_factor if processor.do_rescale else 1.0
+    if not processor.do_normalize:
+        return (0.0,) * 3, (scale,) * 3
+    mean, std = (
+        tuple(round(value * scale, 6) for value in values)
+        for values in (processor.image_mean, processor.image_std)
+    )
+    return mean, std
+
+
 # -- parts of the model --------------------------------------------------------------------------------------
 
 
 def backbone_of(model: nn.Module) -> nn.Module:
-    """The module that makes features of images."""
+    """The module that makes features of images; the whole model where it is not told apart."""
     inner = getattr(model, "model", model)
     if hasattr(inner, "pixel_level_module"):  # Mask2Former
         return inner.pixel_level_module.encoder
-    backbone = inner.backbone
+    backbone = getattr(inner, "backbone", inner)
     for name in ("conv_encoder", "model", "_backbone"):
         backbone = getattr(backbone, name, backbone)
     return backbone

@@ -22,10 +22,17 @@ COMMANDS = {
     "vs": ("vs", "Compare models by name, config or checkpoint, in one line."),
     "init": ("vs", "Ask what to compare, and write a commented recipe."),
     "run": ("run", "Measure every arm of a recipe."),
+    "watch": (
+        "watch",
+        "Follow a run of another process: progress, ratios so far, and the outcome when it ends.",
+    ),
     "audit": ("run", "Watch every arm for a few steps, and say whether they do equal work. Time nothing."),
-    "report": ("report", "Write the report of one or several runs: Markdown, figures and a static page."),
+    "report": ("report", "Write the report of a run: Markdown, figures and a static page."),
     "compare": ("report", "Print the ratio of two runs or of two arms."),
-    "export-model": ("export_model", "Write a model of a codebase as an ONNX file."),
+    "export-model": (
+        "export_model",
+        "Write a model with its post-processing as an ONNX file, which `bench vs onnx:model.onnx` measures.",
+    ),
     "export": ("report", "Export the ratios of a run for other tools."),
     "check": ("check", "Fail if HEAD is slower than BASE. Exit codes: 0 pass, 1 regression, 3 inconclusive."),
     "calibrate": (

@@ -50,7 +50,7 @@ def export_model(
     write_recipe(recipe, content)
     try:
         loaded, plan = plan_of(recipe, [], adapters or [], trust=True)
-        with listener(plan, quiet=quiet, done=0) as shown:
+        with listener(plan, quiet=quiet) as shown:
             write_model(loaded, plan, codebases, output, shown)
     finally:
         recipe.unlink(missing_ok=True)

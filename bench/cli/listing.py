@@ -121,19 +121,22 @@ def models(adapters: Sequence[Path]) -> Rows:
 
 
 def _family(model: str) -> str:
-    """A model without its backbone."""
+    """A model without its backbone or size."""
+    if model in MODELS and MODELS[model].family:
+        return MODELS[model].family
     backbone = next((name for name in BACKBONES if model.endswith(f"_{name}")), "")
     return model.removesuffix(f"_{backbone}") if backbone else model
 
 
 def families(rows: Rows) -> Rows:
-    """The matrix with one row per family: how many of its models a codebase offers, and for what."""
+    """The matrix with one row per family: how many of its models a codebase offers, of those that offer any."""
+    offering = [name for name in rows[0] if any(row[name] != "–" for row in rows)] if rows else []
     grouped: dict[str, Rows] = {}
     for row in rows:
         grouped.setdefault(_family(row["model"]), []).append(row)
     found = []
     for family, members in grouped.items():
-        names = [name for name in members[0] if name not in ("model", "notes")]
+        names = [name for name in offering if name not in ("model", "notes")]
         offers = {name: [one[name] for one in members if one[name] != "–"] for name in names}
         found.append(
             {"family": family, "models": len(members), **{name: len(offers[name]) or "–" for name in names}}

@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bench.cli.options import RESULTS, AsJson, Results, examples, print_json, say
+from bench.cli.cells import runs_of
+from bench.cli.options import RESULTS, AsJson, Results, examples, print_json, reading_cache, say
 from bench.errors import BenchError, did_you_mean
 from bench.judge import accuracy
 from bench.judge.results import IouType, what_is_there
@@ -27,6 +28,7 @@ from bench.report.notebook import LoadedRun
 from bench.report.render.terminal import show
 from bench.report.values import to_json
 from bench.report.write import generate
+from bench.site.build import history_section
 from bench.text_safety import for_terminal
 
 app = typer.Typer()
@@ -43,7 +45,9 @@ class Figures(StrEnum):
 def report(
     runs: Annotated[
         list[str] | None,
-        typer.Argument(help="Run to report: folder, id or latest; or several sessions of one recipe."),
+        typer.Argument(
+            help="Run to report: folder, id or latest; several sessions of one recipe; or a store of cells."
+        ),
     ] = None,
     apart: Annotated[
         bool, typer.Option("--apart", help="Report several runs side by side. Do not pool them.")
@@ -65,7 +69,8 @@ def report(
 
     Several runs of one recipe are pooled as sessions: ratios and intervals are over all of them.
     """
-    named = [Run(resolve_run(name, results)) for name in runs or ([] if published else ["latest"])]
+    names = runs or ([] if published else ["latest"])
+    named = [run for name in names for run in runs_of(name, results)]
     if published:
         path = generate_published(output or Path("reports") / "reference", measured=named)
     else:
@@ -73,7 +78,13 @@ def report(
             named = [PooledRun(named)]
         first = named[0].record()
         target = output or Path("reports") / str(first.recipe["name"]) / first.id
-        path = generate(named, target, codebases=find_codebases(), every_figure=figures == Figures.ALL)
+        path = generate(
+            named,
+            target,
+            codebases=find_codebases(),
+            every_figure=figures == Figures.ALL,
+            history=history_section(named[0], results, reading_cache()) if len(named) == 1 else "",
+        )
     print_json({"report": str(path)}) if as_json else say(path)
 
 
@@ -101,8 +112,15 @@ def export_run(
     results: Results = RESULTS,
 ) -> None:
     """Export the ratios of a run for other tools."""
-    text = export(LoadedRun(Run(resolve_run(run, results))), format_)
-    write_atomic(output, text) if output else sys.stdout.write(text)
+    found = export(LoadedRun(Run(resolve_run(run, results))), format_)
+    if output:
+        write_atomic(output, found)
+    elif isinstance(found, str):
+        sys.stdout.write(found)
+    elif sys.stdout.isatty():
+        raise BenchError(f"{format_} is not for a terminal", hint="name a file: --output FILE")
+    else:
+        sys.stdout.buffer.write(found)
 
 
 @app.command("eval", epilog=examples("bench eval instances.json results.json --iou-type segm"))

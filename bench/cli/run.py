@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shlex
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,6 +15,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from bench.cli.cells import Asked, Sweep
+from bench.cli.estimate import median_s, planned
 from bench.cli.options import (
     RESULTS,
     Adapters,
@@ -41,13 +42,12 @@ from bench.measure.session import Session, new_run, resumed
 from bench.measure.until import growing
 from bench.recipe.codebases import find_codebases
 from bench.recipe.load import LoadedRecipe, load_recipe
-from bench.recipe.plan import Plan, estimate_s_per_step, make_plan, steps_of, work_key
+from bench.recipe.plan import Plan, make_plan
 from bench.recipe.schema import level_text
 from bench.recipe.trust import refuse_untrusted
 from bench.recipe.variables import refuse_variables
 from bench.record.models import RunRecord
-from bench.record.run import Run, find_runs, resolve_run
-from bench.record.samples import block_times
+from bench.record.run import Run, resolve_run
 from bench.report.outcome import outcome_blocks
 from bench.report.render.terminal import show
 
@@ -63,6 +63,8 @@ MOST_LAUNCHES = 30
         "bench run quickstart --dry-run",
         "bench run quickstart --set measure.launches=4",
         "bench run --resume latest",
+        "bench run quickstart --shard 1/4 --store s3://bucket/prefix",
+        "bench run quickstart --executor slurm --dry-run",
     )
 )
 def run(
@@ -85,6 +87,25 @@ def run(
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse to time an arm whose work is unequal.")
     ] = False,
+    cell: Annotated[str | None, typer.Option(help="Measure the cell with this key (see --dry-run).")] = None,
+    shard: Annotated[str | None, typer.Option(help="i/n: measure every n-th cell, from the i-th on.")] = None,
+    skip_done: Annotated[
+        bool, typer.Option("--skip-done", help="Measure cell by cell those that the store does not have.")
+    ] = False,
+    store: Annotated[
+        str | None, typer.Option(help="Where finished cells are put: a folder or URL. Default: --results.")
+    ] = None,
+    executor: Annotated[
+        str | None, typer.Option(help="slurm or ray: measure the cells on a cluster.")
+    ] = None,
+    address: Annotated[
+        str | None, typer.Option(help="Of the Ray cluster. Default: the one of this machine.")
+    ] = None,
+    constraint: Annotated[str | None, typer.Option(help="Slurm: features that nodes must have.")] = None,
+    sbatch: Annotated[
+        list[str] | None,
+        typer.Option(help="Slurm: an option of sbatch: --sbatch=--partition=gpu. Repeatable."),
+    ] = None,
     allow_variables: AllowVariables = False,
     trust: Trust = False,
     quiet: Quiet = False,
@@ -94,6 +115,7 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Measure every arm of a recipe."""
+    asked = Asked(cell, shard, skip_done, store, executor, address, constraint, tuple(sbatch or ()))
     if (recipe is None) == (resume is None):
         raise BenchError("name a recipe, or a run with --resume", hint="bench list recipes; bench list runs")
     if resume is not None and (settings or until or source or aa):
@@ -112,12 +134,21 @@ def run(
             allow_variables=allow_variables,
             trust=trust,
         )
+        flags = {"--aa": aa, "--strict": strict, "--allow-variables": allow_variables, "--trust": trust}
+        passed = _passed(settings, adapters or [], source or [], flags)
+        sweep = Sweep(loaded, plan, asked, results, adapters or [], passed, quiet or as_json, strict, as_json)
         if dry_run:
-            document = _dry_run(plan, results)
+            document = planned(plan, results)
+            if asked.by_cell:
+                raise typer.Exit(sweep.dry_run(document, as_json=as_json))
             document["problems"] = check_plan(plan, find_codebases(adapters or []))
             print_json(document) if as_json else _print_dry_run(plan, document)
             raise typer.Exit(ExitCode.BAD_INPUT if document["problems"] else ExitCode.SUCCESS)
+        if asked.by_cell:
+            raise typer.Exit(sweep.run())
         outcome = measure(loaded, plan, results, adapters or [], quiet=quiet or as_json, strict=strict)
+    elif asked.by_cell:
+        raise BenchError("a run by cells is completed by the same command as before, without --resume")
     else:
         outcome = _resume(
             str(resume),
@@ -189,16 +220,11 @@ class Outcome:
                     "status": arm.status,
                     "failure": arm.failure.model_dump() if arm.failure else None,
                     "blocks": arm.blocks,
-                    "s_per_iter": _median_s(self.run, arm.id),
+                    "s_per_iter": median_s(self.run, arm.id),
                 }
                 for arm in arms
             ],
         }
-
-
-def _median_s(run: Run, arm: str) -> float | None:
-    blocks = block_times(run.samples(arm))
-    return float(blocks["s_per_step"].median()) if len(blocks) else None
 
 
 def plan_of(
@@ -262,6 +288,16 @@ def width_settings(until: str | None) -> list[str]:
         raise BenchError(f"--until {until}: expected per cent", hint="for example --until 3%") from None
 
 
+def _passed(
+    settings: Sequence[str], adapters: Sequence[Path], sources: Sequence[str], flags: Mapping[str, bool]
+) -> tuple[str, ...]:
+    """The options that the command of one cell needs as well."""
+    given = [f"--set={setting}" for setting in settings]
+    given += [f"--adapters={folder.absolute()}" for folder in adapters]
+    given += [f"--source={source}" for source in sources]
+    return (*given, *(flag for flag, on in flags.items() if on))
+
+
 def measure(
     loaded: LoadedRecipe,
     plan: Plan,
@@ -302,7 +338,7 @@ def _execute(
     retry_failed: bool = False,
     strict: bool = False,
 ) -> Outcome:
-    with listener(plan, quiet=quiet, done=len(run.journal())) as shown:
+    with listener(plan, quiet=quiet, done=run.journal()) as shown:
         plan, more = growing(plan, run, shown.note)
         codebases = find_codebases(adapters)
         session = Session(plan, run, record, codebases, cache_folder(), shown, strict, more_launches=more)
@@ -325,55 +361,6 @@ def print_outcome(outcome: Outcome, *, quiet: bool) -> None:
         say(f"interrupted; complete it with: bench run --resume {folder}", error=True)
     else:
         say(f"next: bench report {folder}", error=True)
-
-
-def past_s_per_step(results: Path) -> dict[str, float]:
-    """Median seconds per step of the work that past runs of this results folder measured; later runs win."""
-    past: dict[str, float] = {}
-    for folder in find_runs(results)[-20:]:
-        run = Run(folder)
-        with contextlib.suppress(BenchError):  # a broken record tells nothing about time
-            for arm in run.arms():
-                seconds = _median_s(run, arm.id)
-                if seconds is not None:
-                    past[work_key(arm.codebase, arm.workload, arm.options)] = seconds
-    return past
-
-
-def _dry_run(plan: Plan, results: Path) -> dict[str, Any]:
-    """The plan as data, with an estimate of its time."""
-    past = past_s_per_step(results)
-    arms, total_s, measured = [], 0.0, True
-    for arm in plan.arms:
-        seconds, known = estimate_s_per_step(arm, past)
-        steps = steps_of(arm, plan.measure)
-        launches = 1 if arm.workload.task == "train_eval" else plan.measure.launches
-        arm_s = seconds * steps + launches * 10.0  # starting a worker takes some seconds
-        total_s, measured = total_s + arm_s, measured and known
-        arms.append(
-            {
-                "id": arm.id,
-                "codebase": arm.codebase,
-                "cell": arm.cell,
-                "levels": dict(arm.levels),
-                "model": arm.workload.model,
-                "task": arm.workload.task,
-                "ranks": arm.workload.ranks,
-                "variables": dict(arm.variables),
-                "steps": steps,
-                "estimate_s": round(arm_s, 1),
-                "estimate_from": "a past run" if known else "a rough count of operations",
-            }
-        )
-    return {
-        "recipe": plan.name,
-        "cells": len(plan.cells),
-        "arms": arms,
-        "measure": plan.measure.model_dump(),
-        "baseline": dict(plan.baseline),
-        "estimate_s": round(total_s, 1),
-        "estimate_from": "past runs" if measured else "rough counts of operations where no past run tells",
-    }
 
 
 def _print_dry_run(plan: Plan, document: dict[str, Any]) -> None:

@@ -12,12 +12,16 @@ from bench.cli.options import Adapters, AsJson, examples, print_json, reading_ca
 from bench.recipe.codebases import find_codebases
 from bench.site.build import build
 
-app = typer.Typer(name="site", no_args_is_help=True, help="Make a static site of many runs.")
+app = typer.Typer(
+    name="site",
+    no_args_is_help=True,
+    help="Make a static site of many runs: latest reports, histories, changes.",
+)
 
 
 @app.callback()
 def site() -> None:
-    """Make a static site of many runs."""
+    """Make a static site of many runs: latest reports, histories, changes."""
 
 
 @app.command("build", epilog=examples("bench site build results -o public"))

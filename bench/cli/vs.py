@@ -13,12 +13,16 @@ from bench.errors import BenchError, ExitCode
 from bench.measure.preflight import check_plan
 from bench.recipe.codebases import find_codebases
 from bench.recipe.compose import Asked, composed, recipe_text
+from bench.recipe.load import apply_override
 from bench.report.write import generate
 
 app = typer.Typer()
 
 Data = Annotated[
-    str, typer.Option("--data", help="Data set: a folder in COCO layout, or shapes (generated images).")
+    str,
+    typer.Option(
+        "--data", help="A folder of COCO, YOLO or VOC; ANNOTATIONS.json=FOLDER; or shapes (generated)."
+    ),
 ]
 Task = Annotated[str, typer.Option("--task", help="train, or infer; of models with weights, with their AP.")]
 Size = Annotated[
@@ -35,7 +39,7 @@ Arms = typer.Argument(
 
 @app.command(
     epilog=examples(
-        "bench vs native:mask_rcnn_r50_fpn torchvision:maskrcnn_resnet50_fpn --data coco --task train",
+        "bench vs native:mask_rcnn_r50_fpn torchvision:maskrcnn_resnet50_fpn --task train --size 512",
         "bench vs mmdet:my_config.py@epoch_12.pth detectron2:my.yaml@model_final.pth --data coco",
         "bench vs mmdet:my_config.py mmdet=mmdet-3.2:my_config.py --data coco --task train",
         "bench vs python:mypackage.models:build torchvision:fasterrcnn_resnet50_fpn_v2 --data shapes",
@@ -66,17 +70,19 @@ def vs(
     adapters: Adapters = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare models of any codebase by name, config or checkpoint: write the recipe, measure it, report it.
+    """Compare models by name, config or checkpoint, in one line.
 
-    The first arm is the baseline. Files that you name here run as your own code: no --trust is needed.
+    It writes the recipe that it runs, measures, and writes the report. The first arm is the baseline.
+    Files that you name here run as your own code: no --trust is needed.
     """
     asked = Asked(tuple(arms), data, task, size, batch, images, device, launches, rounds, steps)
     codebases = find_codebases(adapters or [])
     content = composed(asked, codebases)
+    for one in [*width_settings(until), *(settings or [])]:
+        apply_override(content, {}, one)
     path = save or results / str(content["name"]) / "recipe.yaml"
     write_recipe(path, content)
-    chosen = [*width_settings(until), *(settings or [])]
-    loaded, plan = plan_of(path, chosen, adapters or [], trust=True)
+    loaded, plan = plan_of(path, [], adapters or [], trust=True)
     if problems := check_plan(plan, codebases):
         raise BenchError("\n  ".join(["this cannot be measured:", *problems]), where=str(path))
     if dry_run:

@@ -10,18 +10,20 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import median
 from typing import Any, Literal
 
 from bench.errors import BenchError, ExitCode
 from bench.gate.checkouts import Source, temporary_folder
 from bench.gate.decide import FEWEST_LAUNCHES, Decision, Launches, Ruling, Schedule, Spread, decide
 from bench.gate.metrics import Metric, Settings
-from bench.gate.values import NOTHING, SIDES, interleaved, side_id
+from bench.gate.values import NOTHING, SIDES, interleaved, side_id, value_of
 from bench.judge.audit import audit_run
 from bench.measure import interrupts
 from bench.measure.progress import Lines, Quiet
@@ -47,6 +49,8 @@ class Judgement:
     arm: str
     metric: Metric
     decision: Decision
+    values: tuple[float, float] | None = None
+    """Of base and head, in the metric's own unit; None: not known."""
 
     @property
     def name(self) -> str:
@@ -69,6 +73,9 @@ class Result:
     errors: tuple[str, ...] = ()
     run: str = ""
     elapsed_s: float = 0.0
+    machine: str = ""
+    command: str = ""
+    """What repeats the check."""
 
     def as_json(self) -> dict[str, Any]:
         document = {name: value for name, value in vars(self).items() if name != "comparisons"}
@@ -79,6 +86,7 @@ class Result:
                 "metric": one.metric.name,
                 "better": one.metric.better,
                 "tolerance": one.metric.tolerance,
+                "values": one.values,
                 **{key: finite(value) for key, value in dataclasses.asdict(one.decision).items()},
             }
             for one in self.comparisons
@@ -125,7 +133,12 @@ def doubled(plan: Plan, checkouts: Mapping[str, Mapping[str, Checkout | None]]) 
 
 def lean(plan: Plan, settings: Settings, **changes: Any) -> Plan:
     """Without the passes that no metric needs."""
-    only = {"quiet": "off", "phase_steps": 0, "predict": "AP" in settings.metrics, "time_budget_s": None}
+    only = {
+        "quiet": "off",
+        "phase_steps": min(1, plan.measure.phase_steps),
+        "predict": "AP" in settings.metrics,
+        "time_budget_s": None,
+    }
     if "max memory" not in settings.metrics:
         only["memory_steps"] = 0
     return replace(plan, measure=plan.measure.model_copy(update={**only, **changes}))
@@ -189,8 +202,8 @@ class Referee:
         self.ruling = decide({_name(*key): value for key, value in self.found.items()}, plan, out_of_budget)
         for one in self.comparisons():
             found = one.decision
-            worse = worse_text(one.metric, found)
-            self.say(f"{one.name} after {found.launches} launches: worse by {worse}: {found.reason}")
+            change = change_text(one.metric, found)
+            self.say(f"{one.name} after {found.launches} launches: {change}: {found.reason}")
         return self.ruling.more_launches
 
     def comparisons(self) -> tuple[Judgement, ...]:
@@ -206,19 +219,26 @@ def _name(arm: str, metric: str) -> str:
     return f"{arm}: {metric}"
 
 
-def amount_text(target: Metric, share: float) -> str:
-    """A worsening in the metric's terms: per cent of the baseline, or its own unit."""
-    if not math.isfinite(share):
-        return "unknown"
-    return f"{100 * share:+.1f} %" if target.relative else f"{share:+.4f}"
+def amount_text(target: Metric, worsening: float) -> str:
+    """What becomes of a metric that worsens so much: per cent of the base's, a factor from 2 on, or its own unit."""
+    if math.isnan(worsening):
+        return "no value"
+    change = worsening if target.better == "lower" else -worsening
+    if not target.relative:
+        return f"{change:+.4f}"
+    if math.isinf(change):
+        return "any" if change > 0 else "none"
+    return f"{1 + change:.2g}×" if change >= 1 or change <= -0.5 else f"{100 * change:+.1f} %"
 
 
-def worse_text(target: Metric, decision: Decision) -> str:
-    """`+2.1 % [-0.3 %, +4.5 %]`; one launch has no interval."""
-    value = amount_text(target, decision.worsening)
-    if not math.isfinite(decision.high):
-        return value
-    return f"{value} [{amount_text(target, decision.low)}, {amount_text(target, decision.high)}]"
+def change_text(target: Metric, decision: Decision) -> str:
+    """`+2.1 % [-0.3 %, +4.5 %] (worse)`: the metric's own change; one launch has no interval."""
+    value, ends = amount_text(target, decision.worsening), (decision.low, decision.high)
+    judged = "worse" if decision.worsening > 0 else "better" if decision.worsening < 0 else "unchanged"
+    if not all(map(math.isfinite, ends)):
+        return f"{value} ({judged}; one launch has no interval)"
+    low, high = (amount_text(target, end) for end in (ends if target.better == "lower" else reversed(ends)))
+    return f"{value} [{low}, {high}] ({judged})"
 
 
 def check_revisions(
@@ -289,13 +309,44 @@ def _concluded(
     else:
         state: Any = referee.ruling.state
         outcome = replace(
-            outcome, state=state, exit_code=settings.exit_code(state), comparisons=referee.comparisons()
+            outcome,
+            state=state,
+            exit_code=settings.exit_code(state),
+            comparisons=tuple(_with_values(one, run, arms, referee.cache) for one in referee.comparisons()),
         )
-        notes = [*notes, *_unequal_work(arms, referee.pairs)]
-    outcome = replace(outcome, notes=(*notes, *record.warnings))
+        notes = [*notes, *_unequal_work(arms, referee.pairs), *_changed_phases(arms, referee.pairs)]
+    outcome = replace(
+        outcome,
+        notes=(*notes, *record.warnings),
+        machine=str(record.machine.get("cpu", {}).get("model") or ""),
+        command=shlex.join(record.command),
+    )
     record.check = outcome.as_json()
     run.write_record(record)
     return outcome
+
+
+def _with_values(one: Judgement, run: Run, arms: Sequence[ArmRecord], cache: Path) -> Judgement:
+    by_id = {arm.id: arm for arm in arms}
+    base, head = (value_of(run, by_id[side_id(one.arm, side)], one.metric, cache) for side in SIDES)
+    return replace(one, values=(base, head))
+
+
+#: A phase is named that changed by this share of the step.
+TELLING_PHASE = 0.02
+
+
+def _changed_phases(arms: Sequence[ArmRecord], pairs: Sequence[str]) -> Iterator[str]:
+    """The phase of a step whose median changed most, where that is a part of the step worth a word."""
+    by_id = {arm.id: arm for arm in arms}
+    for name in pairs:
+        base, head = (by_id[side_id(name, side)].phases for side in SIDES)
+        medians = {one: (median(base[one]), median(head[one])) for one in base if head.get(one) and base[one]}
+        step_s = sum(first for first, _ in medians.values())
+        phase = max(medians, key=lambda one: abs(medians[one][1] - medians[one][0]), default=None)
+        if phase and abs(medians[phase][1] - medians[phase][0]) > TELLING_PHASE * step_s:
+            first, second = (1000 * value for value in medians[phase])
+            yield f"{name}: of the step, {phase} changed most: {first:.3g} ms → {second:.3g} ms (medians)"
 
 
 def _measure_pairs(

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from bench.gate.calibrate import Calibration
-from bench.gate.check import Judgement, Result, worse_text
+from bench.gate.check import Judgement, Result, change_text
 from bench.gate.metrics import Metric
 from bench.record.run import write_atomic
 from bench.report.document import Block, Bullets, Cell, Column, Heading, Table, Text, Tone
 from bench.report.render import markdown
-from bench.report.text import cell
+from bench.report.text import cell, significant
 
 TITLES = {
     "pass": "no regression",
@@ -33,9 +34,49 @@ def tolerance_text(metric: Metric) -> str:
 
 
 def sentence(one: Judgement) -> str:
-    """`native: s/iter worse by +10.2 % [+8.1 %, +12.3 %], tolerance 2 %: worse than tolerated …`."""
-    worse, tolerance = worse_text(one.metric, one.decision), tolerance_text(one.metric)
-    return f"{one.name} worse by {worse}, tolerance {tolerance}: {one.decision.reason}"
+    """`native: s/iter +10.2 % [+8.1 %, +12.3 %] (worse), tolerance 2 %: worse than tolerated …`."""
+    change, tolerance = change_text(one.metric, one.decision), tolerance_text(one.metric)
+    return f"{one.name} {change}, tolerance {tolerance}: {one.decision.reason}"
+
+
+def verdict(result: Result) -> str:
+    """The outcome in one sentence, which every output begins with."""
+    found = [one for one in result.comparisons if one.decision.state == result.state]
+    if result.state == "error":
+        return "Could not be measured. " + " ".join(result.errors[:1])
+    told = "; ".join(f"{one.name} {change_text(one.metric, one.decision)}" for one in found[:3])
+    more = f"; and {len(found) - 3} more" if len(found) > 3 else ""
+    words = {
+        "pass": "No regression beyond the tolerance",
+        "fail": "Regression",
+        "inconclusive": "Inconclusive",
+    }
+    return f"{words[result.state]}: {told}{more}."
+
+
+#: More of its budget than this is no advice for a check.
+MOST_BUDGETS = 50
+
+
+def budget_advice(result: Result) -> str:
+    """What would decide an inconclusive check; empty for another.
+
+    The interval narrows with the root of the number of launches. What is asked for is that it ends before the
+    tolerance, if the difference stays as it is.
+    """
+    if result.state != "inconclusive" or not result.elapsed_s:
+        return ""
+    shares = []
+    for one in (one for one in result.comparisons if one.decision.state == "inconclusive"):
+        found = one.decision
+        half, distance = found.high - found.worsening, abs(one.metric.tolerance - found.worsening)
+        shares.append((half / distance) ** 2 if distance and math.isfinite(half) else math.inf)
+    needed = max(2.0, 1.2 * max(shares, default=math.inf))
+    if needed > MOST_BUDGETS:
+        return (
+            "No budget would decide it soon: the difference is about the tolerance. Another tolerance would."
+        )
+    return f"A budget of about {needed * result.elapsed_s:.0f} s would decide it (--budget-s), on a machine as quiet."
 
 
 # -- people --------------------------------------------------------------------------------------------------
@@ -43,7 +84,8 @@ def sentence(one: Judgement) -> str:
 COLUMNS = (
     Column("arm"),
     Column("metric"),
-    Column("worse by [interval]", True),
+    Column("base → head", True),
+    Column("change [interval]", True),
     Column("tolerance", True),
     Column("launches", True),
     Column("p", True),
@@ -54,11 +96,19 @@ COLUMNS = (
 def blocks(result: Result) -> Iterator[Block]:
     """The outcome for a terminal, a summary or a comment."""
     yield Heading(3, f"bench check {result.recipe}: {TITLES[result.state]}")
-    yield Text(f"Head: {result.head}. Base: {result.base}. Compared: {result.how}; {result.elapsed_s:.0f} s.")
+    yield Text(verdict(result))
+    if advice := budget_advice(result):
+        yield Text(advice)
+    machine = f" Machine: {result.machine}." if result.machine else ""
+    yield Text(
+        f"Head: {result.head}. Base: {result.base}. Compared: {result.how}; {result.elapsed_s:.0f} s.{machine}"
+    )
     if result.comparisons:
         yield Table(COLUMNS, tuple(map(_row, result.comparisons)))
     if result.errors or result.notes:
         yield Bullets((*result.errors, *result.notes))
+    if result.command:
+        yield Text(f"To repeat it: {result.command}")
 
 
 def _row(one: Judgement) -> tuple[Cell, ...]:
@@ -66,12 +116,25 @@ def _row(one: Judgement) -> tuple[Cell, ...]:
     return (
         cell(one.arm),
         cell(one.metric.name),
-        cell(worse_text(one.metric, found)),
+        cell(values_text(one)),
+        cell(change_text(one.metric, found)),
         cell(tolerance_text(one.metric)),
         cell(str(found.launches)),
         cell(f"{found.p_value:.2g}"),
         cell(f"{found.state}: {found.reason}", tone=TONES.get(found.state, "")),
     )
+
+
+def values_text(one: Judgement) -> str | None:
+    """`0.214 s → 0.236 s`, base and head."""
+    if one.values is None:
+        return None
+    unit, factor = UNITS.get(one.metric.name.partition(" ")[0], ("", 1.0))
+    return " → ".join(f"{significant(value * factor)}{unit}" for value in one.values)
+
+
+#: By the first word of a metric's name: its unit, and how many of them the record's is.
+UNITS = {"s/iter": (" s", 1.0), "max": (" MiB", 1 / 2**20), "FPS": ("", 1.0), "images/s": ("", 1.0)}
 
 
 def calibration_blocks(found: Sequence[Calibration]) -> Iterator[Block]:
@@ -110,10 +173,23 @@ def summary(result: Result) -> str:
     return markdown.render(blocks(result))
 
 
-def comment(result: Result) -> str:
-    """Markdown for a pull request. The marker in its first line lets a workflow find and replace its comment."""
+def comment(result: Result, link: str = "") -> str:
+    """Markdown for a pull request, with a link to the job that made it.
+
+    The marker in its first line lets a workflow find and replace its comment.
+    """
     name = re.sub(r"[^A-Za-z0-9._-]", "-", result.recipe)
-    return f"<!-- bench-check:{name} -->\n{summary(result)}"
+    end = f"\n[The job, with logs and artifacts]({link})\n" if link else ""
+    return f"<!-- bench-check:{name} -->\n{summary(result)}{end}"
+
+
+def job_link(variables: Mapping[str, str]) -> str:
+    """The page of the GitHub job that runs this; empty elsewhere."""
+    names = ("GITHUB_SERVER_URL", "GITHUB_REPOSITORY", "GITHUB_RUN_ID")
+    if not all(variables.get(name) for name in names):
+        return ""
+    server, repository, run = (variables[name] for name in names)
+    return f"{server}/{repository}/actions/runs/{run}"
 
 
 def workflow_commands(result: Result) -> list[str]:
@@ -189,7 +265,7 @@ def write(
     if junit_file:
         write_atomic(junit_file, junit(result))
     if comment_file:
-        write_atomic(comment_file, comment(result))
+        write_atomic(comment_file, comment(result, job_link(os.environ)))
     if step_summary:
         with step_summary.open("a", encoding="utf-8") as file:
             file.write(summary(result) + "\n")

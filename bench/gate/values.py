@@ -48,6 +48,13 @@ def badness(run: Run, arm: ArmRecord, target: Metric, cache: Path) -> pd.Series[
     return pd.Series(target.badness(values_per_block), index=seconds.index)
 
 
+def value_of(run: Run, arm: ArmRecord, target: Metric, cache: Path) -> float:
+    """The median of a metric over all blocks of an arm, in the metric's own unit (seconds, images/s, bytes, AP)."""
+    found = float(badness(run, arm, target, cache).median())
+    signed = found if target.better == "lower" else -found
+    return float(np.exp(signed)) if target.relative else signed
+
+
 def _block_seconds(run: Run, arm: ArmRecord) -> pd.Series[float]:
     blocks = block_times(run.samples(arm.id))
     return blocks.set_index(["launch", "round"])["s_per_step"].sort_index()

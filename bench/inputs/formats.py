@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +22,7 @@ from bench.errors import BenchError, StorageError, did_you_mean
 from bench.recipe import plain_yaml
 
 Layout = Literal["yolo", "voc"]
-INSTALL = "pip install 'detection-bench[formats]', which brings supervision"
+INSTALL = "pip install 'detection-bench[data]', which brings supervision"
 
 
 def layout_of(root: Path) -> Layout | None:
@@ -83,7 +84,9 @@ def as_coco(root: Path, layout: Layout, split: str, cache: Path) -> tuple[Path, 
 
 def _library(root: Path) -> Any:
     try:
-        from supervision import DetectionDataset
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it would rather have OpenCV, and needs it for nothing here
+            from supervision import DetectionDataset
     except ImportError:
         raise BenchError(
             "folders of YOLO and Pascal VOC need a library", where=str(root), hint=INSTALL
@@ -95,10 +98,6 @@ def _content(library: Any, found: Any, classes: list[str], names: set[str] | Non
     """COCO tables of a data set, of the images with these names, in an order of their own."""
     for objects in found.annotations.values():
         if objects.class_id is not None and len(objects):
-            if max(objects.class_id) >= len(found.classes):
-                raise ValueError(
-                    f"class {max(objects.class_id)}, and there are names of {len(found.classes)}"
-                )
             objects.class_id = np.array([classes.index(found.classes[one]) for one in objects.class_id])
             objects.data["iscrowd"] = np.zeros(len(objects), int)  # else a mask with a hole becomes a crowd
     paths = sorted(path for path in found.image_paths if names is None or Path(path).stem in names)

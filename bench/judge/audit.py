@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from bench.judge.fact import Fact
 from bench.judge.facts import declared, observed
-from bench.judge.pairs import baseline_of
+from bench.judge.pairs import baselines_of
 from bench.record.models import ArmRecord
 
 Verdict = Literal["equal", "unequal", "not shown", "different models"]
@@ -138,8 +138,9 @@ def _randomness(*arms: ArmRecord) -> list[str]:
 def audit_run(arms: Sequence[ArmRecord], baseline: Mapping[str, Any]) -> dict[str, Audit]:
     """Verdicts by arm id, of all arms that have a baseline and were described."""
     verdicts = {}
+    baselines = baselines_of(arms, baseline)
     for arm in arms:
-        reference = baseline_of(arm, arms, baseline)
+        reference = baselines[arm.id]
         if reference is not None and reference.id != arm.id and arm.description and reference.description:
             verdicts[arm.id] = audit(arm, reference)
     return verdicts

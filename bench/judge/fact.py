@@ -9,7 +9,9 @@ from typing import Any
 Json = Mapping[str, Any]
 
 #: Factors of a recipe that make a difference of each kind of fact expected.
-SIZES = frozenset({"model", "size", "batch_size", "images", "dataset", "mode", "ranks"})
+SIZES = frozenset(
+    {"model", "size", "batch_size", "images", "count", "annotations", "dataset", "mode", "ranks"}
+)
 INPUT = SIZES | {"task"}
 WORK = SIZES | {"frozen_stages", "frozen_bn"}
 VALUES = WORK | {"precision", "lr", "momentum", "weight_decay", "seed", "weights", "conventions", "optimizer"}

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from bench.judge import steps
-from bench.judge.fact import INPUT, POSTPROCESS, TYPES, VALUES, WORK, Fact, Json, unknown
+from bench.judge.fact import INPUT, POSTPROCESS, SIZES, TYPES, VALUES, WORK, Fact, Json, unknown
 from bench.recipe.models import MODELS
 from bench.record.models import ArmRecord
 
@@ -48,7 +48,7 @@ def _all_parameters(record: ArmRecord) -> Any:
     return None if count is None else count + frozen
 
 
-TRAINED = WORK - {"size", "batch_size", "images", "dataset", "mode", "ranks"}
+TRAINED = WORK - (SIZES - {"model"})
 
 DECLARED: tuple[tuple[str, Callable[[ArmRecord], Any], float, frozenset[str]], ...] = (
     ("parameters", _all_parameters, 1e-3, frozenset({"model"})),

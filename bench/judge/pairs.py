@@ -25,6 +25,13 @@ def baseline_of(arm: ArmRecord, arms: Sequence[ArmRecord], pattern: Mapping[str,
     return next((other for other in arms if other.id == wanted), None)
 
 
+def baselines_of(arms: Sequence[ArmRecord], pattern: Mapping[str, Any]) -> dict[str, ArmRecord | None]:
+    """`baseline_of` of every arm of a run, by id."""
+    by_id = {arm.id: arm for arm in arms}
+    found = {} if all(arm.baseline for arm in arms) else baseline_ids(arms, pattern)
+    return {arm.id: by_id.get(arm.baseline or found.get(arm.id, "")) for arm in arms}
+
+
 def counterpart_of(arm: ArmRecord, arms: Sequence[ArmRecord], pattern: Mapping[str, Any]) -> ArmRecord | None:
     """The baseline's label at this arm's own levels: accuracy compares EMA with EMA."""
     baseline = baseline_of(arm, arms, pattern)

@@ -81,23 +81,31 @@ def pair(arm: pd.DataFrame, baseline: pd.DataFrame) -> Pairs:
     Raises:
         BenchError: for block times that are not positive and finite.
     """
-    logs = []
-    for blocks in (arm, baseline):
-        seconds = blocks["s_per_step"].to_numpy(dtype=np.float64)
-        if not (np.isfinite(seconds) & (seconds > 0)).all():
-            raise BenchError("block times must be positive", hint="the samples are damaged; measure again")
-        keyed = blocks[["launch", "round"]].assign(log_s=np.log(seconds))
-        logs.append(keyed.groupby(["launch", "round"])["log_s"].mean())
-    both = pd.concat(logs, axis=1, keys=["arm", "baseline"], join="inner").sort_index()
-    steady = both
+    (places, logs), (other_places, other_logs) = _by_round(arm), _by_round(baseline)
+    both, own, theirs = np.intersect1d(places, other_places, assume_unique=True, return_indices=True)
+    steady = np.ones(both.size, bool)
     if warms_up(arm) or warms_up(baseline):
-        steady = both[both.index.get_level_values("round") > 0]
+        steady = both["round"] > 0
     return Pairs(
-        launch=steady.index.get_level_values("launch").to_numpy(dtype=np.int64),
-        log_ratio=(steady["baseline"] - steady["arm"]).to_numpy(dtype=np.float64),
-        unpaired=len(logs[0]) + len(logs[1]) - 2 * len(both),
-        unsteady=len(both) - len(steady),
+        launch=both["launch"][steady],
+        log_ratio=(other_logs[theirs] - logs[own])[steady],
+        unpaired=places.size + other_places.size - 2 * both.size,
+        unsteady=int((~steady).sum()),
     )
+
+
+_PLACE = np.dtype([("launch", np.int64), ("round", np.int64)])
+
+
+def _by_round(blocks: pd.DataFrame) -> tuple[npt.NDArray[np.void], Floats]:
+    """Launch and round of each round [R], in order, and its mean log-seconds [R]."""
+    seconds = blocks["s_per_step"].to_numpy(dtype=np.float64)
+    if not (np.isfinite(seconds) & (seconds > 0)).all():
+        raise BenchError("block times must be positive", hint="the samples are damaged; measure again")
+    places = np.empty(seconds.size, _PLACE)
+    places["launch"], places["round"] = blocks["launch"], blocks["round"]
+    rounds, member, counts = np.unique(places, return_inverse=True, return_counts=True)
+    return rounds, np.bincount(member, weights=np.log(seconds), minlength=rounds.size) / counts
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,7 @@ class _Made:
                     "the split to evaluate has other categories than the one to train on",
                     where=str(evaluated.annotations),
                 )
-            single = workload.model_copy(update={"batch_size": 1, "ranks": 1})
+            single = workload.model_copy(update={"batch_size": 1, "ranks": 1, "nodes": 1})
             batches = prepare_batches(evaluated, single, cache)
             prepared = replace(prepared, evaluated=evaluated, evaluation_batches=batches)
         if workload.task == "train_eval":
@@ -179,14 +179,9 @@ class _Made:
 
     def _canonical(self, arm: Arm, source: Codebase, prepared: Prepared, options: dict[str, Any]) -> Path:
         """Seeded weights of the canonical model, made by the source codebase with these options."""
-        plain = {
-            "ema": False,
-            "precision": "float32",
-            "device": "cpu",
-            "ranks": 1,
-            "weights": "random",
-            "task": "infer",
-        }  # no optimizer, which takes seconds to import
+        plain = {"ema": False, "precision": "float32", "device": "cpu", "weights": "random"}
+        plain |= {"ranks": 1, "nodes": 1}
+        plain["task"] = "infer"  # no optimizer, which takes seconds to import
         workload = arm.workload.model_copy(update=plain)
         identity = (
             f"{workload.model}-{options}-{workload.seed}-{workload.frozen_bn}-{prepared.dataset.checksum}"

@@ -1,6 +1,6 @@
-"""How the worker processes of one launch are started: one process per rank, all in one process group of their own.
+"""The worker processes of one launch: one process per rank, all in one process group of their own on each machine.
 
-Every launcher is a command line; what they have in common (environment, log, socket, killing) is in `process.py`.
+Every launcher is a command line (`launchers.py`); what they have in common is here: environment, log, socket, killing.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -26,31 +26,12 @@ import bench.worker
 from bench import shipped
 from bench.measure import interrupts
 from bench.measure.deadline import Deadline, encodable
+from bench.measure.launchers import Launcher, Rendezvous, allocated, command, meeting
+from bench.measure.listening import listening, welcome, write_script
 from bench.measure.scratch import MAX_SOCKET_PATH, new_folder, socket_places
+from bench.text_safety import visible
 from bench.worker.__main__ import PRELOAD_VARIABLE
 from bench.worker.channel import SOCKET_VARIABLE, ProtocolError, decode, encode
-
-Launcher = Literal["local", "torchrun", "paddle"]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def command(launcher: Launcher, python: Path, ranks: int, logs: Path) -> Sequence[str]:
-    """The command that starts `ranks` workers. One rank never needs a launcher."""
-    worker = ["-m", "bench.worker"]
-    if ranks == 1 or launcher == "local":
-        return [str(python), *worker]
-    if launcher == "torchrun":
-        rendezvous = ["--master-addr=127.0.0.1", f"--master-port={free_port()}"]
-        return [str(python), "-m", "torch.distributed.run", f"--nproc-per-node={ranks}", *rendezvous, *worker]
-    flags = [f"--nproc_per_node={ranks}", f"--log_dir={logs}", f"--master=127.0.0.1:{free_port()}"]
-    # Paddle's launcher takes a script or a program, never `-m`: the program is the interpreter itself.
-    return [str(python), "-m", "paddle.distributed.launch", *flags, str(python), *worker]
-
 
 Reason = Literal["crash", "killed", "oom", "hang", "exception", "nan", "protocol", "environment", "audit"]
 
@@ -96,6 +77,10 @@ class LaunchSpec:
     adapters: Path = ADAPTERS
     preload: tuple[str, ...] = ()
     """Modules to import in a process that serves no arm but forks workers (`WorkerGroup.server`)."""
+    nodes: int = 1
+    """Machines that the ranks are spread over."""
+    shared: Path | None = None
+    """A folder that all of them see."""
 
 
 def worker_path(folder: Path, adapters: Path = ADAPTERS) -> Path:
@@ -190,7 +175,13 @@ class WorkerGroup:
         self._connections: list[socket.socket] = []
         self._buffers: list[bytearray] = []
         self._process: subprocess.Popen[bytes] | Forked | None = None
-        self._folder = new_folder(socket_places(), MAX_SOCKET_PATH)
+        self._others: list[subprocess.Popen[bytes]] = []
+        """What runs the launchers of the other nodes."""
+        self._address = ""
+        if spec.nodes > 1 and spec.shared is not None:
+            self._folder = new_folder([spec.shared])
+        else:
+            self._folder = new_folder(socket_places(), MAX_SOCKET_PATH)
         self._oom_kills = oom_kills()
 
     def __enter__(self) -> WorkerGroup:
@@ -201,56 +192,80 @@ class WorkerGroup:
 
     def start(self, deadline_s: float) -> None:
         """Start the processes and wait until every rank has said hello."""
-        path = self._folder / "s"
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as server:
-            server.bind(str(path))
+        try:
+            nodes = allocated(self.spec.nodes)
+            at = meeting(nodes) if self.spec.ranks > 1 else None
+            opened = listening(self._folder / "s", nodes)
+        except (OSError, ValueError) as error:
+            raise WorkerFailure("environment", str(error), "hello") from None
+        with opened as (server, address):
+            self._address = address
             server.listen(self.spec.ranks)
             # First of all the worker of this bench, whatever revision of it the source may hold.
             imports = [worker_path(self._folder / "path", self.spec.adapters), self.spec.source]
             found = [str(path) for path in imports if path]
             self.spec.log.parent.mkdir(parents=True, exist_ok=True)
-            self._process = self._forked(path, found) if self.server else self._started(path, found)
-            self._accept(server, Deadline(deadline_s))
+            if self.server:
+                self._process = self._forked(address, found)
+            else:
+                self._process, *self._others = self._started(address, found, at)
+            self._accept(server, address, Deadline(deadline_s))
 
-    def _started(self, path: Path, imports: list[str]) -> subprocess.Popen[bytes]:
+    def _started(
+        self, address: str, imports: list[str], at: Rendezvous | None
+    ) -> list[subprocess.Popen[bytes]]:
+        """The launcher of each node, this one's first."""
         inherited = {name: value for name, value in os.environ.items() if name not in FOREIGN}
         environment = {
             **inherited,
             "PYTHONPATH": os.pathsep.join(imports),
             "PYTHONNOUSERSITE": "1",
             "PYTHONUNBUFFERED": "1",
-            SOCKET_VARIABLE: str(path),
+            SOCKET_VARIABLE: address,
             **self.spec.variables,
         }
         if self.spec.preload:
             environment[PRELOAD_VARIABLE] = " ".join(self.spec.preload)
-        argv = command(self.spec.launcher, self.spec.python, self.spec.ranks, self._folder / "ranks")
-        with self.spec.log.open("ab") as log:
-            try:
-                return subprocess.Popen(
-                    argv,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    env=environment,
-                    cwd=self._folder,  # `-m` puts the current folder on the path: it must hold nothing
-                    start_new_session=True,
+        spec, started = self.spec, []
+        for number, node in enumerate(at.nodes if at else allocated(1)):
+            logs = self._folder / f"ranks-{number}"
+            argv = command(spec.launcher, spec.python, spec.ranks, logs, at, number)
+            if node.prefix:
+                # The environment does not pass to the other machine by itself.
+                script = write_script(
+                    self._folder / f"node-{number}.sh", argv, environment, self._folder, FOREIGN
                 )
-            except OSError as error:
-                problem = f"cannot start {argv[0]}: {error.strerror}"
-                raise WorkerFailure("environment", problem, "hello") from None
+                argv = [*node.prefix, "sh", str(script)]
+            with spec.log.open("ab") as log:
+                try:
+                    started.append(
+                        subprocess.Popen(
+                            argv,
+                            stdin=subprocess.DEVNULL,
+                            stdout=log,
+                            stderr=subprocess.STDOUT,
+                            env=dict(os.environ) if node.prefix else environment,
+                            cwd=self._folder,  # `-m` puts the current folder on the path: it must hold nothing
+                            start_new_session=True,
+                        )
+                    )
+                except OSError as error:
+                    problem = f"cannot start {argv[0]}: {error.strerror}"
+                    self._others = started  # they end with this group
+                    raise WorkerFailure("environment", problem, "hello") from None
+        return started
 
-    def _forked(self, path: Path, imports: list[str]) -> Forked:
+    def _forked(self, address: str, imports: list[str]) -> Forked:
         assert self.server is not None
         places: dict[str, Any] = {
-            "socket": str(path),
+            "socket": address,
             "log": str(self.spec.log.resolve()),
             "folder": str(self._folder),
         }
         reply = self.server.request("fork", 60.0, path=imports, **places)[0]
         return Forked(self.server, reply["pid"])
 
-    def _accept(self, server: socket.socket, deadline: Deadline) -> None:
+    def _accept(self, server: socket.socket, address: str, deadline: Deadline) -> None:
         by_rank: dict[int, tuple[socket.socket, bytearray]] = {}
         while len(by_rank) < self.spec.ranks:
             server.settimeout(0.2)  # only while starting: a process that dies before it connects is noticed
@@ -259,10 +274,12 @@ class WorkerGroup:
                     connection, _ = server.accept()
             except TimeoutError:
                 assert self._process is not None
-                if self._process.poll() is not None:
+                if any(one.poll() is not None for one in (self._process, *self._others)):
                     raise self._ended("hello") from None
                 if deadline.over():
                     raise WorkerFailure("hang", "did not start before the deadline", "hello") from None
+                continue
+            if not welcome(connection, address):
                 continue
             self._connections.append(connection)
             buffer = bytearray()
@@ -371,12 +388,14 @@ class WorkerGroup:
 
     def kill(self) -> None:
         """End every process of this launch, whatever group it moved to. Safe to call twice."""
-        if self._process is not None:
-            family = descendants(self._process.pid)
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-            self._process = None
+        started = [one for one in (self._process, *self._others) if one is not None]
+        if started:
+            family = [process for one in started for process in descendants(one.pid)]
+            for one in started:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(one.pid, signal.SIGKILL)
+                one.wait()
+            self._process, self._others = None, []
             while survivors := [*filter(is_running, family), *self._survivors()]:
                 for survivor in survivors:
                     with contextlib.suppress(psutil.Error):
@@ -391,27 +410,28 @@ class WorkerGroup:
     def _survivors(self) -> list[psutil.Process]:
         """Processes that carry this launch's socket in their environment: also those that left the group or whose
         parent is gone, as launchers and loader processes may have done. `descendants` has those that cleared it."""
-        mine = str(self._folder / "s")
+        mine = (str(self._folder / "s"), self._address)
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error, OSError):
-                if process.environ().get(SOCKET_VARIABLE) == mine and is_running(process):
+                if process.environ().get(SOCKET_VARIABLE) in mine and is_running(process):
                     found.append(process)
         return found
 
     def _collect_rank_logs(self) -> None:
         """A launcher that keeps the output of the other ranks in files: append them to the arm's log."""
-        for path in sorted((self._folder / "ranks").glob("workerlog.*")):
+        for path in sorted(self._folder.glob("ranks-*/workerlog.*")):
             with contextlib.suppress(OSError), self.spec.log.open("ab") as log:
                 log.write(f"--- {path.name}\n".encode() + path.read_bytes())
 
 
 def tail(log: Path, lines: int = LOG_TAIL_LINES) -> list[str]:
-    """The last lines of a log, whatever bytes a codebase printed."""
+    """The last lines of a log, whatever bytes a codebase printed; what a terminal would obey as its escape."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - 16384))
-            return file.read().decode("utf-8", "replace").splitlines()[-lines:]
+            found = file.read().decode("utf-8", "replace").splitlines()[-lines:]
+            return [visible(line) for line in found]
     except OSError:
         return []
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import TimeRemainingColumn as Remaining
+from rich.table import Table
 from rich.text import Text
 
+from bench.measure.live import SoFar, ratio_text
 from bench.recipe.plan import Arm, Plan
-from bench.record.models import Failure
+from bench.record.models import Block, Failure
 from bench.text_safety import for_terminal
 
 
@@ -39,6 +41,7 @@ class Lines(Quiet):
     """One line per event, on standard error: standard output belongs to results."""
 
     console: Console = field(default_factory=lambda: Console(stderr=True, highlight=False))
+    so_far: SoFar | None = None
 
     def _say(self, text: str, style: str = "") -> None:
         self.console.print(Text(for_terminal(text), style=style), soft_wrap=True)
@@ -47,9 +50,16 @@ class Lines(Quiet):
         self._say(f"{arm.id}  launch {launch + 1}  {stage}")
 
     def block(self, arm: Arm, launch: int, round_: int, s_per_step: float) -> None:
-        self._say(describe_block(arm, launch, round_, s_per_step))
+        text = describe_block(arm, launch, round_, s_per_step)
+        if self.so_far is not None:
+            self.so_far.add(arm.id, launch, round_, s_per_step)
+            found = ratio_text(self.so_far.ratio(arm.id))
+            text = f"{_place(self.so_far)} {text}{f'  ratio so far {found}' if found else ''}"
+        self._say(text)
 
     def failed(self, arm: Arm, failure: Failure) -> None:
+        if self.so_far is not None:
+            self.so_far.failed.add(arm.id)
         self._say(f"{arm.id} FAILED in {failure.stage}: {failure.reason}: {failure.message}", style="red")
         self._say(f"  log: {failure.log}")
 
@@ -57,47 +67,98 @@ class Lines(Quiet):
         self._say(text, style="yellow")
 
 
+def _place(so_far: SoFar) -> str:
+    """`[17/60, 20 s left]`."""
+    left = so_far.left_s
+    return f"[{so_far.done}/{so_far.total}{'' if left is None else f', {duration_text(left)} left'}]"
+
+
+def duration_text(seconds: float) -> str:
+    """`20 s`, `3 min`, `2.5 h`."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+#: Arms of a cell that the live table shows.
+MOST_ARMS = 12
+
+
+class Board(Progress):
+    """A bar over all blocks, and below it the arms of the cell that is measured with their ratios so far."""
+
+    table: Table | None = None
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        if self.table is not None:
+            yield self.table
+
+
 @dataclass
 class Bar(Lines):
-    """A bar over all blocks, with the time that remains; failures and notes stay above it."""
+    """A board with the time that remains; failures and notes stay above it."""
 
-    progress: Progress | None = None
+    board: Board | None = None
     task: TaskID | None = None
 
     def stage(self, arm: Arm, launch: int, stage: str) -> None:
-        if self.progress is not None and self.task is not None:
-            description = for_terminal(f"{arm.id}  launch {launch + 1}  {stage}")
-            self.progress.update(self.task, description=description)
+        self._update(f"{arm.id}  launch {launch + 1}  {stage}")
 
     def block(self, arm: Arm, launch: int, round_: int, s_per_step: float) -> None:
-        if self.progress is not None and self.task is not None:
-            description = for_terminal(describe_block(arm, launch, round_, s_per_step))
-            self.progress.update(self.task, description=description, advance=1)
+        if self.board is not None and self.so_far is not None:
+            self.so_far.add(arm.id, launch, round_, s_per_step)
+            self.board.table = _table(self.so_far, arm.cell)
+        self._update(describe_block(arm, launch, round_, s_per_step))
+
+    def failed(self, arm: Arm, failure: Failure) -> None:
+        super().failed(arm, failure)
+        self._update(f"{arm.id} failed")
+
+    def _update(self, text: str) -> None:
+        if self.board is not None and self.task is not None and self.so_far is not None:
+            done, total = self.so_far.done, self.so_far.total
+            self.board.update(self.task, description=for_terminal(text), completed=done, total=total)
+
+
+def _table(so_far: SoFar, cell: str) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("arm", no_wrap=True, overflow="ellipsis")
+    for title in ("s/iter", "ratio so far [95 %]", "rounds"):
+        table.add_column(title, justify="right", no_wrap=True)
+    arms = [arm for arm in so_far.arms.values() if arm.cell == cell]
+    for arm in arms[:MOST_ARMS]:
+        seconds = so_far.median_s(arm.id)
+        found = "failed" if arm.id in so_far.failed else ratio_text(so_far.ratio(arm.id))
+        if arm.baseline == arm.id and found != "failed":
+            found = "baseline"
+        rounds = str(len(so_far.seconds.get(arm.id, ())))
+        name = Text(for_terminal(arm.id), style="red" if found == "failed" else "")
+        table.add_row(name, "" if seconds is None else f"{seconds:.4g}", found, rounds)
+    if len(arms) > MOST_ARMS:
+        table.caption = f"and {len(arms) - MOST_ARMS} more arms"
+    return table
 
 
 @contextlib.contextmanager
-def listener(plan: Plan, *, quiet: bool, done: int = 0) -> Iterator[Quiet]:
-    """The display that suits the place: `done` blocks were measured by an earlier session."""
+def listener(plan: Plan, *, quiet: bool, done: Iterable[Block] = ()) -> Iterator[Quiet]:
+    """The display that suits the place: `done` are blocks of earlier sessions."""
     if quiet:
         yield Quiet()
-    elif not sys.stderr.isatty():
-        yield Lines()
-    else:
-        console = Console(stderr=True, highlight=False)
-        measure = plan.measure
-        total = sum(
-            len(arm.workload.turns())
-            if arm.workload.task == "train_eval"
-            else measure.launches * (measure.rounds + 1)  # + 1: the warm-up
-            for arm in plan.arms
-        )
-        columns = (
-            BarColumn(20),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            Remaining(),
-            TextColumn("{task.description}", markup=False),
-        )
-        with Progress(*columns, console=console) as progress:
-            task = progress.add_task("starting", total=total, completed=done)
-            yield Bar(console, progress, task)
+        return
+    so_far = SoFar(plan, done)
+    if not sys.stderr.isatty():
+        yield Lines(so_far=so_far)
+        return
+    console = Console(stderr=True, highlight=False)
+    columns = (
+        BarColumn(20),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        Remaining(),
+        TextColumn("{task.description}", markup=False),
+    )
+    with Board(*columns, console=console) as board:
+        task = board.add_task("starting", total=so_far.total, completed=so_far.done)
+        yield Bar(console, so_far, board, task)
+        board.table = None  # the outcome follows

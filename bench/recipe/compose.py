@@ -20,8 +20,7 @@ COMMENTS = {
     "workload": "the work of every arm (docs/reference/recipe.md has all fields)",
     "task": "train or infer: time steps; eval: infer, and AP of the weights",
     "input": "the same images for every codebase",
-    "dataset": "a folder in COCO layout, or shapes",
-    "images": "the first ones of the split",
+    "dataset": "a folder of COCO, YOLO or Pascal VOC, or shapes",
     "size": "[height, width]: exactly that; or short and long side with the ratio kept",
     "batch_size": "images per step",
     "frozen_stages": "null: as each model's own configuration says",
@@ -150,12 +149,11 @@ def composed(asked: Asked, codebases: Mapping[str, Codebase]) -> dict[str, Any]:
     shared = arms[0].canonical if len({arm.canonical for arm in arms}) == 1 else None
     weighted = any(arm.weights or (arm.codebase.pretrained and arm.canonical is None) for arm in arms)
     evaluates = asked.task == "infer" and weighted
-    dataset = asked.data if asked.data == "shapes" else str(Path(asked.data).expanduser().resolve())
     labels = _labels(arms, one_model=shared is not None)
     workload: dict[str, Any] = {
         "task": "eval" if evaluates else asked.task,
         **({"model": shared} if shared else {}),
-        "input": {"dataset": dataset, "images": asked.images, "size": size_of(asked.size)},
+        "input": {**_data(asked), "size": size_of(asked.size)},
         "batch_size": asked.batch,
         **({"device": asked.device} if asked.device != "cpu" else {}),
         **({} if shared else {"frozen_stages": None, "frozen_bn": None}),
@@ -172,6 +170,17 @@ def composed(asked: Asked, codebases: Mapping[str, Codebase]) -> dict[str, Any]:
         "baseline": {"codebase": labels[0]},
         "measure": measure,
     }
+
+
+def _data(asked: Asked) -> dict[str, Any]:
+    """`shapes`, the folder of a data set, or `ANNOTATIONS.json=FOLDER` of a COCO file and its images."""
+    if asked.data == "shapes":
+        return {"dataset": "shapes", "images": asked.images}
+    first, equals, second = (str(part) for part in asked.data.partition("="))
+    if equals and first.endswith(".json"):
+        files = (str(Path(one).expanduser().resolve()) for one in (first, second))
+        return {**dict(zip(("annotations", "images"), files, strict=True)), "count": asked.images}
+    return {"dataset": str(Path(asked.data).expanduser().resolve()), "images": asked.images}
 
 
 def _arm_content(arm: ArmText, label: str, one_model: bool) -> dict[str, Any]:

@@ -72,8 +72,18 @@ def read_recipe(file: Path, chain: tuple[Path, ...] = ()) -> tuple[dict[str, Any
     return _merge(below, content), {**below_places, **places}
 
 
-def _apply_override(content: dict[str, Any], places: plain_yaml.Places, override: str) -> None:
-    """`a.b=value`, the value read as YAML. A list index may be part of the key (`arms.0.options.compile=true`)."""
+def apply_override(content: dict[str, Any], places: plain_yaml.Places, override: str) -> None:
+    """Set a value of a recipe in place.
+
+    Args:
+        content: The recipe as its file holds it.
+        places: Where its values stand; the new one stands on the command line.
+        override: `a.b=value`, the value read as YAML. A list index may be part of the key
+            (`arms.0.options.compile=true`).
+
+    Raises:
+        BenchError: It has another form, or a key leads nowhere.
+    """
     key, equals, text = override.partition("=")
     where = f"--set {override}"
     if not equals or not key:
@@ -120,7 +130,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
     path = find_recipe(path)
     content, places = read_recipe(path)
     for override in overrides:
-        _apply_override(content, places, override)
+        apply_override(content, places, override)
     try:
         recipe = Recipe.model_validate(content)
     except ValidationError as error:

@@ -20,6 +20,8 @@ class CanonicalModel:
     deterministic: bool
     reference: str
     gflops: float
+    family: str = ""
+    """Of a method that comes in sizes or variants of its own; else what stands before the backbone is the family."""
 
 
 #: Backbone and neck → title, and its operations relative to R-50-FPN (for estimates).
@@ -71,7 +73,7 @@ def _sizes(
 ) -> list[CanonicalModel]:
     """A method that is published in sizes of its own."""
     return [
-        CanonicalModel(f"{method}_{size}", f"{title}-{size}", masks, deterministic, reference, each)
+        CanonicalModel(f"{method}_{size}", f"{title}-{size}", masks, deterministic, reference, each, method)
         for size, each in gflops.items()
     ]
 

@@ -116,8 +116,10 @@ def baseline_ids(arms: Sequence[Placed], pattern: Mapping[str, Any]) -> dict[str
     found: dict[str, str] = {}
     if not pattern:
         return found
-    for cell in dict.fromkeys(arm.cell for arm in arms):
-        members = [arm for arm in arms if arm.cell == cell]
+    cells: dict[str, list[Placed]] = {}
+    for arm in arms:
+        cells.setdefault(arm.cell, []).append(arm)
+    for members in cells.values():
         levels = {name: level for name, level in pattern.items() if name != "codebase"}
         fitting = [arm for arm in members if all(arm.levels.get(k) == level for k, level in levels.items())]
         if (wanted := pattern.get("codebase")) is not None:

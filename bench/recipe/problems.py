@@ -40,7 +40,10 @@ _EXPECTED = {
     "string_unicode": "a text",
 }
 #: Fields with several forms: pydantic tells what each form lacks, we say what there is.
-_FORMS = {"size": "[height, width], each from 32 to 4096, or {short: …, long: …}"}
+_FORMS = {
+    "size": "[height, width], each from 32 to 4096, or {short: …, long: …}",
+    "images": "a whole number from 1, or with annotations the folder of their files",
+}
 
 
 def place_of(path: Sequence[str | int], places: Mapping[tuple[str | int, ...], str], file: Path) -> str:
@@ -86,6 +89,8 @@ def _in_words(error: Mapping[str, Any], model: type[BaseModel]) -> tuple[str, li
         return f"{name} must be {_FORMS[str(path[form])]}", path[: form + 1], None
     name = ".".join(map(str, path)) or "it"
     given = short(error["input"])
+    if kind == "value_error":
+        return f"{name}: {error['msg'].removeprefix('Value error, ')}", path, None
     if kind == "extra_forbidden":
         return f"unknown key '{name}'", path, did_you_mean(str(path[-1]), fields_at(model, path[:-1]))
     if kind == "missing":

@@ -18,6 +18,11 @@ from bench.recipe.workload import Strict, Workload
 Path_ = tuple[str | int, ...]
 
 
+def _word(value: object) -> object:
+    """`off` without quotes is a boolean in YAML."""
+    return "off" if value is False else value
+
+
 class ArmSpec(Strict):
     """One codebase to measure, possibly with settings of its own."""
 
@@ -68,7 +73,7 @@ class Measure(Strict):
     stays what it was. The optimizer's arithmetic is the same."""
     interleave: bool = True
     """False measures one arm after the other: only to show what that costs in certainty."""
-    quiet: Literal["wait", "mark", "off"] = "wait"
+    quiet: Annotated[Literal["wait", "mark", "off"], BeforeValidator(_word)] = "wait"
     """wait: wait up to 30 s for other processes to end, and mark; mark: mark rounds that others disturbed, and measure
     others in their place; off: neither."""
     time_budget_s: Annotated[float, Field(gt=0, le=1e9)] | None = None
@@ -145,6 +150,8 @@ def factor_target(name: str) -> tuple[FactorRoot, tuple[str, ...]]:
         return "options", parts[1:]
     if name == "threads":
         return "environment", parts
+    if name == "devices":
+        return "workload", parts
     nested = len(parts) == 2 and parts[0] in ("input", "optimizer")
     if parts[0] in Workload.model_fields and (len(parts) == 1 or nested):
         inner = next(models_in(Workload.model_fields[parts[0]].annotation), None)
@@ -155,7 +162,7 @@ def factor_target(name: str) -> tuple[FactorRoot, tuple[str, ...]]:
             inner = next(models_in(Workload.model_fields[outer].annotation))
             if name in inner.model_fields:
                 return "workload", (outer, name)
-    known = [*Workload.model_fields, "size", "mode", "images", "lr", "threads", "options.<name>"]
+    known = [*Workload.model_fields, "devices", "size", "mode", "images", "lr", "threads", "options.<name>"]
     raise BenchError(f"unknown factor '{name}'", hint=did_you_mean(name, known))
 
 

@@ -5,7 +5,8 @@ Model names are those of the model zoos, `<method>_<backbone>_<neck>`, in lower 
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -81,6 +82,17 @@ class Input(Strict):
         return self.images if isinstance(self.images, int) else self.count or DEFAULT_IMAGES
 
 
+class Devices(Strict):
+    """What an arm runs on."""
+
+    nodes: Annotated[int, Field(ge=1, le=1024)] = 1
+    """Machines."""
+    per_node: Annotated[int, Field(ge=1, le=1024)] = 1
+    """Ranks of a machine, one per device."""
+    global_batch: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    """Images per step of all ranks together: the same for every level of a factor shows strong scaling."""
+
+
 class Optimizer(Strict):
     """SGD, as all the reference configurations use it."""
 
@@ -147,8 +159,32 @@ class Workload(Strict):
     """Device of the workers."""
     ranks: Annotated[int, Field(ge=1, le=1024)] = 1
     """Processes, one per device; gradients are averaged over them."""
+    nodes: Annotated[int, Field(ge=1, le=1024)] = 1
+    """Machines that the ranks are spread over evenly. `devices: {nodes: 2, per_node: 4}` sets both."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed of weights, batches and sampling."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _devices(cls, values: Any) -> Any:
+        """`devices` as ranks and nodes; with `global_batch` the batch of a rank follows from them."""
+        if not isinstance(values, Mapping) or "devices" not in values:
+            return values
+        rest = {name: value for name, value in values.items() if name != "devices"}
+        devices = Devices.model_validate(values["devices"])
+        ranks = devices.nodes * devices.per_node
+        rest |= {"nodes": devices.nodes, "ranks": ranks}
+        if devices.global_batch is not None:
+            if devices.global_batch % ranks:
+                raise ValueError(f"global_batch {devices.global_batch} is no multiple of {ranks} ranks")
+            rest["batch_size"] = devices.global_batch // ranks
+        return rest
+
+    @model_validator(mode="after")
+    def _even(self) -> Workload:
+        if self.ranks % self.nodes:
+            raise ValueError(f"{self.ranks} ranks cannot be spread evenly over {self.nodes} nodes")
+        return self
 
     @property
     def trains(self) -> bool:

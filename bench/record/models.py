@@ -332,6 +332,27 @@ def _named_recipe(recipe: Facts) -> Facts:
     return recipe
 
 
+class CellRecord(RecordModel):
+    """One cell that was measured as a run of its own, perhaps on another machine than the others."""
+
+    digest: FileName
+    """Its key: hash of the cell, the locks of its environments, and the code (`bench.measure.cells`)."""
+    index: int = 0
+    """Place of the cell in the plan, from 0."""
+    planned: int = 1
+    """Cells of the plan."""
+    attempt: int = 1
+    """Number of the attempt, from 1; those before it were lost, or disturbed by others."""
+    node: str = ""
+    """Digits that stand for the machine: two cells with the same ones were measured on the same machine."""
+    scheduler: str = ""
+    """Scheduler and its number of the job: `slurm 17_3`; empty: none."""
+    fingerprint: str = ""
+    """Kind of the machine (`bench.record.machine.fingerprint`)."""
+    disturbed: float = 0.0
+    """Share of the blocks in which other processes were busy."""
+
+
 class RunRecord(RecordModel):
     """What was asked for, where and with what."""
 
@@ -371,6 +392,8 @@ class RunRecord(RecordModel):
     """Factor or `codebase` → level; the arm of a cell group that the others are compared with."""
     aa: bool = False
     """Whether the baseline was measured against itself."""
+    cells: dict[FileName, CellRecord] = Field(default_factory=dict)
+    """Cell → where it was measured, when its cells are runs of their own; empty: all of them here, in one session."""
     check: Facts | None = None
     """Of a run of `bench check`: revisions, verdict, comparisons."""
     warnings: list[str] = Field(default_factory=list)

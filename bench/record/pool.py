@@ -161,6 +161,9 @@ def _refuse_other(first: RunRecord, other: RunRecord, run: Run) -> None:
         problem = f"other data than in {first.id}: {_named(changed)}"
         raise BenchError(problem, where=str(run.folder), hint=apart)
     kinds = [fingerprint(record.machine) for record in (first, other)]
+    for cell, placed in first.cells.items():  # measured where it says, perhaps on unlike machines
+        if cell in other.cells and kinds[0] == kinds[1]:
+            kinds = [placed.fingerprint, other.cells[cell].fingerprint]
     if kinds[0] != kinds[1]:
         problem = f"a machine of another kind ({kinds[1]}) than that of {first.id} ({kinds[0]})"
         raise BenchError(problem, where=str(run.folder), hint=apart)

@@ -13,7 +13,7 @@ import numpy as np
 from bench.errors import BenchError
 from bench.judge import noise
 from bench.judge.audit import Audit, audit_sessions
-from bench.judge.pairs import baseline_of
+from bench.judge.pairs import baselines_of
 from bench.judge.ratio import Ratio, summarize
 from bench.judge.ratio import cost as cost_of
 from bench.judge.stopping import confidence_of
@@ -24,6 +24,7 @@ from bench.record.run import Run
 from bench.record.samples import samples_frame
 from bench.report import accuracy_values
 from bench.report.measured import Measured, throughput_ratio
+from bench.report.scaling import FACTORS, on_one_kind, stragglers
 from bench.report.setting import setting_of
 from bench.report.values import (
     Effect,
@@ -214,7 +215,7 @@ def _confidence(record: RunRecord) -> float:
 def _groups(
     samples: Mapping[str, Measured], record: RunRecord, arms: Sequence[ArmRecord], rows: Mapping[str, Row]
 ) -> Iterator[Group]:
-    baselines = {arm.id: baseline_of(arm, arms, record.baseline) for arm in arms}
+    baselines = baselines_of(arms, record.baseline)
     grouped: dict[tuple[str, str | None], list[ArmRecord]] = {}
     for arm in arms:
         reference = baselines[arm.id]
@@ -300,20 +301,20 @@ def _effects_and_scaling(
     scaling: list[Scaling] = []
     for factor, reference, arm in _factor_pairs(arms, record.baseline):
         row, base = rows[arm.id], rows[reference.id]
-        if row.step_s is None or base.step_s is None:
+        if row.step_s is None or base.step_s is None or not on_one_kind(record, arm, reference):
             continue
-        scales = factor == "ranks"
+        scales = factor in FACTORS
         images = row.images_per_step / base.images_per_step
-        per_rank = images / (arm.levels[factor] / reference.levels[factor]) if scales else images
+        ranks, base_ranks = arm.workload.ranks, reference.workload.ranks
+        per_rank = images * base_ranks / ranks if scales else images
         ratio = throughput_ratio(samples[arm.id], samples[reference.id], per_rank, _confidence(record))
         if ratio is None:
             continue
         where, together = _where(arm, factor), arm.cell == reference.cell
         level, base_level = arm.levels[factor], reference.levels[factor]
         if scales:
-            scaling.append(
-                Scaling(arm.label, where, base_level, level, row.step_s.images_per_s, ratio, together)
-            )
+            kind, rate = "strong" if images == 1 else "weak", row.step_s.images_per_s
+            scaling.append(Scaling(arm.label, where, base_ranks, ranks, rate, ratio, together, kind))
         else:
             cost = cost_of(ratio) if images == 1 else None
             effects.append(Effect(arm.label, where, factor, base_level, level, ratio, cost, together))
@@ -420,6 +421,7 @@ def run_report(
         groups=groups,
         effects=effects,
         scaling=scaling,
+        stragglers=tuple(stragglers(samples, arms, names)),
         unmeasured=tuple(arm for arm in record.arms if arm not in ended),
         warnings=tuple(record.warnings),
         accuracy=accuracy_values.of_run(run, arms, names, record.baseline),

@@ -1,19 +1,26 @@
-"""A run's ratios for other tools: CSV, Markdown, LaTeX, and two formats of benchmark services."""
+"""A run's ratios for other tools: tables, and formats of benchmark services, of test reports and of trackers."""
 
 from __future__ import annotations
 
+import importlib
+import io
 import json
+import math
 import re
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
+from xml.etree import ElementTree
 
 import pandas as pd
 
 from bench.errors import BenchError, did_you_mean
+from bench.record.machine import fingerprint
 from bench.report.answer import pivot_table
 from bench.report.notebook import LoadedRun
 from bench.report.render import markdown
 from bench.report.text import ratio_text, significant
+from bench.text_safety import visible
 
 #: What a spreadsheet would run as a formula.
 _FORMULA = re.compile(r"^[=+\-@\t\r]")
@@ -95,16 +102,133 @@ def to_bencher(run: LoadedRun) -> str:
     return json.dumps(found, indent=1) + "\n"
 
 
-FORMATS: dict[str, Callable[[LoadedRun], str]] = {
+def to_parquet(run: LoadedRun) -> bytes:
+    """`LoadedRun.ratios` as Parquet."""
+    target = io.BytesIO()
+    run.ratios().to_parquet(target, index=False)
+    return target.getvalue()
+
+
+def to_asv(run: LoadedRun) -> str:
+    """A results file of asv (version 2): `time` (s/iter) and `peakmem` (bytes) of every arm, null where it failed.
+
+    The commit is that of bench, and the date that of the run.
+    """
+    report = run.report
+    started = round(datetime.fromisoformat(report.started_utc).timestamp() * 1000)
+    results: dict[str, list[Any]] = {}
+    for row in report.rows:
+        measured = [
+            value for value, warm in zip(row.trace.seconds, row.trace.warmup, strict=True) if not warm
+        ]
+        results[f"{row.arm}.time"] = [
+            [row.step_s and row.step_s.median_s],
+            [],
+            None,
+            started,
+            None,
+            [measured],
+        ]
+        if row.memory:
+            results[f"{row.arm}.peakmem"] = [[row.memory.peak_bytes], [], None, started]
+    cpu, memory = report.machine.get("cpu") or {}, report.machine.get("memory") or {}
+    python = ".".join((report.software[0].python if report.software else "").split(".")[:2])
+    document = {
+        "commit_hash": report.git.get("revision") or report.bench_version,
+        "env_name": "bench",
+        "date": started,
+        "params": {
+            "machine": fingerprint(report.machine),
+            "cpu": str(cpu.get("model", "")),
+            "num_cpu": str(cpu.get("logical_cores", "")),
+            "ram": str(memory.get("total_bytes", "")),
+            "python": python,
+        },
+        "python": python,
+        "requirements": {},
+        "env_vars": {},
+        "result_columns": ["result", "params", "version", "started_at", "duration", "samples"],
+        "results": results,
+        "durations": {},
+        "version": 2,
+    }
+    return json.dumps(document, ensure_ascii=False) + "\n"
+
+
+def to_junit(run: LoadedRun) -> str:
+    """JUnit XML: a test per arm, with its numbers as properties; an arm that failed is an error."""
+    report = run.report
+    suite = ElementTree.Element("testsuite", name=visible(report.name), timestamp=report.started_utc)
+    for row in report.rows:
+        case = ElementTree.SubElement(suite, "testcase", classname=visible(report.name), name=row.arm)
+        case.set("time", f"{row.step_s.median_s if row.step_s else 0:.6g}")
+        values = {
+            "equal work": "baseline" if row.is_baseline else row.verdict,
+            "ratio": ratio_text(row.ratio) if row.ratio else "",
+            "marks": "".join(row.marks),
+        }
+        properties = ElementTree.SubElement(case, "properties")
+        for name, value in values.items():
+            if value:
+                ElementTree.SubElement(properties, "property", name=name, value=value)
+        if row.step_s is None:
+            fault = ElementTree.SubElement(case, "error", message=visible(row.reason or row.status))
+            fault.text = visible("\n".join(row.log_tail))
+    suite.set("tests", str(len(report.rows)))
+    suite.set("errors", str(sum(row.step_s is None for row in report.rows)))
+    return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"
+
+
+def to_mlflow(run: LoadedRun) -> str:
+    """Log every measured arm as a run of MLflow, where MLFLOW_TRACKING_URI says; the ids of these runs.
+
+    Raises:
+        BenchError: MLflow is not installed.
+    """
+    try:
+        mlflow: Any = importlib.import_module("mlflow")
+    except ImportError:
+        raise BenchError("mlflow is not installed", hint="pip install 'detection-bench[mlflow]'") from None
+    report, lines = run.report, []
+    mlflow.set_experiment(report.name)
+    for group in report.groups:
+        for row in group.rows:
+            if row.step_s is None:
+                continue
+            numbers = {
+                "s_per_iter": row.step_s.median_s,
+                "images_per_s": row.step_s.images_per_s,
+                "ratio": row.ratio.value if row.ratio else None,
+                "ratio_low": row.ratio.low if row.ratio else None,
+                "ratio_high": row.ratio.high if row.ratio else None,
+                "max_memory_mib": row.memory.peak_bytes / 2**20 if row.memory else None,
+                "ap": row.ap.get("segm", row.ap.get("bbox")),
+            }
+            with mlflow.start_run(run_name=f"{report.id} {row.arm}") as one:
+                mlflow.log_params({"codebase": row.codebase, "model": group.model, "task": group.task})
+                mlflow.set_tags(
+                    {"bench.run": report.id, "equal_work": row.verdict, "marks": "".join(row.marks)}
+                )
+                finite = {key: value for key, value in numbers.items() if value is not None}
+                mlflow.log_metrics({key: value for key, value in finite.items() if math.isfinite(value)})
+            lines.append(f"{row.arm} {one.info.run_id}\n")
+    return "".join(lines)
+
+
+FORMATS: dict[str, Callable[[LoadedRun], str | bytes]] = {
     "csv": to_csv,
+    "parquet": to_parquet,
     "markdown": to_markdown,
     "latex": to_latex,
+    "asv": to_asv,
+    "junit": to_junit,
+    "mlflow": to_mlflow,
     "github-action-benchmark": to_github_action,
     "bencher": to_bencher,
 }
 
 
-def export(run: LoadedRun, name: str) -> str:
+def export(run: LoadedRun, name: str) -> str | bytes:
     """The run in a format.
 
     Args:

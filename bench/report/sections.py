@@ -12,13 +12,14 @@ import yaml
 from bench.judge.ratio import Ratio
 from bench.report.answer import headline, legend, pivot_table
 from bench.report.document import Block, Bullets, Cell, Code, Column, Details, Figure, Heading, Table, Text
+from bench.report.latency import latency_blocks
+from bench.report.scaling import scaling_blocks
 from bench.report.setting import setting_blocks
 from bench.report.tables import (
     LONGEST_REASON,
     effect_table,
     group_table,
     phase_table,
-    scaling_table,
     software_table,
 )
 from bench.report.text import (
@@ -112,8 +113,9 @@ def detail_blocks(run: RunReport, figures: Figures, accuracies: Sequence[Block])
         ("Accuracy", accuracies),
         ("Max memory", figures.get("memory", ())),
         ("Phases of a step", _phase_blocks(run, figures)),
+        ("Latency of inference", latency_blocks(run)),
         ("Effects of factors within a codebase", _effect_blocks(run)),
-        ("Scaling over ranks", _scaling_blocks(run)),
+        ("Scaling over ranks", scaling_blocks(run)),
         ("Single steps", figures.get("steps", ())),
         ("Machine and software", machine_blocks(run)),
         ("Recipe as resolved", [Code(as_yaml(run.recipe), "yaml")]),
@@ -254,14 +256,6 @@ def _effect_blocks(run: RunReport) -> Iterator[Block]:
         yield Text("Cost: the share of a step's time that the level takes; negative where it saves time.")
         yield effect_table(run)
         if not all(effect.interleaved for effect in run.effects):
-            yield Text(NOT_INTERLEAVED)
-
-
-def _scaling_blocks(run: RunReport) -> Iterator[Block]:
-    if run.scaling:
-        yield Text("Efficiency: images/s per rank over images/s per rank of the fewest ranks.")
-        yield scaling_table(run)
-        if not all(item.interleaved for item in run.scaling):
             yield Text(NOT_INTERLEAVED)
 
 

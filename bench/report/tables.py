@@ -16,7 +16,6 @@ from bench.report.text import (
     cost_text,
     design_text,
     detectable_cell,
-    interval_text,
     mebibytes,
     on_off,
     ratio_cell,
@@ -196,33 +195,6 @@ def _cost_cell(cost: Cost | None) -> Cell:
     if cost is None or not math.isfinite(cost.low):
         return cell(None)
     return cell(cost_text(cost), sort=cost.share)
-
-
-def scaling_table(run: RunReport) -> Table:
-    columns = (
-        Column("workload"),
-        Column("codebase"),
-        Column("ranks", True),
-        Column("images/s", True),
-        Column("scaling efficiency (%) [95 % interval]", True),
-        Column("against ranks", True),
-        Column("interleaved"),
-    )
-    rows = []
-    for item in run.scaling:
-        value = item.efficiency
-        rows.append(
-            (
-                cell(item.group),
-                cell(item.label),
-                cell(item.ranks, sort=item.ranks),
-                cell(significant(item.images_per_s), sort=item.images_per_s),
-                cell(interval_text(100 * value.value, 100 * value.low, 100 * value.high), sort=value.value),
-                cell(item.reference_ranks, sort=item.reference_ranks),
-                cell("yes" if item.interleaved else "no"),
-            )
-        )
-    return Table(columns, tuple(rows))
 
 
 def software_table(software: Sequence[Software]) -> Table:

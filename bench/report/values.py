@@ -235,7 +235,7 @@ class Effect:
 
 @dataclass(frozen=True)
 class Scaling:
-    """How well a codebase uses more ranks, each with the same batch size.
+    """How well a codebase uses more ranks.
 
     ``efficiency``: images/s per rank over images/s per rank of the fewest ranks (1: perfect).
     """
@@ -247,6 +247,21 @@ class Scaling:
     images_per_s: float
     efficiency: Ratio
     interleaved: bool
+    kind: str = "weak"
+    """weak: every rank has the same batch size; strong: all ranks together."""
+
+
+@dataclass(frozen=True)
+class Straggler:
+    """Time per rank of an arm with several. ``slowest``: number of the rank with the largest median."""
+
+    label: str
+    ranks: int
+    fastest_s: float
+    slowest_s: float
+    slowest: int
+    share: float
+    """Of the steps, those in which it is the slowest."""
 
 
 @dataclass(frozen=True)
@@ -298,6 +313,7 @@ class RunReport:
     """Of the cells that were evaluated."""
     sessions: tuple[str, ...] = ()
     """Folders of the runs that are pooled; empty for one run."""
+    stragglers: tuple[Straggler, ...] = ()
 
     @property
     def rows(self) -> tuple[Row, ...]:

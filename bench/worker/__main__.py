@@ -223,7 +223,7 @@ def source_folder(package: str) -> Optional[str]:
 
 def answer(worker: Worker, message: Dict[str, Any]) -> Dict[str, Any]:
     """The reply to a message, once the codebase's threads rest; whatever goes wrong in it becomes an `error` reply."""
-    from bench.worker.probe import NonFiniteLoss, rest
+    from bench.worker.probe import WHAT_TO_CHANGE, NonFiniteLoss, rest
 
     kind = message["type"]
     if kind not in MESSAGES:
@@ -235,6 +235,10 @@ def answer(worker: Worker, message: Dict[str, Any]) -> Dict[str, Any]:
         return reply
     except NonFiniteLoss as error:
         return {"type": "error", "reason": "nan", "message": str(error)}
+    except FloatingPointError as error:  # of a codebase that looks at its own losses
+        traceback.print_exc()
+        sys.stderr.flush()
+        return {"type": "error", "reason": "nan", "message": f"{error}{WHAT_TO_CHANGE}"}
     except MemoryError:
         return {"type": "error", "reason": "oom", "message": "out of memory (MemoryError)"}
     except Exception as error:

@@ -20,6 +20,7 @@ from bench.worker import PROTOCOL_VERSION
 
 PR_SET_PDEATHSIG = 1
 SOCKET_VARIABLE = "BENCH_WORKER_SOCKET"
+TCP = "tcp://"
 
 
 class ProtocolError(Exception):
@@ -49,8 +50,15 @@ class Channel:
     """The worker's end."""
 
     def __init__(self, path: str) -> None:
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._socket.connect(path)
+        if path.startswith(TCP):  # of a session on another machine: tcp://HOST:PORT/WORD
+            place, _, word = path[len(TCP) :].rpartition("/")
+            host, _, port = place.rpartition(":")
+            self._socket = socket.create_connection((host, int(port)))
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._socket.sendall(word.encode() + b"\n")
+        else:
+            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            self._socket.connect(path)
         self._reader = self._socket.makefile("rb")
 
     def send(self, **message: Any) -> None:

@@ -25,6 +25,9 @@ class NonFiniteLoss(Exception):
     """A loss is NaN or infinite: what would be timed is no longer training."""
 
 
+WHAT_TO_CHANGE = "; lower the learning rate (--set workload.optimizer.lr=1e-5), or start from trained weights"
+
+
 def phases_of(adapter: Adapter, source: Iterator[Any]) -> List[Phase]:
     """The step as its phases in order; each takes what the one before returned."""
     if not adapter.job.training:
@@ -138,7 +141,7 @@ def finite_losses(adapter: Adapter, losses: Any) -> Dict[str, float]:
     values = {name: float(value) for name, value in adapter.loss_values(losses).items()}
     bad = ["{} = {}".format(*item) for item in values.items() if not math.isfinite(item[1])]
     if bad:
-        raise NonFiniteLoss("loss is not finite: " + ", ".join(bad))
+        raise NonFiniteLoss("loss is not finite: " + ", ".join(bad) + WHAT_TO_CHANGE)
     return values
 
 

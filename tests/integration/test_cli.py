@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -236,3 +237,18 @@ def test_run_from_python_is_that_of_the_command_line(cli: Cli) -> None:
     assert again.run.folder == run.run.folder
     assert set(again.samples()["arm"]) == {"slow"}
     assert again.run.record().recipe["measure"]["rounds"] == 2
+
+
+def test_watch_follows_a_run_of_another_process_to_its_end(cli: Cli) -> None:
+    recipe = cli.recipe(measure={"quiet": "off", "warmup": 1, "steps": 2, "rounds": 60, "launches": 2})
+    running = cli.start("run", recipe, "--adapters", FAKE, "--results", cli.results)
+    deadline = time.monotonic() + 60
+    while not cli.runs() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    watched = cli("watch", "latest", "--every-s", "0.1", "--adapters", FAKE, "--results", cli.results)
+    assert running.wait(timeout=60) == 0
+    assert watched.code == 0, watched.err
+    assert "[244/244, " in watched.err
+    assert "ratio so far" in watched.err
+    assert f"{cli.runs()[0]}: complete" in watched.out
+    assert "fast / slow" in watched.out

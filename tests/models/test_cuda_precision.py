@@ -29,19 +29,17 @@ CASES = [
     *((name, {}) for name in [*MODELS, "ssd300_vgg16", "solov2_light_r50_dcn_fpn"]),
     *((name, {"conventions": "mmdet"}) for name in MMDETS),
 ]
-#: One of each kind in both types; of the others the second one nightly, for float16 has the smaller range.
-KINDS = [
-    "faster_rcnn_r50_fpn",
-    "mask_rcnn_r50_fpn",
-    "retinanet_r50_fpn",
-    "solov2_light_r50_fpn",
-    "ssd300_vgg16",
-]
+#: In both types; the others nightly. float16 has the smaller range.
+KINDS = ["mask_rcnn_r50_fpn", "retinanet_r50_fpn", "solov2_light_r50_dcn_fpn", "ssd300_vgg16"]
+MORE = {
+    torch.float16: ["fcos_r50_fpn", "htc_r50_fpn", "ms_rcnn_r50_fpn", "mask_rcnn_r50_c4"],
+    torch.bfloat16: [],
+}
 IN_HALF = [
     pytest.param(
         *case,
         dtype,
-        marks=[pytest.mark.nightly] if dtype is torch.bfloat16 and (case[1] or case[0] not in KINDS) else [],
+        marks=[] if case[0] in KINDS + MORE[dtype] and not case[1] else [pytest.mark.nightly],
         id="-".join([case[0], *case[1].values(), str(dtype)]),
     )
     for case in CASES

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -21,7 +23,16 @@ BATCHES = {
 }
 
 
-@pytest.fixture(params=MODELS, scope="module")
+#: Of layers that others have, too.
+ALIKE = ["cascade_rcnn_r50_fpn", "fast_rcnn_r50_fpn", "fast_rcnn_r50_c4", "faster_rcnn_r50_c4", "rpn_r50_c4"]
+ALIKE += ["htc_without_semantic_r50_fpn", "cascade_mask_rcnn_r50_fpn", "mask_rcnn_r50_c4", "rpn_r50_fpn"]
+
+
+def nightly(names: list[str]) -> list[Any]:
+    return [pytest.param(one, marks=[pytest.mark.nightly] if one in ALIKE else []) for one in names]
+
+
+@pytest.fixture(params=nightly(MODELS), scope="module")
 def model(request: pytest.FixtureRequest) -> nn.Module:
     return small(request.param)
 

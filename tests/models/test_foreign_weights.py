@@ -48,7 +48,10 @@ def of_torchvision(name: str, classes: int) -> nn.Module:
     return theirs
 
 
-@pytest.mark.parametrize("name", ["faster_rcnn_r50_fpn", "mask_rcnn_r50_fpn"])
+@pytest.mark.nightly
+@pytest.mark.parametrize(
+    "name", [pytest.param("faster_rcnn_r50_fpn", marks=pytest.mark.nightly), "mask_rcnn_r50_fpn"]
+)
 def test_a_file_of_torchvision_detects_as_torchvision(name: str, tmp_path: Path) -> None:
     theirs = of_torchvision(name, 5)
     path = tmp_path / "theirs.pth"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.helpers.process import fresh
 
 PROGRAM = """
@@ -16,7 +18,7 @@ WITHOUT_CHANCE = ("retinanet_r50_fpn", "fcos_r50_fpn", "solov2_light_r50_fpn")
 SIDES = {"ssd300_vgg16": 300, "retinanet_r50_fpn": 128, "fcos_r50_fpn": 128}
 
 found = {}
-for name in [*MODELS, "solov2_light_r50_dcn_fpn", "ssd300_vgg16"]:
+for name in NAMES or [*MODELS, "solov2_light_r50_dcn_fpn", "ssd300_vgg16"]:
     model = small(name)
     side = SIDES.get(name, SIZE)
     images = torch.randn(2, 3, side, side)
@@ -41,8 +43,15 @@ print(json.dumps({"models": found, "torchvision": "torchvision" in sys.modules})
 """
 
 
-def test_every_model_trains_in_bfloat16_as_in_float32() -> None:
-    told = fresh(PROGRAM)
+@pytest.mark.parametrize(
+    "names",
+    [
+        pytest.param([], marks=pytest.mark.nightly, id="all"),
+        pytest.param(["mask_rcnn_r50_fpn", "retinanet_r50_fpn", "solov2_light_r50_dcn_fpn"], id="some"),
+    ],
+)
+def test_models_train_in_bfloat16_as_in_float32(names: list[str]) -> None:
+    told = fresh(f"NAMES = {names!r}\n{PROGRAM}")
     assert not told["torchvision"]  # which would bring casts of its own
     for name, model in told["models"].items():
         assert model["finite"], name

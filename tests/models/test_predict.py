@@ -196,7 +196,7 @@ def test_images_of_any_kind_are_the_same_pixels(trained: tuple[Path, Path]) -> N
         (np.zeros((5, 5, 3), np.int64), "got int64"),
         (np.full((5, 5, 3), 200.0), "floats from 0 to 1, got 200 to 200"),
         (np.full((5, 5), np.nan), "floats from 0 to 1"),
-        (Image.new("I;16", (4, 4)), "mode I;16 has more than eight bits"),
+        (Image.new("F", (4, 4)), "floating-point pixels"),
     ],
 )
 def test_what_is_no_image_is_named(image: Any, said: str) -> None:

@@ -78,6 +78,7 @@ def raw(pair: tuple[nn.Module, nn.Module]) -> DenseOutput:
         return pair[0].network(images.contiguous(memory_format=torch.channels_last), torch.tensor(SIZES))
 
 
+@pytest.mark.nightly
 def test_losses_and_gradients_equal_torchvisions(pair: tuple[nn.Module, nn.Module]) -> None:
     ours, theirs = pair
     images, targets = scene()
@@ -158,6 +159,7 @@ def test_odd_objects_give_finite_losses_and_gradients(
     assert all(leaf.grad.isfinite().all() for leaf in leaves)
 
 
+@pytest.mark.nightly
 def test_calibrated_random_weights_detect_and_learn_at_once() -> None:
     torch.manual_seed(0)
     images, targets = scene()

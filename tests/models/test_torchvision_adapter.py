@@ -29,6 +29,8 @@ from adapters import torch_common, torch_facts, torch_state  # noqa: E402
 
 TORCHVISION = codebases.load_codebase(codebases.BUILTIN / "torchvision")
 MODELS = sorted(TORCHVISION.models)
+OFTEN = ["mask_rcnn_r50_fpn", "retinanet_r50_fpn"]  # one of two stages, one of one
+SOME_NIGHTLY = [pytest.param(name, marks=[] if name in OFTEN else [pytest.mark.nightly]) for name in MODELS]
 CLASSES = ["cat", "dog"]
 
 
@@ -123,7 +125,7 @@ def predict(adapter: Any, batch: Batch) -> list[Any]:
     return found
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", SOME_NIGHTLY)
 def test_a_training_step_learns_in_the_unfrozen_parts_only(model: str) -> None:
     adapter = prepared(model, frozen_stages=2)
     before = {name: value.clone() for name, value in adapter.model.state_dict().items()}
@@ -158,7 +160,7 @@ def test_unfrozen_batch_norm_learns_except_in_frozen_stages() -> None:
     assert body.layer2[0].bn1.weight.grad is not None
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", SOME_NIGHTLY)
 def test_detections_are_in_pixels_of_the_original_file(model: str) -> None:
     height, width = input_size(model)
     adapter = prepared(model, task="infer", score_threshold=0.005, max_detections=20)

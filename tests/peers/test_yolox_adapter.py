@@ -1,4 +1,4 @@
-"""YOLOX of pixeltable-yolox, and YOLOX and RTMDet of mmdetection, on small generated images."""
+"""YOLOX of pixeltable-yolox, and the younger detectors of mmdetection, on small generated images."""
 
 from __future__ import annotations
 
@@ -61,9 +61,16 @@ def test_mmdet_yolox_gets_the_same_pixels(mmdet: Peer, yolox: Peer) -> None:
 
 @pytest.mark.nightly
 @pytest.mark.parametrize(
-    ("model", "millions"), [("rtmdet_tiny", 4.8), ("rtmdet_ins_tiny", 5.6), ("yolox_s", 8.9)]
+    ("model", "millions"),
+    [
+        ("rtmdet_tiny", 4.8),
+        ("rtmdet_ins_tiny", 5.6),
+        ("yolox_s", 8.9),
+        ("detr_r50", 41.6),
+        ("deformable_detr_r50", 40.1),
+    ],
 )
-def test_mmdet_offers_rtmdet_and_yolox(mmdet: Peer, model: str, millions: float) -> None:
+def test_mmdet_offers_younger_detectors(mmdet: Peer, model: str, millions: float) -> None:
     result = learn(mmdet, model)
     assert result["parameters"] / 1e6 == pytest.approx(millions, rel=0.05)
     for found in result["found"]:

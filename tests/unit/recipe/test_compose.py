@@ -101,6 +101,13 @@ def test_sizes_are_squares_or_two_sides() -> None:
         size_of("big")
 
 
+def test_a_coco_file_of_any_name_is_data(tmp_path: Path) -> None:
+    asked = Asked(("native:retinanet_r50_fpn",), data=f"{tmp_path}/mine.json={tmp_path}/photos", images=7)
+    (arm,) = plan(tmp_path, composed(asked, CODEBASES)).arms
+    assert arm.workload.input.annotations == f"{tmp_path}/mine.json"
+    assert (arm.workload.input.images, arm.workload.input.count) == (f"{tmp_path}/photos", 7)
+
+
 def test_missing_model_is_an_error_with_the_way_out(tmp_path: Path) -> None:
     with pytest.raises(BenchError, match="give every arm a model"):
         plan(tmp_path, with_arms({"codebase": "native"}))
@@ -138,6 +145,12 @@ def test_code_of_a_recipe_runs_once_it_is_trusted(tmp_path: Path) -> None:
 def test_every_way_to_name_code_needs_trust(tmp_path: Path, arm: dict[str, Any]) -> None:
     with pytest.raises(BenchError, match="not part of bench"):
         refuse_untrusted(plan(tmp_path, with_arms(arm)).arms, "r", tmp_path / "t", trust=False)
+
+
+def test_a_config_named_by_the_workload_needs_trust_too(tmp_path: Path) -> None:
+    recipe = with_arms("mmdet") | {"workload": {"model": f"mmdet://{tmp_path}/mine.py"}}
+    with pytest.raises(BenchError, match="not part of bench"):
+        refuse_untrusted(plan(tmp_path, recipe).arms, "r", tmp_path / "t", trust=False)
 
 
 def test_names_of_a_zoo_need_no_trust(tmp_path: Path) -> None:

@@ -8,7 +8,9 @@ import json
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from xml.etree import ElementTree
 
+import pandas as pd
 import pytest
 
 import bench
@@ -28,6 +30,12 @@ def run(tmp_path: Path) -> Run:
         (arm("mmdet", status="failed"), samples(1.0)),
     ]
     return write_run(tmp_path / "run", arms)
+
+
+def text_of(run: Run, name: str) -> str:
+    found = export(load(run.folder), name)
+    assert isinstance(found, str)
+    return found
 
 
 def test_a_loaded_run_gives_ratios_samples_and_audit(run: Run) -> None:
@@ -63,14 +71,14 @@ def test_unknown_names_of_the_package_are_errors() -> None:
 
 
 def test_csv_holds_no_formula_and_every_row(run: Run) -> None:
-    rows = list(csv.DictReader(io.StringIO(export(load(run.folder), "csv"))))
+    rows = list(csv.DictReader(io.StringIO(text_of(run, "csv"))))
     assert rows[0]["codebase"] == "'=cmd|'/c calc'!A1"
     assert float(rows[0]["ratio"]) == pytest.approx(2.0, rel=0.01)
     assert (rows[1]["ratio"], rows[1]["status"]) == ("", "failed")
 
 
 def test_latex_escapes_and_has_intervals(run: Run) -> None:
-    text = export(load(run.folder), "latex")
+    text = text_of(run, "latex")
     assert text.count(r"\\") == 4
     assert r"\toprule" in text
     assert "[" in text.splitlines()[5]
@@ -78,9 +86,9 @@ def test_latex_escapes_and_has_intervals(run: Run) -> None:
 
 
 def test_services_get_seconds_of_measured_arms(run: Run) -> None:
-    action = json.loads(export(load(run.folder), "github-action-benchmark"))
+    action = json.loads(text_of(run, "github-action-benchmark"))
     assert [one["value"] for one in action] == pytest.approx([1.0, 0.5], rel=0.01)
-    bencher = json.loads(export(load(run.folder), "bencher"))
+    bencher = json.loads(text_of(run, "bencher"))
     assert [one["latency"]["value"] for one in bencher.values()] == pytest.approx([1e9, 5e8], rel=0.01)
 
 
@@ -88,3 +96,46 @@ def test_an_unknown_format_gets_a_hint(run: Run) -> None:
     assert "markdown" in FORMATS
     with pytest.raises(BenchError, match="did you mean latex"):
         export(load(run.folder), "latx")
+
+
+def test_parquet_holds_the_table_of_ratios(run: Run) -> None:
+    found = export(load(run.folder), "parquet")
+    assert isinstance(found, bytes)
+    frame = pd.read_parquet(io.BytesIO(found))
+    pd.testing.assert_frame_equal(frame, load(run.folder).ratios(), check_dtype=False)
+
+
+def test_asv_gets_times_memory_and_null_for_failures(run: Run) -> None:
+    found = json.loads(text_of(run, "asv"))
+    names = found["result_columns"]
+    rows = {name: dict(zip(names, row, strict=False)) for name, row in found["results"].items()}
+    assert rows["torchvision.time"]["result"] == [pytest.approx(1.0, rel=0.01)]
+    assert rows["mmdet.time"]["result"] == [None]
+    assert rows["torchvision.peakmem"]["result"] == [1500 * 2**20]
+    assert len(rows["torchvision.time"]["samples"][0]) == 72, "without the warm-up"
+    assert found["version"] == 2
+    assert found["date"] == 1795341600000
+
+
+def test_junit_has_a_test_per_arm_and_errors(run: Run) -> None:
+    suite = ElementTree.fromstring(text_of(run, "junit"))
+    assert [case.get("name") for case in suite] == [arm.id for arm in run.arms()]
+    assert (suite.get("tests"), suite.get("errors")) == ("3", "1")
+    assert suite.find("testcase[@name='mmdet']/error") is not None
+
+
+def test_mlflow_is_asked_for_by_name_where_it_is_missing(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    with pytest.raises(BenchError, match="mlflow is not installed"):
+        export(load(run.folder), "mlflow")
+
+
+def test_mlflow_holds_every_measured_arm(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mlflow = pytest.importorskip("mlflow", reason="optional: pip install mlflow-skinny")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    mlflow.set_tracking_uri((tmp_path / "mlruns").as_uri())
+    lines = text_of(run, "mlflow").splitlines()
+    assert len(lines) == 2
+    stored = mlflow.get_run(lines[1].split()[-1])
+    assert stored.data.metrics["ratio"] == pytest.approx(2.0, rel=0.01)
+    assert stored.data.tags["marks"] == "?"

@@ -1,0 +1,1 @@
+"""What to measure on a machine with one GPU and little time: `python -m benchmarks.gpu --minutes 8`."""

@@ -1,0 +1,61 @@
+"""`python -m benchmarks.gpu` at toy size on the CPU: two short runs make one table; wheels complete an interpreter."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from benchmarks.gpu import adopt
+from tests.conftest import ROOT
+
+pytestmark = pytest.mark.nightly
+
+
+def run(output: Path, minutes: float) -> str:
+    command = [sys.executable, "-m", "benchmarks.gpu", "--device", "cpu", "--output", str(output)]
+    done = subprocess.run(
+        [*command, f"--minutes={minutes}"], cwd=ROOT, capture_output=True, text=True, check=False, timeout=560
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def test_two_short_runs_make_one_table(tmp_path: Path) -> None:
+    first = run(tmp_path / "gpu", 0.2)
+    assert "left for the next run" in first
+    second = run(tmp_path / "gpu", 8)
+    rows = json.loads((tmp_path / "gpu" / "table.json").read_text())
+    assert {(row["recipe"], row["arm"].partition("-")[0]) for row in rows} >= {
+        ("gpu-equal-work", "native"), ("gpu-equal-work", "torchvision"), ("gpu-train", "native"),
+        ("gpu-train", "torchvision"),
+    }  # fmt: skip
+    assert all(row["s_per_iter"] > 0 and row["memory_mib"] for row in rows)
+    smoke = [json.loads(line) for line in (tmp_path / "gpu" / "smoke.jsonl").read_text().splitlines()]
+    assert len(smoke) == 4
+    assert all(one["finite"] and len(one["top"]) == 10 for one in smoke), smoke
+    assert second.count("smoke ") == 4
+    third = run(tmp_path / "gpu", 8)
+    assert third.count("finished before") == 2
+
+
+def test_wheels_complete_the_interpreter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wheel = tmp_path / "wheels" / "nothing_like_this-1-py3-none-any.whl"
+    wheel.parent.mkdir()
+    info = "nothing_like_this-1.dist-info"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("nothing_like_this.py", "word = 'here'")
+        archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: nothing-like-this\nVersion: 1\n")
+        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{info}/RECORD", "")
+    monkeypatch.setattr(adopt, "requirements", lambda: ["nothing-like-this"])
+    monkeypatch.setattr(adopt, "MMDET", ())
+    python = adopt.complete(tmp_path / "out", wheel.parent)
+    assert python != sys.executable
+    code = "import nothing_like_this, torch, bench, detectors, importlib.metadata as m; m.version('detection-bench')"
+    done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,98 @@
+"""Cells on a Ray of a head and three nodes, all of which run here."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.conftest import FAKE, Cli
+from tests.helpers.clusters import MEASURE, assert_once_each, finished, until
+from tests.helpers.slurm import free_ports
+
+ray = pytest.importorskip("ray", reason="Ray is not installed")
+pytestmark = pytest.mark.nightly
+
+
+class Nodes:
+    """`ray start` of a head, which measures nothing, and of some nodes. Use as a context manager."""
+
+    def __init__(self, folder: Path, count: int) -> None:
+        self.folder, self.count = folder, count
+        (port,) = free_ports(1)
+        self.address = f"127.0.0.1:{port}"
+        self.environment = {
+            **os.environ, "RAY_TMPDIR": str(folder),
+            "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1",
+            "RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "3",
+        }  # fmt: skip
+        self.processes: list[subprocess.Popen[bytes]] = []
+
+    def __enter__(self) -> Nodes:
+        head = ["--head", f"--port={self.address.rpartition(':')[2]}", "--include-dashboard=false"]
+        self._start("head", *head, "--resources={}")
+        until(self._answers, 60)
+        for number in range(self.count):
+            self._start(f"node{number}", f"--address={self.address}", '--resources={"timing": 1}')
+        return self
+
+    def _start(self, name: str, *more: str) -> None:
+        common = ["--num-cpus=1", "--block", "--object-store-memory=80000000", "--disable-usage-stats"]
+        command = [sys.executable, "-m", "ray.scripts.scripts", "start", *more, *common]
+        log = (self.folder / f"{name}.log").open("wb")
+        self.processes.append(
+            subprocess.Popen(command, env=self.environment, stdout=log, stderr=log, start_new_session=True)
+        )
+
+    def _answers(self) -> bool:
+        host, _, port = self.address.rpartition(":")
+        with contextlib.suppress(OSError), socket.create_connection((host, int(port)), timeout=1):
+            return True
+        return False
+
+    def kill(self, number: int) -> None:
+        """End a node without a word, with all that it started."""
+        node = psutil.Process(self.processes[1 + number].pid)
+        for process in [node, *node.children(recursive=True)]:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+
+    def __exit__(self, *_: object) -> None:
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, OSError):
+                if process.environ().get("RAY_TMPDIR") == str(self.folder) and process.pid != os.getpid():
+                    process.kill()
+        for started in self.processes:
+            started.wait()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@pytest.fixture
+def nodes() -> Iterator[Nodes]:
+    folder = Path("/tmp") / f"ray-{os.getpid()}"  # Ray's sockets have long paths
+    folder.mkdir()
+    with Nodes(folder, 3) as started:
+        yield started
+
+
+def test_lost_node_gives_its_cell_to_another(cli: Cli, nodes: Nodes) -> None:
+    recipe = cli.recipe(factors={"ema": [False, True], "seed": list(range(10))}, measure=MEASURE)
+    command = ["run", recipe, "--adapters", FAKE, "--results", cli.results, "--executor", "ray"]
+    process = cli.start(*command, "--address", nodes.address, env=nodes.environment)
+    until(lambda: len(finished(cli)) >= 5, 240)
+    nodes.kill(1)
+    out, err = process.communicate(timeout=400)
+    assert process.returncode == 0, err
+    found = assert_once_each(cli, recipe, 20)
+    assert len({cell.node for cell in found}) == 3
+    assert max(cell.attempt for cell in found) == 2, err
+    assert "it starts again" in err
+    assert str(cli.runs()[0]) == out.strip()

@@ -23,6 +23,7 @@ BATCH_NORMS = {  # operator → place of the argument `training`
     aten.cudnn_batch_norm: 5,
     aten.miopen_batch_norm: 5,
 }
+RANDOM = (aten.native_dropout, aten.bernoulli, aten.bernoulli_)
 OTHER_NORMS = {
     aten._native_batch_norm_legit_no_training: "fixed",
     aten.native_group_norm: "group",
@@ -51,18 +52,28 @@ class Watch(TorchDispatchMode):
             if found is not NotImplemented:
                 return found
         out = func(*args, **kwargs)
+        self.sink.operator(self.phase)
         if packet in formulas:
             self._product(packet, args, out, formulas[packet](*args, **kwargs, out_val=out))
         elif packet is self.observer.suppression:
             self.sink.suppressed.append(len(args[0]))
-        elif packet is aten._to_copy or packet is aten.clone:
-            self.observer.also_known_as(args[0], out)
+        elif packet in (aten._to_copy, aten.clone, aten.copy_):
+            self._copy(packet, args, out)
+        elif packet in RANDOM:
+            self.sink.random_values += (out[0] if isinstance(out, tuple) else out).numel()
         elif packet in BATCH_NORMS:
             training = args[BATCH_NORMS[packet]]
             self.sink.normalisation("batch" if training else "fixed", out[0].numel())
         elif packet in OTHER_NORMS:
             self.sink.normalisation(OTHER_NORMS[packet], out[0].numel())
         return out
+
+    def _copy(self, packet: Any, args: Any, out: Tensor) -> None:
+        source = args[1] if packet is aten.copy_ else args[0]
+        if out.is_floating_point() and out.itemsize < min(4, source.itemsize):
+            self.sink.rounding(str(out.dtype).removeprefix("torch."), out.numel())
+        if packet is not aten.copy_:
+            self.observer.also_known_as(source, out)
 
     def _product(self, packet: Any, args: Any, out: Any, flops: int) -> None:
         tensors = [value for value in args if isinstance(value, Tensor)]
@@ -111,9 +122,6 @@ class TorchObserver(Observer):
 
     @contextlib.contextmanager
     def watching(self, phase: str, sink: Sink) -> Iterator[None]:
-        if phase == "data":
-            yield
-            return
         self._copies, self._names = [], {}
         for name, parameter in self.adapter.model.named_parameters():
             if parameter.ndim >= 2:
@@ -187,8 +195,18 @@ class TorchObserver(Observer):
         return {
             "threads": torch.get_num_threads(),
             "matrix products": torch.get_float32_matmul_precision(),
+            "convolutions": _precision(torch.backends.mkldnn, "conv"),
             "TF32": bool(torch.backends.cudnn.allow_tf32 and torch.cuda.is_available()),
         }
+
+
+def _precision(backend: Any, operation: str) -> str:
+    """How a backend may compute products of float32 numbers; `highest` is the default of all versions."""
+    chosen = (
+        getattr(owner, "fp32_precision", "none")
+        for owner in (getattr(backend, operation, None), backend, torch.backends)
+    )
+    return next((one for one in chosen if one != "none"), "ieee").replace("ieee", "highest")
 
 
 def _state(model: nn.Module) -> dict[str, np.ndarray]:

@@ -32,6 +32,9 @@ class TorchDevice(Adapter):
         torch.cuda.set_device(device)
         return device
 
+    def current_threads(self) -> int:
+        return torch.get_num_threads()
+
     def mark(self) -> Any:
         if self.device.type != "cuda":
             return super().mark()

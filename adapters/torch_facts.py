@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.metadata
 import math
-import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from torch import nn
 from torch.nn import functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from adapters.common import by_module
 from bench.worker.api import Description
@@ -28,56 +22,11 @@ if TYPE_CHECKING:
 Formulas = Mapping[Any, Callable[..., int]]
 
 
-@contextlib.contextmanager
-def unchanged(model: nn.Module) -> Iterator[None]:
-    """Put back what a forward pass can change: buffers, training flags, random numbers."""
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    flags = [(module, module.training) for module in model.modules()]
-    states = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng():
-            yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        with torch.no_grad():
-            for buffer, value in buffers:
-                buffer.copy_(value)
-        for module, training in flags:
-            module.training = training
-
-
 def _deform_conv_flops(
     _input: Sequence[int], weight: Sequence[int], *_: Any, out_shape: Sequence[int], **__: Any
 ) -> int:
     """As a convolution of the same shape; sampling is not counted."""
     return 2 * math.prod(out_shape) * math.prod(weight[1:])
-
-
-class _FirstConvolution(TorchDispatchMode):
-    """Mean and standard deviation of what enters the first convolution, whatever normalised it before."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.mean: float | None = None
-        self.std: float | None = None
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if self.mean is None and func is torch.ops.aten.convolution.default:
-            values = args[0].float()
-            self.mean, self.std = float(values.mean()), float(values.std())
-        return func(*args, **(kwargs or {}))
-
-
-@dataclass(frozen=True)
-class ForwardFacts:
-    """Of one forward pass in inference mode. ``flops``: of convolutions (deformable ones too) and matrix products; a
-    multiply-add counts as two, biases and everything else as none. A convolution counts as the sum it is defined by,
-    also where a library computes it with fewer multiplications (cuDNN's, or `detectors.cpu`)."""
-
-    flops: int
-    input_mean: float | None
-    input_std: float | None
 
 
 def _deform_conv_backward_flops(
@@ -95,6 +44,10 @@ def _deform_conv_backward_flops(
 def flop_counter(formulas: Formulas | None = None) -> FlopCounterMode:
     """Torch's counter, told of operators that it does not know: ``formulas``, and torchvision's deformable convolution.
 
+    It counts convolutions (deformable ones too) and matrix products; a multiply-add counts as two, biases and
+    everything else as none. A convolution counts as the sum it is defined by, also where a library computes it with
+    fewer multiplications (cuDNN's, or `detectors.cpu`).
+
     Imported where they are used: they bring triton and the compiler along, 160 MiB, which are not the codebase's.
     """
     import torchvision  # noqa: F401  (registers the deformable convolution)
@@ -105,36 +58,6 @@ def flop_counter(formulas: Formulas | None = None) -> FlopCounterMode:
         torch.ops.torchvision._deform_conv2d_backward: _deform_conv_backward_flops,
     }
     return FlopCounterMode(display=False, custom_mapping={**deformable, **(formulas or {})})
-
-
-def forward_facts(model: nn.Module, run: Callable[[], Any], formulas: Formulas | None = None) -> ForwardFacts:
-    """Watch ``run()``, which uses the model, below the modules: what is folded, merged or functional is seen too."""
-    model.eval()
-    # Torch's counter looks for the gradients of parts of parameters, which have none here: Deformable DETR's queries.
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    for parameter in trained:
-        parameter.requires_grad_(False)
-    try:
-        with flop_counter(formulas) as counter, _FirstConvolution() as first:
-            run()
-    finally:
-        for parameter in trained:
-            parameter.requires_grad_(True)
-    return ForwardFacts(counter.get_total_flops(), first.mean, first.std)
-
-
-def training_flops(
-    model: nn.Module, losses: Callable[[], dict[str, torch.Tensor]], formulas: Formulas | None = None
-) -> tuple[int, list[str]]:
-    """Of forward and backward pass of a training step, by the rule of `ForwardFacts`; and the names of the losses.
-
-    A gradient counts as many as the forward pass, of input and of weight, where it is wanted.
-    """
-    with flop_counter(formulas) as counter:
-        terms = losses()
-        sum(terms.values()).backward()
-    model.zero_grad(set_to_none=True)
-    return counter.get_total_flops(), list(terms)
 
 
 def operator_seconds(
@@ -219,34 +142,18 @@ def describe(adapter: Any, data: Any) -> Description:
     images = adapter.images(data)
     parameters = [(name, p.numel(), p.requires_grad) for name, p in adapter.model.named_parameters()]
     channels_last = images.is_contiguous(memory_format=torch.channels_last) and not images.is_contiguous()
-    # Hooks do not see into compiled code; the work is the same without it.
-    with unchanged(adapter.model), torch.compiler.set_stance("force_eager"):
-        loss_terms: list[str] = []
-        flops = None
-        if adapter.job.training:
-            with adapter.autocast():
-                flops, loss_terms = training_flops(
-                    adapter.model, lambda: adapter.compute_losses(data), adapter.flop_formulas
-                )
-        with torch.no_grad(), adapter.autocast():
-            facts = forward_facts(adapter.model, lambda: adapter.predict_raw(data), adapter.flop_formulas)
     return Description(
         parameters=sum(size for _, size, _ in parameters),
         trainable_parameters=sum(size for _, size, trainable in parameters if trainable),
         parameters_by_module=by_module((name, size) for name, size, _ in parameters),
         trainable_by_module=by_module((name, size) for name, size, trainable in parameters if trainable),
-        forward_flops=facts.flops,
-        training_flops=flops,
         input_shape=list(images.shape),
         input_dtype=str(images.dtype).removeprefix("torch."),
         input_layout="NHWC" if channels_last else "NCHW",
-        input_mean=facts.input_mean,
-        input_std=facts.input_std,
         objects=adapter.objects(data),
         precision=adapter.workload["precision"],
         optimizer=adapter.describe_optimizer() if adapter.job.training else None,
         postprocess=adapter.postprocess_settings(),
-        loss_terms=loss_terms,
         threads=torch.get_num_threads(),
         library=library(adapter.packages),
         extra={

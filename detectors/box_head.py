@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from detectors.boxes import IGNORED, BoxCoder, clip, match, pairwise_iou
+from detectors.boxes import IGNORED, BoxCoder, clip, match_boxes
 from detectors.cpu import linear, nms
 from detectors.layers import Linear
 from detectors.precision import full
@@ -147,9 +147,9 @@ class BoxHead(nn.Module):
         """Proposals and the objects themselves, matched to the objects and sampled."""
         boxes = torch.cat([proposals.boxes, truth.boxes], dim=1)
         valid = torch.cat([proposals.valid, truth.valid], dim=1)
-        index, role = match(
-            pairwise_iou(truth.boxes, boxes),
-            truth.valid,
+        index, role = match_boxes(
+            truth,
+            boxes,
             positive=self.iou_threshold,
             negative=self.iou_threshold,
             low_quality=self.forced,

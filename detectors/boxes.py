@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from detectors.precision import full
+from detectors.structures import GroundTruth
 
 #: exp() of a size beyond this would make boxes larger than any image (Detectron's BBOX_XFORM_CLIP).
 MAX_LOG_SIZE_RATIO = math.log(1000.0 / 16)
@@ -112,4 +114,35 @@ def match(
             last = (forced * number[:, None]).amax(dim=1).to(torch.int64)
             index = torch.where(last > 0, last - 1, index)
         role.masked_fill_(forced.any(dim=1), POSITIVE)
+    return index, role
+
+
+#: Overlaps that are held at once: 1 GiB of float32. One crowded image pads all others of its batch.
+MOST_OVERLAPS = 2**28
+
+
+def match_boxes(
+    truth: GroundTruth, boxes: Tensor, *, counted: Tensor | None = None, **rules: Any
+) -> tuple[Tensor, Tensor]:
+    """``match`` of boxes to the objects of a batch, some images after the other if they have many objects.
+
+    Args:
+        truth: the objects.
+        boxes: [N, 4], or [B, N, 4].
+        counted: bool [B, N]; other boxes overlap nothing.
+        rules: of ``match``.
+
+    Returns:
+        The object's index and the role, both [B, N].
+    """
+    count, objects = truth.valid.shape
+    step = max(1, MOST_OVERLAPS // max(objects * boxes.shape[-2], 1))
+    found = []
+    for start in range(0, count, step):
+        part = slice(start, start + step)
+        iou = pairwise_iou(truth.boxes[part], boxes if boxes.ndim == 2 else boxes[part])
+        if counted is not None:
+            iou = iou.masked_fill(~counted[part].unsqueeze(1), 0.0)
+        found.append(match(iou, truth.valid[part], **rules))
+    index, role = (torch.cat(one) if len(one) > 1 else one[0] for one in zip(*found, strict=True))
     return index, role

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from detectors import image_files, transforms
+from detectors.jitter import paste_copies, scale_jitter
 from detectors.order import Draw
 from detectors.structures import Target
 from detectors.transforms import Sample, Size
@@ -288,6 +289,11 @@ class AugmentedCoco(Dataset[Example]):
         random = np.random.default_rng((self.seed, draw.number))
         image_id, sample = self._sample(draw.image_id, random)
         changed = transforms.without_vanished(augmented(sample, self.augment, self.fill, random))
+        if changed.masks is not None and random.random() < self.augment.copy_paste:
+            usable = sorted(self.coco.files)
+            _, other = self._sample(usable[random.integers(len(usable))], random)
+            other = transforms.without_vanished(augmented(other, self.augment, self.fill, random))
+            changed = paste_copies(changed, other, random)
         return _example(changed, sample.size, image_id)
 
     def _sample(self, image_id: int, random: np.random.Generator) -> tuple[int, Sample]:
@@ -312,6 +318,10 @@ def augmented(sample: Sample, augment: Augment, fill: Sequence[float], random: n
         sample = transforms.expand(sample, augment.expand, fill, random)
     if augment.crop:
         sample = transforms.crop(sample, random)
+    if augment.jitter is not None:
+        assert augment.resize.size is not None
+        sample = scale_jitter(sample, augment.jitter, augment.resize.size, random)
+        return transforms.mirror(sample) if random.random() < augment.flip else sample
     short = augment.resize.short[random.integers(len(augment.resize.short))]
     sample = transforms.resize(sample, resized_size(sample.size, augment.resize, short))
     return transforms.mirror(sample) if random.random() < augment.flip else sample
@@ -325,8 +335,9 @@ def resized_size(old: Size, resize: Resize, short: int | None = None) -> Size:
 class Batch(NamedTuple):
     """What a model takes.
 
-    images: float32 [B, 3, H, W]. image_sizes: without padding; original_sizes: of the files, both (height, width).
-    targets: in pixels of the input, masks padded like it.
+    images: float32 [B, 3, H, W]; or uint8 as long as there is a ``scale``, mean and deviation of each channel.
+    image_sizes: without padding; original_sizes: of the files, both (height, width). targets: in pixels of the input,
+    masks padded like it.
     """
 
     images: Tensor
@@ -334,6 +345,7 @@ class Batch(NamedTuple):
     original_sizes: list[Size]
     image_ids: list[int]
     targets: list[Target]
+    scale: tuple[Sequence[float], Sequence[float]] | None = None
 
     def sizes(self) -> Tensor:
         """Sizes int64 [B, 2], on the device of the images."""
@@ -343,16 +355,22 @@ class Batch(NamedTuple):
         """The batch in so many of equal size."""
         size = len(self.images) // count
         parts = (slice(place * size, (place + 1) * size) for place in range(count))
-        return [Batch(*(field[part] for field in self)) for part in parts] if count > 1 else [self]
+        if count == 1:
+            return [self]
+        return [Batch(*(field[part] for field in self[:-1]), scale=self.scale) for part in parts]
 
     def to(self, device: torch.device) -> Batch:
-        """The batch with its tensors on a device."""
+        """The batch with its tensors on a device, where bytes become normalised floats."""
 
         def move(tensor: Tensor | None) -> Tensor | None:
             return None if tensor is None else tensor.to(device, non_blocking=True)
 
         targets = [Target(*map(move, target)) for target in self.targets]
-        return self._replace(images=self.images.to(device, non_blocking=True), targets=targets)
+        images = self.images.to(device, non_blocking=True)
+        if self.scale is not None:
+            sizes = torch.tensor(self.image_sizes).to(device, non_blocking=True)
+            images = transforms.normalised(images, sizes, *self.scale)
+        return self._replace(images=images, targets=targets, scale=None)
 
     def pin_memory(self) -> Batch:
         """The batch in memory that a device copies from without waiting."""
@@ -363,22 +381,27 @@ class Batch(NamedTuple):
 
 
 class Collate:
-    """Examples to one ``Batch``, padded right and bottom to a multiple of 32 unless all images have a given size."""
+    """Examples to one ``Batch``, padded right and bottom to a multiple of 32 unless all images have a given size.
 
-    def __init__(self, pixels: Pixels, resize: Resize) -> None:
+    ``as_bytes``: pixels stay uint8, a quarter of what has to be moved, until the batch is on its device.
+    """
+
+    def __init__(self, pixels: Pixels, resize: Resize, *, as_bytes: bool = False) -> None:
         self.pixels = pixels
         self.size = resize.size
+        self.as_bytes = as_bytes
 
     def __call__(self, examples: Sequence[Example]) -> Batch:
         """The batch of some examples."""
         sizes = [(example.image.shape[0], example.image.shape[1]) for example in examples]
         padded = self.size or transforms.padded_size(sizes)
         step = 1 if self.pixels.order == "rgb" else -1
-        images = transforms.normalised_batch(
-            [example.image[:, :, ::step] for example in examples],
-            padded,
-            mean=self.pixels.mean,
-            std=self.pixels.std,
+        given = [example.image[:, :, ::step] for example in examples]
+        mean, std = self.pixels.mean, self.pixels.std
+        images = (
+            transforms.byte_batch(given, padded)
+            if self.as_bytes
+            else transforms.normalised_batch(given, padded, mean=mean, std=std)
         )
         targets = [example.target for example in examples]
         return Batch(
@@ -387,6 +410,7 @@ class Collate:
             [example.original_size for example in examples],
             [example.image_id for example in examples],
             [_padded(target, padded) for target in targets],
+            (mean, std) if self.as_bytes else None,
         )
 
 

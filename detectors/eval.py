@@ -153,7 +153,7 @@ def _batches(
         dataset,
         batch_size=config.evaluate.batch,
         num_workers=config.data.workers,
-        collate_fn=Collate(config.data.pixels, config.evaluate.resize),
+        collate_fn=Collate(config.data.pixels, config.evaluate.resize, as_bytes=device.type == "cuda"),
         pin_memory=device.type == "cuda",
         worker_init_fn=runtime.ignore_interrupts,
     )

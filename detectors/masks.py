@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from detectors.precision import full
 
 
 def paste_masks(masks: Tensor, boxes: Tensor, size: tuple[int, int], threshold: float = 0.5) -> Tensor:
@@ -14,9 +19,12 @@ def paste_masks(masks: Tensor, boxes: Tensor, size: tuple[int, int], threshold: 
     makes: only the part within the box is resized and compared.
     """
     height, width = size
+    padded, whole = F.pad(masks, (1, 1, 1, 1)), _padded_boxes(boxes, masks.shape[-1])
+    if masks.is_cuda:
+        axes = [_resize_weights(whole[:, axis::2], size[1 - axis], padded.shape[-1]) for axis in (1, 0)]
+        return _pasted_at_once(padded, *axes, partial(torch.gt, other=threshold))
     pasted = torch.zeros((len(masks), height, width), dtype=torch.bool, device=masks.device)
-    padded = F.pad(masks, (1, 1, 1, 1))
-    for index, (x1, y1, x2, y2) in enumerate(_padded_boxes(boxes, masks.shape[-1]).tolist()):
+    for index, (x1, y1, x2, y2) in enumerate(whole.tolist()):
         resized = F.interpolate(
             padded[index, None, None],
             size=(max(y2 - y1 + 1, 1), max(x2 - x1 + 1, 1)),
@@ -42,9 +50,11 @@ def paste_masks_on_grid(
     the axes' weights, and within the box only.
     """
     height, width = size
-    pasted = torch.zeros((len(masks), height, width), dtype=torch.bool, device=masks.device)
     weights_y = _grid_weights(boxes[:, 1::2], height, masks.shape[1])
     weights_x = _grid_weights(boxes[:, ::2], width, masks.shape[2])
+    if masks.is_cuda:
+        return _pasted_at_once(masks, weights_y, weights_x, partial(torch.ge, other=threshold))
+    pasted = torch.zeros((len(masks), height, width), dtype=torch.bool, device=masks.device)
     first = boxes[:, :2].floor() - 1
     last = boxes[:, 2:].ceil() + 1
     spans = torch.cat([first, last], dim=1).clamp(min=0).to(torch.int64).tolist()
@@ -52,6 +62,32 @@ def paste_masks_on_grid(
         rows, columns = weights_y[index, top:bottom], weights_x[index, left:right]
         pasted[index, top:bottom, left:right] = rows @ masks[index] @ columns.T >= threshold
     return pasted
+
+
+#: Pixels of masks that are computed at once on a GPU: 512 MiB of float32.
+MOST_PIXELS = 2**27
+
+
+def _pasted_at_once(
+    masks: Tensor, weights_y: Tensor, weights_x: Tensor, compare: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """Whole images as products with the axes' weights, [N, height, M] and [N, width, M]: the host learns no box."""
+    count = max(1, MOST_PIXELS // max(weights_y.shape[1] * weights_x.shape[1], 1))
+    parts = zip(*(one.split(count) for one in (masks, weights_y, weights_x)), strict=True)
+    with torch.autocast(masks.device.type, enabled=False):
+        found = [compare(y @ full(mask) @ x.transpose(1, 2)) for mask, y, x in parts]
+    return torch.cat(found)
+
+
+def _resize_weights(ends: Tensor, length: int, mask_size: int) -> Tensor:
+    """As ``_grid_weights``, but of a mask that is resized to whole pixels, first to last: int64 ends [N, 2]."""
+    first, last = ends.unsqueeze(-1).unbind(1)
+    extent = (last - first + 1).clamp(min=1)
+    pixel = torch.arange(length, device=ends.device)
+    place = ((pixel - first + 0.5) * (mask_size / extent) - 0.5).clamp(0, mask_size - 1)
+    inside = (pixel >= first) & (pixel < first + extent)
+    weights = 1 - (place.unsqueeze(-1) - torch.arange(mask_size, device=ends.device)).abs()
+    return weights.clamp_(min=0) * inside.unsqueeze(-1)
 
 
 def _grid_weights(ends: Tensor, length: int, mask_size: int) -> Tensor:

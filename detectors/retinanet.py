@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detectors.anchors import pyramid_anchors
-from detectors.boxes import NEGATIVE, POSITIVE, BoxCoder, match, pairwise_iou
+from detectors.boxes import NEGATIVE, POSITIVE, BoxCoder, match_boxes
 from detectors.conventions import MMDET, conventions_named
 from detectors.dense import DenseDetector, DenseOutput, by_anchor, focal_loss, init_head
 from detectors.layers import Conv2d
@@ -113,9 +113,9 @@ class RetinaNetHead(nn.Module):
             ``classification`` and ``bbox_regression``, numbers.
         """
         anchors = torch.cat(output.anchors)
-        index, role = match(
-            pairwise_iou(truth.boxes, anchors),
-            truth.valid,
+        index, role = match_boxes(
+            truth,
+            anchors,
             positive=self.positive_iou,
             negative=self.negative_iou,
             low_quality=True,

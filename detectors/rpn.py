@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detectors.anchors import pyramid_anchors
-from detectors.boxes import IGNORED, BoxCoder, clip, match, pairwise_iou
+from detectors.boxes import IGNORED, BoxCoder, clip, match_boxes
 from detectors.cpu import linear, nms
 from detectors.layers import Conv2d
 from detectors.precision import full
@@ -183,21 +183,21 @@ class RPN(nn.Module):
             ``loss_objectness`` and ``loss_rpn_box_reg``, numbers in float32.
         """
         anchors = self.anchors(pyramid, image_size)
-        iou = pairwise_iou(truth.boxes, anchors)
+        inside = None
         if self.inside_only:
             limits = image_sizes.flip(-1).unsqueeze(1)
             inside = (anchors[:, :2] >= 0).all(-1) & (anchors[:, 2:] < limits).all(-1)
-            iou = iou.masked_fill(~inside.unsqueeze(1), 0.0)
-        index, role = match(
-            iou,
-            truth.valid,
+        index, role = match_boxes(
+            truth,
+            anchors,
+            counted=inside,
             positive=self.positive_iou,
             negative=self.negative_iou,
             low_quality=True,
             forced_iou=self.forced_iou,
             forced_to_object=self.forced_to_object,
         )
-        sample = self.sampler(role.where(inside, IGNORED) if self.inside_only else role)
+        sample = self.sampler(role if inside is None else role.where(inside, IGNORED))
         objectness, deltas = (full(one) for one in self.at(pyramid, sample.index))
         anchors = anchors[sample.index]
         objects = index.gather(1, sample.index)

@@ -193,7 +193,7 @@ def training_batches(
         ),
         batch_sampler=order,
         num_workers=workers,
-        collate_fn=Collate(config.data.pixels, config.augment.resize),
+        collate_fn=Collate(config.data.pixels, config.augment.resize, as_bytes=ranks.device.type == "cuda"),
         pin_memory=ranks.device.type == "cuda",
         worker_init_fn=runtime.ignore_interrupts,
         prefetch_factor=4 if workers else None,

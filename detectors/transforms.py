@@ -162,7 +162,7 @@ def crop(sample: Sample, random: np.random.Generator) -> Sample:
             centre = (sample.boxes[:, :2] + sample.boxes[:, 2:]) / 2
             inside = ((centre > part[:2]) & (centre < part[2:])).all(axis=1)
             if inside.any():
-                return _cut(sample.only(inside), part)
+                return cut(sample.only(inside), part)
         if not len(sample.boxes):
             return sample
 
@@ -183,7 +183,8 @@ def _overlap(part: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     return area / ((part[2:] - part[:2]).prod() + (boxes[:, 2:] - boxes[:, :2]).prod(axis=1) - area)
 
 
-def _cut(sample: Sample, part: np.ndarray) -> Sample:
+def cut(sample: Sample, part: np.ndarray) -> Sample:
+    """A part (left, top, right, bottom) of a sample, whole numbers [4]; boxes are clipped to it."""
     left, top, right, bottom = part.tolist()
     boxes = np.clip(sample.boxes, [left, top] * 2, [right, bottom] * 2) - [left, top] * 2
     masks = None if sample.masks is None else sample.masks[:, top:bottom, left:right]
@@ -257,6 +258,35 @@ def normalised_batch(
         height, width = image.shape[:2]
         torch.sub(torch.from_numpy(np.array(image)), offset, out=padded[:height, :width]).mul_(scale)
     return batch.permute(0, 3, 1, 2)
+
+
+def byte_batch(images: Sequence[np.ndarray], size: Size) -> Tensor:
+    """Images uint8 [h_i, w_i, 3] as uint8 [B, 3, H, W], padded with zeros, channels last in memory."""
+    batch = torch.zeros((len(images), *size, 3), dtype=torch.uint8)
+    for padded, image in zip(batch, images, strict=True):
+        padded[: image.shape[0], : image.shape[1]] = torch.from_numpy(np.array(image))
+    return batch.permute(0, 3, 1, 2)
+
+
+def normalised(images: Tensor, sizes: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """What ``normalised_batch`` gives, of a ``byte_batch`` on any device.
+
+    Args:
+        images: uint8 [B, 3, H, W].
+        sizes: int64 [B, 2], height and width without padding.
+        mean: of each channel, 0..255.
+        std: of each channel.
+
+    Returns:
+        float32 [B, 3, H, W], zeros in the padding.
+    """
+    offset, scale = (
+        torch.tensor(one).to(images.device, non_blocking=True)[:, None, None]
+        for one in (mean, [1 / value for value in std])
+    )
+    rows, columns = (torch.arange(side, device=images.device) for side in images.shape[2:])
+    inside = (rows[:, None] < sizes[:, 0, None, None]) & (columns < sizes[:, 1, None, None])
+    return torch.where(inside.unsqueeze(1), images.sub(offset).mul_(scale), 0.0)
 
 
 def padded_size(sizes: Sequence[Size], multiple: int = 32) -> Size:

@@ -133,7 +133,7 @@ class PaddleObserver(Observer):
         for layer in self._dropping():
             layer.training = False
         hooks = [layer.register_forward_pre_hook(_counting(sink)) for layer in self._dropping()]
-        names = (*PRODUCTS, *BATCH_NORMS, *OTHER_NORMS)
+        names = (*PRODUCTS, *BATCH_NORMS, *OTHER_NORMS, "cast")
         own = {name: getattr(_C_ops, name) for name in names if hasattr(_C_ops, name)}
         for name, operator in own.items():
             setattr(_C_ops, name, self._watched(name, operator, sink))
@@ -154,6 +154,10 @@ class PaddleObserver(Observer):
             elif name in BATCH_NORMS:
                 fixed = any(args[place] for place in BATCH_NORMS[name])
                 sink.normalisation("fixed" if fixed else "batch", out[0].size)
+            elif name == "cast":
+                kind = str(out.dtype).rpartition(".")[2]
+                if kind in ("bfloat16", "float16"):
+                    sink.rounding(kind, out.size)
             else:
                 result = out if isinstance(out, Tensor) else out[0]
                 sink.normalisation("group", result.size)
@@ -203,7 +207,8 @@ class PaddleObserver(Observer):
         pools = [
             pool["num_threads"] for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "openmp"
         ]
-        return {"threads": max(pools) if pools else None, "matrix products": "highest", "TF32": False}
+        threads = max(pools) if pools else None
+        return {"threads": threads, "matrix products": "highest", "convolutions": "highest", "TF32": False}
 
 
 def _counting(sink: Sink) -> Callable[..., None]:

@@ -7,12 +7,11 @@ import os
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import paddle
-from ppdet_data import Data, Tensor
+from ppdet_data import Data
 
 from adapters.common import by_module
 from bench.worker.api import Description
@@ -30,32 +29,22 @@ def describe(adapter: Any, data: Data) -> Description:
     ]
     loop = "; post-processes one image at a time" if adapter.architecture in (*RCNN, "SOLOv2") else ""
     with unchanged(adapter.model):
-        loss_terms: list[str] = []
-        flops = None
-        if adapter.job.training:
-            training = layer_facts(adapter.model, lambda: loss_terms.extend(adapter.model(data.inputs)))
-            flops = training.flops + training.gradient_flops
         adapter.model.eval()
         begin_s, begin_cpu_s = time.perf_counter(), time.process_time()
-        facts = layer_facts(adapter.model, lambda: adapter.network(data))
+        adapter.network(data)
         busy = (time.process_time() - begin_cpu_s) / (time.perf_counter() - begin_s)
     return Description(
         parameters=sum(size for _, size, _ in sizes),
         trainable_parameters=sum(size for _, size, trainable in sizes if trainable),
         parameters_by_module=by_module((name, size) for name, size, _ in sizes),
         trainable_by_module=by_module((name, size) for name, size, trainable in sizes if trainable),
-        forward_flops=facts.flops,
-        training_flops=flops,
         input_shape=list(image.shape),
         input_dtype=str(image.dtype).rpartition(".")[2],
         input_layout="NCHW",
-        input_mean=facts.input_mean,
-        input_std=facts.input_std,
         objects=count_objects(data) if adapter.job.training else data.objects,
         precision=adapter.workload["precision"],
         optimizer=_optimizer(adapter) if adapter.job.training else None,
         postprocess=_postprocess(adapter),
-        loss_terms=[term for term in loss_terms if term != "loss"],
         threads=adapter.job.threads,
         library=_library(adapter.version),
         kernels=f"PaddlePaddle{loop}",
@@ -155,52 +144,6 @@ def unchanged(model: Any) -> Iterator[None]:
     random.setstate(states[0])
     np.random.set_state(states[1])
     paddle.set_rng_state(states[2])
-
-
-@dataclass(frozen=True)
-class LayerFacts:
-    """Of one forward pass. ``flops``: of convolutions (deformable ones too) and linear layers; a multiply-add counts as
-    two, biases and everything else as none: the rule of ``adapters/torch_facts.py``. ``gradient_flops``: what a
-    backward pass adds, as many for each of input and weight that wants a gradient. Mean and standard deviation are of
-    what enters the first convolution, whatever normalised it before."""
-
-    flops: int
-    gradient_flops: int
-    input_mean: float
-    input_std: float
-
-
-def layer_facts(model: Any, run: Callable[[], Any]) -> LayerFacts:
-    """Watch the layers while ``run()`` uses the model."""
-    flops = gradient_flops = 0
-    first: list[tuple[float, float]] = []
-
-    def watch(layer: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        nonlocal flops, gradient_flops
-        if not first:
-            first.append((float(inputs[0].mean()), float(inputs[0].std())))
-        shape = (
-            layer.weight.shape
-        )  # of a convolution [out, in / groups, …], transposed: [in, out / groups, …]
-        if isinstance(layer, paddle.nn.Linear):  # [in, out]
-            work = output.size * shape[0]
-        else:  # a transposed convolution spreads every input value, any other layer gathers every output value
-            values = inputs[0] if isinstance(layer, paddle.nn.Conv2DTranspose) else output
-            work = values.size * np.prod(shape[1:])
-        flops += 2 * int(work)
-        gradients = (not layer.weight.stop_gradient) + any(not value.stop_gradient for value in inputs)
-        gradient_flops += 2 * int(work) * gradients
-
-    layers = (paddle.nn.Conv2D, paddle.nn.Conv2DTranspose, paddle.nn.Linear, paddle.vision.ops.DeformConv2D)
-    handles = [
-        layer.register_forward_post_hook(watch) for layer in model.sublayers() if isinstance(layer, layers)
-    ]
-    try:
-        run()
-    finally:
-        for handle in handles:
-            handle.remove()
-    return LayerFacts(flops, gradient_flops, *first[0])
 
 
 def operator_seconds(step: Callable[[], None], operators: Mapping[str, Sequence[str]]) -> dict[str, float]:

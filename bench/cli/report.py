@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bench.cli.cells import runs_of
-from bench.cli.options import RESULTS, AsJson, Results, examples, print_json, say
+from bench.cli.options import RESULTS, AsJson, Results, examples, print_json, reading_cache, say
 from bench.errors import BenchError, did_you_mean
 from bench.judge import accuracy
 from bench.judge.results import IouType, what_is_there
@@ -28,6 +28,7 @@ from bench.report.notebook import LoadedRun
 from bench.report.render.terminal import show
 from bench.report.values import to_json
 from bench.report.write import generate
+from bench.site.build import history_section
 from bench.text_safety import for_terminal
 
 app = typer.Typer()
@@ -77,7 +78,13 @@ def report(
             named = [PooledRun(named)]
         first = named[0].record()
         target = output or Path("reports") / str(first.recipe["name"]) / first.id
-        path = generate(named, target, codebases=find_codebases(), every_figure=figures == Figures.ALL)
+        path = generate(
+            named,
+            target,
+            codebases=find_codebases(),
+            every_figure=figures == Figures.ALL,
+            history=history_section(named[0], results, reading_cache()) if len(named) == 1 else "",
+        )
     print_json({"report": str(path)}) if as_json else say(path)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import zipfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -33,3 +35,12 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
             return dict(file)
     except (OSError, ValueError, EOFError, KeyError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise BenchError(f"damaged weights: {error}", where=str(path)) from None
+
+
+def sha256_of(arrays: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 of names, types, shapes and values, whatever the order of the names."""
+    digest = hashlib.sha256()
+    for name, value in sorted(arrays.items()):
+        digest.update(f"{name} {value.dtype.str} {value.shape}\n".encode())
+        digest.update(np.ascontiguousarray(value).data)
+    return digest.hexdigest()

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from bench.judge.facts import Fact, declared, observed
+from bench.judge.fact import Fact
+from bench.judge.facts import declared, observed
 from bench.judge.pairs import baselines_of
 from bench.record.models import ArmRecord
 

@@ -77,3 +77,19 @@ def _shares(average: Json) -> dict[str, float]:
         total[0] += step
         total[1] += distance
     return {group: step / distance for group, (step, distance) in sums.items() if distance > 0}
+
+
+def work_of(facts: Json) -> dict[str, Any]:
+    """What the first audited step says of the work of a step, by the names of `bench.worker.api.Description`.
+
+    Args:
+        facts: The audit of one rank; empty for a codebase that cannot be observed.
+    """
+    if not facts:
+        return {}
+    step = facts["steps"][0]
+    forward, backward = (sum(step["flops"][direction].values()) for direction in ("forward", "backward"))
+    if "losses" not in step:
+        return {"forward_flops": forward}
+    terms = [name for name in step["losses"] if name != "loss"]
+    return {"forward_flops": forward, "training_flops": forward + backward, "loss_terms": terms}

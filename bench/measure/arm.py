@@ -11,13 +11,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from pydantic import ValidationError
-
 from bench.errors import BenchError
 from bench.inputs.dataset import Dataset
 from bench.judge import accuracy
-from bench.judge.observations import summary
-from bench.measure.process import ADAPTERS, LaunchSpec, WorkerFailure, WorkerGroup
+from bench.judge.observations import summary, work_of
+from bench.measure.preflight import refuse_other_source
+from bench.measure.process import (
+    ADAPTERS,
+    UNTIMED,
+    LaunchSpec,
+    WorkerFailure,
+    WorkerGroup,
+    refusing_nonsense,
+    tail,
+)
 from bench.measure.quiet import LONGEST_WAIT_S, allowed_cores, read_clock, taken_cores, wait_until_quiet
 from bench.recipe.codebases import Codebase
 from bench.recipe.plan import Arm, Plan
@@ -41,7 +48,6 @@ from bench.record.run import Run, write_atomic
 from bench.record.samples import block_times, samples_frame
 from bench.record.software import speed_variables
 
-LOG_TAIL_LINES = 30
 THREAD_COUNTS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
@@ -125,23 +131,23 @@ class Site:
     def log(self, arm: Arm, launch: int) -> Path:
         return self.run.folder / "logs" / f"{arm.id}-{launch}.log"
 
-    def launch_spec(self, arm: Arm, python: Path, log: Path) -> LaunchSpec:
+    def launch_spec(self, arm: Arm, python: Path, log: Path, *, timed: bool = True) -> LaunchSpec:
         """How the workers of an arm are started."""
         codebase = self.codebase(arm)
         variables = {
             **dict.fromkeys(THREAD_COUNTS, str(threads_of(arm))),
+            **({} if timed else UNTIMED),
             **codebase.variables,
             **arm.variables,
         }
         if affinity := self.record.recipe["environment"]["affinity"]:
             variables["BENCH_WORKER_AFFINITY"] = ",".join(map(str, affinity))
-        source, adapters = arm.source.resolve() if arm.source else codebase.source_folder, None
+        source, adapters = arm.source.resolve() if arm.source else codebase.source_folder, ADAPTERS
         if arm.checkout:
-            source, adapters = arm.checkout.source, arm.checkout.adapters
+            source, adapters = arm.checkout.source, arm.checkout.adapters or ADAPTERS
         return LaunchSpec(
-            python, codebase.launcher, arm.workload.ranks, variables, log, source, adapters or ADAPTERS,
-            nodes=arm.workload.nodes, shared=self.scratch,
-        )  # fmt: skip
+            python, codebase.launcher, arm.workload.ranks, variables, log, source, adapters,
+            nodes=arm.workload.nodes, shared=self.scratch)  # fmt: skip
 
     def job(self, arm: Arm, prepared: Prepared, rank: int) -> dict[str, Any]:
         """What one worker is told to prepare (`bench.worker.api.Job`)."""
@@ -210,7 +216,7 @@ class MeasuredArm:
     def failing(self, launch: int) -> Iterator[None]:
         """A failure inside makes a failed arm with its reason and log tail; the other arms go on."""
         try:
-            with _refusing_nonsense():
+            with refusing_nonsense():
                 yield
         except WorkerFailure as failure:
             log = self.site.log(self.arm, launch)
@@ -237,7 +243,8 @@ class MeasuredArm:
         arm, site, prepared = self.arm, self.site, self.prepared
         assert prepared is not None
         site.listener.stage(arm, launch, "prepare")
-        spec = site.launch_spec(arm, prepared.python, site.log(arm, launch))
+        timed = bool(site.plan.measure.rounds)
+        spec = site.launch_spec(arm, prepared.python, site.log(arm, launch), timed=timed)
         self.group = stack.enter_context(WorkerGroup(spec, site.server(arm, spec)))
         self.described = False
         self.group.start(site.deadline_s)
@@ -251,9 +258,9 @@ class MeasuredArm:
         reply = self.group.receive("prepare", self.site.deadline_s)[0]
         if self.arm.checkout:
             found = reply["source"] or self.arm.checkout.codebase.folder
-            _refuse_other_source(self.arm.checkout.tree, Path(found), "the revision under check")
+            refuse_other_source(self.arm.checkout.tree, Path(found), "the revision under check")
         elif self.arm.source and reply["source"]:
-            _refuse_other_source(self.arm.source, Path(reply["source"]), f"the source {self.arm.source}")
+            refuse_other_source(self.arm.source, Path(reply["source"]), f"the source {self.arm.source}")
         if self.record.description:
             return
         self.described = True
@@ -274,6 +281,7 @@ class MeasuredArm:
         self.site.listener.stage(self.arm, launch, "audit")
         seen = [reply["audit"] for reply in self.request("audit")]
         self.record.audit = {"ranks": [summary(facts, self.prepared.names) for facts in seen]}
+        self.record.description.update(work_of(seen[0]))
         if any(seen) and self.site.plan.measure.rounds:
             self.stop()
             self.begin(launch, stack)
@@ -297,8 +305,22 @@ class MeasuredArm:
         taken = None if measure.quiet == "off" else taken_cores(before, read_clock())
         self.keep_block(launch, round_, position, replies, taken_cores=taken, batches=replies[0]["batches"])
         self.record.losses.append(Losses(launch=launch, round=round_, losses=replies[0]["losses"]))
+        if round_ >= 0:
+            self._note_processors(replies)
         self.show_block(launch, round_, replies, steps)
         return taken is not None and taken > allowed_cores()
+
+    def _note_processors(self, replies: list[dict[str, Any]]) -> None:
+        """One reply of each rank."""
+        record = self.record
+        record.threads = sorted({*record.threads, *(one["threads"] for one in replies if one["threads"])})
+        busy = max(one["busy_processors"] for one in replies)
+        record.busy_processors = max(busy, record.busy_processors or 0.0)
+
+    def look(self) -> None:
+        """Have an arm that the audit observed watched in one step more, after the timed ones; once."""
+        if any(self.record.audit.get("ranks", ())) and "closing" not in self.record.audit:
+            self.record.audit["closing"] = [reply["look"] for reply in self.request("look")]
 
     def keep_block(
         self,
@@ -426,30 +448,3 @@ def _accuracy(found: accuracy.Evaluation) -> Accuracy:
     values = found.as_json()
     del values["image_ids"]
     return Accuracy.model_validate(values)
-
-
-@contextlib.contextmanager
-def _refusing_nonsense() -> Iterator[None]:
-    """What a worker says and no record can hold is a failure of its arm."""
-    try:
-        yield
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(map(str, (error.title, *first["loc"])))
-        raise WorkerFailure("protocol", f"{field}: {first['msg']}", "record") from None
-
-
-def _refuse_other_source(wanted: Path, found: Path, named: str) -> None:
-    """An arm that is named after a revision or a folder must not measure an installed package instead."""
-    if not found.resolve().is_relative_to(wanted.resolve()):
-        raise WorkerFailure("environment", f"imports {found}, not {named}", "prepare")
-
-
-def tail(log: Path, lines: int = LOG_TAIL_LINES) -> list[str]:
-    """The last lines of a log, whatever bytes a codebase printed."""
-    try:
-        with log.open("rb") as file:
-            file.seek(max(0, log.stat().st_size - 16384))
-            return file.read().decode("utf-8", "replace").splitlines()[-lines:]
-    except OSError:
-        return []

@@ -43,12 +43,9 @@ def run_cell(site: Site, arms: Sequence[MeasuredArm]) -> None:
 def _audit_cell(site: Site, arms: Sequence[MeasuredArm]) -> None:
     """Describe and watch the arms of a cell; nothing is timed."""
     with contextlib.ExitStack() as stack:
-        for one in arms:  # one after the other: they need not all fit into memory
-            if one.alive:
-                with one.failing(0):
-                    one.begin(0, stack)
-                    one.ready(0, stack)
-            one.stop()
+        # While one is watched the next one starts; no more than these two need fit into memory.
+        for begun in start_in_turn([one for one in arms if one.alive], 0, stack):
+            begun.stop()
     write_arms(site, arms, complete=True)
 
 
@@ -73,6 +70,7 @@ def _run_launch(site: Site, arms: Sequence[MeasuredArm], launch: int, rounds: in
             if one.alive:
                 with one.failing(launch):
                     one.passes(launch)
+                    one.look()
             one.stop()
 
 
@@ -94,13 +92,23 @@ def _take_rounds(
 def start_all(arms: Sequence[MeasuredArm], launch: int, stack: contextlib.ExitStack) -> None:
     """Workers for these arms, ready for their first step. While one imports its codebase and builds its model, on one
     processor for the most part, the next does so too; nothing is timed before all are ready."""
+    for _ in start_in_turn(arms, launch, stack):
+        pass
+
+
+def start_in_turn(
+    arms: Sequence[MeasuredArm], launch: int, stack: contextlib.ExitStack
+) -> Iterator[MeasuredArm]:
+    """Start one arm while the one before it gets ready. Gives each when it is ready, or has failed."""
     for begun, one in itertools.pairwise([None, *arms, None]):
         if one is not None:
             with one.failing(launch):
                 one.begin(launch, stack)
-        if begun is not None and begun.alive:
-            with begun.failing(launch):
-                begun.ready(launch, stack)
+        if begun is not None:
+            if begun.alive:
+                with begun.failing(launch):
+                    begun.ready(launch, stack)
+            yield begun
 
 
 def turns(site: Site, arms: int, rounds: int, seed: int) -> Iterator[tuple[int, int, int]]:

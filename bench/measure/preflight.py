@@ -12,7 +12,7 @@ from typing import Any
 from bench.environments import named_python, python_of
 from bench.errors import BenchError
 from bench.inputs.dataset import check_dataset, evaluated_input
-from bench.measure.process import FOREIGN, worker_path
+from bench.measure.process import FOREIGN, WorkerFailure, worker_path
 from bench.recipe.codebases import Codebase
 from bench.recipe.plan import Arm, Plan
 from bench.record import machine
@@ -175,3 +175,9 @@ def refuse_other_packages(began: Mapping[str, str], now: Mapping[str, str], arm:
             f"{arm}: packages changed since the run began: {shown}",
             hint="restore the environment (bench env create), or start a new run",
         )
+
+
+def refuse_other_source(wanted: Path, found: Path, named: str) -> None:
+    """An arm that is named after a revision or a folder must not measure an installed package instead."""
+    if not found.resolve().is_relative_to(wanted.resolve()):
+        raise WorkerFailure("environment", f"imports {found}, not {named}", "prepare")

@@ -15,16 +15,17 @@ from bench.errors import BenchError
 from bench.inputs import weights as mappings
 from bench.inputs.batches import prepare_batches, prepare_schedule
 from bench.inputs.dataset import Dataset, evaluated_input, open_dataset, open_evaluation
-from bench.inputs.npz import check_npz, read_npz
+from bench.inputs.npz import check_npz, read_npz, sha256_of
 from bench.measure.arm import MeasuredArm, Prepared, Site
 from bench.measure.preflight import check_weights, interpreter_of, refuse_other_packages
 from bench.measure.process import WorkerFailure, WorkerGroup
 from bench.recipe.codebases import Codebase
 from bench.recipe.plan import Arm
 from bench.recipe.workload import Workload
-from bench.record.models import RANDOM_WEIGHTS, DatasetRecord
+from bench.record.models import RANDOM_WEIGHTS, DatasetRecord, Weights
 from bench.record.run import Run
 from bench.record.software import environment_of
+from bench.worker.batches import file_sha256
 
 #: The codebase whose seeded initialisation is transplanted into all others; canonical names are its names.
 WEIGHTS_SOURCE = "native"
@@ -126,6 +127,7 @@ class _Made:
             if weights.suffix == ".npz":
                 with _failing_arm():
                     check_npz(weights)
+            one.record.weights = self._file(weights)
             return replace(prepared, weights=weights)
         codebase = self.site.codebase(arm)
         random = arm.workload.weights in ("transplant", "random")
@@ -133,15 +135,28 @@ class _Made:
             _warn(one, f"{RANDOM_WEIGHTS}: its AP says nothing")
         canonical = self._canonical_weights_of(one, prepared)
         if canonical is None:
+            one.record.weights = Weights(source="own")
             return prepared
         model = arm.workload.model
         target = self.site.scratch / f"{canonical.stem}-{model}-{arm.codebase}.npz"
         with _failing_arm():
             state = read_npz(canonical)
+            transplanted = arm.workload.weights == "transplant"
+            one.record.weights = (
+                Weights(source="transplanted", sha256=sha256_of(state))
+                if transplanted
+                else self._file(canonical)
+            )
             if not target.exists():
                 np.savez(target, **mappings.to_codebase(arm.codebase, model, state))  # type: ignore[arg-type]
             names = mappings.canonical_names(arm.codebase, model, state)
         return replace(prepared, weights=target, names=names)
+
+    def _file(self, path: Path) -> Weights:
+        """A file of weights, by place, with its checksum."""
+        return Weights(
+            source="file", path=self.site.run.places.argument(str(path)), sha256=file_sha256(str(path))
+        )
 
     def _canonical_weights_of(self, one: MeasuredArm, prepared: Prepared) -> Path | None:
         """The weights an arm starts from, in canonical names; None: its own seeded initialisation."""
@@ -166,6 +181,7 @@ class _Made:
         """Seeded weights of the canonical model, made by the source codebase with these options."""
         plain = {"ema": False, "precision": "float32", "device": "cpu", "weights": "random"}
         plain |= {"ranks": 1, "nodes": 1}
+        plain["task"] = "infer"  # no optimizer, which takes seconds to import
         workload = arm.workload.model_copy(update=plain)
         identity = (
             f"{workload.model}-{options}-{workload.seed}-{workload.frozen_bn}-{prepared.dataset.checksum}"
@@ -176,7 +192,9 @@ class _Made:
             name = f"weights-{workload.model}"
             maker = Arm(name, source.name, source.name, {}, "", workload, options, {}, arm.threads)
             self.site.listener.stage(maker, 0, "weights")
-            spec = self.site.launch_spec(maker, _python_of(maker, source), self.site.log(maker, 0))
+            spec = self.site.launch_spec(
+                maker, _python_of(maker, source), self.site.log(maker, 0), timed=False
+            )
             deadline_s = self.site.deadline_s
             with WorkerGroup(spec) as group:
                 group.start(deadline_s)

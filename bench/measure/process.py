@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import psutil
+from pydantic import ValidationError
 
 import bench.worker
 from bench import shipped
@@ -28,6 +29,7 @@ from bench.measure.deadline import Deadline, encodable
 from bench.measure.launchers import Launcher, Rendezvous, allocated, command, meeting
 from bench.measure.listening import listening, welcome, write_script
 from bench.measure.scratch import MAX_SOCKET_PATH, new_folder, socket_places
+from bench.text_safety import visible
 from bench.worker.__main__ import PRELOAD_VARIABLE
 from bench.worker.channel import SOCKET_VARIABLE, ProtocolError, decode, encode
 
@@ -54,6 +56,11 @@ class WorkerFailure(Exception):
         self.reason: Reason = reason
         self.message = message
         self.stage = stage
+
+
+#: Threads of what is not timed sleep while they wait: beside other processes, spinning makes a step ten times as long.
+UNTIMED = {"OMP_WAIT_POLICY": "passive"}
+LOG_TAIL_LINES = 30
 
 
 @dataclass(frozen=True)
@@ -416,3 +423,25 @@ class WorkerGroup:
         for path in sorted(self._folder.glob("ranks-*/workerlog.*")):
             with contextlib.suppress(OSError), self.spec.log.open("ab") as log:
                 log.write(f"--- {path.name}\n".encode() + path.read_bytes())
+
+
+def tail(log: Path, lines: int = LOG_TAIL_LINES) -> list[str]:
+    """The last lines of a log, whatever bytes a codebase printed; what a terminal would obey as its escape."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - 16384))
+            found = file.read().decode("utf-8", "replace").splitlines()[-lines:]
+            return [visible(line) for line in found]
+    except OSError:
+        return []
+
+
+@contextlib.contextmanager
+def refusing_nonsense() -> Iterator[None]:
+    """What a worker says and no record can hold is a failure of its arm."""
+    try:
+        yield
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(map(str, (error.title, *first["loc"])))
+        raise WorkerFailure("protocol", f"{field}: {first['msg']}", "record") from None

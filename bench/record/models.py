@@ -225,6 +225,17 @@ class Environment(RecordModel):
     """Modules that all arms of this codebase were forked with."""
 
 
+class Weights(RecordModel):
+    """What an arm started from."""
+
+    source: Literal["own", "transplanted", "file"]
+    """own: the codebase's own seeded initialisation. transplanted: one seeded set, the same in every codebase."""
+    path: str = ""
+    """Of a file: where it lay, by place."""
+    sha256: str = ""
+    """Of a file: of its bytes. Of transplanted weights: of their canonical names, types, shapes and values."""
+
+
 class DatasetRecord(RecordModel):
     """A data set that the run used."""
 
@@ -279,7 +290,14 @@ class ArmRecord(RecordModel):
     description: Facts = Field(default_factory=dict)
     """What the worker said of the work (bench.worker.api.Description)."""
     audit: dict[str, list[Facts]] = Field(default_factory=dict)
-    """What was observed of a few steps: ``ranks``, one `bench.worker.audit.audit` per rank, in canonical names."""
+    """What was observed of a few steps: ``ranks``, one `bench.worker.audit.audit` per rank, in canonical names; and
+    ``closing``, one `bench.worker.audit.look` per rank, after the timed blocks."""
+    threads: list[int] = Field(default_factory=list)
+    """Threads of the framework after timed blocks: every number that was seen."""
+    busy_processors: FiniteFloat | None = None
+    """The most processors that a timed block kept busy in one rank."""
+    weights: Weights | None = None
+    """What it started from. None: not known."""
     environment: Environment = Field(default_factory=Environment)
     """The interpreter of the arm."""
     phases: dict[str, list[float]] = Field(default_factory=dict)

@@ -78,6 +78,8 @@ class PooledRun(Run):
                 pairs = (one.environment.packages for one in (began, now))
                 if changed := list(differences(*pairs)):
                     yield f"{record.id}: {arm} ran with other packages: {_named(changed)}"
+                if began.weights and began.weights.source == "file" and began.weights != now.weights:
+                    yield f"{record.id}: {arm} began with other weights"
                 if began.environment.git.revision != now.environment.git.revision:
                     yield f"{record.id}: {arm} is another revision of {now.codebase}"
         if any(arm.evaluations or arm.predictions for arm in self._arms[0].values()):

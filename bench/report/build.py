@@ -25,6 +25,7 @@ from bench.record.samples import samples_frame
 from bench.report import accuracy_values
 from bench.report.measured import Measured, throughput_ratio
 from bench.report.scaling import FACTORS, on_one_kind, stragglers
+from bench.report.setting import setting_of
 from bench.report.values import (
     Effect,
     Group,
@@ -170,6 +171,7 @@ def _row(
         log_tail=tuple(arm.failure.log_tail) if arm.failure else (),
         audit=audit,
         warnings=tuple(arm.warnings),
+        setting=setting_of(arm),
     )
     if arm.status == "failed":
         return row

@@ -12,7 +12,9 @@ import yaml
 from bench.judge.ratio import Ratio
 from bench.report.answer import headline, legend, pivot_table
 from bench.report.document import Block, Bullets, Cell, Code, Column, Details, Figure, Heading, Table, Text
+from bench.report.latency import latency_blocks
 from bench.report.scaling import scaling_blocks
+from bench.report.setting import setting_blocks
 from bench.report.tables import (
     LONGEST_REASON,
     effect_table,
@@ -107,9 +109,11 @@ def detail_blocks(run: RunReport, figures: Figures, accuracies: Sequence[Block])
         ("Equal work: what differs, and what was not shown", audit_blocks(run)),
         ("How to read the numbers", [Bullets(HOW_TO_READ)]),
         ("Results by workload", _result_blocks(run)),
+        ("Setting: weights, types of numbers, threads, images", setting_blocks(run)),
         ("Accuracy", accuracies),
         ("Max memory", figures.get("memory", ())),
         ("Phases of a step", _phase_blocks(run, figures)),
+        ("Latency of inference", latency_blocks(run)),
         ("Effects of factors within a codebase", _effect_blocks(run)),
         ("Scaling over ranks", scaling_blocks(run)),
         ("Single steps", figures.get("steps", ())),

@@ -84,6 +84,22 @@ class Trace:
 
 
 @dataclass(frozen=True)
+class Setting:
+    """What an arm was seen to do (`bench.report.setting`). Empty texts and None: not observed."""
+
+    weights: str = ""
+    """``transplanted``, ``its own, random``, or the place of a file."""
+    sha256: str = ""
+    """Of these weights."""
+    types: str = ""
+    """Types of numbers in convolutions and matrix products, the one with most operations first."""
+    threads: int | None = None
+    """Of the framework, after the audited steps."""
+    evaluated: int | None = None
+    """Images whose detections were written."""
+
+
+@dataclass(frozen=True)
 class Row:
     """One arm of a table."""
 
@@ -134,6 +150,7 @@ class Row:
     marks: tuple[str, ...] = ()
     """Keys of `MARKS`: what a reader has to know wherever the ratio stands."""
     warnings: tuple[str, ...] = ()
+    setting: Setting = Setting()
     trace: Trace = field(default=Trace(), metadata={"json": False})  # the Parquet files hold it
 
     @property

@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from markupsafe import Markup
+
 from bench.judge.audit import Audit
 from bench.recipe.codebases import Codebase
 from bench.record.run import Run, write_atomic
@@ -26,6 +28,7 @@ def generate(
     codebases: Mapping[str, Codebase] | None = None,
     audits: Mapping[tuple[str, str], Audit] | None = None,
     every_figure: bool = False,
+    history: Markup | str = "",
 ) -> Path:
     """Write `report.md`, `index.html`, `report.json` and `figures/`.
 
@@ -35,6 +38,7 @@ def generate(
         codebases: `bench.recipe.codebases.find_codebases`, for titles and versions.
         audits: Verdicts by (run id, arm id); by default those that the records give.
         every_figure: Also draw the steps of every workload.
+        history: A section of the page on other runs of the recipe.
 
     Returns:
         The path of `report.md`.
@@ -58,7 +62,7 @@ def generate(
     blocks = sections.report_blocks(report, drawn, accuracies)
     path = output / "report.md"
     write_atomic(output / "report.json", json.dumps(to_json(report), ensure_ascii=False) + "\n")
-    write_atomic(output / "index.html", render_page(report))
+    write_atomic(output / "index.html", render_page(report, history))
     write_atomic(path, markdown.render(blocks, MARKDOWN_LIMIT))
     return path
 

@@ -17,6 +17,7 @@ from bench.errors import BenchError
 from bench.gate.history import Series, series_of
 from bench.gate.overview import Overview, overviews
 from bench.recipe.codebases import Codebase
+from bench.record.machine import fingerprint
 from bench.record.run import Run, find_runs, write_atomic
 from bench.report.app.page import render_page
 from bench.report.build import run_report
@@ -81,6 +82,25 @@ def build(
         sum(len(one.changes) for one in series),
         tuple(notes),
     )
+
+
+def history_section(run: Run, results: Path, cache: Path | None) -> Markup:
+    """The section of a report on the stored runs of its recipe on machines of its kind; empty for a single one.
+
+    Args:
+        run: The run that is reported.
+        results: Folder of the runs.
+        cache: Where overviews of runs are kept.
+    """
+    record = run.record()
+    recipe = str(record.recipe.get("name", ""))
+    folders = [folder for folder in find_runs(results) if folder.parent.name == recipe]
+    place = recipe, fingerprint(record.machine)
+    members = pages.places(list(overviews(folders, cache))).get(place, [])
+    if len(members) < 2 or all(one.id != record.id for one in members):
+        return Markup("")
+    context = pages.history_context(place, series_of(members)[0], members)
+    return Markup(_templates().get_template("in_report.html.j2").render(**context))
 
 
 def _write_report(run: Run, path: Path, codebases: Mapping[str, Codebase] | None) -> None:

@@ -151,6 +151,7 @@ def history_context(place: Place, members: Sequence[Series], runs: Sequence[Over
     short = [one for one in members if len(one.points) < 2 * MIN_RUNS]
     return {
         "title": f"History of {place[0]}",
+        "recipe": place[0],
         "machine": runs[-1].machine or "an unknown machine",
         "kind": place[1],
         "first": day(runs[0]),
@@ -159,7 +160,6 @@ def history_context(place: Place, members: Sequence[Series], runs: Sequence[Over
         "changed": list(map(_drawn, changed)),
         "steady": list(map(_drawn, steady)),
         "short": [f"{one.arm}, {one.quantity}: {2 * MIN_RUNS - len(one.points)} more runs" for one in short],
-        "height": HEIGHT,
     }
 
 
@@ -170,6 +170,7 @@ def _drawn(series: Series) -> dict[str, Any]:
         "title": f"{series.arm}: {series.quantity}",
         "latest": f"{last:.4g} {series.unit}, {len(series.points)} runs",
         "changes": list(_sentences(series)),
+        "height": HEIGHT,
         "drawings": [(width, shapes(series, width)) for width in WIDTHS],
         "alt": f"{series.title}: {len(series.points)} runs, {len(series.changes)} changes",
     }

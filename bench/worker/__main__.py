@@ -103,6 +103,12 @@ class Worker:
 
         return {"audit": audit(self.adapter, self.batches)}
 
+    def look(self) -> Dict[str, Any]:
+        """Take one step more, watched, after the timed ones."""
+        from bench.worker.audit import look
+
+        return {"look": look(self.adapter, self.batches)}
+
     def run_block(self, steps: int, settle: int, first: Optional[int] = None) -> Dict[str, Any]:
         """Time steps. ``first``: number of the first timed step's batch, where the batches are shared."""
         from bench.worker import probe
@@ -174,6 +180,7 @@ MESSAGES: Dict[str, Callable[..., Dict[str, Any]]] = {
         "prepare",
         "describe",
         "audit",
+        "look",
         "run_block",
         "phase_pass",
         "operator_pass",

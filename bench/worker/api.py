@@ -101,18 +101,18 @@ class Description:
     trainable_parameters: Optional[int] = None
     parameters_by_module: Dict[str, int] = field(default_factory=dict)
     trainable_by_module: Dict[str, int] = field(default_factory=dict)
-    forward_flops: Optional[int] = None  # convolutions and linear layers, multiply and add counted separately
-    training_flops: Optional[int] = None  # the same, of forward and backward pass of a training step
+    # Of convolutions and linear layers, multiply and add counted separately: of a forward pass, and of forward and
+    # backward pass of a training step. Where the audit observes a codebase, the session takes them from there.
+    forward_flops: Optional[int] = None
+    training_flops: Optional[int] = None
     input_shape: Optional[List[int]] = None
     input_dtype: Optional[str] = None
     input_layout: Optional[str] = None
-    input_mean: Optional[float] = None  # of what enters the first convolution, padding included
-    input_std: Optional[float] = None
     objects: Optional[int] = None  # ground-truth objects of the batch, as the losses get them
     precision: Optional[str] = None
     optimizer: Optional[Dict[str, Any]] = None
     postprocess: Dict[str, Any] = field(default_factory=dict)
-    loss_terms: List[str] = field(default_factory=list)
+    loss_terms: List[str] = field(default_factory=list)  # as the FLOPs
     threads: Optional[int] = None
     library: Dict[str, Any] = field(default_factory=dict)  # versions and settings of the framework
     kernels: str = ""  # whose operator kernels run, where a codebase has a choice
@@ -168,6 +168,10 @@ class Adapter(abc.ABC):
 
     def observer(self) -> Optional[Observer]:
         """What the audit sees this codebase by. None: nothing can be shown of it, and it is never called equal."""
+        return None
+
+    def current_threads(self) -> Optional[int]:
+        """Threads that the framework computes with now. None: not known."""
         return None
 
     # -- input ---------------------------------------------------------------------------------------------------
@@ -290,9 +294,10 @@ class Adapter(abc.ABC):
         """Write the prepared model with its post-processing as an ONNX file (`bench export-model`).
 
         The graph takes one image of the workload's size, prepared as a shared batch is, float32 [1, 3, H, W], and gives
-        boxes [N, 4] in pixels of the input, scores [N] and labels [N] in 0..K-1.
+        boxes [N, 4] in pixels of the input, scores [N] and labels [N] in 0..K-1, or what another decoder of the adapter
+        of ONNX files reads, whose name it notes in the file.
         """
-        raise NotImplementedError(f"{type(self).__name__} writes no ONNX; native and torchvision do")
+        raise NotImplementedError("this codebase writes no ONNX; native, torchvision and transformers do")
 
     def close(self) -> None:  # noqa: B027
         """Release what would outlive the process (loader processes, process groups)."""

@@ -1,14 +1,16 @@
 """What an arm does in a few steps, observed by the harness's own hooks, not by what the codebase says of itself.
 
 The steps run from the weights that the arm was given, on batches that nothing before has seen. The last step has the
-first batch again, so that work which is skipped or remembered after the first step shows. A framework's part
-(`Observer`) hands tensors over; what is made of them is the same for every codebase, and small enough for a record.
+images of the first one again, so that work which is skipped or remembered shows. Its annotations are others, so that
+targets which are remembered show too. A framework's part (`Observer`) hands tensors over; what is made of them is the
+same for every codebase, and small enough for a record.
 """
 
 from __future__ import annotations
 
 import contextlib
-from typing import Any, Dict, Iterator, List, Sequence
+from dataclasses import replace
+from typing import Any, Dict, Iterator, List, Sequence, Tuple
 
 import numpy as np
 
@@ -31,14 +33,24 @@ def audited_batches(batches: Sequence[Batch], steps: int = STEPS) -> List[Batch]
         steps: Number of steps, at least 2.
 
     Returns:
-        Batches other than the first one, then mirrored ones, and at the end the first of these again.
+        Batches other than the first one, then mirrored ones, and at the end the first of these with fewer objects.
     """
     unseen = list(batches[1:steps])
     for batch in batches[: steps - 1 - len(unseen)]:
         draw = [(int(image), True) for image in batch.image_ids]
         unseen.append(compose(draw, images_of([batch]), list(batch.images.shape[2:])))
     chosen = [unseen[step % len(unseen)] for step in range(steps - 1)]
-    return [*chosen, chosen[0]]
+    return [*chosen, without_an_object(chosen[0])]
+
+
+def without_an_object(batch: Batch) -> Batch:
+    """The batch without the first object of each image that has several."""
+    starts = [int(len(labels) > 1) for labels in batch.labels]
+
+    def rest(values: Sequence[np.ndarray]) -> Tuple[np.ndarray, ...]:
+        return tuple(one[start:] for one, start in zip(values, starts))
+
+    return replace(batch, boxes=rest(batch.boxes), labels=rest(batch.labels), masks=rest(batch.masks))
 
 
 # -- numbers that stand for tensors ---------------------------------------------------------------------------------
@@ -74,6 +86,9 @@ class Sink:
         self._project = project
         self.flops: Dict[str, Dict[str, int]] = {"forward": {}, "backward": {}}
         self.images: List[Facts] = []
+        self.batches: List[int] = []
+        self.rounded: Dict[str, int] = {}
+        self.operators: Dict[str, int] = {}
         self.normalised: Dict[str, int] = {}
         self.random_values = 0
         self.suppressed: List[int] = []
@@ -85,10 +100,19 @@ class Sink:
         counted[types] = counted.get(types, 0) + int(flops)
 
     def first_input(self, images: np.ndarray) -> None:
-        """images: [B, 3, H, W], what enters the first convolution."""
+        """images: [B, 3, H, W], what enters the first convolution in one call of it."""
+        self.batches.append(len(images))
         for image in images:
             self.images.append({"shape": list(image.shape), "projection": _plain(self._project(image)),
                                 "norm": norm(image)})  # fmt: skip
+
+    def rounding(self, types: str, values: int) -> None:
+        """Values that were converted to numbers of fewer than 32 bits. types: as ``bfloat16``."""
+        self.rounded[types] = self.rounded.get(types, 0) + int(values)
+
+    def operator(self, phase: str) -> None:
+        """One operator of a phase ran, whichever it was."""
+        self.operators[phase] = self.operators.get(phase, 0) + 1
 
     def normalisation(self, mode: str, values: int) -> None:
         """Values that a norm layer gave. mode: ``batch`` by statistics of the batch, ``fixed``, ``group``."""
@@ -132,6 +156,9 @@ class Sink:
         return {
             "flops": self.flops,
             "images": self.images,
+            "batches": self.batches,
+            "rounded": self.rounded,
+            "operators": self.operators,
             "normalised": self.normalised,
             "random_values": self.random_values,
             "suppressed": sum(self.suppressed),
@@ -321,3 +348,23 @@ def audit(adapter: Adapter, batches: Sequence[Batch]) -> Facts:
         walk = _train if adapter.job.training else _infer
         facts = walk(adapter, observer, audited_batches(batches))
         return {**facts, "after": observer.settings(), "randomness": observer.randomness}
+
+
+def look(adapter: Adapter, batches: Sequence[Batch]) -> Facts:
+    """Take one step with the first audited batch, after the timed steps: is the work still what the audit saw?
+
+    Returns:
+        ``step``: facts of it (see `Sink`), without norms and detections, which depend on the steps before; ``after``:
+        settings of the framework. Empty for a codebase that cannot be observed.
+    """
+    with _observer(adapter) as observer:
+        if observer is None:
+            return {}
+        sink, value = Sink(Projection()), None
+        data = adapter.convert(audited_batches(batches)[0])
+        for name, call in phases_of(adapter, iter([data])):
+            with observer.watching(name, sink):
+                value = call(value)
+        facts = sink.facts()
+        del facts["layers"], facts["suppressed"]
+        return {"step": facts, "after": observer.settings()}

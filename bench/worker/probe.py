@@ -77,17 +77,21 @@ def run_steps(phases: Sequence[Phase], steps: int, before: Callable[[], Any]) ->
 
 
 def run_block(adapter: Adapter, phases: Sequence[Phase], steps: int, settle: int = 0) -> Dict[str, Any]:
-    """Time `steps` consecutive steps. Returns {start_ns: [k], end_ns} on the worker's monotonic clock, and losses.
+    """Time `steps` consecutive steps.
 
     `settle` steps run before them, untimed: they bring back the caches that the arms in between took.
+
+    Returns:
+        {start_ns: [k], end_ns} on the worker's monotonic clock, losses, threads of the framework now, and the
+        processors that this process kept busy meanwhile.
     """
     marks: List[Any] = []
     run_steps(phases, settle, before=lambda: None)
     adapter.synchronize()
-    begin_ns = time.perf_counter_ns()
+    begin_cpu_ns, begin_ns = time.process_time_ns(), time.perf_counter_ns()
     value = run_steps(phases, steps, before=lambda: marks.append(adapter.mark()))
     adapter.synchronize()
-    end_ns = time.perf_counter_ns()
+    end_ns, end_cpu_ns = time.perf_counter_ns(), time.process_time_ns()
     starts_ns = adapter.marks_ns(marks)
     # A device's clock has an origin of its own; the block starts when the host's clock says so.
     shift_ns = begin_ns - starts_ns[0]
@@ -95,6 +99,8 @@ def run_block(adapter: Adapter, phases: Sequence[Phase], steps: int, settle: int
         "start_ns": [int(start + shift_ns) for start in starts_ns],
         "end_ns": int(end_ns),
         "losses": finite_losses(adapter, value),
+        "threads": adapter.current_threads(),
+        "busy_processors": (end_cpu_ns - begin_cpu_ns) / max(1, end_ns - begin_ns),
     }
 
 

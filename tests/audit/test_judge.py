@@ -27,6 +27,9 @@ STEP: dict[str, Any] = {
     "losses": {"cls": 1.0, "box": 0.5, "loss": 1.5},
     "flops": {"forward": {"float32": 1000}, "backward": {"float32": 2000}},
     "images": [IMAGE, IMAGE],
+    "batches": [2],
+    "rounded": {},
+    "operators": {"forward": 500},
     "normalised": {"fixed": 100},
     "random_values": 0,
     "layers": {"head.classes.weight": LAYER},
@@ -36,11 +39,12 @@ STEP: dict[str, Any] = {
     "average": {"head.classes": 0.9},
     "rule": {"lr": 1e-3, "momentum": 0.9, "weight_decay": 1e-4},
 }
+SETTINGS = {"threads": 2, "matrix products": "highest", "convolutions": "highest", "TF32": False}
 RANK: dict[str, Any] = {
     "steps": [copy.deepcopy(STEP) for _ in range(3)],
     "weights": {"head.classes.weight": 3.0, "backbone.stages.1.0.conv1.conv.weight": 4.0},
     "changed": {"head.classes": 100, "backbone.stages.1": 200},
-    "after": {"threads": 2, "matrix products": "highest", "TF32": False},
+    "after": SETTINGS,
     "randomness": [],
 }
 
@@ -95,10 +99,12 @@ def test_same_observations_are_equal() -> None:
          {"steps/2/rule": {"lr": 0.0, "momentum": 0.9, "weight_decay": 1e-4}}),
         ("FLOPs of a batch seen before, to the first time",
          {"steps/2/flops": {"forward": {"float32": 500}, "backward": {"float32": 2000}}}),
+        ("images per pass through the network in step 2", {"steps/1/batches": [1, 1]}),
+        ("values rounded to bfloat16 in step 1", {"steps/0/rounded": {"bfloat16": 10}}),
+        ("setting: convolutions", {"after": {**SETTINGS, "convolutions": "bf16"}}),
         ("parts of the model that changed", {"changed": {"head.classes": 100}}),
-        ("threads after the steps",
-         {"after": {"threads": 1, "matrix products": "highest", "TF32": False}}),
-        ("setting: matrix products", {"after": {"threads": 2, "matrix products": "medium", "TF32": False}}),
+        ("threads after the steps", {"after": {**SETTINGS, "threads": 1}}),
+        ("setting: matrix products", {"after": {**SETTINGS, "matrix products": "medium"}}),
         ("norm of the initial head.classes.weight",
          {"weights": {"head.classes.weight": 3.1, "backbone.stages.1.0.conv1.conv.weight": 4.0}}),
     ],
@@ -148,7 +154,9 @@ def test_each_codebases_own_random_weights_are_not_shown() -> None:
 
 
 def test_unknown_setting_of_one_arm_is_not_shown() -> None:
-    found = against_reference({"after": {"matrix products": "highest", "TF32": False}})
+    found = against_reference(
+        {"after": {"matrix products": "highest", "convolutions": "highest", "TF32": False}}
+    )
     assert (found.verdict, found.unknown) == ("not shown", ("threads after the steps",))
 
 
@@ -188,6 +196,25 @@ def test_losses_of_timed_blocks_are_compared(model: str, loss: float, verdict: s
         return arm(label, workload={"model": model}, losses=losses)
 
     assert audit(timed("other", loss), timed("reference", 1.0)).verdict == verdict
+
+
+def test_threads_that_change_between_blocks_are_unequal() -> None:
+    assert audit(arm("other", threads=[2]), arm("reference", threads=[2])).verdict == "equal"
+    found = audit(arm("other", threads=[1, 2]), arm("reference", threads=[2]))
+    assert found.differences[0].fact == "threads after the timed blocks"
+    assert audit(arm("other", threads=[]), arm("reference", threads=[2])).verdict == "equal"
+
+
+@pytest.mark.parametrize(("busy", "verdict"), [(0.9, "equal"), (1.2, "equal"), (1.9, "unequal")])
+def test_more_busy_processors_than_threads_are_unequal(busy: float, verdict: str) -> None:
+    one_thread = {"description": {"threads": 1}}
+    reference = arm("reference", busy_processors=1.0, **one_thread)
+    found = audit(arm("other", busy_processors=busy, **one_thread), reference)
+    assert found.verdict == verdict
+    if verdict == "unequal":
+        assert str(found.differences[0]).startswith(
+            "processors busy in timed blocks: 1.9, the baseline has 1"
+        )
 
 
 def test_sampling_models_may_differ_more_between_frameworks() -> None:

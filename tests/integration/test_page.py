@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from playwright.sync_api import Page as Tab
 
 from bench.judge.audit import Audit, Difference
 from bench.record.models import Failure
+from bench.report.app import page as app_page
 from bench.report.app.data import unpacked
 from bench.report.app.page import own_script
 from bench.report.render.page import hash_of
@@ -22,6 +25,7 @@ from bench.report.write import generate
 from tests.helpers.browser import opened, violations
 from tests.helpers.report_runs import arm, samples, write_run
 
+SCRIPTS = [Path(app_page.__file__).with_name(name) for name in app_page.SCRIPTS]
 EVIL = "<script>alert(1)</script>"
 ODD = "\x1b[2J\u202eabc 日本語 </script>"
 
@@ -69,7 +73,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     evil = Failure(reason="exception", message=EVIL, stage=EVIL, log=EVIL, log_tail=[EVIL, "x" * 10_000_000])
     arms = [
         (arm("torchvision"), samples(1.3, seed=1)),
-        (arm("slow"), samples(2.6, seed=2)),
+        (arm("slow"), samples(2.6, seed=2).assign(batch=lambda found: found["step"] % 2)),
         (
             arm("evil", label=EVIL, description={"kernels": EVIL}, options={EVIL: EVIL}, warnings=[EVIL, ODD],
                 environment={"python": EVIL, "packages": {EVIL: EVIL}, "variables": {EVIL: EVIL}}),
@@ -195,7 +199,7 @@ def test_keys_move_and_open_the_drawer(tab: Tab) -> None:
     assert drawer.locator("canvas").count() == 1
     tab.keyboard.press("Escape")
     assert not drawer.is_visible()
-    assert "arm=" not in tab.url
+    tab.wait_for_url(lambda url: "arm=" not in url)
 
 
 def test_a_permalink_opens_the_arm(browser: Browser, folder: Path) -> None:
@@ -246,3 +250,39 @@ def test_print_shows_every_row(tab: Tab) -> None:
     assert not tab.locator("#filters").is_visible()
     assert tab.locator("#matrix .row").count() == 2
     assert len(tab.pdf(prefer_css_page_size=True)) > 10_000
+
+
+def test_steps_of_an_arm_are_coloured_by_batch(tab: Tab) -> None:
+    tab.locator("#matrix .value[data-arm]", has_text="0.49").first.click()
+    labels = tab.locator("#drawer .u-legend .u-label")
+    assert "batch 0" not in labels.all_inner_texts()
+    tab.get_by_role("button", name="This arm by batch").click()
+    assert [text for text in labels.all_inner_texts() if text.startswith("batch")] == [
+        "batch 0", "batch 0 (hollow)", "batch 1", "batch 1 (hollow)",
+    ]  # fmt: skip
+
+
+def test_the_section_that_is_read_is_marked(browser: Browser, folder: Path) -> None:
+    tab = opened(browser, folder, viewport={"width": 1440, "height": 900})
+    current = tab.locator('#side [aria-current="true"]')
+    assert current.all_inner_texts() == ["Answer"]
+    tab.locator("#side a", has_text="Trust").click()
+    tab.locator('#side [aria-current="true"]', has_text="Trust").wait_for()
+    assert current.count() == 1
+
+
+@pytest.mark.nightly
+def test_the_script_has_no_type_errors(tmp_path: Path) -> None:
+    npx = shutil.which("npx")
+    if npx is None:
+        pytest.skip("no npx: the script was not type-checked")
+    options = {"allowJs": True, "checkJs": True, "noEmit": True, "strict": True, "target": "ES2022",
+               "lib": ["ES2022", "DOM", "DOM.Iterable"]}  # fmt: skip
+    config = tmp_path / "tsconfig.json"
+    config.write_text(json.dumps({"compilerOptions": options, "files": [str(path) for path in SCRIPTS]}))
+    command = [npx, "--yes", "-p", "typescript@7.0.2", "tsc", "-p", str(config)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    if "npm error" in done.stderr:
+        pytest.skip("npm cannot fetch typescript: the script was not type-checked")
+    assert done.stdout == ""
+    assert done.returncode == 0

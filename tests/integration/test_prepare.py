@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from bench.inputs import dataset
@@ -16,6 +18,7 @@ from bench.recipe.codebases import find_codebases
 from bench.recipe.load import load_recipe
 from bench.recipe.plan import make_plan
 from bench.record.run import Run
+from bench.report.build import run_report
 from tests.conftest import FAKE, Cli
 
 
@@ -70,3 +73,19 @@ def test_rounds_go_through_the_batches_in_turn(cli: Cli) -> None:
     samples = Run(cli.runs()[-1]).samples("fast")
     timed = samples[samples["round"] >= 0]["batch"]
     assert list(timed) == [0, 1, 2, 3] * 3  # 2 launches, 3 rounds, 2 steps
+
+
+def test_record_says_which_weights_were_loaded(cli: Cli) -> None:
+    file = cli.folder / "mine.npz"
+    np.savez(file, weight=1.0, steps=0)
+    arms = [{"codebase": "fake", "label": "a", "weights": str(file)}, {"codebase": "fake", "label": "b"}]
+    assert cli.run(cli.recipe(arms=arms, baseline="a")).code == 0
+    sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+    assert cli.arm("b")["weights"] == {"source": "own", "path": "", "sha256": ""}
+    found = cli.arm("a")["weights"]
+    assert (found["source"], found["sha256"]) == ("file", sha256)
+    assert found["path"].endswith("/mine.npz")
+    assert not found["path"].startswith("/")
+    setting = {row.label: row.setting for row in run_report(Run(cli.runs()[-1])).rows}
+    assert setting["a"].weights == found["path"]
+    assert setting["b"].weights == "its own, random"

@@ -75,6 +75,22 @@ def test_a_change_is_named_with_its_size_and_revisions(site: Path) -> None:
     assert re.search(r"revisions a0\d+\.\.b0\d+", text)
 
 
+def test_a_report_shows_the_history_of_its_recipe(site: Path, tmp_path: Path) -> None:
+    results, run = site.parent / "results", "20261020T000000Z-000013"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
+        arguments = ["bench", "report", run, "--results", str(results), "-o", str(tmp_path / "report")]
+        patch.setattr(sys, "argv", arguments)
+        with pytest.raises(SystemExit) as ended:
+            main()
+    assert ended.value.code == 0
+    text = (tmp_path / "report" / "index.html").read_text()
+    section = text.partition('<section id="history">')[2].partition('<section id="notes">')[0]
+    assert "20 runs of quickstart" in section, "the other machine's run is no part of it"
+    assert "1 series changed for good" in section
+    assert re.search(r"regression \+\d", section)
+
+
 def test_machines_are_never_joined(site: Path) -> None:
     counts = sorted(len(one["points"]) for one in json.loads((site / "history.json").read_text()))
     assert counts == [1] * 4 + [20] * 4

@@ -48,6 +48,7 @@ def of_torchvision(name: str, classes: int) -> nn.Module:
     return theirs
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     "name", [pytest.param("faster_rcnn_r50_fpn", marks=pytest.mark.nightly), "mask_rcnn_r50_fpn"]
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.helpers.process import fresh
 
 
@@ -19,6 +21,7 @@ print(json.dumps([name for name in ("torchvision", "torch._dynamo", "triton") if
     assert fresh(program) == []
 
 
+@pytest.mark.nightly
 def test_torchvision_can_be_imported_before_and_after() -> None:
     for first, second in (("torchvision", "detectors"), ("detectors", "torchvision")):
         program = f"""

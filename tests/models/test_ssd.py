@@ -78,6 +78,7 @@ def raw(pair: tuple[nn.Module, nn.Module]) -> DenseOutput:
         return pair[0].network(images.contiguous(memory_format=torch.channels_last), torch.tensor(SIZES))
 
 
+@pytest.mark.nightly
 def test_losses_and_gradients_equal_torchvisions(pair: tuple[nn.Module, nn.Module]) -> None:
     ours, theirs = pair
     images, targets = scene()

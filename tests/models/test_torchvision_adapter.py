@@ -29,6 +29,8 @@ from adapters import torch_common, torch_facts, torch_state  # noqa: E402
 
 TORCHVISION = codebases.load_codebase(codebases.BUILTIN / "torchvision")
 MODELS = sorted(TORCHVISION.models)
+OFTEN = ["mask_rcnn_r50_fpn", "retinanet_r50_fpn"]  # one of two stages, one of one
+SOME_NIGHTLY = [pytest.param(name, marks=[] if name in OFTEN else [pytest.mark.nightly]) for name in MODELS]
 CLASSES = ["cat", "dog"]
 
 
@@ -123,7 +125,7 @@ def predict(adapter: Any, batch: Batch) -> list[Any]:
     return found
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", SOME_NIGHTLY)
 def test_a_training_step_learns_in_the_unfrozen_parts_only(model: str) -> None:
     adapter = prepared(model, frozen_stages=2)
     before = {name: value.clone() for name, value in adapter.model.state_dict().items()}
@@ -158,7 +160,7 @@ def test_unfrozen_batch_norm_learns_except_in_frozen_stages() -> None:
     assert body.layer2[0].bn1.weight.grad is not None
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", SOME_NIGHTLY)
 def test_detections_are_in_pixels_of_the_original_file(model: str) -> None:
     height, width = input_size(model)
     adapter = prepared(model, task="infer", score_threshold=0.005, max_detections=20)
@@ -298,8 +300,7 @@ def test_the_description_counts_what_the_model_has() -> None:
     assert facts.postprocess["score_threshold"] == 0.25
     assert facts.postprocess["max_detections"] == 7
     assert facts.postprocess["proposals"] == 2000, "what torchvision keeps while training"
-    values = train_step(adapter, data)
-    assert facts.loss_terms == [name for name in values if name != "loss"]
+    train_step(adapter, data)
     kept = sum(v.numel() for s in adapter.optimizer.state.values() for v in s.values() if v is not None)
     assert facts.optimizer["state_values"] == kept
 
@@ -317,19 +318,9 @@ def test_flops_are_twice_the_multiply_adds() -> None:
         (DeformConv2d(4, 6, 3, padding=1), (image, offsets), 2 * 6 * 10 * 12 * 4 * 9),
     ]
     for layer, inputs, multiply_adds in cases:
-        model = nn.Sequential(nn.BatchNorm2d(4), layer)  # normalisation is not counted
-        with torch.no_grad():
-            facts = torch_facts.forward_facts(model, lambda layer=layer, inputs=inputs: layer(*inputs))
-        assert facts.flops == 2 * multiply_adds
-
-
-def test_wrong_normalisation_shows_in_the_first_convolutions_input() -> None:
-    image = torch.full((1, 3, 8, 8), 2.0)
-    layer = torch.nn.Conv2d(3, 4, 3)
-    with torch.no_grad():
-        right = torch_facts.forward_facts(layer, lambda: layer(image))
-        wrong = torch_facts.forward_facts(layer, lambda: layer(image * 255))
-    assert (right.input_mean, wrong.input_mean) == (2.0, 510.0)
+        with torch_facts.flop_counter() as counter, torch.no_grad():
+            nn.Sequential(nn.BatchNorm2d(4), layer)(*inputs) if len(inputs) == 1 else layer(*inputs)
+        assert counter.get_total_flops() == 2 * multiply_adds, "normalisation is not counted"
 
 
 def test_options_change_how_it_runs_and_not_what_it_computes() -> None:

@@ -133,6 +133,7 @@ def tensors(state: Any, name: str = "") -> dict[str, Tensor]:
     return {place: tensor for key, item in items for place, tensor in tensors(item, f"{name}.{key}").items()}
 
 
+@pytest.mark.usefixtures("narrow")
 def test_four_real_images_are_trained_on_and_evaluated(
     tmp_path: Path, coco_tiny: Path, write_config: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -237,6 +238,7 @@ def test_sigterm_leaves_a_checkpoint_to_go_on_from(tmp_path: Path, write_config:
 
 
 @pytest.mark.nightly
+@pytest.mark.nightly
 def test_two_ranks_take_the_step_of_one_process(tmp_path: Path, write_config: Callable[..., Path]) -> None:
     # A loss that is a mean over images and draws no random numbers, images without padding: nothing but the way the
     # gradients are joined can make a difference.
@@ -295,6 +297,7 @@ def test_two_ranks_learn_classes_of_pixels(
     assert losses[2] < losses[0]
 
 
+@pytest.mark.usefixtures("narrow")
 def test_a_backbone_of_another_project_is_begun_with(
     tmp_path: Path, write_config: Callable[..., Path]
 ) -> None:

@@ -74,6 +74,7 @@ def test_exactly_the_frozen_stages_get_no_gradient(frozen: int) -> None:
             assert torch.equal(value, before[name]) == name.startswith(frozen_names), name
 
 
+@pytest.mark.nightly
 def test_calibrated_random_weights_learn_at_once(model: nn.Module) -> None:
     model = copy.deepcopy(model)
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-3, momentum=0.9)

@@ -39,8 +39,8 @@ for _ in range(3):
 moved = [name for name, p in adapter.model.named_parameters() if not torch.equal(p, before[name])]
 result["moved"] = sorted({name.split(".")[2] for name in moved if "bottom_up" in name})
 result["description"] = {key: getattr(description, key) for key in
-                         ("parameters", "trainable_parameters", "forward_flops", "objects",
-                          "kernels", "postprocess", "loss_terms", "input_shape", "extra")}
+                         ("parameters", "trainable_parameters", "objects",
+                          "kernels", "postprocess", "input_shape", "extra")}
 adapter, data = make(jobs, task="infer")
 result["found"] = []
 for batch in data:
@@ -52,11 +52,9 @@ for batch in data:
     result, _ = detectron2.run(code, job)
     description = result["description"]
     assert set(result["losses"][0]) == {*LOSSES[model], "loss"}
-    assert set(description["loss_terms"]) == LOSSES[model]
     assert np.isfinite([list(losses.values()) for losses in result["losses"]]).all()
     assert result["losses"][2]["loss"] < result["losses"][0]["loss"]
     assert result["moved"] == ["res3", "res4", "res5"]  # the first stage is frozen
-    assert description["forward_flops"] > 1e8
     assert description["trainable_parameters"] < description["parameters"]
     assert description["input_shape"] == [1, 3, 64, 64]
     assert description["objects"] > 0

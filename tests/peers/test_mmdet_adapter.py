@@ -45,8 +45,7 @@ step(adapter, data[0])
 moved = [name for name, p in adapter.model.named_parameters() if not torch.equal(p, before[name])]
 result["moved_stages"] = sorted({name.split(".")[1] for name in moved if name.startswith("backbone.")})
 result["description"] = {key: getattr(description, key) for key in
-                         ("parameters", "trainable_parameters", "forward_flops",
-                          "kernels", "postprocess", "loss_terms")}
+                         ("parameters", "trainable_parameters", "kernels", "postprocess")}
 adapter, data = make(job, task="infer")
 result["found"] = []
 for batch in data:
@@ -61,10 +60,8 @@ for batch in data:
     result, _ = mmdet.run(code, job)
     description = result["description"]
     assert set(result["losses"][0]) == {*LOSSES[model], "loss"}
-    assert set(description["loss_terms"]) == LOSSES[model]
     assert np.isfinite([list(losses.values()) for losses in result["losses"]]).all()
     assert result["losses"][1]["loss"] < result["losses"][0]["loss"]
-    assert description["forward_flops"] > 1e8
     assert description["trainable_parameters"] < description["parameters"]  # the first stage is frozen
     assert "layer1" not in result["moved_stages"]
     assert result["moved_stages"]

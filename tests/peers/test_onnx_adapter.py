@@ -11,7 +11,7 @@ from bench.inputs.batches import prepare_batches
 from bench.inputs.dataset import open_evaluation
 from bench.judge.accuracy import evaluate_file
 from bench.recipe.workload import Input, Workload
-from tests.conftest import SHARED
+from tests.conftest import SHARED, Cli
 from tests.peers.peer import Peer
 
 pytestmark = pytest.mark.peers
@@ -76,6 +76,20 @@ def test_yolox_nano_reaches_its_published_ap(onnx: Peer, yolox_file: Path) -> No
     assert ap == pytest.approx(dict.fromkeys(ap, PUBLISHED), abs=0.01)
     assert description["parameters"] == pytest.approx(0.91e6, rel=0.02)
     assert description["flops"] == pytest.approx(1.08e9, rel=0.1)
+
+
+@pytest.mark.nightly
+@pytest.mark.usefixtures("yolox_file", "onnx")
+def test_example_recipe_shows_real_ap(cli: Cli) -> None:
+    less = ["launches=1", "rounds=1", "steps=1", "quiet=off"]
+    settings = [word for one in less for word in ("--set", f"measure.{one}")]
+    done = cli("run", "recipes/runtimes.yaml", "--results", cli.results, *settings)
+    assert done.code == 0, done.err
+    for name in ("onnxruntime", "openvino"):
+        (evaluation,) = cli.arm(name)["evaluations"]
+        assert evaluation["bbox"]["metrics"]["AP"] == pytest.approx(PUBLISHED, abs=0.01)
+        (evaluation,) = cli.arm(f"{name}-int8")["evaluations"]
+        assert 0.15 < evaluation["bbox"]["metrics"]["AP"] < PUBLISHED
 
 
 @pytest.mark.nightly

@@ -106,6 +106,7 @@ def _row(text: Strings, group: Group, row: Row, room: int) -> dict[str, Any]:
     step, ratio, memory = row.step_s, row.ratio, row.memory
     ap = row.ap.get("segm", row.ap.get("bbox"))
     design, seconds = _steps(row, room)
+    batches = row.trace.batch if design and len({*row.trace.batch} - {-1}) > 1 else ()
     return {
         "name": text(group.contrast(row)[0]),
         "codebase": text(row.codebase),
@@ -141,6 +142,7 @@ def _row(text: Strings, group: Group, row: Row, room: int) -> dict[str, Any]:
         "design": text(design),
         "batches": text(_by_batch(row)),
         "steps": seconds,
+        "batch": list(batches),
     }
 
 

@@ -1,8 +1,9 @@
 // The drawer: everything about one arm, and the steps of its workload.
 let chart = /** @type {Any} */ (null);
 let logScale = false;
+let byBatch = false;
 
-function open(/** @type {Any} */ arm) {
+function openArm(/** @type {Any} */ arm) {
   state.arm = arm.id;
   writeHash();
   const dialog = $("drawer");
@@ -42,8 +43,8 @@ function content(/** @type {Any} */ arm) {
     h("dl", {}, facts.map(([name, text]) => [h("dt", {}, name), h("dd", {}, text)])),
     arm.differences.length ? [h("h3", {}, "Unequal work"), h("ul", {}, arm.differences.map((/** @type {Any} */ d) => h("li", {}, `${D.strings[d[0]]}: ${D.strings[d[2]]}, the baseline has ${D.strings[d[1]]}${d[3] === null ? "" : ` (${percent(d[3])})`}`)))] : "",
     arm.unknown.length ? [h("h3", {}, "Not shown"), h("p", {}, arm.unknown.map((/** @type {number} */ one) => D.strings[one]).join(", "))] : "",
-    drawn ? [h("h3", {}, "Seconds of each step, all codebases"), div("bar",
-      button("Log scale", () => { logScale = !logScale; open(arm); }, { "aria-pressed": logScale }), button("Steps as CSV", () => samples(arm))),
+    drawn ? [h("h3", {}, "Seconds of each step"), div("bar",
+      button("Log scale", () => { logScale = !logScale; openArm(arm); }, { "aria-pressed": logScale }), arm.batch.length && button("This arm by batch", () => { byBatch = !byBatch; openArm(arm); }, { "aria-pressed": byBatch }), button("Steps as CSV", () => samples(arm))),
     note("In the order measured. Bands: launches. Hollow: warm-up or disturbed by other processes; it does not set the scale. Drag to zoom, double-click to go back."), h("div", { id: "chart" })] : "",
     arm.log ? [h("h3", {}, "End of the log"), h("pre", { tabindex: 0 }, arm.log)] : "",
   ].flat(2).filter(Boolean);
@@ -71,7 +72,11 @@ function plot(/** @type {Any} */ arm) {
   if (chart) chart.destroy();
   chart = null;
   if (!box) return;
-  const list = arm.group.arms.filter((/** @type {Any} */ one) => one.steps.length && !hidden().has(one.name));
+  const batches = byBatch ? unique(arm.batch).sort((a, b) => a - b).slice(0, 8) : [];
+  const light = css("page") === "#ffffff" ? 38 : 68;
+  const list = batches.length ? batches.map((batch, at) => ({ ...arm, name: "batch " + batch, look: [`hsl(${45 * at} 60% ${light}%)`],
+    steps: arm.steps.map((/** @type {number} */ value, /** @type {number} */ index) => arm.batch[index] === batch ? value : null) }))
+    : arm.group.arms.filter((/** @type {Any} */ one) => one.steps.length && !hidden().has(one.name));
   const length = max(...list.map((/** @type {Any} */ one) => one.steps.length));
   const data = /** @type {Any[]} */ ([Array.from({ length }, (_, index) => index + 1)]);
   const series = /** @type {Any[]} */ ([{ label: "step" }]);

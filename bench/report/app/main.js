@@ -61,8 +61,15 @@ function rest() {
 }
 
 function drawSide() {
-  const places = [["answer", "Answer"], ["results", "Ratios"], ...[...$("views").children].map((one) => [one.id, one.firstChild.firstChild.textContent]), ["notes", "Trust, machine, reproduce"]];
-  $("side").replaceChildren(...places.map(([id, text]) => h("a", { href: "#" + id, "data-jump": id }, text)));
+  const places = [["answer", "Answer"], ["results", "Ratios"], ...[...$("views").children].map((one) => [one.id, one.firstChild.firstChild.textContent]), ["history", "History"], ["notes", "Trust, machine, reproduce"]];
+  $("side").replaceChildren(...places.filter(([id]) => $(id)).map(([id, text]) => h("a", { href: "#" + id, "data-jump": id }, text)));
+  spy();
+}
+/** Mark the section that is read now. */
+function spy() {
+  const links = [...$("side").children], end = innerHeight + scrollY > ROOT.scrollHeight - 4;
+  const at = end ? links.at(-1) : links.filter((one) => $(one.dataset.jump).getBoundingClientRect().top < 150).at(-1);
+  for (const one of links) one.setAttribute("aria-current", one === (at || links[0]));
 }
 
 function table() {
@@ -119,7 +126,7 @@ function listen() {
       return set({ sort: state.sort === "-" + key ? key : state.sort === key ? "" : "-" + key });
     }
     const arm = target.closest("[data-arm]");
-    if (arm) open(arms[+arm.dataset.arm]);
+    if (arm) openArm(arms[+arm.dataset.arm]);
   });
   for (const type of ["mouseover", "mouseout", "focusin", "focusout"]) document.addEventListener(type, tip);
   document.addEventListener("keydown", (event) => {
@@ -134,12 +141,13 @@ function listen() {
   addEventListener("hashchange", () => { readHash(); drawFilters(); render(); openFromHash(); });
   addEventListener("beforeprint", () => { printing = true; render(); });
   addEventListener("afterprint", () => { printing = false; render(); });
+  addEventListener("scroll", spy, { passive: true });
   let width = innerWidth;
   addEventListener("resize", () => { if (innerWidth !== width) { width = innerWidth; render(); } });
 }
 function openFromHash() {
   const arm = state.arm && arms.find((one) => one.id === state.arm);
-  if (arm) open(arm);
+  if (arm) openArm(arm);
 }
 
 unpack($("data").textContent).then((data) => {

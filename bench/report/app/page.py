@@ -27,6 +27,7 @@ from bench.report.sections import (
     warning_text,
     warnings_of,
 )
+from bench.report.setting import setting_blocks
 from bench.report.values import Report, RunReport
 
 #: The page's own script, in order.
@@ -35,8 +36,13 @@ SCRIPTS = ("core.js", "model.js", "grid.js", "views.js", "drawer.js", "main.js")
 STATIC_ROWS, MOST_WARNINGS = 60, 60
 
 
-def render_page(report: Report) -> str:
-    """The page as text."""
+def render_page(report: Report, history: Markup | str = "") -> str:
+    """The page as text.
+
+    Args:
+        report: The values.
+        history: A section on other runs of the recipe (`bench.site.build.history_section`).
+    """
     own, vendor = own_script(), _resource("vendor/uPlot.iife.min.js")
     licence = _resource("vendor/uPlot.LICENSE.txt")
     vendor = f"/* {licence.strip()} */\n{vendor.strip()}\n"
@@ -48,6 +54,7 @@ def render_page(report: Report) -> str:
             title=f"Benchmark report: {names}",
             description=report.runs[0].description if len(report.runs) == 1 else "",
             runs=[_run(run, several=len(report.runs) > 1) for run in report.runs],
+            history=history,
             notes=html_of(_notes(report)),
             style=Markup(_resource("style.css") + _resource("vendor/uPlot.min.css")),
             scripts=[Markup(vendor), Markup(own)],  # our own files, not data
@@ -58,19 +65,29 @@ def render_page(report: Report) -> str:
 
 
 def own_script() -> str:
-    """What this project wrote, as one script, without types, comments and blanks.
-
-    Blanks go from lines without quotes and slashes only: there they can be in no text and in no expression.
-    """
+    """What this project wrote, as one script, without types, comments and blanks."""
     body = re.sub(r"/\*\*.*?\*/ ?", "", "\n".join(map(_resource, SCRIPTS)), flags=re.DOTALL)
     lines = [
         line.strip() for line in body.splitlines() if line.strip() and not line.lstrip().startswith("//")
     ]
-    body = "\n".join(
-        line if re.search("[\"'`/]", line) else re.sub(r" ?([=*{}(),;:<>?&|]) ?", r"\1", line)
-        for line in lines
-    )
+    body = "\n".join(map(_squeezed, lines))
     return f'"use strict";\n(() => {{\n{body}\n}})();\n'
+
+
+def _squeezed(line: str) -> str:
+    """A line of script without the blanks that mean nothing.
+
+    Text in double quotes stays as it is, and a template that is alone in its line. A line with another kind of text,
+    or with a slash that may begin a pattern, stays whole.
+    """
+    template = "|`[^`\\\\]*`" if line.count("`") == 2 else ""
+    parts = re.split(rf'("[^"\\]*"{template})', line)
+    if re.search("[\"'`/\\\\]", "".join(parts[::2])):
+        return line
+    for at in range(0, len(parts), 2):
+        code = re.sub(r" ?([=*{}(),;:<>?&|\[\]]) ?", r"\1", parts[at])
+        parts[at] = re.sub(r"(?<=[\w)\]]) ([+-]) (?=[\w(\[])", r"\1", code)
+    return "".join(parts)
 
 
 def _run(run: RunReport, *, several: bool) -> dict[str, object]:
@@ -99,6 +116,9 @@ def _notes(report: Report) -> Iterator[Block]:
         audit = tuple(_clipped(block) for block in audit_blocks(run))
         if audit:
             yield Details("Equal work: what differs, and what was not shown", audit)
+        setting = tuple(_clipped(block) for block in setting_blocks(run))
+        if setting:
+            yield Details("Setting: weights, types of numbers, threads, images", setting)
         yield Details("How to read the numbers", (Bullets(HOW_TO_READ),))
         yield Heading(3, "Machine and software")
         yield Details("As recorded", tuple(machine_blocks(run)))

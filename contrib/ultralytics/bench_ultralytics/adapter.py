@@ -41,7 +41,7 @@ class Adapter(TorchAdapter):
         self.is_rtdetr = "rtdetr" in name
         kind = RTDETRDetectionModel if self.is_rtdetr else DetectionModel
         model = kind(name, nc=len(self.job.classes), verbose=False)
-        model.args = get_cfg()  # weights of the losses
+        model.args, model.nc = get_cfg(), len(self.job.classes)  # as its trainer sets them, for the losses
         model.names = dict(enumerate(self.job.classes))
         return model
 

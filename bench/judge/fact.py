@@ -1,0 +1,54 @@
+"""One thing that has to be equal for two arms to do equal work, and what may explain that it is not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Json = Mapping[str, Any]
+
+#: Factors of a recipe that make a difference of each kind of fact expected.
+SIZES = frozenset(
+    {"model", "size", "batch_size", "images", "count", "annotations", "dataset", "mode", "ranks"}
+)
+INPUT = SIZES | {"task"}
+WORK = SIZES | {"frozen_stages", "frozen_bn"}
+VALUES = WORK | {"precision", "lr", "momentum", "weight_decay", "seed", "weights", "conventions", "optimizer"}
+TYPES = frozenset({"precision", "device"})
+POSTPROCESS = frozenset({"task", "score_threshold", "max_detections"})
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One thing that has to be equal; None is not known. ``only_with_others``: alone, a difference is a note."""
+
+    name: str
+    baseline: Any
+    arm: Any
+    tolerance: float = 0.0
+    explained_by: frozenset[str] = frozenset()
+    only_with_others: bool = False
+    distance: float | None = None
+    """Where the values are shown but something else is compared; in units of the tolerance's."""
+
+    @property
+    def known(self) -> bool:
+        return self.baseline is not None and self.arm is not None
+
+    @property
+    def agrees(self) -> bool:
+        if self.distance is not None:
+            return bool(self.distance <= self.tolerance)
+        if _is_number(self.baseline) and _is_number(self.arm):
+            largest = max(abs(self.baseline), abs(self.arm))
+            return bool(abs(self.arm - self.baseline) <= self.tolerance * largest + 1e-12)
+        return bool(self.baseline == self.arm)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def unknown(name: str, explained_by: frozenset[str] = frozenset()) -> Fact:
+    return Fact(name, None, None, explained_by=explained_by)

@@ -1,0 +1,180 @@
+"""Facts of one audited step, or of all of one rank, of the baseline (first) and of an arm (second).
+
+``at`` is what a fact says of its place: ` of rank 1 in step 2`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from bench.judge.detections import matched_share
+from bench.judge.fact import INPUT, POSTPROCESS, TYPES, VALUES, WORK, Fact, Json, unknown
+
+#: A term or group below this share of the whole is compared with that share.
+SMALL = 0.01
+
+
+def images(first: Sequence[Json], second: Sequence[Json], at: str) -> Iterator[Fact]:
+    """What enters the first convolution."""
+    yield Fact(f"images that enter the network{at}", len(first), len(second), explained_by=INPUT)
+    for number, (a, b) in enumerate(zip(first, second, strict=False)):
+        if a["shape"] != b["shape"]:
+            yield Fact(f"shape of image {number + 1}{at}", a["shape"], b["shape"], explained_by=INPUT)
+            continue
+        distance = _distance(a["projection"], b["projection"])
+        name = f"content of image {number + 1}{at} (norm)"
+        yield Fact(name, a["norm"], b["norm"], 1e-3, INPUT, distance=distance)
+
+
+def _distance(a: Sequence[float], b: Sequence[float]) -> float:
+    """Relative distance of two projections, in which every position counts."""
+    first, second = np.asarray(a), np.asarray(b)
+    size = max(float(np.linalg.norm(first)), float(np.linalg.norm(second)), 1e-9)
+    return float(np.linalg.norm(first - second)) / size
+
+
+def operations(a: Json, b: Json, at: str) -> Iterator[Fact]:
+    """FLOPs by type, and values of norm layers and of random layers."""
+    for direction in ("forward", "backward"):
+        first, second = a["flops"][direction], b["flops"][direction]
+        done, by_arm = sum(first.values()), sum(second.values())
+        if not done and not by_arm:
+            continue
+        yield Fact(f"{direction} FLOPs{at}", done, by_arm, 0.01, WORK, only_with_others=bool(done and by_arm))
+        for kind in sorted({*first, *second}):
+            shares = first.get(kind, 0) / max(done, 1), second.get(kind, 0) / max(by_arm, 1)
+            name = f"share of {direction} FLOPs in {kind}{at}"
+            yield Fact(name, *shares, 0.02, TYPES, distance=abs(shares[0] - shares[1]))
+    for mode in ("batch", "group"):
+        counts = a["normalised"].get(mode, 0), b["normalised"].get(mode, 0)
+        yield Fact(f"values normalised by {mode} statistics{at}", *counts, 0.01, WORK)
+    yield Fact(f"values offered to random layers{at}", a["random_values"], b["random_values"], 0.01, WORK)
+
+
+def layers(a: Json, b: Json, at: str, tolerance: float) -> Iterator[Fact]:
+    """Raw predictions, and the gradients that the loss gives them: samples have one, all else has 0."""
+    for name in a["layers"]:
+        if name not in b["layers"]:
+            continue
+        one, two = a["layers"][name], b["layers"][name]
+        layer = name.removesuffix(".weight")
+        if "detections" in a:  # in training it is enough to predict where the loss looks
+            yield Fact(f"positions at which {layer} predicts{at}", one["rows"], two["rows"], 2e-3, WORK)
+        if one["rows"] == two["rows"]:
+            yield Fact(f"norm of the output of {layer}{at}", one["norm"], two["norm"], tolerance, VALUES)
+            if any(one["projection"]) and any(two["projection"]):
+                distance = _distance(one["projection"], two["projection"])
+                name = f"output of {layer}{at} (sum)"
+                yield Fact(name, one["sum"], two["sum"], tolerance, VALUES, distance=distance)
+        if "losses" in a:
+            # Of rows where both have rows: in one that saturates, a part of the values rounds to 0.
+            kind = "gradient_rows" if one.get("gradient_rows") and two.get("gradient_rows") else "gradients"
+            counts = one[kind], two[kind]
+            yield Fact(f"values of {layer} with a gradient{at}", *counts, 0.01, VALUES)
+
+
+def losses(first: Json, second: Json, at: str, tolerance: float) -> Iterator[Fact]:
+    """Term by term, in order of size: names differ from codebase to codebase."""
+    a, b = (sorted((value, name) for name, value in one.items() if name != "loss") for one in (first, second))
+    total = first.get("loss", sum(value for value, _ in a))
+    yield Fact(f"total loss{at}", total, second.get("loss", sum(value for value, _ in b)), tolerance, VALUES)
+    if not a or not b:
+        yield unknown(f"loss terms{at}", VALUES)
+        return
+    yield Fact(f"loss terms{at}", len(a), len(b), explained_by=VALUES)
+    for (expected, name), (found, _) in zip(a, b, strict=False):
+        distance = abs(found - expected) / max(abs(found), abs(expected), SMALL * abs(total), 1e-9)
+        yield Fact(f"{name}{at}", expected, found, tolerance, VALUES, distance=distance)
+
+
+def norms(a: Json, b: Json, at: str, tolerance: float) -> Iterator[Fact]:
+    """Norms of gradient, update and momentum, in total and by part of the model."""
+    for kind in ("gradient", "update", "momentum"):
+        first, second = a[kind], b[kind]
+        whole = max(_length(first), _length(second))
+        yield Fact(f"norm of the {kind}{at}", _length(first), _length(second), tolerance, VALUES)
+        for group in sorted({*first, *second}):
+            norms = first.get(group, 0.0), second.get(group, 0.0)
+            distance = abs(norms[0] - norms[1]) / max(*norms, SMALL * whole, 1e-12)
+            yield Fact(f"norm of the {kind} of {group}{at}", *norms, tolerance, VALUES, distance=distance)
+
+
+def _length(norms: Mapping[str, float]) -> float:
+    return float(sum(norm * norm for norm in norms.values()) ** 0.5)
+
+
+RULES = (
+    ("lr", "learning rate", 0.01),
+    ("momentum", "momentum", 0.01),
+    ("weight_decay", "weight decay", 0.05),
+)
+
+
+def rules(a: Json, b: Json, number: int, at: str) -> Iterator[Fact]:
+    """The optimizer's constants as its tensors show them."""
+    for name, title, tolerance in RULES:
+        if name != "momentum" or number:  # in the first step there is none before it
+            explained = frozenset({name, "optimizer", "lr"})
+            yield Fact(f"{title} as the weights show it{at}", a.get(name), b.get(name), tolerance, explained)
+
+
+def averages(a: Json, b: Json, at: str) -> Iterator[Fact]:
+    """What the average of the weights took over."""
+    for group in sorted({*a, *b}):
+        name = f"weight of new values in the average of {group}{at}"
+        yield Fact(name, a.get(group, 0.0), b.get(group, 0.0), 0.01, VALUES | {"ema", "ema_decay"})
+
+
+def rounded(a: Mapping[str, int], b: Mapping[str, int], at: str) -> Iterator[Fact]:
+    """Values that became numbers of fewer than 32 bits."""
+    for kind in sorted({*a, *b}):
+        yield Fact(f"values rounded to {kind}{at}", a.get(kind, 0), b.get(kind, 0), 0.02, TYPES)
+
+
+def repeated(first: Sequence[Json], second: Sequence[Json], where: str) -> Iterator[Fact]:
+    """The last step has the images of the first one: work that was remembered is not done again."""
+
+    def ratio(steps: Sequence[Json]) -> float:
+        done = [sum(sum(kind.values()) for kind in step["flops"].values()) for step in (steps[0], steps[-1])]
+        return float(done[1] / max(done[0], 1))
+
+    name = f"FLOPs of a batch seen before, to the first time{where}"
+    yield Fact(name, ratio(first), ratio(second), 0.02, WORK)
+    for phase in ("network", "post"):  # in training what is done depends on weights and annotations
+        one, two = (_again(steps, phase) for steps in (first, second))
+        if one is not None and two is not None:
+            name = f"operators of {phase} for a batch seen before, to those of another{where}"
+            yield Fact(name, one, two, 0.3, WORK)
+
+
+def _again(steps: Sequence[Json], phase: str) -> float | None:
+    """Operators in the last step to those in the one before; None where they are not counted.
+
+    Not to those in the first step, which also prepares what depends on no image: anchors, transformed weights.
+    """
+    counts = [step["operators"].get(phase, 0) for step in steps[-2:]]
+    return counts[1] / counts[0] if counts[0] else None
+
+
+def changed(a: Json, b: Json, where: str) -> Iterator[Fact]:
+    """Which parts of the model the steps changed."""
+    yield Fact(f"parts of the model that changed{where}", sorted(a), sorted(b), explained_by=VALUES)
+    yield Fact(f"values that changed{where}", sum(a.values()), sum(b.values()), 2e-3, VALUES)
+
+
+def detections(first: Sequence[Json], second: Sequence[Json], at: str) -> Iterator[Fact]:
+    """Detections of each image of the batch."""
+    explained = VALUES | POSTPROCESS
+    if not any(one["scores"] for one in (*first, *second)):
+        yield unknown(f"detections{at} (there are none)", explained)
+        return
+    ours = {one["image_id"]: one for one in second}
+    for one in first:
+        two = ours.get(one["image_id"], {"scores": [], "boxes": [], "labels": []})
+        name = f"detections of image {one['image_id']}{at}"
+        counts = len(one["scores"]), len(two["scores"])
+        distance = max(0, abs(counts[0] - counts[1]) - 1) / max(*counts, 1)
+        yield Fact(name, *counts, 0.02, explained, distance=distance)
+        yield Fact(f"share of {name} that match", 1.0, matched_share(one, two), 0.05, explained)

@@ -1,0 +1,68 @@
+"""What is done otherwise on a GPU, computed on the CPU: the same values."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from detectors import boxes, masks
+from detectors.boxes import match_boxes
+from detectors.coco import Collate, Example
+from detectors.config import Pixels, Resize
+from detectors.structures import GroundTruth, Target
+from tests.helpers.pretend_cuda import Pretended, pretend_cuda
+
+
+def some_boxes(count: int, side: float = 60) -> torch.Tensor:
+    corners = torch.rand(count, 2) * side
+    return torch.cat([corners, corners + torch.rand(count, 2) * side / 2], dim=1)
+
+
+@pytest.mark.parametrize("paste", [masks.paste_masks, masks.paste_masks_on_grid])
+def test_masks_are_pasted_at_once_as_one_by_one(paste: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    found, where = torch.rand(9, 28, 28), some_boxes(9) - 10  # some reach beyond the image
+    where[0] = torch.tensor([5.0, 5, 5, 5])
+    expected = paste(found, where, (50, 70))
+    monkeypatch.setattr(masks, "MOST_PIXELS", 4 * 50 * 70)
+    with pretend_cuda() as device:
+        pasted = paste(Pretended(found), Pretended(where), (50, 70))
+    assert not device.waits
+    different = (pasted.value != expected).sum().item()
+    assert expected.sum() > 500
+    assert different <= 2  # where rounding decides about a probability of 0.5
+
+
+@pytest.mark.parametrize("each", [False, True])
+def test_images_matched_in_parts_are_matched_alike(each: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    truth = GroundTruth(
+        torch.stack([some_boxes(7) for _ in range(5)]),
+        torch.zeros(5, 7, dtype=torch.int64),
+        torch.rand(5, 7) > 0.3,
+    )
+    anchors = torch.stack([some_boxes(40) for _ in range(5)]) if each else some_boxes(40)
+    rules = {"positive": 0.3, "negative": 0.2, "low_quality": True, "counted": torch.rand(5, 40) > 0.2}
+    expected = match_boxes(truth, anchors, **rules)
+    monkeypatch.setattr(boxes, "MOST_OVERLAPS", 2 * 7 * 40)
+    found = match_boxes(truth, anchors, **rules)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert set(found[1].unique().tolist()) == {-1, 0, 1}
+
+
+def test_bytes_become_the_same_pixels_on_the_device() -> None:
+    random = np.random.default_rng(0)
+    nothing = Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
+    examples = [
+        Example(random.integers(0, 256, (*size, 3), dtype=np.uint8), nothing, size, number)
+        for number, size in enumerate([(33, 50), (40, 20)])
+    ]
+    for pixels in (Pixels(), Pixels(mean=(10, 20, 30), std=(1, 1, 1), order="bgr")):
+        expected = Collate(pixels, Resize())(examples)
+        found = Collate(pixels, Resize(), as_bytes=True)(examples)
+        assert found.images.dtype == torch.uint8
+        found = found.to(torch.device("cpu"))
+        assert torch.equal(found.images, expected.images)
+        assert found.images.stride() == expected.images.stride()
+        assert found.scale is None

@@ -1,0 +1,37 @@
+"""Percentiles of inference steps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bench.report.latency import percentile_ms
+from tests.helpers.report_runs import arm, markdown_of, rows_of, samples, small, write_run
+
+
+def test_percentiles_are_those_of_numpy_in_milliseconds() -> None:
+    seconds = np.random.default_rng(0).exponential(0.1, 1000).tolist()
+    for percentile in (50, 90, 99):
+        assert percentile_ms(seconds, percentile) == pytest.approx(1e3 * np.percentile(seconds, percentile))
+
+
+@pytest.mark.parametrize(
+    ("steps", "known"), [(1, ()), (2, (50,)), (10, (50, 90)), (99, (50, 90)), (100, (50, 90, 99))]
+)
+def test_too_few_steps_show_no_percentile(steps: int, known: tuple[int, ...]) -> None:
+    shown = tuple(one for one in (50, 90, 99) if percentile_ms([0.1] * steps, one) is not None)
+    assert shown == known
+
+
+def test_inference_has_a_row_of_latencies_and_training_none(tmp_path: Path) -> None:
+    assert "Latency of inference" not in markdown_of(small(tmp_path / "train"))
+    record = arm("onnx", workload={"task": "infer", "batch_size": 1})
+    run = write_run(tmp_path / "infer", [(record, samples(0.5, rounds=10))])
+    (row,) = rows_of(markdown_of(run), "Latency of inference")
+    assert (row["images"], row["steps"]) == ("1", "120")  # the slower warm-up is left out
+    latencies = [float(row[name]) for name in ("p50 (ms)", "p90 (ms)", "p99 (ms)", "longest (ms)")]
+    assert latencies == sorted(latencies)
+    assert 480 < latencies[0] < 520
+    assert latencies[-1] < 600

@@ -209,8 +209,12 @@ def evaluate(
 
 
 def evaluate_file(truth: Path, results: Path, *, masks: bool | None) -> dict[IouType, Evaluation]:
-    """Numbers of the boxes, and with ``masks`` of the masks as well, over all images of the ground truth. None: where
-    the file has masks, since of a codebase's own model it is not known before.
+    """Numbers of the boxes, and with ``masks`` of the masks as well, over all images of the ground truth.
+
+    Args:
+        truth: Annotations.
+        results: Detections.
+        masks: None: where the first detections have masks; of a codebase's own model it is not known before.
     """
     if masks is None:
         with results.open("rb") as file:

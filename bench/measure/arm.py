@@ -399,7 +399,7 @@ class MeasuredArm:
             problem = f"predicted {predictions.images} of {len(dataset.image_ids)} images"
             raise WorkerFailure("protocol", problem, "predict")
         folder, truth = self.site.run.folder, self._truth(dataset)
-        masks = self.arm.workload.has_masks and dataset.masks
+        masks = dataset.masks and (None if self.arm.workload.own_model else self.arm.workload.has_masks)
         try:
             found = accuracy.evaluate_file(
                 folder / truth.ground_truth, folder / predictions.path, masks=masks

@@ -17,6 +17,9 @@ pytestmark = pytest.mark.peers
 SIZE = (96, 128)
 OWN = """
 adapter, data = make(jobs)
+from dataclasses import replace
+size = tuple(jobs["workload"]["input"]["size"])
+data = [replace(one, image_sizes=[size]) for one in data]  # a graph takes the padding for a part of the image
 scorers = [m for name, m in adapter.model.named_modules() if any(word in name for word in spread)]
 spreads = {}
 with torch.no_grad():  # scores of random weights are alike: spread them
@@ -38,7 +41,9 @@ IN_RUNTIME = """
 adapter = module.Adapter(Job(**jobs))
 adapter.prepare()
 from bench.worker.batches import load_batches
+from dataclasses import replace
 data = adapter.convert(load_batches(jobs["batches"], 0, 1)[0])
+data = replace(data, image_sizes=[tuple(jobs["workload"]["input"]["size"])])
 found = adapter.detections(adapter.postprocess(adapter.network(data), data), data)[0]
 arrays.update(boxes=found.boxes, scores=found.scores, labels=found.labels)
 """

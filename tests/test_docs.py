@@ -111,7 +111,7 @@ def as_tested(words: list[str], workspace: Cli) -> list[str] | None:
         return [command, *rest, "--results", str(workspace.results)]
     if command in ("run", "check", "audit", "calibrate"):  # measuring takes minutes: the plan must be valid
         command, rest = "run", [rest[0], *settings_of(rest), "--dry-run", "--json"]
-    if command in ("report", "compare", "export", "run", "history") or rest == ["runs"]:
+    if command in ("report", "compare", "export", "run", "history", "watch") or rest == ["runs"]:
         rest += ["--results", str(workspace.results)]
     if command == "site":
         rest = ["build", str(workspace.results), "-o", str(workspace.folder / command)]

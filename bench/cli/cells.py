@@ -67,6 +67,7 @@ class Sweep:
     """Options of this command that the command of one cell needs as well."""
     quiet: bool
     strict: bool
+    as_json: bool = False
 
     @property
     def url(self) -> str:
@@ -88,17 +89,21 @@ class Sweep:
         cells = Cells(
             self.loaded, self.plan, len(planned), codebases, store, command, self._listener, self.strict
         )
-        code: int = ExitCode.SUCCESS
+        codes: dict[str, int | None] = {}
+        """Key → exit code of what was measured now; None: finished before."""
         for cell in wanted:
             if cell.key in store.keys(self.plan.name):
                 say(f"{cell.key} {cell.name}: finished before", error=True)
+                codes[cell.key] = None
                 continue
-            ended = cells.measure(cell)
+            codes[cell.key] = cells.measure(cell)
+            if codes[cell.key] == ExitCode.INTERRUPTED:
+                break
             say(f"{cell.key} {cell.name}", error=True)
-            if ended == ExitCode.INTERRUPTED:
-                return ended
-            code = code or ended
-        if not self.asked.cell and not self.quiet:
+        code = max((code or 0 for code in codes.values()), default=ExitCode.SUCCESS)
+        if self.as_json:
+            print_json({"store": self.url, "cells": codes, "exit_code": code})
+        elif not self.asked.cell and not self.quiet:
             say(f"next: bench report {self.url}", error=True)
         return code
 
@@ -119,13 +124,17 @@ class Sweep:
         if tasks:
             self._executor().run(tasks, watch, logs)
         runs = collect(store, name, self.results, keys)
-        for run in runs:
+        for run in runs if not self.as_json else ():
             say(run.folder)
         missing = len(set(keys) - store.keys(name))
         if missing:
             say(f"{missing} cells are not finished; the same command goes on with them", error=True)
         failed = any(arm.failure for run in runs for arm in run.arms())
-        return ExitCode.ARM_FAILED if missing or failed else ExitCode.SUCCESS
+        code = ExitCode.ARM_FAILED if missing or failed else ExitCode.SUCCESS
+        if self.as_json:
+            folders = [str(run.folder) for run in runs]
+            print_json({"store": self.url, "runs": folders, "missing": missing, "exit_code": code})
+        return code
 
     def _executor(self) -> Executor:
         if self.asked.executor == "ray":

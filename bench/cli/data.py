@@ -10,6 +10,7 @@ import typer
 from bench.cli.options import AsJson, examples, print_json, say
 from bench.errors import BenchError, ExitCode
 from bench.inputs import folders
+from bench.report.text import counted
 
 app = typer.Typer(name="data", no_args_is_help=True, help="Check and sample data sets in COCO layout.")
 
@@ -67,11 +68,4 @@ def _print_checked(found: folders.Checked) -> None:
         say(f"{problem.split}: {problem.kind}: {problem.where}: {problem.text}")
     notes = sum(problem.kind in folders.NOTES for problem in found.problems)
     problems = len(found.problems) - notes
-    say(
-        ", ".join(
-            [
-                f"{problems} problems" if problems else "no problem found",
-                *([f"{notes} notes"] if notes else []),
-            ]
-        )
-    )
+    say(f"{counted(problems, 'problem')}, {counted(notes, 'note')}")

@@ -136,7 +136,7 @@ def run(
         )
         flags = {"--aa": aa, "--strict": strict, "--allow-variables": allow_variables, "--trust": trust}
         passed = _passed(settings, adapters or [], source or [], flags)
-        sweep = Sweep(loaded, plan, asked, results, adapters or [], passed, quiet or as_json, strict)
+        sweep = Sweep(loaded, plan, asked, results, adapters or [], passed, quiet or as_json, strict, as_json)
         if dry_run:
             document = planned(plan, results)
             if asked.by_cell:

@@ -142,13 +142,12 @@ class Site:
         }
         if affinity := self.record.recipe["environment"]["affinity"]:
             variables["BENCH_WORKER_AFFINITY"] = ",".join(map(str, affinity))
-        source, adapters = arm.source.resolve() if arm.source else codebase.source_folder, None
+        source, adapters = arm.source.resolve() if arm.source else codebase.source_folder, ADAPTERS
         if arm.checkout:
-            source, adapters = arm.checkout.source, arm.checkout.adapters
+            source, adapters = arm.checkout.source, arm.checkout.adapters or ADAPTERS
         return LaunchSpec(
-            python, codebase.launcher, arm.workload.ranks, variables, log, source, adapters or ADAPTERS,
-            nodes=arm.workload.nodes, shared=self.scratch,
-        )  # fmt: skip
+            python, codebase.launcher, arm.workload.ranks, variables, log, source, adapters,
+            nodes=arm.workload.nodes, shared=self.scratch)  # fmt: skip
 
     def job(self, arm: Arm, prepared: Prepared, rank: int) -> dict[str, Any]:
         """What one worker is told to prepare (`bench.worker.api.Job`)."""

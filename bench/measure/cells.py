@@ -6,6 +6,7 @@ when it is finished. One that is lost on the way starts again from its beginning
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -17,8 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from bench import __version__, shipped
-from bench.environments import cache_folder, versions
+from bench.environments import cache_folder, read_lock, versions
+from bench.environments.named import folder_of_name
 from bench.errors import BenchError, ExitCode
+from bench.measure.launchers import allocated
 from bench.measure.scratch import clear_dead, new_folder
 from bench.measure.session import Session, new_run
 from bench.measure.until import growing
@@ -29,7 +32,7 @@ from bench.record.machine import fingerprint
 from bench.record.models import CellRecord
 from bench.record.places import Places
 from bench.record.run import Run
-from bench.record.software import git_diff, git_revision
+from bench.record.software import environment_of, git_diff, git_revision
 from bench.record.store import Store, packed
 
 #: A cell with more disturbed blocks is measured again, at most so often.
@@ -83,7 +86,13 @@ def _key(shared: Mapping[str, Any], software: Mapping[str, Any], arms: Sequence[
             "variables": dict(arm.variables),
             "threads": arm.threads,
             "baseline": arm.baseline,
-            "weights": [arm.weights, *map(_digest, _weights(arm))],
+            "files": [arm.model, arm.weights, *map(_digest, _files(arm))],
+            "own": [
+                arm.python,
+                arm.environment,
+                _own_packages(arm),
+                _code(arm.source) if arm.source else None,
+            ],
         }
         for arm in arms
     ]
@@ -93,11 +102,21 @@ def _key(shared: Mapping[str, Any], software: Mapping[str, Any], arms: Sequence[
     return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:KEY_DIGITS]
 
 
-def _weights(arm: Arm) -> list[Path]:
-    """Files of weights that the arm starts from."""
-    named = [arm.weights, arm.workload.weights]
+def _files(arm: Arm) -> list[Path]:
+    """Files of weights that the arm starts from, and of its own model."""
+    named = [arm.model, arm.weights, arm.workload.weights]
     paths = [Path(text.replace("{model}", arm.workload.model)).expanduser() for text in named if text]
     return [path for path in paths if path.is_file()]
+
+
+def _own_packages(arm: Arm) -> dict[str, str]:
+    """What the arm's own environment has; empty where it runs in that of its codebase, or has none."""
+    if arm.python:
+        return dict(environment_of(Path(arm.python).expanduser()).get("packages", {}))
+    if arm.environment:
+        with contextlib.suppress(BenchError):  # the arm will fail and say so
+            return dict(read_lock(folder_of_name(arm.environment))["packages"])
+    return {}
 
 
 def _digest(path: Path) -> str:
@@ -175,6 +194,10 @@ class Cells:
 
     def measure(self, cell: Cell) -> int:
         """Measure one cell from its beginning and keep it, unless it was interrupted. Returns the exit code."""
+        try:  # a cell that cannot be measured here is not finished by saying so
+            allocated(max((arm.workload.nodes for arm in cell.arms), default=1))
+        except ValueError as error:
+            raise BenchError(str(error), where=cell.key) from None
         places = [cache_folder() / "cells"]
         clear_dead(places)
         first = attempt_of(os.environ)

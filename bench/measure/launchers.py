@@ -21,7 +21,7 @@ Launcher = Literal["local", "torchrun", "paddle"]
 HERE = "localhost"
 
 NODES_VARIABLE, COMMAND_VARIABLE = "BENCH_NODES", "BENCH_NODE_COMMAND"
-_SLURM = "srun --overlap --nodes=1 --ntasks=1 --nodelist={host}"
+_SLURM = "srun --overlap --nodes=1 --ntasks=1 --nodelist={name}"
 
 
 @dataclass(frozen=True)
@@ -57,20 +57,39 @@ def allocated(count: int, environment: Mapping[str, str] | None = None) -> tuple
     if count == 1:
         return (Node(HERE),)
     variables = os.environ if environment is None else environment
-    hosts = variables.get(NODES_VARIABLE, "").split()
+    hosts = {host: host for host in variables.get(NODES_VARIABLE, "").split()}
     command = variables.get(COMMAND_VARIABLE, "ssh {host}")
     if not hosts and (listed := variables.get("SLURM_JOB_NODELIST")):
-        asked = subprocess.run(
-            ["scontrol", "show", "hostnames", listed], capture_output=True, text=True, check=False, timeout=60
-        )
-        hosts, command = asked.stdout.split(), _SLURM
+        hosts, command = _nodes_of_slurm(listed), _SLURM
     if len(hosts) < count:
         raise ValueError(
             f"the arm needs {count} nodes, and {len(hosts) or 'none'} are given: run it by --executor slurm, or set "
             f"{NODES_VARIABLE}='HOST1 HOST2' with this machine first, and {COMMAND_VARIABLE}='ssh {{host}}'"
         )
-    prefixes = [(), *(tuple(shlex.split(command.replace("{host}", host))) for host in hosts[1:count])]
-    return tuple(Node(host, prefix) for host, prefix in zip(hosts[:count], prefixes, strict=True))
+    first, *others = list(hosts.items())[:count]
+    started = (
+        Node(host, tuple(shlex.split(command.replace("{host}", host).replace("{name}", name))))
+        for name, host in others
+    )
+    return (Node(first[1]), *started)
+
+
+def _nodes_of_slurm(listed: str) -> dict[str, str]:
+    """Names of an allocation's nodes, the one of this process first → the addresses that Slurm knows them by."""
+    asked = subprocess.run(
+        ["scontrol", "--oneliner", "show", "node", listed],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    found = {}
+    for line in asked.stdout.splitlines():
+        facts = dict(word.partition("=")[::2] for word in line.split() if "=" in word)
+        if "NodeName" in facts:
+            found[facts["NodeName"]] = facts.get("NodeAddr", facts["NodeName"])
+    here = os.environ.get("SLURMD_NODENAME", "")
+    return dict(sorted(found.items(), key=lambda item: item[0] != here))
 
 
 def meeting(nodes: tuple[Node, ...]) -> Rendezvous:

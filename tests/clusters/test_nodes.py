@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 
+import psutil
 import pytest
 
 from bench.environments import python_of
@@ -11,6 +13,7 @@ from bench.errors import BenchError
 from bench.recipe.codebases import find_codebases
 from bench.record.run import Run
 from tests.conftest import Cli
+from tests.helpers.runs import wait_for_blocks
 
 pytestmark = pytest.mark.nightly
 
@@ -70,3 +73,32 @@ def test_too_few_nodes_fail_the_arm(cli: Cli) -> None:
     (arm,) = Run(cli.runs()[0]).arms()
     assert arm.failure is not None
     assert "the arm needs 2 nodes, and 1 are given" in arm.failure.message
+    by_cell = cli.run(recipe, "--skip-done", "-q", env={**os.environ, "BENCH_NODES": "127.0.0.1"})
+    assert (by_cell.code, "the arm needs 2 nodes" in by_cell.err) == (2, True)
+    assert not list(cli.results.glob("*/*.cell.zip"))
+
+
+def test_lost_rank_of_other_node_fails_the_arm(cli: Cli) -> None:
+    workload = {"task": "train", "model": "retinanet_r50_fpn", "devices": {"nodes": 2, "per_node": 1}}
+    recipe = cli.recipe(
+        workload={**workload, "weights": "random", "input": {"images": 2, "size": [64, 64]}},
+        arms=["native"],
+        baseline={},
+        measure={"quiet": "off", "warmup": 1, "steps": 500, "rounds": 1, "launches": 1, "deadline_s": 300},
+        environment={"threads": 1},
+    )
+    process = cli.start("run", recipe, "-q", "--results", cli.results, env={**os.environ, **NODES})
+    wait_for_blocks(cli, 1, deadline_s=300)  # the warm-up
+    workers = []
+    for child in psutil.Process(process.pid).children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if child.cmdline()[-2:] == ["-m", "bench.worker"] and child.environ().get("RANK"):
+                workers.append(child)
+    assert sorted(worker.environ()["RANK"] for worker in workers) == ["0", "1"]
+    next(worker for worker in workers if worker.environ()["RANK"] == "1").kill()
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 4, err
+    (arm,) = Run(cli.runs()[0]).arms()
+    assert arm.failure is not None
+    assert arm.failure.stage == "run_block"
+    assert not any(worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE for worker in workers)

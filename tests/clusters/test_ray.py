@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
+import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -29,8 +30,8 @@ class Nodes:
         (port,) = free_ports(1)
         self.address = f"127.0.0.1:{port}"
         self.environment = {
-            **os.environ, "RAY_TMPDIR": str(folder), "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-            "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1", "RAY_raylet_heartbeat_period_milliseconds": "200",
+            **os.environ, "RAY_TMPDIR": str(folder),
+            "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1",
             "RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "3",
         }  # fmt: skip
         self.processes: list[subprocess.Popen[bytes]] = []
@@ -53,8 +54,6 @@ class Nodes:
 
     def _answers(self) -> bool:
         host, _, port = self.address.rpartition(":")
-        import socket
-
         with contextlib.suppress(OSError), socket.create_connection((host, int(port)), timeout=1):
             return True
         return False
@@ -67,18 +66,17 @@ class Nodes:
                 process.kill()
 
     def __exit__(self, *_: object) -> None:
-        for process in self.processes:
-            with contextlib.suppress(psutil.Error):
-                for child in psutil.Process(process.pid).children(recursive=True):
-                    with contextlib.suppress(psutil.Error):
-                        child.kill()
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, OSError):
+                if process.environ().get("RAY_TMPDIR") == str(self.folder) and process.pid != os.getpid():
+                    process.kill()
+        for started in self.processes:
+            started.wait()
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 @pytest.fixture
-def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
+def nodes() -> Iterator[Nodes]:
     folder = Path("/tmp") / f"ray-{os.getpid()}"  # Ray's sockets have long paths
     folder.mkdir()
     with Nodes(folder, 3) as started:

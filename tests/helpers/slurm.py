@@ -98,8 +98,8 @@ class Cluster:
         }
         (folder / "state").mkdir(parents=True)
         lines = [
-            f"NodeName={name} NodeHostname={platform.node()} NodeAddr=127.0.0.1 Port={port} CPUs=2 RealMemory=1000"
-            for name, port in zip(self.names, ports, strict=True)
+            f"NodeName={name} NodeHostname={platform.node()} NodeAddr=127.0.0.{at} Port={port} CPUs=2 RealMemory=1000"
+            for at, (name, port) in enumerate(zip(self.names, ports, strict=True), start=1)
         ]
         values = {"host": platform.node(), "ctld": ctld, "folder": folder, "plugins": plugins}
         (folder / "slurm.conf").write_text(CONFIGURATION.format(nodes="\n".join(lines), **values))

@@ -33,8 +33,9 @@ def test_shards_and_kill_make_one_run(cli: Cli) -> None:
     planned = keys(recipe)
     shown = cli.run(recipe, "--skip-done", "--dry-run", "--json").json()["cells"]
     assert [cell["key"] for cell in shown] == planned
-    done = cli.run(recipe, "--shard", "1/2", "-q")
+    done = cli.run(recipe, "--shard", "1/2", "--json")
     assert done.code == 0, done.err
+    assert done.json()["cells"] == dict.fromkeys(planned[::2], 0)
     assert store.keys("fake") == set(planned[::2])
 
     process = cli.start("run", recipe, "--adapters", FAKE, "--results", cli.results, "--cell", planned[1])

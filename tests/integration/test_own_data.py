@@ -124,3 +124,5 @@ def test_a_run_names_the_broken_file_or_skips_it(cli: Cli, tmp_path: Path) -> No
     assert done.code == 2
     assert f"broken image: {odd_images.BROKEN}" in done.out
     assert "CMYK: cmyk.jpg: converted to RGB" in done.out
+    assert f"EXIF rotation: {odd_images.AS_STORED}: not turned" in done.out
+    assert "EXIF rotation: turned.jpg: turned\n" in done.out

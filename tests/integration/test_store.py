@@ -12,7 +12,9 @@ import pytest
 
 from bench.record.store import members as members_of
 from bench.record.store import open_store
-from tests.conftest import ROOT
+from tests.conftest import ROOT, Cli
+from tests.helpers.clusters import MEASURE
+from tests.helpers.slurm import free_ports
 from tests.helpers.writers import RECIPE
 
 KEYS = 24
@@ -76,3 +78,35 @@ def test_bucket_is_whole_after_kills(bucket: str, tmp_path: Path) -> None:
     assert_whole(url, write(url, tmp_path))
     versions = boto3.client("s3").list_object_versions(Bucket=bucket)["Versions"]
     assert len(versions) == KEYS
+
+
+@pytest.mark.nightly
+def test_run_and_report_use_a_bucket(bucket: str, cli: Cli) -> None:
+    url = f"s3://{bucket}/prefix"
+    recipe = cli.recipe(factors={"ema": [False, True]}, measure=MEASURE)
+    for shard in ("1/2", "2/2"):
+        done = cli.run(recipe, "--shard", shard, "--store", url, "-q")
+        assert done.code == 0, done.err
+    again = cli.run(recipe, "--skip-done", "--store", url, "-q")
+    assert again.err.count("finished before") == 2
+    assert not cli.runs()
+    done = cli("report", url, "--output", cli.folder / "report")
+    assert done.code == 0, done.err
+    assert (cli.folder / "report" / "report.md").read_text().count("fast / slow") == 2
+    empty = cli("report", f"s3://{bucket}/nothing")
+    assert (empty.code, "has no finished cell" in empty.err) == (2, True)
+
+
+@pytest.mark.nightly
+def test_store_that_does_not_answer_is_one_error(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("s3fs", reason="s3fs is not installed")
+    (port,) = free_ports(1)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    done = cli("report", "s3://bucket/prefix")
+    assert done.code == 4
+    assert done.err.startswith("error: s3://bucket/prefix: the store does not answer")
+    assert "Traceback" not in done.err
+    wrong = cli("report", "nothing://bucket")
+    assert (wrong.code, "cannot open the store" in wrong.err) == (2, True)

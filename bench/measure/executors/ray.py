@@ -31,6 +31,11 @@ class Ray:
 
     def run(self, tasks: Sequence[Task], watch: Watch, logs: Path) -> None:
         """Run all cells; those of a lost node run again on another one."""
+        if many := next((task for task in tasks if task.nodes > 1), None):
+            raise BenchError(
+                f"{many.name} needs {many.nodes} nodes, and Ray is asked for one at a time",
+                hint="use --executor slurm, or name the nodes by BENCH_NODES and measure without an executor",
+            )
         ray = _ray()
         try:
             ray.init(address=self.address or "auto", log_to_driver=False, logging_level="warning")

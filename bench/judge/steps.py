@@ -145,13 +145,16 @@ def repeated(first: Sequence[Json], second: Sequence[Json], where: str) -> Itera
     for phase in ("network", "post"):  # in training what is done depends on weights and annotations
         one, two = (_again(steps, phase) for steps in (first, second))
         if one is not None and two is not None:
-            name = f"operators of {phase} for a batch seen before, to the first time{where}"
+            name = f"operators of {phase} for a batch seen before, to those of another{where}"
             yield Fact(name, one, two, 0.3, WORK)
 
 
 def _again(steps: Sequence[Json], phase: str) -> float | None:
-    """Operators in the last step to those in the first; None where they are not counted."""
-    counts = [step["operators"].get(phase, 0) for step in (steps[0], steps[-1])]
+    """Operators in the last step to those in the one before; None where they are not counted.
+
+    Not to those in the first step, which also prepares what depends on no image: anchors, transformed weights.
+    """
+    counts = [step["operators"].get(phase, 0) for step in steps[-2:]]
     return counts[1] / counts[0] if counts[0] else None
 
 

@@ -18,6 +18,11 @@ from bench.recipe.workload import Strict, Workload
 Path_ = tuple[str | int, ...]
 
 
+def _word(value: object) -> object:
+    """`off` without quotes is a boolean in YAML."""
+    return "off" if value is False else value
+
+
 class ArmSpec(Strict):
     """One codebase to measure, possibly with settings of its own."""
 
@@ -65,7 +70,7 @@ class Measure(Strict):
     """Add launches until every interval has this half width (0.03: 3 %); `launches` is then the most."""
     interleave: bool = True
     """False measures one arm after the other: only to show what that costs in certainty."""
-    quiet: Literal["wait", "mark", "off"] = "wait"
+    quiet: Annotated[Literal["wait", "mark", "off"], BeforeValidator(_word)] = "wait"
     """wait: wait up to 30 s for other processes to end, and mark; mark: mark rounds that others disturbed, and measure
     others in their place; off: neither."""
     time_budget_s: Annotated[float, Field(gt=0, le=1e9)] | None = None

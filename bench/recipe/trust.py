@@ -21,10 +21,10 @@ def code_of(arm: Arm) -> Iterator[tuple[str, str]]:
         yield "source", str(arm.source)
     if "source" in arm.options:  # of an adapter that imports from there
         yield "options.source", str(arm.options["source"])
-    if arm.model is not None:
-        file = Path(arm.model)  # a name of a zoo is no path; a reader of YAML may build objects
-        if (file.is_absolute() and file.suffix in CODE) or ":" in file.name:
-            yield "model", arm.model
+    model = arm.model or arm.workload.model.partition("://")[2]
+    file = Path(model)  # a name of a zoo is no path; a reader of YAML may build objects
+    if (file.suffix in CODE and (file.is_absolute() or file.exists())) or ":" in file.name:
+        yield "model", model
 
 
 def checksum(found: Iterable[tuple[str, str]]) -> str:

@@ -147,6 +147,12 @@ def test_every_way_to_name_code_needs_trust(tmp_path: Path, arm: dict[str, Any])
         refuse_untrusted(plan(tmp_path, with_arms(arm)).arms, "r", tmp_path / "t", trust=False)
 
 
+def test_a_config_named_by_the_workload_needs_trust_too(tmp_path: Path) -> None:
+    recipe = with_arms("mmdet") | {"workload": {"model": f"mmdet://{tmp_path}/mine.py"}}
+    with pytest.raises(BenchError, match="not part of bench"):
+        refuse_untrusted(plan(tmp_path, recipe).arms, "r", tmp_path / "t", trust=False)
+
+
 def test_names_of_a_zoo_need_no_trust(tmp_path: Path) -> None:
     arms = plan(tmp_path, with_arms({"codebase": "mmdet", "model": "atss/atss_r50_fpn_1x_coco.py"})).arms
     refuse_untrusted(arms, "r", tmp_path / "t", trust=False)

@@ -34,8 +34,8 @@ lint: $(STAMP)
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/deptry .
-	$(VENV)/bin/codespell $(TEXTS) bench adapters detectors tests benchmarks recipes
-	$(VENV)/bin/rumdl check --quiet $(TEXTS) adapters
+	$(VENV)/bin/codespell $(TEXTS) bench adapters contrib detectors tests benchmarks recipes
+	$(VENV)/bin/rumdl check --quiet $(TEXTS) adapters contrib
 
 docs: $(STAMP)  ## the documentation as a site, in site/
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet

@@ -14,11 +14,11 @@ def image_size(workload: Mapping[str, Any]) -> tuple[int, int]:
     return int(size[0]), int(size[1])
 
 
-def mark(path: str, classes: Sequence[str]) -> None:
+def mark(path: str, classes: Sequence[str], decoder: str = "bench", input: str = "imagenet") -> None:
     """Note in the file's metadata how it is fed and read, and its classes: the adapter of ONNX files looks there."""
     import onnx
 
     model = onnx.load(path)
-    told = {"bench.decoder": "bench", "bench.input": "imagenet", "names": "\n".join(classes)}
+    told = {"bench.decoder": decoder, "bench.input": input, "names": "\n".join(classes)}
     onnx.helper.set_model_props(model, told)
     onnx.save(model, path)

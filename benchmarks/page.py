@@ -28,12 +28,18 @@ from tests.helpers.report_runs import arm, samples, write_run
 BUDGETS = {32: (250_000, 0.3, 3000, 50), 300: (400_000, 0.5, 5000, 50), 5000: (1_500_000, 1.5, 5000, 100)}
 MODELS = ("faster_rcnn_r50_fpn", "mask_rcnn_r50_fpn", "retinanet_r50_fpn", "fcos_r50_fpn", "solov2_r50_fpn")
 CODEBASES = ("torchvision", "native", "mmdet", "paddledet")
-FILTER = """() => ["mask", "mask native", ""].map((text) => {
-  const start = performance.now(), query = document.getElementById("query");
-  query.value = text;
-  query.dispatchEvent(new Event("input"));
-  return performance.now() - start;
-})"""
+#: Milliseconds of each text, the least of five: other work of the machine is no part of it.
+FILTER = """() => {
+  const texts = ["mask", "mask native", ""], query = document.getElementById("query");
+  const once = (text) => {
+    const start = performance.now();
+    query.value = text;
+    query.dispatchEvent(new Event("input"));
+    return performance.now() - start;
+  };
+  const found = [1, 2, 3, 4, 5].map(() => texts.map(once));
+  return texts.map((_, at) => Math.min(...found.map((one) => one[at])));
+}"""
 
 
 def small_run(folder: Path) -> RunReport:

@@ -203,6 +203,17 @@ def hrnet_name(name: str) -> str | None:
     return f"{begin}.fuse_layers.{first}.{second}.{step}{end}"
 
 
+def timm_name(name: str) -> str | None:
+    """Timm's ``features_only``, as it is."""
+    return name.removeprefix("body.") if name.startswith("body.") else None
+
+
+def timm_classifier_name(name: str) -> str | None:
+    """The same model of timm with its classifier, whose stages are lists."""
+    found = timm_name(name)
+    return None if found is None else re.sub(r"^(stages|layers|stem)_(\d+)", r"\1.\2", found)
+
+
 LAYOUTS: dict[str, Callable[[str], str | None]] = {
     "torchvision": torchvision_name,
     "timm vd": timm_vd_name,
@@ -210,5 +221,7 @@ LAYOUTS: dict[str, Callable[[str], str | None]] = {
     "caffe2": caffe2_name,
     "vgg": vgg_name,
     "hrnet": hrnet_name,
+    "timm": timm_name,
+    "timm classifier": timm_classifier_name,
     "detectors": str,  # as they are
 }

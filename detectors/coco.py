@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from detectors import image_files, transforms
+from detectors.jitter import paste_copies, scale_jitter
 from detectors.order import Draw
 from detectors.structures import Target
 from detectors.transforms import Sample, Size
@@ -288,6 +289,11 @@ class AugmentedCoco(Dataset[Example]):
         random = np.random.default_rng((self.seed, draw.number))
         image_id, sample = self._sample(draw.image_id, random)
         changed = transforms.without_vanished(augmented(sample, self.augment, self.fill, random))
+        if changed.masks is not None and random.random() < self.augment.copy_paste:
+            usable = sorted(self.coco.files)
+            _, other = self._sample(usable[random.integers(len(usable))], random)
+            other = transforms.without_vanished(augmented(other, self.augment, self.fill, random))
+            changed = paste_copies(changed, other, random)
         return _example(changed, sample.size, image_id)
 
     def _sample(self, image_id: int, random: np.random.Generator) -> tuple[int, Sample]:
@@ -312,6 +318,10 @@ def augmented(sample: Sample, augment: Augment, fill: Sequence[float], random: n
         sample = transforms.expand(sample, augment.expand, fill, random)
     if augment.crop:
         sample = transforms.crop(sample, random)
+    if augment.jitter is not None:
+        assert augment.resize.size is not None
+        sample = scale_jitter(sample, augment.jitter, augment.resize.size, random)
+        return transforms.mirror(sample) if random.random() < augment.flip else sample
     short = augment.resize.short[random.integers(len(augment.resize.short))]
     sample = transforms.resize(sample, resized_size(sample.size, augment.resize, short))
     return transforms.mirror(sample) if random.random() < augment.flip else sample

@@ -118,12 +118,16 @@ class Augment:
 
     ``distort``: brightness, contrast, saturation and hue; ``expand``: onto a canvas of up to that many times the side;
     ``crop``: a part that keeps some overlap with an object (all three as SSD, Liu et al. 2016, section 2.2).
+    ``jitter``: the least and the largest scale, such as [0.1, 2], of what then is cut or padded to ``resize.size``.
+    ``copy_paste``: how often objects of another image are pasted in; for models with masks.
     """
 
     distort: StrictBool = False
     expand: Annotated[Number, Field(ge=1)] = 1.0
     crop: StrictBool = False
     resize: Resize = Resize()
+    jitter: tuple[PositiveFloat, PositiveFloat] | None = None
+    copy_paste: Share = 0.0
     flip: Share = 0.5
 
 
@@ -287,6 +291,11 @@ def _contradictions(config: Config) -> Iterable[tuple[str, Keys]]:
             yield "short needs a length", (*keys, "short")
         elif resize.size is None and max(resize.short) > resize.long:
             yield f"the short side {max(resize.short)} is longer than the long one", (*keys, "long")
+    jitter = config.augment.jitter
+    if jitter is not None and config.augment.resize.size is None:
+        yield "jitter needs the size of the canvas: resize: {size: [1024, 1024]}", ("augment", "jitter")
+    if jitter is not None and jitter[0] > jitter[1]:
+        yield "the least scale is larger than the largest", ("augment", "jitter")
     if len(config.evaluate.resize.short) > 1:
         yield "evaluation takes one short side", ("evaluate", "resize", "short")
 

@@ -18,12 +18,15 @@ from torch import Tensor, nn
 from detectors import config as configs
 from detectors import predict, runtime
 from detectors.box_head import BoxHead
+from detectors.cascade import CascadeRCNN
 from detectors.config import ConfigError
 from detectors.dense import DenseDetector
 from detectors.fcos import FCOSHead
+from detectors.mask_head import MaskHead
 from detectors.pyramid import Pyramid, roi_level
 from detectors.rcnn import RCNN
 from detectors.retinanet import RetinaNetHead
+from detectors.ssd import SSD
 
 #: Detections of a region detector that go into the suppression of duplicates.
 CANDIDATES = 2000
@@ -62,39 +65,92 @@ class ExportableDense(nn.Module):
                 best = best * quality[anchor, 0]
             boxes = model.head.decode(raw.deltas[level][0][anchor], anchors[anchor])
             found.append((boxes, torch.where(passed, best, -1.0), label))
-        boxes, scores, labels = (torch.cat(part) for part in zip(*found, strict=True))
+        return self.best(*(torch.cat(part) for part in zip(*found, strict=True)))
+
+    def best(self, boxes: Tensor, scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Candidates [M] to the best that are no duplicates."""
         boxes = clipped(boxes, self.size)
-        if not model.keep_empty:
+        if not self.model.keep_empty:
             scores = torch.where((boxes[:, 2:] > boxes[:, :2]).all(dim=1), scores, -1.0)
-        return best_of(boxes, scores, labels, model.nms_threshold, model.max_detections)
+        return best_of(boxes, scores, labels, self.model.nms_threshold, self.model.max_detections)
+
+
+class ExportableSSD(ExportableDense):
+    """SSD, whose classes, or levels, each have candidates of their own."""
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """As of ``ExportableDense``."""
+        model = self.model
+        raw = model.head(model.neck(model.backbone(images)), self.size)
+        levels = [torch.cat([level[0] for level in raw.logits])]
+        if model.candidates_per_level:
+            levels = [level[0] for level in raw.logits]
+        scores, places, labels, start = [], [], [], 0
+        for level in levels:
+            score = level.softmax(-1)[:, :-1]
+            if model.candidates_per_level:
+                best, index = score.flatten().topk(min(model.candidates, score.numel()))
+                place, label = index // score.shape[1], index % score.shape[1]
+            else:
+                best, place = score.topk(min(model.candidates, len(score)), dim=0)
+                label = torch.arange(score.shape[1]).expand_as(place)
+            scores.append(best.flatten())
+            places.append(place.flatten() + start)
+            labels.append(label.flatten())
+            start += len(level)
+        score, place, label = (torch.cat(one) for one in (scores, places, labels))
+        anchors = torch.cat([getattr(self, f"anchors_{level}") for level in range(self.levels)])
+        deltas = torch.cat([level[0] for level in raw.deltas])
+        boxes = model.head.decode(deltas[place], anchors[place])
+        return self.best(boxes, torch.where(score > model.score_threshold, score, -1.0), label)
 
 
 class ExportableRCNN(nn.Module):
-    """Faster R-CNN on a feature pyramid for images of one size. ``forward`` takes float32 [1, 3, H, W]."""
+    """Faster, Mask or Cascade R-CNN on a feature pyramid for images of one size. ``forward``: float32 [1, 3, H, W]."""
 
-    def __init__(self, model: RCNN, size: tuple[int, int]) -> None:
+    def __init__(self, model: RCNN | CascadeRCNN, size: tuple[int, int]) -> None:
         """``size``: height and width of the images."""
         super().__init__()
         self.model = model.eval()
         self.size = size
+        cascade = isinstance(model, CascadeRCNN)
+        self.box_heads = list(model.box_heads) if cascade else [model.box_head]
+        self.mask_heads = list(model.mask_heads) if cascade else [one for one in [model.mask_head] if one]
         with torch.no_grad():
             pyramid = model.features(torch.zeros(1, 3, *size))
             anchors = model.rpn.anchors(pyramid, size)
         self.register_buffer("anchors", anchors.clone())
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Boxes [N, 4], scores [N] and labels [N] in pixels of the input, N the most detections of an image."""
-        head = self.model.box_head
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Boxes [N, 4], scores [N] and labels [N] in pixels of the input, N the most detections of an image.
+
+        With mask heads, also the probabilities [N, 28, 28] within the boxes.
+        """
+        head = self.box_heads[-1]
         pyramid = self.model.features(images)
         regions, known = self.propose(pyramid)
-        logits, deltas = head.predict(pooled(pyramid, regions, head))
-        scores = torch.where(known.unsqueeze(1), logits.softmax(dim=-1)[:, :-1], 0.0)
+        logits = []
+        for one in self.box_heads:
+            said, deltas = one.predict(pooled(pyramid, regions, one))
+            logits.append(said)
+            if one is not head:
+                regions = clipped(one.coder.decode(deltas.squeeze(1), regions), self.size)
+        scores = torch.stack(logits).mean(dim=0).softmax(dim=-1)[:, :-1]
+        scores = torch.where(known.unsqueeze(1), scores, 0.0)
         best, index = scores.flatten().topk(min(CANDIDATES, scores.numel()))
         region, label = index // head.num_classes, index % head.num_classes
-        boxes = clipped(head.coder.decode(deltas[region, label], regions[region]), self.size)
+        chosen = deltas[region, label.clamp(max=head.boxes_per_region - 1)]
+        boxes = clipped(head.coder.decode(chosen, regions[region]), self.size)
         large = ((boxes[:, 2:] - boxes[:, :2]) > head.min_size).all(dim=1)
         best = torch.where(large & (best > head.score_threshold), best, -1.0)
-        return best_of(boxes, best, label, head.nms_threshold, head.max_detections)
+        found = best_of(boxes, best, label, head.nms_threshold, head.max_detections)
+        return (*found, self.masks(pyramid, found[0], found[2])) if self.mask_heads else found
+
+    def masks(self, pyramid: Pyramid, boxes: Tensor, labels: Tensor) -> Tensor:
+        """Probabilities [N, 28, 28] within the boxes: the mean of all mask heads'."""
+        features = pooled(pyramid, boxes, self.mask_heads[0])
+        logits = [one.logits_of(one.convolve(features), labels) for one in self.mask_heads]
+        return torch.stack(logits).sigmoid().mean(dim=0)
 
     def propose(self, pyramid: Pyramid) -> tuple[Tensor, Tensor]:
         """Regions [P, 4], and whether each is one, bool [P]."""
@@ -134,7 +190,7 @@ def best_of(
     return boxes[index], best, groups[index]
 
 
-def pooled(pyramid: Pyramid, boxes: Tensor, head: BoxHead) -> Tensor:
+def pooled(pyramid: Pyramid, boxes: Tensor, head: BoxHead | MaskHead) -> Tensor:
     """Features [R, C, S, S] of regions [R, 4], by torchvision's operator on every level, of which one counts."""
     regions = torch.cat([torch.zeros_like(boxes[:, :1]), boxes], dim=1)
     level = roi_level(boxes, levels=4).view(-1, 1, 1, 1)
@@ -154,27 +210,28 @@ def exportable(model: nn.Module, size: tuple[int, int]) -> nn.Module:
     """A detector as a module of which a graph can be made.
 
     Args:
-        model: RetinaNet, FCOS, or Faster R-CNN on a feature pyramid.
+        model: RetinaNet, FCOS, SSD, or Faster, Mask or Cascade R-CNN on a feature pyramid.
         size: height and width of the images, normalised and padded, in pixels.
 
     Returns:
         A module from an image float32 [1, 3, H, W] to boxes [N, 4], scores [N] and labels [N], best first; scores of -1
-        fill them up.
+        fill them up. With mask heads, also to probabilities [N, 28, 28] within the boxes.
 
     Raises:
         ValueError: for another model.
     """
     if isinstance(model, DenseDetector) and isinstance(model.head, RetinaNetHead | FCOSHead):
         return ExportableDense(model, size)
-    if (
-        isinstance(model, RCNN)
-        and model.rpn is not None
-        and model.mask_head is None
-        and model.neck is not None
-    ):
+    if isinstance(model, SSD):
+        return ExportableSSD(model, size)
+    if type(model) is CascadeRCNN:
+        return ExportableRCNN(model, size)
+    plain = isinstance(model, RCNN) and type(model.mask_head) in (MaskHead, type(None))
+    if plain and model.rpn is not None and model.neck is not None:
         return ExportableRCNN(model, size)
     raise ValueError(
-        f"{type(model).__name__} cannot be exported yet; RetinaNet, FCOS and Faster R-CNN with FPN can"
+        f"{type(model).__name__} cannot be exported yet; RetinaNet, FCOS, SSD, and Faster, Mask and Cascade R-CNN "
+        "with FPN can"
     )
 
 

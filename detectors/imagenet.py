@@ -24,6 +24,8 @@ SOURCES = (
 
 def source_of(model: str) -> tuple[str, str]:
     """The package that has a model's backbone, and its name there. Raises ConfigError where nobody is known to."""
+    if found := re.search(r"_timm_(.+)_fpn$", model):
+        return "timm", found[1]
     for pattern, package, name in SOURCES:
         if re.search(pattern, model):
             return package, name

@@ -11,6 +11,7 @@ from torch import nn
 
 from detectors.backbones.hrnet import HRNet
 from detectors.backbones.resnet import ResNet
+from detectors.backbones.timm_features import TimmFeatures
 from detectors.c4 import rcnn_c4, rpn_c4
 from detectors.cascade import cascade_rcnn_fpn
 from detectors.fcos import fcos_fpn
@@ -112,11 +113,18 @@ def list_models() -> list[str]:
 def build(name: str, *, num_classes: int = 80, **settings: object) -> nn.Module:
     """A model with random weights, in training mode. ``settings`` are those of its building function in ``MODELS``.
 
+    `<method>_timm_<name>_fpn`, of a method of ``FPN_METHODS``, is on a backbone of timm: `fcos_timm_resnet18_fpn`.
+
     Raises KeyError, with the nearest names, for a name that there is not.
     """
-    if name not in MODELS:
+    method, on_timm, backbone = name.removesuffix("_fpn").partition("_timm_")
+    if on_timm and name.endswith("_fpn") and method in FPN_METHODS:
+        make = partial(FPN_METHODS[method], backbone=partial(TimmFeatures, backbone))
+    elif name in MODELS:
+        make = MODELS[name]
+    else:
         near = difflib.get_close_matches(name, MODELS, n=3) or list_models()
         raise KeyError(f"unknown model {name!r}; did you mean {', '.join(near)}?")
-    model = MODELS[name](num_classes=num_classes, **settings)
+    model = make(num_classes=num_classes, **settings)
     model.built_as = (name, {"num_classes": num_classes, **settings})  # what weights of others are found by
     return model

@@ -162,7 +162,7 @@ def crop(sample: Sample, random: np.random.Generator) -> Sample:
             centre = (sample.boxes[:, :2] + sample.boxes[:, 2:]) / 2
             inside = ((centre > part[:2]) & (centre < part[2:])).all(axis=1)
             if inside.any():
-                return _cut(sample.only(inside), part)
+                return cut(sample.only(inside), part)
         if not len(sample.boxes):
             return sample
 
@@ -183,7 +183,8 @@ def _overlap(part: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     return area / ((part[2:] - part[:2]).prod() + (boxes[:, 2:] - boxes[:, :2]).prod(axis=1) - area)
 
 
-def _cut(sample: Sample, part: np.ndarray) -> Sample:
+def cut(sample: Sample, part: np.ndarray) -> Sample:
+    """A part (left, top, right, bottom) of a sample, whole numbers [4]; boxes are clipped to it."""
     left, top, right, bottom = part.tolist()
     boxes = np.clip(sample.boxes, [left, top] * 2, [right, bottom] * 2) - [left, top] * 2
     masks = None if sample.masks is None else sample.masks[:, top:bottom, left:right]

@@ -48,9 +48,8 @@ class Cli:
         command = [sys.executable, "-m", "bench", *map(str, arguments)]
         # A shell without job control ignores SIGINT in what it runs in the background, such as these tests.
         options.setdefault("preexec_fn", lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
-        return subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, **options
-        )
+        options.setdefault("cwd", ROOT)
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
 
     def __call__(self, *arguments: str | Path, **options: Any) -> Finished:
         process = self.start(*arguments, **options)

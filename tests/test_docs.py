@@ -24,7 +24,7 @@ from bench.recipe.load import load_recipe
 from bench.recipe.plan import make_plan
 from bench.record.samples import SAMPLE_COLUMNS
 from bench.report.values import MARKS
-from tests.conftest import ROOT, SHARED, Cli
+from tests.conftest import FAKE, ROOT, SHARED, Cli
 
 PAGES = [
     ROOT / name
@@ -111,8 +111,10 @@ def as_tested(words: list[str], workspace: Cli) -> list[str] | None:
         return [command, *rest, "--results", str(workspace.results)]
     if command in ("run", "check", "audit", "calibrate"):  # measuring takes minutes: the plan must be valid
         command, rest = "run", [rest[0], *settings_of(rest), "--dry-run", "--json"]
-    if command in ("report", "compare", "export", "run", "history") or rest == ["runs"]:
+    if command in ("report", "compare", "export", "run", "history", "watch") or rest == ["runs"]:
         rest += ["--results", str(workspace.results)]
+    if command == "watch":
+        rest += ["--adapters", str(FAKE)]
     if command == "site":
         rest = ["build", str(workspace.results), "-o", str(workspace.folder / command)]
     if command in ("report", "history"):

@@ -6,6 +6,7 @@ import contextlib
 import inspect
 import math
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from torchvision.ops import box_convert, masks_to_boxes
 from transformers import (
     AutoConfig,
+    AutoImageProcessor,
     AutoModelForObjectDetection,
     AutoModelForUniversalSegmentation,
     RTDetrImageProcessor,
@@ -28,10 +30,13 @@ from transformers import (
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING
 
-from adapters.torch_common import TensorBatch, TorchAdapter
+from adapters.torch_common import MEAN, STD, TensorBatch, TorchAdapter, renormalised
+from adapters.torch_export import image_size, mark
 from bench.worker.api import Batch
 
 UNIVERSAL = ("mask2former", "maskformer")
+#: Statistics of pixels → how the adapter of ONNX files calls them.
+FED = {(MEAN, STD): "imagenet", ((0.0,) * 3, (255.0,) * 3): "unit"}
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,18 @@ class HfBatch(TensorBatch):
         moved = super().to(device)
         relative = [one.to(device, non_blocking=True) for one in self.relative]
         return replace(moved, pixel_mask=self.pixel_mask.to(device, non_blocking=True), relative=relative)
+
+
+class RawOutputs(nn.Module):
+    """A model as a graph has it: images [1, 3, H, W] to logits [1, Q, K] and boxes [1, Q, 4]."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        found = self.model(pixel_values=images)
+        return found.logits, found.pred_boxes
 
 
 class Adapter(TorchAdapter):
@@ -76,7 +93,7 @@ class Adapter(TorchAdapter):
         else:
             model = auto.from_config(config)
         self.uses_masks = self.kind in UNIVERSAL
-        self.processor = image_processor(config)
+        self.processor = image_processor(config, folder)
         return model.float()
 
     def stages(self) -> Sequence[Sequence[nn.Module]]:
@@ -112,6 +129,9 @@ class Adapter(TorchAdapter):
     def convert(self, batch: Batch) -> HfBatch:
         """What transformers' processors prepare: the mask of the padding, relative boxes, masks as numbers."""
         data: TensorBatch = super().convert(batch)
+        mean, std = statistics_of(self.processor)
+        if (mean, std) != (MEAN, STD):
+            data = replace(data, images=renormalised(data.images, data.image_sizes, mean, std))
         mask = torch.zeros(len(data.images), *data.images.shape[-2:], dtype=torch.int64)
         for one, (height, width) in zip(mask, data.image_sizes, strict=True):
             one[:height, :width] = 1
@@ -163,6 +183,33 @@ class Adapter(TorchAdapter):
         limit = found["boxes"].new_tensor([width, height, width, height])
         boxes = found["boxes"][order].clamp(min=0).minimum(limit)
         return {"boxes": boxes, "scores": found["scores"][order], "labels": labels[order]}
+
+    def export(self, path: str) -> None:
+        """Raw outputs, which the adapter of ONNX files decodes; by torch's exporter of traces."""
+        if self.kind in UNIVERSAL or self.kind in hf_models.MASKED:
+            raise ValueError(
+                f"{self.kind} needs the mask of the padding, which a graph of images lacks; "
+                "RT-DETR, D-FINE, RF-DETR and DEIMv2 are exported"
+            )
+        if statistics_of(self.processor) not in FED:
+            raise ValueError(
+                "pixels normalised by neither ImageNet's statistics nor to 0..1 are not exported"
+            )
+        size = image_size(self.workload)
+        self.model.config.use_cache = False
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                RawOutputs(self.model).eval(),
+                (torch.zeros(1, 3, *size),),
+                path,
+                dynamo=False,
+                opset_version=17,
+                input_names=["images"],
+                output_names=["logits", "pred_boxes"],
+            )
+        names = [self.job.classes[label] if label >= 0 else "" for label in self.label_of]
+        mark(path, names, decoder="rtdetr", input=FED[statistics_of(self.processor)])
 
     @contextlib.contextmanager
     def first_candidates(self) -> Iterator[None]:
@@ -291,16 +338,32 @@ def labels_by_name(names: Mapping[int, str], classes: Sequence[str], where: str)
     return found
 
 
-def image_processor(config: Any) -> Any:
-    """Transformers' own post-processing of this kind of model; its pre-processing is not used.
+def image_processor(config: Any, folder: str | None = None) -> Any:
+    """The processor of a checkpoint, or the default one of this kind of model: its statistics and post-processing are
+    used, its resizing is not.
 
     RT-DETRv2 and D-FINE name no processor of their own; their checkpoints use that of RT-DETR.
     """
+    if folder:
+        with contextlib.suppress(OSError, ValueError):  # a folder without preprocessor_config.json
+            return AutoImageProcessor.from_pretrained(folder, local_files_only=True)
     try:
         chosen = IMAGE_PROCESSOR_MAPPING[type(config)]
     except KeyError:
         return RTDetrImageProcessor()
     return (chosen["torchvision"] if isinstance(chosen, Mapping) else chosen)()
+
+
+def statistics_of(processor: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation by channel (RGB, 0..255) that a processor normalises with."""
+    scale = 1 / processor.rescale_factor if processor.do_rescale else 1.0
+    if not processor.do_normalize:
+        return (0.0,) * 3, (scale,) * 3
+    mean, std = (
+        tuple(round(value * scale, 6) for value in values)
+        for values in (processor.image_mean, processor.image_std)
+    )
+    return mean, std
 
 
 # -- parts of the model --------------------------------------------------------------------------------------

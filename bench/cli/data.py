@@ -8,8 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from bench.cli.options import AsJson, examples, print_json, say
-from bench.errors import BenchError
+from bench.errors import BenchError, ExitCode
 from bench.inputs import folders
+from bench.report.text import counted
 
 app = typer.Typer(name="data", no_args_is_help=True, help="Check and sample data sets in COCO layout.")
 
@@ -27,7 +28,7 @@ def data_check(
 ) -> None:
     """Find broken images, wrong sizes, boxes outside an image, and empty classes; name odd kinds of images.
 
-    Exit code 1 if anything but an empty class or an odd kind of image is found.
+    Exit code 2 if anything but an empty class or an odd kind of image is found.
     """
     if images is None and data.is_file():
         raise BenchError(
@@ -35,7 +36,7 @@ def data_check(
         )
     found = folders.check(data) if images is None else folders.check_file(data, images)
     print_json(found.as_json()) if as_json else _print_checked(found)
-    raise typer.Exit(0 if found.sound else 1)
+    raise typer.Exit(ExitCode.SUCCESS if found.sound else ExitCode.BAD_INPUT)
 
 
 @app.command("sample", epilog=examples("bench data sample coco coco-500 --images 500 --seed 1"))
@@ -67,11 +68,4 @@ def _print_checked(found: folders.Checked) -> None:
         say(f"{problem.split}: {problem.kind}: {problem.where}: {problem.text}")
     notes = sum(problem.kind in folders.NOTES for problem in found.problems)
     problems = len(found.problems) - notes
-    say(
-        ", ".join(
-            [
-                f"{problems} problems" if problems else "no problem found",
-                *([f"{notes} notes"] if notes else []),
-            ]
-        )
-    )
+    say(f"{counted(problems, 'problem')}, {counted(notes, 'note')}")

@@ -11,7 +11,7 @@ from bench import environments
 from bench.cli.listing import environments as environment_rows
 from bench.cli.listing import show
 from bench.cli.options import Adapters, AsJson, examples, print_json, say
-from bench.errors import BenchError
+from bench.errors import BenchError, ExitCode
 from bench.measure.preflight import check_interpreter
 from bench.recipe.codebases import find_codebases, get_codebase
 
@@ -109,7 +109,7 @@ def env_check(
     adapters: Adapters = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare an environment with its lock. Exit code 1 if they differ."""
+    """Compare an environment with its lock. Exit code 2 if they differ."""
     known = find_codebases(adapters or [])
     if codebase in environments.names():
         folder = environments.folder_of_name(codebase)
@@ -119,7 +119,7 @@ def env_check(
         found = environments.check(get_codebase(codebase, known))
     drifts = [str(drift) for drift in found]
     print_json(drifts) if as_json else say("\n".join(drifts) or f"{codebase}: as locked")
-    raise typer.Exit(1 if drifts else 0)
+    raise typer.Exit(ExitCode.BAD_INPUT if drifts else ExitCode.SUCCESS)
 
 
 @app.command("remove", epilog=examples("bench env remove detectron2"))

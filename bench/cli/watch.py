@@ -13,7 +13,7 @@ from bench.environments import cache_folder
 from bench.errors import BenchError
 from bench.measure.live import seconds_of
 from bench.measure.progress import Quiet, listener
-from bench.measure.session import resumed
+from bench.measure.session import plan_of_run
 from bench.recipe.codebases import find_codebases
 from bench.recipe.plan import Plan
 from bench.record.run import Run, resolve_run
@@ -32,7 +32,7 @@ def watch(
 ) -> None:
     """Follow a run of another process: progress, ratios so far, and the outcome when it ends."""
     found = Run(resolve_run(run, results), cache_folder())
-    plan, _ = resumed(found, find_codebases(adapters or []))
+    plan, _ = plan_of_run(found, find_codebases(adapters or []))
     done = found.journal()
     with listener(plan, quiet=False, done=done) as shown:
         follow(found, plan, shown, len(done), every_s)

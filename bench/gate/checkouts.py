@@ -131,10 +131,13 @@ def _code(codebase: Codebase, top: Path) -> Path | None:
     source = codebase.source_folder
     if source is not None and source.is_relative_to(top):
         return source
-    if codebase.folder.is_relative_to(top):
-        return top
     package = codebase.packages[0].replace("-", "_")
-    return next((one for one in (top, top / "src") if (one / package / "__init__.py").is_file()), None)
+    for folder in (top, top / "src"):
+        if (folder / package / "__init__.py").is_file():
+            return folder
+    if codebase.folder.is_relative_to(top):
+        return top / "src" if (top / "src").is_dir() else top
+    return None
 
 
 def sources_of(texts: Sequence[str], codebases: Mapping[str, Codebase]) -> list[Source]:

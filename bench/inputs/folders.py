@@ -19,7 +19,7 @@ from bench.errors import BenchError, StorageError
 from bench.inputs import formats
 from bench.inputs.coco import image_path, object_mask, read_coco
 from bench.inputs.files import read_file
-from bench.inputs.pixels import ODDITIES, WrongSize, decode, oddities
+from bench.inputs.pixels import ODDITIES, WrongSize, decode, is_turned, oddities
 from bench.recipe.workload import SPLIT_NAME
 
 Json = dict[str, Any]
@@ -30,6 +30,7 @@ Json = dict[str, Any]
 
 #: Kinds of problems that stop nothing.
 NOTES = {"empty class", *ODDITIES}
+AS_STORED = "not turned, for the annotations have the size of the stored pixels"
 
 
 @dataclass(frozen=True)
@@ -131,9 +132,11 @@ def _image_problems(coco: Json, images: Path) -> Iterator[Found]:
         except BenchError as error:
             yield "name outside", name, error.message
             continue
+        size, fits = (image["height"], image["width"]), False
         try:
             kinds = oddities(path)
-            decode(path, (image["height"], image["width"]))
+            decode(path, size)
+            fits = True
         except WrongSize as error:
             yield "wrong size", name, error.message
         except BenchError as error:
@@ -141,7 +144,8 @@ def _image_problems(coco: Json, images: Path) -> Iterator[Found]:
             yield "missing image" if missing else "broken image", name, error.message
             continue
         for kind in kinds:
-            yield kind, name, ODDITIES[kind]
+            stays = kind == "EXIF rotation" and fits and not is_turned(path, size)
+            yield kind, name, AS_STORED if stays else ODDITIES[kind]
 
 
 def _object_problems(coco: Json) -> Iterator[Found]:

@@ -29,7 +29,7 @@ ORIENTATION = 0x0112
 DEEP = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 #: What is odd about a file, and what is done about it.
 ODDITIES = {
-    "EXIF rotation": "turned, unless the annotations have the size of the stored pixels",
+    "EXIF rotation": "turned",
     "16 bit": "the high byte of each value is used",
     "CMYK": "converted to RGB",
     "palette": "converted to RGB",
@@ -83,6 +83,12 @@ def oddities(path: Path) -> list[str]:
 
 class WrongSize(BenchError):
     """An image has another size than its annotations say."""
+
+
+def is_turned(path: Path, size: Size) -> bool:
+    """Whether the orientation of EXIF is obeyed. Raises BenchError."""
+    with _opened(path) as image:
+        return _turn_needed(image, size, path)
 
 
 @contextmanager

@@ -52,7 +52,8 @@ def _open(path: Path) -> int:
             if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
                 break
     text = "is a link" if problem.errno == errno.ELOOP else f"cannot be locked: {problem.strerror}"
-    raise BenchError(text, where=str(path)) from None
+    hint = "BENCH_CACHE names a cache folder of your own" if path.name == "measuring.lock" else None
+    raise BenchError(text, where=str(path), hint=hint) from None
 
 
 def _own(path: Path) -> bool:

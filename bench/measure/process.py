@@ -29,6 +29,7 @@ from bench.measure.deadline import Deadline, encodable
 from bench.measure.launchers import Launcher, Rendezvous, allocated, command, meeting
 from bench.measure.listening import listening, welcome, write_script
 from bench.measure.scratch import MAX_SOCKET_PATH, new_folder, socket_places
+from bench.text_safety import visible
 from bench.worker.__main__ import PRELOAD_VARIABLE
 from bench.worker.channel import SOCKET_VARIABLE, ProtocolError, decode, encode
 
@@ -425,11 +426,12 @@ class WorkerGroup:
 
 
 def tail(log: Path, lines: int = LOG_TAIL_LINES) -> list[str]:
-    """The last lines of a log, whatever bytes a codebase printed."""
+    """The last lines of a log, whatever bytes a codebase printed; what a terminal would obey as its escape."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - 16384))
-            return file.read().decode("utf-8", "replace").splitlines()[-lines:]
+            found = file.read().decode("utf-8", "replace").splitlines()[-lines:]
+            return [visible(line) for line in found]
     except OSError:
         return []
 

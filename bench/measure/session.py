@@ -206,17 +206,23 @@ def new_run(
     return run, record
 
 
-def resumed(run: Run, codebases: Mapping[str, Codebase]) -> tuple[Plan, RunRecord]:
-    """The plan and record of a run that was interrupted, as they were resolved when it started."""
+def plan_of_run(run: Run, codebases: Mapping[str, Codebase]) -> tuple[Plan, RunRecord]:
+    """The plan and record of a stored run, as they were resolved when it started."""
     record = run.record()
     loaded = LoadedRecipe(Recipe.model_validate(run.places.local(record.recipe)), run.folder / "run.json", {})
     check_names(loaded)
-    refuse_other_place(record, run.arms(), machine.describe_machine())
-    refuse_other_revision(record.git.revision, git_revision(Path(__file__).parent).get("revision"), "bench")
     plan = make_plan(loaded, codebases, aa=record.aa)
     if [arm.id for arm in plan.arms] != record.arms:
         raise BenchError("this version of bench plans other arms for this recipe", where=str(run.folder))
     return plan, record
+
+
+def resumed(run: Run, codebases: Mapping[str, Codebase]) -> tuple[Plan, RunRecord]:
+    """Plan and record of an interrupted run that goes on here, on the same kind of machine and revision."""
+    record = run.record()
+    refuse_other_place(record, run.arms(), machine.describe_machine())
+    refuse_other_revision(record.git.revision, git_revision(Path(__file__).parent).get("revision"), "bench")
+    return plan_of_run(run, codebases)
 
 
 def _make(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -16,15 +17,20 @@ CODE = (".py", ".yaml", ".yml")
 def code_of(arm: Arm) -> Iterator[tuple[str, str]]:
     """What an arm runs that is no installed codebase: the field of the recipe, and the path or the function."""
     if arm.python is not None:
-        yield "python", arm.python
+        yield "python", _absolute(arm.python)
     if arm.source is not None:
-        yield "source", str(arm.source)
+        yield "source", _absolute(str(arm.source))
     if "source" in arm.options:  # of an adapter that imports from there
-        yield "options.source", str(arm.options["source"])
+        yield "options.source", _absolute(str(arm.options["source"]))
     model = arm.model or arm.workload.model.partition("://")[2]
     file = Path(model)  # a name of a zoo is no path; a reader of YAML may build objects
     if (file.suffix in CODE and (file.is_absolute() or file.exists())) or ":" in file.name:
         yield "model", model
+
+
+def _absolute(path: str) -> str:
+    """Not resolved: what a link leads to may change."""
+    return os.path.abspath(os.path.expanduser(path))
 
 
 def checksum(found: Iterable[tuple[str, str]]) -> str:

@@ -111,8 +111,8 @@ def _sentence(name: str, base: str, found: Sequence[Pivot]) -> str:
     mean = geometric_mean(equal)
     left_out = _left_out(found)
     if mean is None:
-        if len(found) == 1 and found[0].row.ratio and found[0].row.verdict == "different models":
-            return _different_models(name, base, found[0])
+        if len(found) == 1 and found[0].row.ratio:
+            return _alone(name, base, found[0])
         values = [one.row.ratio.value for one in found if one.row.ratio]
         return (
             f"{name} against {base}: no mean, for no ratio is shown to be of equal work ({left_out}); "
@@ -138,17 +138,24 @@ def _sentence(name: str, base: str, found: Sequence[Pivot]) -> str:
     return f"{said}. Not counted: {left_out}." if left_out else f"{said}."
 
 
-def _different_models(name: str, base: str, one: Pivot) -> str:
-    """A ratio of two models, with what each of them is."""
-    ratio = one.row.ratio
+def _alone(name: str, base: str, one: Pivot) -> str:
+    """The only ratio of two arms whose work is not shown to be equal, and what the reader has to know of it."""
+    ratio, audit = one.row.ratio, one.row.audit
     assert ratio is not None
     told = "" if ratio.differs else ": not told apart"
+    where = "" if one.row.verdict == "different models" else f" in {one.group.title}"
+    said = (
+        f"{name} runs {significant(ratio.value)}× as fast as {base} "
+        f"(95 % CI {_interval(ratio.low, ratio.high)}){where}{told}."
+    )
+    if one.row.verdict == "not shown":
+        return f"{said} That their work is equal is not shown ?."
+    if one.row.verdict == "unequal":
+        first = f": {audit.differences[0]}" if audit and audit.differences else ""
+        return f"{said} Their work is unequal ≠{first}."
     sizes = [text for text in (_model_text(one.row), _model_text(one.base)) if text]
     beside = f"; {' against '.join(sizes)}" if len(sizes) == 2 else ""
-    return (
-        f"{name} runs {significant(ratio.value)}× as fast as {base} "
-        f"(95 % CI {_interval(ratio.low, ratio.high)}){told}. They are different models ◇{beside}."
-    )
+    return f"{said} They are different models ◇{beside}."
 
 
 def _model_text(row: Row | None) -> str:

@@ -11,6 +11,7 @@ from bench.errors import BenchError, did_you_mean
 from bench.judge.audit import audit
 from bench.judge.ratio import Ratio
 from bench.recipe.codebases import Codebase
+from bench.recipe.schema import level_text
 from bench.record.differences import differences
 from bench.record.machine import fingerprint
 from bench.record.models import ArmRecord
@@ -78,15 +79,38 @@ class SideBySide:
 
 
 def resolve_side(text: str, root: Path) -> Side:
-    """`RUN` or `RUN:ARM`, the run by folder, id or `latest` (`bench.record.run.resolve_run`)."""
+    """`RUN` or `RUN:ARM`, the run by folder, id or `latest` (`bench.record.run.resolve_run`).
+
+    Args:
+        text: ARM is the id of an arm, or words that only one arm has: `mmdet,train,ema=off`.
+        root: Folder of the runs.
+
+    Raises:
+        BenchError: No run or arm fits, or several.
+    """
     name, colon, arm = text.rpartition(":")
     if not colon or (Path(text) / "run.json").exists():
         return Side(Run(resolve_run(text, root)))
     run = Run(resolve_run(name, root))
-    known = [record.id for record in run.arms()]
-    if arm not in known:
-        raise BenchError(f"unknown arm '{arm}' in run {run.folder.name}", hint=did_you_mean(arm, known))
-    return Side(run, arm)
+    records = run.arms()
+    known = [record.id for record in records]
+    if arm in known:
+        return Side(run, arm)
+    fitting = [record.id for record in records if all(_has(record, word) for word in arm.split(","))]
+    if len(fitting) == 1:
+        return Side(run, fitting[0])
+    if fitting:
+        raise BenchError(f"several arms fit '{arm}': {', '.join(fitting)}", hint="add a word: ema=off")
+    raise BenchError(f"unknown arm '{arm}' in run {run.folder.name}", hint=did_you_mean(arm, known))
+
+
+def _has(arm: ArmRecord, word: str) -> bool:
+    """Whether an arm has a level (`ema=off`), or is of a codebase, a label, a task or a model."""
+    name, equals, level = word.strip().partition("=")
+    if not equals:
+        return name in (arm.codebase, arm.label, arm.workload.task, arm.workload.model)
+    levels = {**arm.workload.model_dump(), **arm.levels}
+    return name in levels and level_text(levels[name]) == level
 
 
 def comparison_table(

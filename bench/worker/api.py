@@ -294,9 +294,10 @@ class Adapter(abc.ABC):
         """Write the prepared model with its post-processing as an ONNX file (`bench export-model`).
 
         The graph takes one image of the workload's size, prepared as a shared batch is, float32 [1, 3, H, W], and gives
-        boxes [N, 4] in pixels of the input, scores [N] and labels [N] in 0..K-1.
+        boxes [N, 4] in pixels of the input, scores [N] and labels [N] in 0..K-1, or what another decoder of the adapter
+        of ONNX files reads, whose name it notes in the file.
         """
-        raise NotImplementedError(f"{type(self).__name__} writes no ONNX; native and torchvision do")
+        raise NotImplementedError("this codebase writes no ONNX; native, torchvision and transformers do")
 
     def close(self) -> None:  # noqa: B027
         """Release what would outlive the process (loader processes, process groups)."""

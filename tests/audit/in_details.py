@@ -230,9 +230,8 @@ def a_level_of_the_pyramid_is_blank(adapter: Any) -> None:
 
 
 @both("faster_rcnn")
-def regions_of_two_levels_only(adapter: Any) -> None:
-    pool = adapter.model.roi_heads.box_roi_pool
-    pool.featmap_names = pool.featmap_names[:2]
+def regions_from_other_levels(adapter: Any) -> None:
+    adapter.model.roi_heads.box_roi_pool.canonical_scale = 56
 
 
 @training("retinanet")

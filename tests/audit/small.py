@@ -176,13 +176,14 @@ class SmallNative(NativeAdapter):
         return model
 
 
-def adapter(name: str, task: str = "train", **workload: Any) -> Any:
-    """A prepared adapter of one of `MODELS`."""
+def adapter(name: str, task: str = "train", rank: int = 0, **workload: Any) -> Any:
+    """A prepared adapter of one of `MODELS`, of one rank of the workload's."""
     settings = {"frozen_stages": 0, "ema": task == "train", "score_threshold": 0.1, **workload}
     full = Workload(task=task, model=MODELS[name], input={"size": SIZE}, **settings)
     job = Job(
         workload=full.model_dump(mode="json"), options={}, model={"name": MODELS[name]}, classes=CLASSES,
-        category_ids=[1, 2, 3], dataset={}, weights=None, batches="", threads=1, rank=0, world_size=1, scratch="",
+        category_ids=[1, 2, 3], dataset={}, weights=None, batches="", threads=1, rank=rank, world_size=full.ranks,
+        scratch="",
     )  # fmt: skip
     made: Any = (SmallNative if name == "solov2" else SmallTorchvision)(job)
     made.prepare()
@@ -191,10 +192,14 @@ def adapter(name: str, task: str = "train", **workload: Any) -> Any:
 
 def record(made: Any, label: str) -> ArmRecord:
     """The record of an arm with what was observed of it, and nothing that it says of itself."""
-    seen = summary(audit(made, batches()), None)
+    return record_of(made.workload, [audit(made, batches())], label)
+
+
+def record_of(workload: Any, seen: list[Any], label: str) -> ArmRecord:
+    """The same from the audits of all ranks."""
     return ArmRecord(
-        id=label, codebase="small", label=label, cell="all", status="ok", workload=dict(made.workload),
-        audit={"ranks": [seen]},
+        id=label, codebase="small", label=label, cell="all", status="ok", workload=dict(workload),
+        audit={"ranks": [summary(one, None) for one in seen]},
     )  # fmt: skip
 
 

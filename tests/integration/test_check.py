@@ -133,12 +133,16 @@ def test_a_slowdown_between_two_revisions_fails_the_check(cli: Cli, repository: 
 
 
 def test_an_innocent_commit_passes_the_check(cli: Cli, repository: Repository) -> None:
+    """From inside the repository, where adapter and code are found."""
     repository.commit("innocent", STEP_S)
     junit = cli.folder / "junit.xml"
-    done = checked(
-        cli, repository, tiny(cli), "--base", "first", "--budget-s", "120", "--json", "--junit", junit
-    )
+    done = cli(
+        "check", tiny(cli), "--base", "first", "--results", cli.results, "--tolerance", TOLERANCE, "--budget-s", "120",
+        "--json", "--junit", junit, cwd=repository.folder, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
     assert done.code == 0, done.err
+    assert "bench check" in done.json()["command"]
+    assert len(done.json()["comparisons"][0]["values"]) == 2
     assert done.json()["state"] == "pass"
     root = ET.parse(junit).getroot()
     assert (root.get("tests"), root.get("failures"), root.get("errors")) == ("2", "0", "0")

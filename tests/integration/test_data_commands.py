@@ -17,5 +17,5 @@ def test_sample_and_check_print_what_they_did(cli: Cli, tmp_path: Path) -> None:
     broken = next((tmp_path / "part" / "val").glob("00000[1-6].png"))
     broken.write_bytes(b"")
     done = cli("data", "check", tmp_path / "part")
-    assert done.code == 1
+    assert done.code == 2
     assert f"val: broken image: {broken.name}" in done.out

@@ -121,6 +121,8 @@ def test_a_run_names_the_broken_file_or_skips_it(cli: Cli, tmp_path: Path) -> No
     assert record["dataset"]["my photos/export_2026"]["images"] == 19
     assert any(odd_images.BROKEN in text for text in record["warnings"])
     done = cli("data", "check", file, "--images", images)
-    assert done.code == 1
+    assert done.code == 2
     assert f"broken image: {odd_images.BROKEN}" in done.out
     assert "CMYK: cmyk.jpg: converted to RGB" in done.out
+    assert f"EXIF rotation: {odd_images.AS_STORED}: not turned" in done.out
+    assert "EXIF rotation: turned.jpg: turned\n" in done.out

@@ -199,7 +199,7 @@ def test_keys_move_and_open_the_drawer(tab: Tab) -> None:
     assert drawer.locator("canvas").count() == 1
     tab.keyboard.press("Escape")
     assert not drawer.is_visible()
-    tab.wait_for_function("!location.hash.includes('arm=')")
+    tab.wait_for_url(lambda url: "arm=" not in url)
 
 
 def test_a_permalink_opens_the_arm(browser: Browser, folder: Path) -> None:
@@ -267,9 +267,7 @@ def test_the_section_that_is_read_is_marked(browser: Browser, folder: Path) -> N
     current = tab.locator('#side [aria-current="true"]')
     assert current.all_inner_texts() == ["Answer"]
     tab.locator("#side a", has_text="Trust").click()
-    tab.wait_for_function(
-        "document.querySelector('#side [aria-current=true]').textContent.startsWith('Trust')"
-    )
+    tab.locator('#side [aria-current="true"]', has_text="Trust").wait_for()
     assert current.count() == 1
 
 

@@ -19,13 +19,14 @@ from torch import Tensor, nn
 
 from bench.inputs.weights import to_codebase
 from bench.recipe.models import BACKBONES
-from detectors import build
+from detectors import Target, build
 from detectors.backbones.hrnet import HRNet
 from detectors.backbones.resnet import ResNet
 from detectors.backbones.vgg import VGG16
 from detectors.c4 import whole_backbone
 from detectors.checkpoint import caffe2_name, detectron2_name, load_backbone, read_checkpoint
 from detectors.necks.hrfpn import HRFPN
+from tests.helpers.models import narrow_heads
 
 
 def randomise_statistics(model: nn.Module) -> None:
@@ -224,3 +225,34 @@ def test_every_method_has_names_in_mmdetection(backbone: str) -> None:
         model = build(name, num_classes=3)
     state = {key: np.broadcast_to(np.float32(0), value.shape) for key, value in model.state_dict().items()}
     assert len(to_codebase("mmdet", name, state)) == len(state)
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet18", "convnext_atto", "swin_tiny_patch4_window7_224", "mobilenetv3_small_050"]
+)
+def test_a_backbone_of_timm_trains_and_loads(name: str) -> None:
+    with narrow_heads():
+        model = build(f"retinanet_timm_{name}_fpn", num_classes=3, frozen_stages=0)
+    body = model.backbone
+    images = torch.randn(1, 3, 64, 96)
+    assert [tuple(one.shape[2:]) for one in body(images)] == [(16, 24), (8, 12), (4, 6), (2, 3)]
+    objects = Target(torch.tensor([[5.0, 5, 40, 50]]), torch.tensor([1]))
+    losses = model.train().losses(images, torch.tensor([[64, 96]]), [objects])
+    sum(losses.values()).backward()
+    assert all(one.isfinite() for one in losses.values())
+    assert next(body.parameters()).grad is not None
+    classifier = timm.create_model(name, pretrained=False)
+    report = load_backbone(body, classifier.state_dict())
+    assert not report.other_shape
+    assert len(report.matched) > 0.9 * (len(report.matched) + len(report.missing))
+
+
+def test_stages_of_timm_are_frozen_or_refused() -> None:
+    with narrow_heads():
+        body = build("fcos_timm_resnet18_fpn", frozen_stages=2).train().backbone
+        with pytest.raises(ValueError, match="cannot be frozen one by one"):
+            build("fcos_timm_mobilenetv3_small_050_fpn", frozen_stages=1)
+        with pytest.raises(ValueError, match="no pyramid of 'resnet19'"):
+            build("fcos_timm_resnet19_fpn")
+    learning = {name for name, one in body.named_parameters() if one.requires_grad}
+    assert {name.split(".")[1] for name in learning if "conv" in name} == {"layer3", "layer4"}

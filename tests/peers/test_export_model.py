@@ -56,6 +56,27 @@ def test_exported_model_detects_the_same(
 
 
 @pytest.mark.nightly
+@pytest.mark.parametrize(("model", "cells"), [("dfine_n", 60), ("rtdetr_r18vd", 252)])
+def test_exported_transformer_detects_the_same(
+    onnx: Peer, transformers: Peer, model: str, cells: int
+) -> None:
+    """Every cell is a query: random weights score many cells alike, and which of those are chosen is free."""
+    changes = {"task": "infer", "input": {"size": SIZE}, "score_threshold": 0.0, "max_detections": 20}
+    options = {"config": {"num_queries": cells}}
+    _, expected = transformers.run(OWN, transformers.job(model, **changes, options=options))
+    job = onnx.job("onnx://model", **changes)
+    _, found = onnx.run(IN_RUNTIME, {**job, "model": {"name": str(onnx.folder / "model.onnx")}})
+    assert len(expected["scores"]) == 20
+    np.testing.assert_allclose(found["scores"], expected["scores"], atol=1e-4)
+    # Of equal scores the order is free.
+    apart = np.abs(np.diff(expected["scores"])) > 1e-4
+    assert apart.any()
+    same = np.concatenate([[True], apart]) & np.concatenate([apart, [True]])
+    np.testing.assert_allclose(found["boxes"][same], expected["boxes"][same], atol=0.1)
+    assert np.array_equal(found["labels"][same], expected["labels"][same])
+
+
+@pytest.mark.nightly
 def test_command_writes_a_file_that_tells_its_classes(cli: Cli, tmp_path: Path) -> None:
     import onnx
 

@@ -96,6 +96,13 @@ adapter, data = make(jobs, task="infer")
 loaded = adapter.model.state_dict()
 result["equal"] = all(torch.equal(value, loaded[name]) for name, value in saved.state_dict().items())
 result["labels"] = adapter.label_of
+result["pixels"] = [float(data[0].images.min()), float(data[0].images.max())]
+module.RTDetrImageProcessor(do_normalize=True, image_mean=[0.5] * 3, image_std=[0.25] * 3).save_pretrained(folder)
+own, own_data = make(jobs, task="infer")
+height, width = own_data[0].image_sizes[0]
+place = (..., slice(height), slice(width))
+off = own_data[0].images[place] - (data[0].images[place] - 0.5) / 0.25
+result["own_statistics"] = float(off.abs().max())
 result["found"] = [one.labels.tolist() for one in predict(adapter, data[0])]
 adapter, data = make(jobs)
 result["classes"] = adapter.model.config.num_labels
@@ -120,6 +127,8 @@ except ValueError as error:
     result, _ = transformers.run(code, job)
     count = len(job["classes"])
     assert result["equal"]
+    assert -1e-3 < result["pixels"][0] < result["pixels"][1] < 1 + 1e-3  # as RT-DETR's processor has them
+    assert result["own_statistics"] < 1e-5
     assert result["labels"] == [-1, *reversed(range(count))]
     assert result["found"][0]
     assert set(result["found"][0]) <= set(range(count))

@@ -9,7 +9,10 @@ import pytest
 from tests.conftest import ROOT
 
 PAGE = (ROOT / "docs" / "reference" / "faults.md").read_text()
-FAULTS = (ROOT / "tests" / "integration" / "test_faults.py").read_text()
+FAULTS = "".join(
+    (ROOT / "tests" / "integration" / name).read_text()
+    for name in ("test_faults.py", "test_machine_faults.py")
+)
 
 
 @pytest.mark.parametrize("name", sorted(set(re.findall(r"`(test_\w+)`", PAGE))))

@@ -1,6 +1,6 @@
 // Lists that draw only the rows in sight, and the matrix of workloads and codebases.
 
-const VIRTUAL_ABOVE = 200;
+const VIRTUAL_ABOVE = 60;
 /** Rows of one height in a scrolling box: all of them up to a number, else those in sight and some around them. */
 function list(/** @type {Any} */ box, /** @type {number} */ count, /** @type {number} */ height, /** @type {(index: number) => Any} */ draw) {
   const body = h("div", { role: "rowgroup" });

@@ -150,13 +150,10 @@ function names() {
   const all = [...found].sort((a, b) => b[1] - a[1]).map(([name]) => name);
   return { all, kept: all.filter((name) => !off.has(name)) };
 }
-function passes(/** @type {Any} */ arm) {
-  const words = state.q.toLowerCase().split(/\s+/).filter(Boolean);
-  return words.every((/** @type {string} */ word) => arm.key.includes(word));
-}
 /** Groups that the filters leave, in the order asked for, each with the arms that are shown. */
 function rows() {
-  const off = hidden();
+  const off = hidden(), words = state.q.toLowerCase().split(/\s+/).filter(Boolean);
+  const passes = (/** @type {Any} */ arm) => words.every((/** @type {string} */ word) => arm.key.includes(word));
   const found = [];
   for (const group of groups) {
     if (state.task && group.task !== state.task) continue;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from detectors import config as configs
 from detectors import train, transforms
 from detectors.coco import augmented
+from detectors.jitter import paste_copies, scale_jitter, tight_box
 from detectors.order import Draw, TrainingOrder
 from detectors.schedule import make_schedule
 from detectors.transforms import Sample
@@ -100,3 +102,57 @@ def test_distorted_colours_stay_colours() -> None:
     for seed in range(20):  # neither saturation nor hue can colour what is grey
         changed = transforms.distort(grey, np.random.default_rng(seed))
         assert (changed == changed[..., :1]).all()
+
+
+def scene(height: int, width: int, *boxes: tuple[int, int, int, int], colour: int = 0) -> Sample:
+    """Objects that fill their boxes, in colours of their own."""
+    image = np.full((height, width, 3), colour, np.uint8)
+    masks = np.zeros((len(boxes), height, width), np.uint8)
+    for number, (x1, y1, x2, y2) in enumerate(boxes):
+        masks[number, y1:y2, x1:x2] = 1
+        image[y1:y2, x1:x2] = colour + 50 * (number + 1)
+    return Sample(image, np.array(boxes, np.float32).reshape(-1, 4), np.arange(len(boxes)), masks)
+
+
+def test_jittered_objects_stay_with_their_pixels() -> None:
+    sample = scene(60, 80, (10, 10, 50, 50), (60, 40, 80, 60))
+    sizes = set()
+    for seed in range(30):
+        found = scale_jitter(sample, (0.3, 2.5), (64, 64), np.random.default_rng(seed))
+        sizes.add(found.size)
+        assert max(found.size) <= 64
+        for box, label, mask in zip(found.boxes, found.labels, found.masks, strict=True):
+            assert ((box >= 0) & (box <= [found.size[1], found.size[0]] * 2)).all()
+            if mask.any():
+                np.testing.assert_allclose(tight_box(mask), box, atol=1.5)
+                inside = found.image[..., 0][mask == 1]
+                assert np.median(inside) == 50 * (label + 1)
+    assert len(sizes) > 5
+
+
+def test_pasted_copies_hide_what_is_below() -> None:
+    below = scene(60, 80, (10, 10, 50, 50), (0, 0, 8, 8), (60, 40, 80, 60))
+    other = scene(50, 90, (0, 0, 30, 40), (82, 0, 90, 50), colour=100)  # the second is beyond the image below
+    seen = set()
+    for seed in range(20):
+        found = paste_copies(below, other, np.random.default_rng(seed))
+        seen.add(len(found.boxes))
+        assert found.image.shape == below.image.shape
+        assert not (found.masks.sum(axis=0) > 1).any()
+        if len(found.boxes) == 3 and (found.image[5, 5] == 150).all():  # the small one is hidden
+            assert found.labels.tolist() == [0, 2, 0]
+            assert found.boxes.tolist() == [[10, 10, 50, 50], [60, 40, 80, 60], [0, 0, 30, 40]]
+            assert found.masks[0].sum() == 1600 - 20 * 30
+            assert (found.image[20, 20] == 150).all()
+    assert seen == {3}
+    assert (below.image[5, 5] == 100).all()  # the image itself is as it was
+
+
+def test_jitter_needs_the_size_of_its_canvas(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    text = "model: {name: x}\ndata: {train: {annotations: a, images: b}}\noptimizer: {lr: 1}\nschedule: {name: 1x}\n"
+    path.write_text(text + "output: o\naugment: {jitter: [0.1, 2]}\n")
+    with pytest.raises(configs.ConfigError, match="yaml:6: jitter needs the size"):
+        configs.load(path)
+    loaded = configs.load(path, ["augment.resize.size=[512, 512]"])
+    assert loaded.config.augment.jitter == (0.1, 2)

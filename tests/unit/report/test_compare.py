@@ -95,6 +95,29 @@ def test_a_side_is_a_run_or_an_arm(tmp_path: Path) -> None:
         resolve_side("latest:nativ", tmp_path)
 
 
+def test_an_arm_is_found_by_words(tmp_path: Path) -> None:
+    arms = [
+        (arm(codebase, {"ema": ema}, workload={"task": "train"}), samples(1.0))
+        for codebase in ("mmdet", "native")
+        for ema in (False, True)
+    ]
+    write_run(tmp_path / "quick" / "20261122T100000Z-abcd", arms)
+    assert resolve_side("latest:mmdet,train,ema=off", tmp_path).arm == arms[0][0].id
+    with pytest.raises(BenchError, match="several arms fit 'mmdet'"):
+        resolve_side("latest:mmdet", tmp_path)
+    with pytest.raises(BenchError, match="unknown arm 'mmdet,infer'"):
+        resolve_side("latest:mmdet,infer", tmp_path)
+
+
+def test_latest_is_a_run_that_measured_something(tmp_path: Path) -> None:
+    wanted = write_run(tmp_path / "a" / "20261122T100000Z-aaaa", [(arm("native"), samples(1.0))])
+    check = write_run(tmp_path / "a" / "20261122T110000Z-bbbb", [(arm("native"), samples(1.0))])
+    check.write_record(check.record().model_copy(update={"kind": "check"}))
+    broken = write_run(tmp_path / "a" / "20261122T120000Z-cccc", [])
+    broken.write_record(broken.record().model_copy(update={"status": "failed"}))
+    assert resolve_side("latest", tmp_path).run.folder == wanted.folder
+
+
 def test_the_terminal_shows_labels_as_text(tmp_path: Path) -> None:
     arms = [
         (arm("torchvision"), samples(1.0, seed=1)),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -33,14 +32,14 @@ class Nodes:
             **os.environ, "RAY_TMPDIR": str(folder),
             "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1",
             "RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "3",
+            "RAY_raylet_start_wait_time_s": "120",
         }  # fmt: skip
         self.processes: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Nodes:
         head = ["--head", f"--port={self.address.rpartition(':')[2]}", "--include-dashboard=false"]
         self._start("head", *head, "--resources={}")
-        until(self._answers, 60)
-        for number in range(self.count):
+        for number in range(self.count):  # one after the other: each takes seconds of the processors
             self._start(f"node{number}", f"--address={self.address}", '--resources={"timing": 1}')
         return self
 
@@ -51,12 +50,7 @@ class Nodes:
         self.processes.append(
             subprocess.Popen(command, env=self.environment, stdout=log, stderr=log, start_new_session=True)
         )
-
-    def _answers(self) -> bool:
-        host, _, port = self.address.rpartition(":")
-        with contextlib.suppress(OSError), socket.create_connection((host, int(port)), timeout=1):
-            return True
-        return False
+        until(lambda: "will now block" in (self.folder / f"{name}.log").read_text(), 120)
 
     def kill(self, number: int) -> None:
         """End a node without a word, with all that it started."""
@@ -87,7 +81,8 @@ def test_lost_node_gives_its_cell_to_another(cli: Cli, nodes: Nodes) -> None:
     recipe = cli.recipe(factors={"ema": [False, True], "seed": list(range(10))}, measure=MEASURE)
     command = ["run", recipe, "--adapters", FAKE, "--results", cli.results, "--executor", "ray"]
     process = cli.start(*command, "--address", nodes.address, env=nodes.environment)
-    until(lambda: len(finished(cli)) >= 5, 240)
+    until(lambda: len(finished(cli)) >= 5 or process.poll() is not None, 240)
+    assert process.poll() is None, process.communicate()
     nodes.kill(1)
     out, err = process.communicate(timeout=400)
     assert process.returncode == 0, err

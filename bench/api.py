@@ -34,6 +34,7 @@ def run(
     strict: bool = False,
     quiet: bool = False,
     allow_variables: bool = False,
+    trust: bool = False,
 ) -> MeasuredRun:
     """Measure every arm of a recipe, as `bench run` does.
 
@@ -46,6 +47,7 @@ def run(
         strict: Refuse to time an arm whose work is unequal.
         quiet: Show no progress on standard error.
         allow_variables: Let the recipe set any environment variable of its workers.
+        trust: Run the code that the recipe names outside this repository.
 
     Returns:
         The run. An arm that failed is a row with its reason; other arms are measured.
@@ -56,7 +58,7 @@ def run(
     """
     folders = [Path(one) for one in adapters]
     loaded, plan = plan_of(
-        Path(recipe), _overrides(settings), folders, aa=aa, allow_variables=allow_variables
+        Path(recipe), _overrides(settings), folders, aa=aa, allow_variables=allow_variables, trust=trust
     )
     with interrupts.handled():
         outcome = measure(loaded, plan, Path(results), folders, quiet=quiet, strict=strict)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import typing
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, field
+from dataclasses import asdict, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
@@ -13,6 +13,7 @@ import yaml
 from pydantic import BeforeValidator, ConfigDict, Field, StrictBool, StrictInt, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from detectors.contradictions import contradictions
 from detectors.transforms import IMAGENET_MEAN, IMAGENET_STD
 
 Keys = tuple[str | int, ...]
@@ -182,21 +183,33 @@ class Optimizer:
 class Checkpoints:
     """Written every so many iterations and at the end; the last ``keep`` stay.
 
-    ``best``: of which task the evaluation with the highest AP is kept as ``best.pt``.
+    ``best``: of which task the evaluation with the highest AP is kept as ``best.pt``. ``patience``: training ends after
+    so many evaluations without a better one.
     """
 
     every: Positive = 1000
     keep: Positive = 3
     best: Literal["bbox", "segm"] | None = None
+    patience: Positive | None = None
 
 
 @checked
 class Evaluate:
-    """Evaluation on ``data.val``: at the end and, unless 0, ``every`` so many iterations; ``batch`` images at once."""
+    """Evaluation on ``data.val``: at the end and, unless 0, ``every`` so many iterations; ``batch`` images at once.
+
+    Test-time augmentation: ``scales``, short sides beside that of ``resize``, and ``mirror``, each view mirrored too.
+    """
 
     every: Count = 0
     batch: Positive = 1
     resize: Resize = Resize()
+    scales: Many[Positive] = ()
+    mirror: StrictBool = False
+
+    @property
+    def views(self) -> list[Resize]:
+        """The sizes of an image that are looked at; one, without augmentation."""
+        return [self.resize, *(replace(self.resize, short=(short,)) for short in self.scales)]
 
 
 @checked
@@ -256,7 +269,7 @@ def load(file: str | Path, overrides: Sequence[str] = ()) -> Loaded:
     for override in overrides:
         _override(content, places, override)
     config = _checked(content, places)
-    for problem, keys in _contradictions(config):
+    for problem, keys in contradictions(config):
         raise ConfigError(problem, _place(places, keys))
     return Loaded(config, places)
 
@@ -271,33 +284,6 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=3)
     return f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names)}"
-
-
-def _contradictions(config: Config) -> Iterable[tuple[str, Keys]]:
-    schedule = config.schedule
-    if (schedule.name is None) == (schedule.iterations is None):
-        yield "give either name (1x, 2x, …) or iterations", ("schedule",)
-    if schedule.name is not None and schedule.steps:
-        yield f"{schedule.name} has steps of its own; give iterations instead of name", ("schedule", "steps")
-    if schedule.decay != "step" and schedule.steps:
-        yield f"{schedule.decay} has no steps; leave them out or take decay: step", ("schedule", "steps")
-    if list(schedule.steps) != sorted(set(schedule.steps)):
-        yield "steps have to grow", ("schedule", "steps")
-    for keys, resize in (
-        (("augment", "resize"), config.augment.resize),
-        (("evaluate", "resize"), config.evaluate.resize),
-    ):
-        if not resize.short:
-            yield "short needs a length", (*keys, "short")
-        elif resize.size is None and max(resize.short) > resize.long:
-            yield f"the short side {max(resize.short)} is longer than the long one", (*keys, "long")
-    jitter = config.augment.jitter
-    if jitter is not None and config.augment.resize.size is None:
-        yield "jitter needs the size of the canvas: resize: {size: [1024, 1024]}", ("augment", "jitter")
-    if jitter is not None and jitter[0] > jitter[1]:
-        yield "the least scale is larger than the largest", ("augment", "jitter")
-    if len(config.evaluate.resize.short) > 1:
-        yield "evaluation takes one short side", ("evaluate", "resize", "short")
 
 
 def _read(file: Path, below: tuple[Path, ...] = ()) -> tuple[dict[str, Any], dict[Keys, str]]:

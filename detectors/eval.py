@@ -14,6 +14,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,7 +30,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from detectors import config as configs
-from detectors import cpu, runtime, training_state
+from detectors import cpu, runtime, training_state, views
 from detectors.coco import BadImage, Batch, CocoFolder, Collate, Example, ResizedCoco, resized_size
 from detectors.config import Config, ConfigError, Loaded, Split
 from detectors.pictures import as_pixels
@@ -83,7 +84,9 @@ def evaluate(
     was_training = model.training
     model.eval()
     log.info("evaluating: 0/%d", len(image_ids))
-    results, seconds = _detect(model, coco, config, image_ids, category_ids, ranks)
+    augmented = config.evaluate.scales or config.evaluate.mirror
+    look = _detect_views if augmented else _detect
+    results, seconds = look(model, coco, config, image_ids, category_ids, ranks)
     model.train(was_training)
     if ranks.count > 1:
         parts: list[Results] | None = [{}] * ranks.count if ranks.first else None
@@ -137,6 +140,68 @@ def _detect(
         if done // PROGRESS > shown:
             log.info("evaluating: %d/%d", min(done * ranks.count, len(image_ids)), len(image_ids))
     return results, Seconds(*spent.tolist())
+
+
+@torch.no_grad()
+def _detect_views(
+    model: nn.Module,
+    coco: CocoFolder,
+    config: Config,
+    image_ids: Sequence[int],
+    category_ids: Sequence[int],
+    ranks: Ranks,
+) -> tuple[Results, Seconds]:
+    """As ``_detect``, with several views of each image, one image at a time."""
+    tasks = ("bbox", "segm") if runtime.uses_masks(model) else ("bbox",)
+    results: Results = {task: [] for task in tasks}
+    spent = np.zeros(len(Seconds._fields))
+    for image_id in image_ids[ranks.rank :: ranks.count]:
+        times = [time.perf_counter()]
+        pixels = coco.image(image_id)
+        times.append(time.perf_counter())
+        found = detect_views(model, pixels, config)
+        times += [_now(ranks.device)] * 2  # the post-processing of each view is part of it
+        for task, entries in results.items():
+            entries += entries_of(found, image_id, category_ids, masks=task == "segm")
+        spent += np.diff([*times, time.perf_counter()])
+    return results, Seconds(*spent.tolist())
+
+
+@torch.no_grad()
+def detect_views(model: nn.Module, image: np.ndarray | Image.Image, config: Config) -> Detections:
+    """Detect in all views of an image that ``config.evaluate`` asks for.
+
+    Args:
+        model: on any device.
+        image: as for ``detect``.
+        config: what the model was trained with, and the views.
+
+    Returns:
+        Detections in the pixels of the image.
+
+    Raises:
+        ValueError: for a model whose detections cannot be joined.
+    """
+    suppression = views.suppression_of(model)
+    pixels = as_pixels(image)
+    found = []
+    for resize in config.evaluate.views:
+        view = replace(config, evaluate=replace(config.evaluate, resize=resize))
+        found += detect(model, [pixels], view)
+        if config.evaluate.mirror:
+            found += [views.mirrored(one, pixels.shape[1]) for one in detect(model, [pixels[:, ::-1]], view)]
+    return views.joined(found, *suppression)
+
+
+def check_views(model: nn.Module, loaded: Loaded) -> None:
+    """Raises ConfigError for views that are wanted of a model whose detections cannot be joined."""
+    wanted = loaded.config.evaluate
+    if wanted.scales or wanted.mirror:
+        try:
+            views.suppression_of(model)
+        except ValueError as error:
+            place = loaded.place("evaluate", "scales" if wanted.scales else "mirror")
+            raise ConfigError(str(error), place) from None
 
 
 def _now(device: torch.device) -> float:
@@ -298,6 +363,7 @@ def _run(given: argparse.Namespace) -> int:
     runtime.take_weights(
         model, training_state.weights(state, averaged=not given.not_averaged), given.checkpoint
     )
+    check_views(model, loaded)
     coco = runtime.coco_folder(loaded, "val")
     runtime.check_categories(category_ids, coco, loaded)
     output = given.output or Path(config.output) / "eval"

@@ -12,7 +12,7 @@ import contextlib
 import re
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,7 @@ from detectors import cpu, runtime, training_state
 from detectors.coco import AugmentedCoco, BadImage, Batch, CocoFolder, Collate
 from detectors.config import Config, ConfigError, Loaded, Optimizer
 from detectors.ema import EMA
-from detectors.eval import evaluate
+from detectors.eval import check_views, evaluate
 from detectors.meter import Meter, Records
 from detectors.order import TrainingOrder
 from detectors.parameter_rules import Rule, parameter_groups
@@ -262,6 +262,7 @@ def train(loaded: Loaded, *, resume: bool = False) -> int:
         coco, image_ids, trainer = _prepare(loaded, ranks, resumed=state is not None)
         val = None
         if config.data.val is not None:
+            check_views(trainer.model, loaded)
             val = runtime.coco_folder(loaded, "val")
             runtime.check_categories(coco.category_ids, val, loaded)
         first = 0
@@ -334,9 +335,8 @@ def _run(
     batches = training_batches(coco, image_ids, config, ranks, first)
     meter = Meter(ranks, config.batch)
     records = Records(output, config.records if ranks.first else ())
-    best = training_state.best(output)
-
     save = partial(_save, trainer, coco, output)
+    looks = Looks(trainer, coco.category_ids, records, save)
     for iteration in range(first, schedule.iterations):
         waiting = time.perf_counter()
         batch = next(batches).to(ranks.device)
@@ -365,16 +365,43 @@ def _run(
         due = config.evaluate.every and done % config.evaluate.every == 0
         if val is not None and (due or last):
             start_s = time.perf_counter()
-            model = trainer.evaluated_model()
-            found = evaluate(model, val, config, coco.category_ids, ranks, output / "eval")
-            if found is not None:
-                records.add(done, found.numbers())
-                task = config.checkpoint.best
-                if task in found.metrics and found.metrics[task]["AP"] > best:
-                    best = found.metrics[task]["AP"]
-                    save(done, best=best)
+            if looks.after(done, val) and not last:
+                if ranks.first:
+                    save(done)
+                log.info("no better AP in %d evaluations: stopped after iteration %d", looks.stale, done)
+                return 0
             meter.pause(time.perf_counter() - start_s)
     return 0
+
+
+class Looks:
+    """Evaluations on the way: their numbers, the checkpoint of the best, and when there is nothing to wait for."""
+
+    def __init__(
+        self, trainer: Trainer, category_ids: Sequence[int], records: Records, save: Callable[..., None]
+    ) -> None:
+        self.trainer = trainer
+        self.category_ids = category_ids
+        self.records = records
+        self.save = save
+        self.output = Path(trainer.config.output)
+        self.best = training_state.best(self.output)
+        self.stale = 0  # evaluations since the best one
+
+    def after(self, done: int, val: CocoFolder) -> bool:
+        """Evaluate after so many iterations; whether ``checkpoint.patience`` is at an end."""
+        config, ranks = self.trainer.config, self.trainer.ranks
+        model = self.trainer.evaluated_model()
+        found = evaluate(model, val, config, self.category_ids, ranks, self.output / "eval")
+        self.stale += 1
+        task = config.checkpoint.best
+        if found is not None:  # on the first rank
+            self.records.add(done, found.numbers())
+            if task in found.metrics and found.metrics[task]["AP"] > self.best:
+                self.best, self.stale = found.metrics[task]["AP"], 0
+                self.save(done, best=self.best)
+        patience = config.checkpoint.patience
+        return patience is not None and ranks.largest(float(ranks.first and self.stale >= patience)) > 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

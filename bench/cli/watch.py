@@ -32,10 +32,11 @@ def watch(
 ) -> None:
     """Follow a run of another process: progress, ratios so far, and the outcome when it ends."""
     found = Run(resolve_run(run, results), cache_folder())
-    plan, _ = plan_of_run(found, find_codebases(adapters or []))
-    done = found.journal()
-    with listener(plan, quiet=False, done=done) as shown:
-        follow(found, plan, shown, len(done), every_s)
+    if found.status() == "running":
+        plan, _ = plan_of_run(found, find_codebases(adapters or []))
+        done = found.journal()
+        with listener(plan, quiet=False, done=done) as shown:
+            follow(found, plan, shown, len(done), every_s)
     say(f"{found.folder}: {found.status()}")
     show(outcome_blocks(found), Console(highlight=False))
 

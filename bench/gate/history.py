@@ -153,8 +153,8 @@ def change_text(series: Series, change: ChangePoint) -> str:
 
 
 COLUMNS = (
-    Column("recipe"), Column("arm"), Column("metric"), Column("machine"), Column("runs", True),
-    Column("latest", True), Column("changes"),
+    Column("recipe"), Column("arm"), Column("metric"), Column("machine", priority=3),
+    Column("runs", True, priority=2), Column("latest", True, priority=1), Column("change", True),
 )  # fmt: skip
 
 
@@ -192,13 +192,24 @@ def _change_line(series: Series, change: ChangePoint, *, bisect: bool) -> str:
 
 
 def _row(series: Series) -> tuple[Cell, ...]:
-    runs = len(series.points)
-    changes = ", ".join(f"{one.direction} {100 * one.change:+.1f} %" for one in series.changes)
-    few = f"too few runs to say (needs {2 * MIN_RUNS})" if runs < 2 * MIN_RUNS else "none"
+    metric = (
+        f"{series.metric} ÷ {series.relative_to}"
+        if series.relative_to
+        else f"{series.metric} ({series.unit})"
+    )
     return (
-        cell(series.recipe), cell(series.arm), cell(series.quantity), cell(series.machine), cell(str(runs)),
-        cell(f"{series.values[-1]:.4g} {series.unit}"), cell(changes or few),
+        cell(series.recipe), cell(series.arm), cell(metric), cell(series.machine), cell(str(len(series.points))),
+        cell(f"{series.values[-1]:.4g}"), cell(_changes_text(series)),
     )  # fmt: skip
+
+
+def _changes_text(series: Series) -> str:
+    """`worse +8.4 %` of the last change, with the number of those before it."""
+    if not series.changes:
+        return f"needs {2 * MIN_RUNS} runs" if len(series.points) < 2 * MIN_RUNS else "none"
+    last, before = series.changes[-1], len(series.changes) - 1
+    text = f"{'worse' if last.direction == 'regression' else 'better'} {100 * last.change:+.1f} %"
+    return f"{text}, {before} before" if before else text
 
 
 # -- figures -------------------------------------------------------------------------------------------------

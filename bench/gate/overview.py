@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,6 @@ from bench.record.index import worked_out
 from bench.record.machine import fingerprint
 from bench.record.models import ArmRecord, RunRecord
 from bench.record.run import Run
-
-#: Of what `_overview` makes; another one makes the index anew.
-VERSION = "overview-1"
 
 Point = list[Any]
 """Arm, metric, work, value, revision; for a time also name and value of the baseline, where there is one."""
@@ -46,6 +44,10 @@ class Overview:
     points: tuple[Point, ...] = ()
     """None of a run against itself, and of a check of two revisions."""
     error: str = ""
+
+
+#: Of what `_overview` makes; another one makes the index anew. Raise the number when the numbers of a run change.
+VERSION = f"overview-2-{zlib.crc32(' '.join(one.name for one in fields(Overview)).encode()):08x}"
 
 
 def overviews(folders: Sequence[Path], cache: Path | None) -> Iterator[Overview]:

@@ -208,8 +208,17 @@ def evaluate(
     )
 
 
-def evaluate_file(truth: Path, results: Path, *, masks: bool) -> dict[IouType, Evaluation]:
-    """Numbers of the boxes, and with ``masks`` of the masks as well, over all images of the ground truth."""
+def evaluate_file(truth: Path, results: Path, *, masks: bool | None) -> dict[IouType, Evaluation]:
+    """Numbers of the boxes, and with ``masks`` of the masks as well, over all images of the ground truth.
+
+    Args:
+        truth: Annotations.
+        results: Detections.
+        masks: None: where the first detections have masks; of a codebase's own model it is not known before.
+    """
+    if masks is None:
+        with results.open("rb") as file:
+            masks = b'"segmentation"' in file.read(1 << 20)
     coco, found = read_coco(truth, files=False), read_results(results)
     kinds: tuple[IouType, ...] = ("bbox", "segm") if masks else ("bbox",)
     return {kind: evaluate(coco, found, kind) for kind in kinds}

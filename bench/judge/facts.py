@@ -161,7 +161,9 @@ def _processors(arm: ArmRecord, baseline: ArmRecord) -> Iterator[Fact]:
 def _beyond(arm: ArmRecord) -> bool:
     """Whether more processors were busy than threads asked for; loaders of a codebase have threads of their own."""
     asked = arm.description.get("threads")
-    if asked is None or arm.busy_processors is None or arm.workload.input.mode == "pipeline":
+    if asked is None or arm.busy_processors is None or arm.workload.device != "cpu":
+        return False
+    if arm.workload.input.mode == "pipeline":
         return False
     return bool(arm.busy_processors > 1.25 * asked + 0.25)
 

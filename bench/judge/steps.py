@@ -146,7 +146,7 @@ def repeated(first: Sequence[Json], second: Sequence[Json], where: str) -> Itera
         one, two = (_again(steps, phase) for steps in (first, second))
         if one is not None and two is not None:
             name = f"operators of {phase} for a batch seen before, to those of another{where}"
-            yield Fact(name, one, two, 0.3, WORK)
+            yield Fact(name, one, two, 0.5, WORK)
 
 
 def _again(steps: Sequence[Json], phase: str) -> float | None:

@@ -301,7 +301,8 @@ class MeasuredArm:
         measure = self.site.plan.measure
         first = None if round_ < 0 else (launch * measure.rounds + round_) * measure.steps
         before = read_clock()
-        replies = self.request("run_block", steps=steps, settle=measure.settle, first=first)
+        hold = measure.hold_weights and self.arm.workload.task == "train"
+        replies = self.request("run_block", steps=steps, settle=measure.settle, first=first, hold=hold)
         taken = None if measure.quiet == "off" else taken_cores(before, read_clock())
         self.keep_block(launch, round_, position, replies, taken_cores=taken, batches=replies[0]["batches"])
         self.record.losses.append(Losses(launch=launch, round=round_, losses=replies[0]["losses"]))
@@ -312,10 +313,9 @@ class MeasuredArm:
 
     def _note_processors(self, replies: list[dict[str, Any]]) -> None:
         """One reply of each rank."""
-        record = self.record
+        record, busy = self.record, [one["busy_processors"] for one in replies]
         record.threads = sorted({*record.threads, *(one["threads"] for one in replies if one["threads"])})
-        busy = max(one["busy_processors"] for one in replies)
-        record.busy_processors = max(busy, record.busy_processors or 0.0)
+        record.busy_processors = max(record.busy_processors or 0.0, *busy)
 
     def look(self) -> None:
         """Have an arm that the audit observed watched in one step more, after the timed ones; once."""
@@ -399,7 +399,7 @@ class MeasuredArm:
             problem = f"predicted {predictions.images} of {len(dataset.image_ids)} images"
             raise WorkerFailure("protocol", problem, "predict")
         folder, truth = self.site.run.folder, self._truth(dataset)
-        masks = self.arm.workload.has_masks and dataset.masks
+        masks = dataset.masks and (None if self.arm.workload.own_model else self.arm.workload.has_masks)
         try:
             found = accuracy.evaluate_file(
                 folder / truth.ground_truth, folder / predictions.path, masks=masks

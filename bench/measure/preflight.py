@@ -21,18 +21,21 @@ from bench.record.models import ArmRecord, RunRecord
 
 def check_plan(plan: Plan, codebases: Mapping[str, Codebase]) -> list[str]:
     """What would fail or be ignored, in words; nothing when all that a recipe asks for is there."""
-    problems: dict[str, None] = {}
+    problems: dict[str, list[str]] = {}
     for arm in plan.arms:
         for check in (check_weights, _check_data, _check_device, _check_source):
             try:
                 check(arm)
             except BenchError as error:
-                problems[f"{arm.id}: {error}"] = None
+                problems.setdefault(str(error), []).append(arm.id)
         try:
             interpreter_of(arm, arm.checkout.codebase if arm.checkout else codebases[arm.codebase])
         except BenchError as error:
-            problems[f"{arm.codebase}: {error}"] = None
-    return list(problems)
+            problems[str(error)] = [arm.codebase]
+    return [
+        f"{arms[0]}{f' and {len(arms) - 1} more' if len(arms) > 1 else ''}: {problem}"
+        for problem, arms in problems.items()
+    ]
 
 
 def interpreter_of(arm: Arm, codebase: Codebase) -> Path:

@@ -88,14 +88,18 @@ class _Made:
         return prepared
 
     def _evaluation(self, workload: Workload) -> Dataset:
-        key = (evaluated_input(workload).model_dump_json(), workload.eval_images)
+        shape = {"size", "mode", "workers"}  # of no meaning for which images they are
+        key = (evaluated_input(workload).model_dump_json(exclude=shape), workload.eval_images)
         return self._opened(key, lambda: open_evaluation(workload, self.site.cache))
 
     def _opened(self, key: Any, opening: Any) -> Dataset:
         if key not in self.opened:
             dataset: Dataset = opening()
             self.opened[key] = dataset
-            self.site.record.dataset[f"{dataset.name}/{dataset.split}"] = DatasetRecord(
+            name, known = f"{dataset.name}/{dataset.split}", self.site.record.dataset
+            if name in known and known[name].checksum != dataset.checksum:  # another part of the same file
+                name += f", {len(dataset.image_ids)} images"
+            known[name] = DatasetRecord(
                 name=dataset.name,
                 split=dataset.split,
                 images=len(dataset.image_ids),

@@ -162,7 +162,7 @@ def composed(asked: Asked, codebases: Mapping[str, Codebase]) -> dict[str, Any]:
     measure = {"launches": asked.launches, "rounds": asked.rounds, "steps": asked.steps}
     return {
         "name": "-".join(["vs", *dict.fromkeys(arm.codebase.name for arm in arms)])[:100],
-        "description": f"bench vs {' '.join(asked.arms)}"[:1000],
+        "description": f"bench vs: {', '.join(labels)}."[:1000],
         "workload": workload,
         "arms": [
             _arm_content(arm, label, shared is not None) for arm, label in zip(arms, labels, strict=True)

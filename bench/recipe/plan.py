@@ -326,16 +326,23 @@ def _make_arm(
 
 
 def round_orders(arms: int, rounds: int, seed: int) -> list[list[int]]:
-    """The order of arms in each round: a random permutation, then its reverse, then a new permutation, …
+    """The order of arms in each round: the rows of a Williams square, each followed by its reverse.
 
     Over a pair of rounds every arm has the same mean place, so a drift of the machine that is linear over the pair
-    falls on all arms alike.
+    falls on all arms alike. Over a square (as many rounds as arms, or twice as many of an odd number) every arm follows
+    every other one equally often, so what one leaves behind, in caches or in heat, does too. Williams, 1949.
     """
     rng = random.Random(seed)
+    zigzag = [place // 2 if place % 2 == 0 else arms - 1 - place // 2 for place in range(arms)]
     orders: list[list[int]] = []
     while len(orders) < rounds:
-        order = rng.sample(range(arms), arms)
-        orders += [order, order[::-1]]
+        names = rng.sample(range(arms), arms)
+        shifts = range(
+            max(1, arms // 2) if arms % 2 == 0 else arms
+        )  # a reverse is a shift, of an even number
+        for shift in rng.sample(shifts, len(shifts)):
+            order = [names[(place + shift) % arms] for place in zigzag]
+            orders += [order, order[::-1]]
     return orders[:rounds]
 
 

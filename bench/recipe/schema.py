@@ -68,6 +68,9 @@ class Measure(Strict):
     """Fresh worker processes per arm, one after the other."""
     until: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Add launches until every interval has this half width (0.03: 3 %); `launches` is then the most."""
+    hold_weights: bool = False
+    """Time training with learning rate 0 after the audit: the work of an R-CNN's step depends on its weights, and so
+    stays what it was. The optimizer's arithmetic is the same."""
     interleave: bool = True
     """False measures one arm after the other: only to show what that costs in certainty."""
     quiet: Annotated[Literal["wait", "mark", "off"], BeforeValidator(_word)] = "wait"

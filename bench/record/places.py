@@ -31,6 +31,7 @@ _COMMON_NAMES = frozenset(
     {"localhost", "root", "user", "runner", "ubuntu", "admin", "docker", "bench", "host"}
 )
 _ELSEWHERE = "{elsewhere}/"
+_PATHS_OF_AN_ARGUMENT = re.compile(r"(?:^|(?<=[=:@]))/(?!/)[^=:@]*")
 _PATH_ENDS = r"(?=$|[^\w.-]|\.(?:\W|$))"
 
 
@@ -115,15 +116,19 @@ class Places:
         return portable
 
     def argument(self, text: str) -> str:
-        """An argument of the command line: its path relative to the current folder, or as a place."""
-        option, equals, path = text.partition("=") if not os.path.isabs(text) else ("", "", text)
-        if not os.path.isabs(path):
-            return self.text(text)
-        if Path(path).is_relative_to(Path.cwd()) and Path.cwd() != Path("/"):
-            path = os.path.relpath(path)
-        elif self.text(path) == path:
-            path = f"{_ELSEWHERE}{Path(path).name}"
-        return self.text(f"{option}{equals}{path}")
+        """An argument of the command line: its paths relative to the current folder, or as places.
+
+        Args:
+            text: A path, `--option=PATH`, or an arm of `bench vs`: `CODEBASE=PATH:PATH@PATH`.
+        """
+
+        def place(match: re.Match[str]) -> str:
+            path = match[0]
+            if Path(path).is_relative_to(Path.cwd()) and Path.cwd() != Path("/"):
+                return os.path.relpath(path)
+            return f"{_ELSEWHERE}{Path(path).name}" if self.text(path) == path else path
+
+        return self.text(_PATHS_OF_AN_ARGUMENT.sub(place, text))
 
     def local(self, value: Any) -> Any:
         """The recipe of a record with the paths and hidden variables of this machine.

@@ -23,11 +23,10 @@ import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 from pydantic import BaseModel, ValidationError
 
 from bench.errors import BenchError, StorageError
@@ -36,6 +35,9 @@ from bench.record.names import file_name
 from bench.record.places import Places
 from bench.record.samples import Columns, block_columns, columns_of, problem_of, read_columns, samples_frame
 from bench.record.software import git_diff, git_revision
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 JOURNAL = "blocks.jsonl"
 
@@ -129,6 +131,8 @@ class Run:
         Raises:
             BenchError: a time that is not positive and finite, or a torn table and no journal.
         """
+        import pandas as pd
+
         return pd.DataFrame(self._columns(arm))
 
     def block_seconds(self, arm: str) -> npt.NDArray[np.float64]:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
-import pyarrow.parquet as pq
 
 from bench.record.models import Block
+
+if TYPE_CHECKING:  # pandas and pyarrow take half a second: lists of runs do without them
+    import pandas as pd
 
 #: Columns of a samples table: one row per step and rank.
 SAMPLE_COLUMNS = {
@@ -44,6 +45,8 @@ def samples_frame(blocks: Sequence[Block]) -> pd.DataFrame:
 
     The duration of a step is from its start to the start of the next, of the last step to the end of the block.
     """
+    import pandas as pd
+
     rows: list[tuple[int, ...]] = []
     for block in blocks:
         disturbed = int((block.taken_cores or 0.0) > block.allowed_cores)
@@ -62,6 +65,8 @@ def read_columns(path: Path) -> Columns:
     Raises:
         ValueError: the file is torn, or holds something else than samples.
     """
+    import pyarrow.parquet as pq
+
     try:
         with pq.ParquetFile(path) as file:
             if file.metadata.num_rows > MAX_ROWS:
@@ -137,6 +142,8 @@ def block_times(samples: pd.DataFrame) -> pd.DataFrame:
     A step of several ranks lasts as long as its slowest rank (max over ranks), then the block is averaged. Disturbed
     blocks are left out where their launch has enough quiet ones.
     """
+    import pandas as pd
+
     return pd.DataFrame(block_columns(columns_of(samples)))
 
 

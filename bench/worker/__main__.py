@@ -109,10 +109,18 @@ class Worker:
 
         return {"look": look(self.adapter, self.batches)}
 
-    def run_block(self, steps: int, settle: int, first: Optional[int] = None) -> Dict[str, Any]:
-        """Time steps. ``first``: number of the first timed step's batch, where the batches are shared."""
+    def run_block(
+        self, steps: int, settle: int, first: Optional[int] = None, hold: bool = False
+    ) -> Dict[str, Any]:
+        """Time steps.
+
+        ``first``: number of the first timed step's batch, where the batches are shared. ``hold``: with learning rate 0,
+        from now on.
+        """
         from bench.worker import probe
 
+        if hold:
+            self.adapter.scale_learning_rate(0.0)
         batches: List[int] = []
         if first is not None and isinstance(self.source, Rotation):
             batches = self.source.seek(first - settle, settle + steps)[settle:]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import yaml
 
 from bench.recipe.load import load_recipe
@@ -74,3 +75,50 @@ def test_resumed_run_takes_no_other_settings(cli: Cli) -> None:
     done = cli("run", "--resume", "latest", "--set", "measure.rounds=9")
     assert done.code == 2
     assert "is completed as it began" in done.err
+
+
+PADDLE = """\
+architecture: FasterRCNN
+num_classes: 80
+FasterRCNN:
+  {backbone: ResNet, neck: FPN, rpn_head: RPNHead, bbox_head: BBoxHead, bbox_post_process: BBoxPostProcess}
+ResNet: {depth: 18, norm_type: bn, freeze_at: 0, return_idx: [0,1,2,3], num_stages: 4}
+FPN: {out_channel: 256}
+RPNHead:
+  anchor_generator:
+    aspect_ratios: [0.5, 1.0, 2.0]
+    anchor_sizes: [[32], [64], [128], [256], [512]]
+    strides: [4, 8, 16, 32, 64]
+  rpn_target_assign:
+    batch_size_per_im: 256
+    fg_fraction: 0.5
+    negative_overlap: 0.3
+    positive_overlap: 0.7
+    use_random: True
+  train_proposal:
+    {min_size: 0.0, nms_thresh: 0.7, pre_nms_top_n: 2000, post_nms_top_n: 1000, topk_after_collect: True}
+  test_proposal:
+    {min_size: 0.0, nms_thresh: 0.7, pre_nms_top_n: 1000, post_nms_top_n: 1000}
+BBoxHead:
+  head: TwoFCHead
+  roi_extractor: {resolution: 7, sampling_ratio: 0, aligned: True}
+  bbox_assigner: BBoxAssigner
+BBoxAssigner: {batch_size_per_im: 512, bg_thresh: 0.5, fg_thresh: 0.5, fg_fraction: 0.25, use_random: True}
+TwoFCHead: {out_channel: 1024}
+BBoxPostProcess:
+  decode: RCNNBox
+  nms: {name: MultiClassNMS, keep_top_k: 100, score_threshold: 0.05, nms_threshold: 0.5}
+TrainReader: {batch_size: 2}
+"""
+
+
+@pytest.mark.nightly
+def test_configuration_of_a_paddledetection_user_trains(cli: Cli) -> None:
+    config = cli.folder / "mine.yml"
+    config.write_text(PADDLE)
+    done = cli("vs", f"paddledet:{config}", "torchvision:retinanet_resnet50_fpn_v2", "--task", "train", *LESS[2:],
+               "--size", "128", "--results", cli.results, "-o", cli.folder / "report", "--json")  # fmt: skip
+    if "bench env create paddledet" in done.err:
+        pytest.skip("no environment of paddledet")
+    assert done.code == 0, done.err
+    assert [one["verdict"] for one in done.json()["audit"]] == ["different models"]

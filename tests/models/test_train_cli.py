@@ -433,7 +433,7 @@ def test_gradients_are_clipped_and_rules_scale_rate_and_decay(write_config: Call
 
 def test_the_log_says_what_bench_reads(tmp_path: Path, write_config: Callable[..., Path]) -> None:
     path = write_config(evaluated=True, model={"name": "retinanet_r50_fpn", "settings": {"frozen_stages": 3}})
-    given = ["--set", "evaluate.every=1", "--set", "checkpoint.best=bbox"]
+    given = ["--set", "evaluate.every=1", "--set", "checkpoint.best=bbox", "--set", "checkpoint.patience=9"]
     assert train.main([str(path), *given]) == 0
     file = tmp_path / "run" / "train.log"
     log = import_logs("auto", [file]).log
@@ -569,6 +569,24 @@ def test_the_configs_that_we_ship_can_be_read_and_built() -> None:
         assert loaded.config.output.startswith("runs/"), file
         with torch.device("meta"):
             runtime.build_model(loaded, 3)
+
+
+@pytest.mark.usefixtures("narrow")
+def test_training_ends_when_no_ap_is_better(tmp_path: Path, write_config: Callable[..., Path]) -> None:
+    path = write_config(
+        evaluated=True,
+        model={"name": "retinanet_r50_fpn", "settings": {"frozen_stages": 3}},
+        optimizer={"lr": 1e-12},
+        schedule={"iterations": 100},
+        checkpoint={"best": "bbox", "patience": 1},
+        evaluate={"every": 1, "resize": {"short": 64, "long": 96}},
+    )
+    assert train.main([str(path)]) == 0
+    assert (
+        "no better AP in 1 evaluations: stopped after iteration 2" in (tmp_path / "run/train.log").read_text()
+    )
+    assert [one.name for one in training_state.checkpoints(tmp_path / "run")] == ["checkpoint_00000002.pt"]
+    assert training_state.read(tmp_path / "run" / "best.pt")["iteration"] == 1
 
 
 def test_no_detections_are_an_ap_of_zero(shapes_folder: Path) -> None:

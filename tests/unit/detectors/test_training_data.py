@@ -15,6 +15,7 @@ from detectors.jitter import paste_copies, scale_jitter, tight_box
 from detectors.order import Draw, TrainingOrder
 from detectors.schedule import make_schedule
 from detectors.transforms import Sample
+from tests.conftest import ROOT
 
 
 @pytest.mark.parametrize(
@@ -156,3 +157,10 @@ def test_jitter_needs_the_size_of_its_canvas(tmp_path: Path) -> None:
         configs.load(path)
     loaded = configs.load(path, ["augment.resize.size=[512, 512]"])
     assert loaded.config.augment.jitter == (0.1, 2)
+
+
+def test_the_config_of_the_guide_can_be_read(tmp_path: Path) -> None:
+    guide = (ROOT / "docs" / "how-to" / "train-detectors.md").read_text()
+    text = guide.partition("```yaml\n")[2].partition("```")[0]
+    (tmp_path / "mine.yaml").write_text(text.replace("extends: ", f"extends: {ROOT}/"))
+    assert configs.load(tmp_path / "mine.yaml").config.checkpoint.best == "bbox"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -154,6 +156,15 @@ def test_linear_drift_over_two_rounds_falls_on_all_alike(arms: int, rounds: int,
     assert all(sorted(order) == list(range(arms)) for order in orders)
     for first, second in zip(orders[::2], orders[1::2], strict=False):
         assert second == first[::-1]
+
+
+@pytest.mark.parametrize("arms", [2, 3, 4, 5, 6, 8])
+def test_every_arm_follows_every_other_equally_often(arms: int) -> None:
+    rounds = arms if arms % 2 == 0 else 2 * arms
+    followed = Counter(pair for order in round_orders(arms, rounds, 7) for pair in itertools.pairwise(order))
+    assert len(followed) == arms * (arms - 1)
+    assert len(set(followed.values())) == 1
+    assert round_orders(arms, rounds, 7) != round_orders(arms, rounds, 8) or arms == 2
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("**/*.yaml")), ids=lambda path: path.stem)

@@ -92,6 +92,10 @@ def test_arguments_have_relative_paths(here: Places, monkeypatch: pytest.MonkeyP
         "workload.input.dataset=/data/coco": "workload.input.dataset={elsewhere}/coco",
         "--results=/home/ursula/results": "--results={home}/results",
         "run": "run",
+        "mmdet=/opt/x/python:/data/mine/my.py@/data/w.pth": (
+            "mmdet={elsewhere}/python:{elsewhere}/my.py@{elsewhere}/w.pth"
+        ),
+        "https://host/path": "https://host/path",
         "environment.variables.HF_TOKEN=hf_abcdefghijklmnopqrstuv": "environment.variables.HF_TOKEN=(hidden)",
     }
     assert {text: here.argument(text) for text in told} == told

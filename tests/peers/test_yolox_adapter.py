@@ -54,6 +54,7 @@ def test_yolox_learns_and_detects(yolox: Peer) -> None:
     assert 50 < result["input"][0] < 200  # pixels of 0..255
 
 
+@pytest.mark.nightly
 def test_mmdet_yolox_gets_the_same_pixels(mmdet: Peer, yolox: Peer) -> None:
     ours, theirs = (learn(peer, "yolox_nano") for peer in (yolox, mmdet))
     assert theirs["parameters"] == ours["parameters"]

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from bench.errors import BenchError
 from bench.record.models import RunRecord
+from bench.record.names import file_name
 from bench.record.run import JOURNAL, Run
 from bench.record.store import SUFFIX, Store, members
 
@@ -45,6 +46,7 @@ def collect(store: Store, recipe: str, root: Path, keys: Sequence[str] | None = 
     Raises:
         BenchError: The store cannot be read, or holds what is no cell.
     """
+    _named(recipe)
     found = sorted(store.keys(recipe) if keys is None else set(keys) & store.keys(recipe))
     cells = [_cell(store, recipe, key) for key in found]
     return [_joined(store, recipe, run, root) for run in _runs(cells)]
@@ -81,7 +83,7 @@ def _joined(store: Store, recipe: str, cells: Sequence[_Cell], root: Path) -> Ru
     """One run folder of some cells."""
     record = _record([cell.record for cell in cells])
     digest = hashlib.sha256(" ".join(cell.key for cell in cells).encode()).hexdigest()[:6]
-    record.id = f"{record.started_utc.replace('-', '').replace(':', '')[:15]}Z-{digest}"
+    record.id = _named(f"{record.started_utc.replace('-', '').replace(':', '')[:15]}Z-{digest}")
     folder = root / recipe / record.id
     if (folder / "run.json").exists():
         return Run(folder)
@@ -98,6 +100,14 @@ def _joined(store: Store, recipe: str, cells: Sequence[_Cell], root: Path) -> Ru
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return Run(folder)
+
+
+def _named(text: str) -> str:
+    """A text of a store that becomes the name of a folder. Raises BenchError for one that would lead elsewhere."""
+    try:
+        return file_name(text)
+    except ValueError as error:
+        raise BenchError(f"the store holds what is no cell: {error}") from None
 
 
 def _unpack(files: Mapping[str, bytes], folder: Path) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from bench.errors import BenchError, StorageError
-from bench.record.names import file_name, inner_path
+from bench.record.names import inner_path
 
 SUFFIX = ".cell.zip"
 
@@ -189,11 +189,3 @@ def members(archive: bytes, where: str) -> dict[str, bytes]:
             return {info.filename: opened.read(info) for info in infos}
     except (zipfile.BadZipFile, ValueError, NotImplementedError, RuntimeError, EOFError, OSError) as error:
         raise BenchError(f"not a packed cell: {error}", where=where) from None
-
-
-def known_recipe(store: Store, recipe: str) -> str:
-    """A recipe of a store, as a name of a folder. Raises BenchError."""
-    try:
-        return file_name(recipe)
-    except ValueError as error:
-        raise BenchError(str(error), where=str(getattr(store, "url", ""))) from None

@@ -6,10 +6,12 @@ An exit code of the command is a result, whatever it is.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +50,8 @@ class Ray:
                     "no node of the Ray cluster has the resource 'timing'",
                     hint="ray start --resources='{\"timing\": 1}' on every node that may measure",
                 )
-            _wait(ray, tasks, watch, logs.resolve())
+            with contextlib.redirect_stdout(sys.stderr):  # what Ray says of its nodes is no result
+                _wait(ray, tasks, watch, logs.resolve())
         finally:
             ray.shutdown()
 

@@ -204,8 +204,6 @@ class Adapter(BaseAdapter):
             input_shape=list(data.images.shape),
             input_dtype=str(data.images.dtype),
             input_layout="NCHW",
-            input_mean=float(data.images.mean()),
-            input_std=float(data.images.std()),
             objects=data.objects,
             precision=self.job.workload["precision"],
             postprocess={

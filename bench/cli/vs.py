@@ -13,7 +13,9 @@ from bench.errors import BenchError, ExitCode
 from bench.measure.preflight import check_plan
 from bench.recipe.codebases import find_codebases
 from bench.recipe.compose import Asked, composed, recipe_text
-from bench.recipe.load import apply_override
+from bench.recipe.load import apply_override, load_recipe
+from bench.recipe.plan import make_plan
+from bench.recipe.trust import code_of
 from bench.report.write import generate
 
 app = typer.Typer()
@@ -135,7 +137,8 @@ def init(
     )
     write_recipe(path, composed(asked, known))
     say(path)
-    say(f"next: bench run {path} --trust", error=True)
+    code = any(list(code_of(arm)) for arm in make_plan(load_recipe(path), known).arms)
+    say(f"next: bench run {path}{' --trust' if code else ''}", error=True)
 
 
 def write_recipe(path: Path, content: dict[str, Any]) -> None:

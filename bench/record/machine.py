@@ -364,13 +364,16 @@ def fingerprint(machine: Mapping[str, Any]) -> str:
 
     Of a record that lacks a fact it is of the others: such a machine equals none whose record has the fact.
     """
-    cpu, memory = machine.get("cpu", {}), machine.get("memory", {})
+    cpu, memory = (
+        found if isinstance(found := machine.get(name), Mapping) else {} for name in ("cpu", "memory")
+    )
     kind = {
         "cpu": [cpu.get(key) for key in _CPU_KIND],
         "memory_gib": round(memory.get("total_bytes", 0) / (1 << 30)),
         "gpus": [
             [gpu.get("model"), round(gpu.get("memory_total_bytes", 0) / (1 << 30))]
-            for gpu in machine.get("gpus", [])
+            for gpu in machine.get("gpus") or []
+            if isinstance(gpu, Mapping)
         ],
         "gpu_driver": machine.get("gpu_driver"),
     }

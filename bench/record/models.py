@@ -353,6 +353,21 @@ class CellRecord(RecordModel):
     """Share of the blocks in which other processes were busy."""
 
 
+def _known_machine(machine: Facts) -> Facts:
+    """Check the kinds of the facts that reports and fingerprints use."""
+    for name, kind in (("cpu", dict), ("memory", dict), ("os", dict), ("gpus", list)):
+        if not isinstance(machine.get(name) or kind(), kind):
+            raise ValueError(f"{name} is not what a machine's record has there")
+    gpus = [gpu for gpu in machine.get("gpus") or [] if isinstance(gpu, dict)]
+    sizes = [
+        (machine.get("memory") or {}).get("total_bytes"),
+        *(gpu.get("memory_total_bytes") for gpu in gpus),
+    ]
+    if not all(size is None or (isinstance(size, int | float) and 0 <= size < 2**63) for size in sizes):
+        raise ValueError("a size of memory is no number of bytes")
+    return machine
+
+
 class RunRecord(RecordModel):
     """What was asked for, where and with what."""
 
@@ -378,7 +393,7 @@ class RunRecord(RecordModel):
     """Version of bench."""
     git: Revision = Field(default_factory=Revision)
     """Of bench itself."""
-    machine: Facts = Field(default_factory=dict)
+    machine: Annotated[Facts, AfterValidator(_known_machine)] = Field(default_factory=dict)
     """`bench.record.machine.describe_machine`."""
     load_before: list[float] = Field(default_factory=list)
     """Load averages before the run."""

@@ -131,7 +131,9 @@ def to_asv(run: LoadedRun) -> str:
         ]
         if row.memory:
             results[f"{row.arm}.peakmem"] = [[row.memory.peak_bytes], [], None, started]
-    cpu, memory = report.machine.get("cpu") or {}, report.machine.get("memory") or {}
+    cpu, memory = (
+        found if isinstance(found := report.machine.get(name), dict) else {} for name in ("cpu", "memory")
+    )
     python = ".".join((report.software[0].python if report.software else "").split(".")[:2])
     document = {
         "commit_hash": report.git.get("revision") or report.bench_version,

@@ -17,7 +17,6 @@ from bench.errors import BenchError
 from bench.gate.history import Series, series_of
 from bench.gate.overview import Overview, overviews
 from bench.recipe.codebases import Codebase
-from bench.record.machine import fingerprint
 from bench.record.run import Run, find_runs, write_atomic
 from bench.report.app.page import render_page
 from bench.report.build import run_report
@@ -95,9 +94,10 @@ def history_section(run: Run, results: Path, cache: Path | None) -> Markup:
     record = run.record()
     recipe = str(record.recipe.get("name", ""))
     folders = [folder for folder in find_runs(results) if folder.parent.name == recipe]
-    place = recipe, fingerprint(record.machine)
-    members = pages.places(list(overviews(folders, cache))).get(place, [])
-    if len(members) < 2 or all(one.id != record.id for one in members):
+    runs = list(overviews(folders, cache))
+    place = next(((one.recipe, one.kind) for one in runs if one.id == record.id), None)
+    members = pages.places(runs).get(place, []) if place else []
+    if place is None or len(members) < 2 or all(one.id != record.id for one in members):
         return Markup("")
     context = pages.history_context(place, series_of(members)[0], members)
     return Markup(_templates().get_template("in_report.html.j2").render(**context))

@@ -9,6 +9,7 @@ from typing import Any
 from bench.gate.changes import MIN_RUNS, ChangePoint
 from bench.gate.history import Series, suspect_text
 from bench.gate.overview import Overview
+from bench.report.text import counted
 from bench.site.chart import HEIGHT, WIDTHS, shapes
 
 #: Rows of a table of runs or changes; runs.json and history.json have all.
@@ -71,7 +72,10 @@ def latest(
     rows = []
     for place, runs in found.items():
         last = runs[-1]
-        changed = sum(bool(one.changes) for one in series.get(place, ()))
+        members = series.get(place, ())
+        changed = f"{sum(bool(one.changes) for one in members)} of {len(members)} series"
+        if all(len(one.points) < 2 * MIN_RUNS for one in members):
+            changed = f"needs {2 * MIN_RUNS} runs to say"
         failed = f", {last.failed} failed" if last.failed else ""
         rows.append(
             (
@@ -79,9 +83,9 @@ def latest(
                 Link(last.machine or place[1]),
                 Link(last.id, reports.get(last.id, "")),
                 Link(day(last)),
-                Link(f"{last.arms} arms{failed}: {last.error or last.status}"),
-                Link(f"{len(runs)} runs", history_page(place)),
-                Link(f"{changed} of {len(series.get(place, ()))} series"),
+                Link(f"{counted(last.arms, 'arm')}{failed}: {last.error or last.status}"),
+                Link(counted(len(runs), "run"), history_page(place)),
+                Link(changed),
             )
         )
     columns = ("recipe", "machine", "latest run", "date", "result", "history", "changed for good")

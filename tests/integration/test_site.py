@@ -39,7 +39,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     results = root / "results"
     for number in range(20):
         stored(results, number, 1.0 if number < 10 else 1.2)
-    other = {**MACHINE, "cpu": {**MACHINE["cpu"], "model": EVIL}}
+    other = {**MACHINE, "cpu": {**MACHINE["cpu"], "model": EVIL}, "gpus": [EVIL]}
     stored(results, 20, 1.0, machine=other, warnings=[EVIL])
     torn = results / "quickstart" / "20261122T000000Z-000000"
     torn.mkdir()

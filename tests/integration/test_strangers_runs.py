@@ -15,6 +15,7 @@ CHANGES: list[tuple[str, list[str], Any]] = [
     ("run.json", ["recipe", "name"], "../../victim"),
     ("run.json", ["id"], "."),
     ("run.json", ["schema_version"], 99),
+    ("run.json", ["machine", "memory"], "much"),
     ("arms/fast.json", ["predictions", "path"], "/etc/passwd"),
     ("arms/fast.json", ["workload", "task"], 5),
 ]

@@ -50,7 +50,7 @@ def test_what_a_codebase_saves_is_read(tmp_path: Path, codebase: str, suffix: st
     state = {name: value.numpy() for name, value in ours.state_dict().items()}
     job["weights"] = str(tmp_path / "weights.npz")
     np.savez(job["weights"], **to_codebase(codebase, model, state))
-    other.run(f"suffix = {suffix!r}\\nadapter, _ = make(jobs)\\n{SAVERS[codebase, suffix]}", job)
+    other.run(f"suffix = {suffix!r}\nadapter, _ = make(jobs)\n{SAVERS[codebase, suffix]}", job)
 
     fresh = detectors.build(model, num_classes=len(job["classes"]), **settings)
     report = load_weights(fresh, tmp_path / f"out{suffix}")

@@ -28,7 +28,7 @@ FEW = {"num_queries": 20}  # there are no 300 cells in images of 64×64
 LEARN = """
 adapter, data = make(jobs)
 description = adapter.describe(data[0])
-result["parameters"], result["flops"] = description.parameters, description.forward_flops
+result["parameters"] = description.parameters
 result["losses"] = [step(adapter, data[0])["loss"] for _ in range(2)]
 before = {name: p.detach().clone() for name, p in adapter.model.named_parameters()}
 step(adapter, data[0])
@@ -65,7 +65,6 @@ def test_model_learns_and_detects(transformers: Peer, model: str) -> None:
     result, _ = transformers.run(LEARN, job)
     if published is not None:
         assert published * 0.9 < result["parameters"] / 1e6 < published * 1.1
-    assert result["flops"] > 1e8
     assert np.isfinite(result["losses"]).all()
     assert result["losses"][0] != result["losses"][1]
     assert result["moved"] > 100

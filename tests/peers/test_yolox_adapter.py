@@ -14,7 +14,8 @@ pytestmark = pytest.mark.peers
 LEARN = """
 adapter, data = make(jobs)
 facts = adapter.describe(data[0])
-result["parameters"], result["input"] = facts.parameters, [facts.input_mean, facts.input_std]
+images = adapter.images(data[0])
+result["parameters"], result["input"] = facts.parameters, [float(images.mean()), float(images.std())]
 result["losses"] = [step(adapter, data[0]) for _ in range(2)]
 before = {name: p.detach().clone() for name, p in adapter.model.named_parameters()}
 step(adapter, data[0])

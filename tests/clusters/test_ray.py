@@ -52,6 +52,15 @@ class Nodes:
         )
         until(lambda: "will now block" in (self.folder / f"{name}.log").read_text(), 120)
 
+    def in_the_middle(self, number: int, done: set[str]) -> bool:
+        """Whether a node measures a cell that is not finished: its workers have started."""
+        for process in psutil.Process(self.processes[1 + number].pid).children(recursive=True):
+            with contextlib.suppress(psutil.Error, IndexError, ValueError):
+                words = process.cmdline()
+                if words[words.index("--cell") + 1] not in done:
+                    return bool(process.children())
+        return False
+
     def kill(self, number: int) -> None:
         """End a node without a word, with all that it started."""
         node = psutil.Process(self.processes[1 + number].pid)
@@ -83,6 +92,7 @@ def test_lost_node_gives_its_cell_to_another(cli: Cli, nodes: Nodes) -> None:
     process = cli.start(*command, "--address", nodes.address, env=nodes.environment)
     until(lambda: len(finished(cli)) >= 5 or process.poll() is not None, 240)
     assert process.poll() is None, process.communicate()
+    until(lambda: nodes.in_the_middle(1, finished(cli)), 60)
     nodes.kill(1)
     out, err = process.communicate(timeout=400)
     assert process.returncode == 0, err

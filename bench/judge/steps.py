@@ -142,19 +142,19 @@ def repeated(first: Sequence[Json], second: Sequence[Json], where: str) -> Itera
 
     name = f"FLOPs of a batch seen before, to the first time{where}"
     yield Fact(name, ratio(first), ratio(second), 0.02, WORK)
-    for phase in ("network", "post"):  # in training what is done depends on weights and annotations
-        one, two = (_again(steps, phase) for steps in (first, second))
-        if one is not None and two is not None:
-            name = f"operators of {phase} for a batch seen before, to those of another{where}"
-            yield Fact(name, one, two, 0.5, WORK)
+    # The first pass through the network also prepares what depends on no image: anchors, transformed weights. What
+    # comes after the network depends on what is in the images, so it is compared with the same images.
+    for phase, other, words in (("network", -2, "those of another"), ("post", 0, "the first time")):
+        one, two = (_again(steps, phase, other) for steps in (first, second))
+        if one is not None and two is not None:  # in training what is done depends on weights and annotations
+            yield Fact(
+                f"operators of {phase} for a batch seen before, to {words}{where}", one, two, 0.5, WORK
+            )
 
 
-def _again(steps: Sequence[Json], phase: str) -> float | None:
-    """Operators in the last step to those in the one before; None where they are not counted.
-
-    Not to those in the first step, which also prepares what depends on no image: anchors, transformed weights.
-    """
-    counts = [step["operators"].get(phase, 0) for step in steps[-2:]]
+def _again(steps: Sequence[Json], phase: str, other: int) -> float | None:
+    """Operators in the last step to those in another; None where they are not counted."""
+    counts = [step["operators"].get(phase, 0) for step in (steps[other], steps[-1])]
     return counts[1] / counts[0] if counts[0] else None
 
 

@@ -150,12 +150,13 @@ def repeated(first: Sequence[Json], second: Sequence[Json], where: str) -> Itera
 
 
 def _again(steps: Sequence[Json], phase: str) -> float | None:
-    """Operators in the last step to those in the one before; None where they are not counted.
+    """Operators in the last step to those in the lightest step before, at most 1; None where they are not counted.
 
-    Not to those in the first step, which also prepares what depends on no image: anchors, transformed weights.
+    The first step also prepares what depends on no image: anchors, transformed weights. Images of another content may
+    need fewer operators. Neither makes the last step look lighter than it is.
     """
-    counts = [step["operators"].get(phase, 0) for step in steps[-2:]]
-    return counts[1] / counts[0] if counts[0] else None
+    *others, last = (step["operators"].get(phase, 0) for step in steps)
+    return min(1.0, last / min(others)) if others and min(others) else None
 
 
 def changed(a: Json, b: Json, where: str) -> Iterator[Fact]:

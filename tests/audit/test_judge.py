@@ -198,6 +198,18 @@ def test_losses_of_timed_blocks_are_compared(model: str, loss: float, verdict: s
     assert audit(timed("other", loss), timed("reference", 1.0)).verdict == verdict
 
 
+def test_content_may_change_operators_but_no_step_may_lack_them() -> None:
+    from bench.judge.steps import _again
+
+    def ratio(*counts: int) -> float | None:
+        return _again([{"operators": {"post": count}} for count in counts], "post")
+
+    assert ratio(800, 230, 600) == 1.0, "the step between has few objects"
+    assert ratio(800, 700, 600) == pytest.approx(6 / 7)
+    assert ratio(800, 700, 0) == 0.0
+    assert ratio(0, 0, 0) is None
+
+
 def test_threads_that_change_between_blocks_are_unequal() -> None:
     assert audit(arm("other", threads=[2]), arm("reference", threads=[2])).verdict == "equal"
     found = audit(arm("other", threads=[1, 2]), arm("reference", threads=[2]))

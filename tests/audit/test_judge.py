@@ -11,6 +11,7 @@ import pytest
 from bench.judge.audit import Audit, audit, audit_run
 from bench.judge.detections import matched_share
 from bench.judge.observations import group_of, summary
+from bench.judge.steps import repeated
 from bench.record.models import ArmRecord
 
 IMAGE = {"shape": [3, 96, 128], "projection": [3.0, -4.0, 1.0], "norm": 200.0}
@@ -196,6 +197,25 @@ def test_losses_of_timed_blocks_are_compared(model: str, loss: float, verdict: s
         return arm(label, workload={"model": model}, losses=losses)
 
     assert audit(timed("other", loss), timed("reference", 1.0)).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("counts", "differ"),
+    [
+        ({"network": (900, 400, 400), "post": (500, 200, 500)}, ()),  # preparations; fewer objects in between
+        ({"network": (900, 400, 0), "post": (500, 200, 500)}, ("network",)),
+        ({"network": (900, 400, 400), "post": (500, 200, 0)}, ("post",)),
+    ],
+)
+def test_content_and_preparation_may_change_operators(
+    counts: dict[str, tuple[int, ...]], differ: tuple[str, ...]
+) -> None:
+    plain, other = (
+        [{"flops": {}, "operators": {phase: of[step] for phase, of in one.items()}} for step in range(3)]
+        for one in ({"network": (400, 400, 400), "post": (300, 300, 300)}, counts)
+    )
+    found = [fact.name.split()[2] for fact in repeated(plain, other, "") if not fact.agrees]
+    assert tuple(found) == differ
 
 
 def test_threads_that_change_between_blocks_are_unequal() -> None:

@@ -248,6 +248,16 @@ def _groups(
         )
 
 
+def _told_apart(groups: tuple[Group, ...]) -> tuple[Group, ...]:
+    """The groups without levels that all of them share: titles tell them apart, the recipe has the rest."""
+    values = {name: {_key(one.levels.get(name)) for one in groups} for one in groups for name in one.levels}
+    kept = {name for name, found in values.items() if len(found) > 1 or len(groups) == 1}
+    return tuple(
+        dataclasses.replace(one, levels={name: level for name, level in one.levels.items() if name in kept})
+        for one in groups
+    )
+
+
 def _model(arms: Sequence[ArmRecord]) -> str:
     models = {arm.workload.model for arm in arms}
     return models.pop() if len(models) == 1 else "different models"
@@ -395,7 +405,7 @@ def run_report(
     samples = {arm.id: _samples(run, arm) for arm in arms}
     rows = _rows(arms, samples, codebases, _audits(run) if audits is None else audits)
     effects, scaling = _effects_and_scaling(samples, record, arms, rows)
-    groups = tuple(_groups(samples, record, arms, rows))
+    groups = _told_apart(tuple(_groups(samples, record, arms, rows)))
     names = {row.arm: group.row_name(row) for group in groups for row in group.rows}
     ended = {arm.id for arm in arms}
     return RunReport(

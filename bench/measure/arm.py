@@ -155,9 +155,7 @@ class Site:
         return {
             "workload": arm.workload.model_dump(mode="json"),
             "options": {**(offer.options if offer else {}), **arm.options},
-            "model": offer.model_dump()
-            if offer
-            else {"name": arm.model or arm.workload.model.partition("://")[2]},
+            "model": offer.model_dump() if offer else {"name": arm.own_name},
             "classes": list(dataset.classes),
             "category_ids": list(dataset.category_ids),
             "dataset": {

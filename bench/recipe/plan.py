@@ -68,6 +68,11 @@ class Arm:
     baseline: str | None = None
     """Id of the arm that this one is compared with; its own id, if it is the baseline."""
 
+    @property
+    def own_name(self) -> str:
+        """The codebase's own name of the model, if the arm or its workload has one (`mmdet://NAME`); else empty."""
+        return self.model or self.workload.model.partition("://")[2]
+
 
 @dataclass(frozen=True)
 class Plan:

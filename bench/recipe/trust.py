@@ -22,10 +22,9 @@ def code_of(arm: Arm) -> Iterator[tuple[str, str]]:
         yield "source", _absolute(str(arm.source))
     if "source" in arm.options:  # of an adapter that imports from there
         yield "options.source", _absolute(str(arm.options["source"]))
-    model = arm.model or arm.workload.model.partition("://")[2]
-    file = Path(model)  # a name of a zoo is no path; a reader of YAML may build objects
+    file = Path(arm.own_name)  # a name of a zoo is no path; a reader of YAML may build objects
     if (file.suffix in CODE and (file.is_absolute() or file.exists())) or ":" in file.name:
-        yield "model", model
+        yield "model", arm.own_name
 
 
 def _absolute(path: str) -> str:

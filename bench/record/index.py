@@ -48,15 +48,16 @@ def worked_out(
         cache: Where the results are kept; None: nowhere.
         version: Of `work`: results of another one are not used.
     """
-    stamps = {str(folder.resolve()): stamp(folder) for folder in folders}
+    names = [str(folder.resolve()) for folder in folders]
+    stamps = {name: stamp(folder) for name, folder in zip(names, folders, strict=True)}
     path = None if cache is None else cache / "index" / f"{version}.sqlite"
     kept = _read(path, stamps) if path else {}
-    new = [folder for folder in folders if str(folder.resolve()) not in kept]
-    fresh = dict(zip((str(folder.resolve()) for folder in new), _all(work, new), strict=True))
+    new = [(name, folder) for name, folder in zip(names, folders, strict=True) if name not in kept]
+    values = _all(work, [folder for _, folder in new])
+    fresh = {name: value for (name, _), value in zip(new, values, strict=True)}
     if path and fresh:
         _write(path, [(name, stamps[name], json.dumps(value)) for name, value in fresh.items()])
-    for folder in folders:
-        name = str(folder.resolve())
+    for name in names:
         yield fresh[name] if name in fresh else json.loads(kept[name])
 
 

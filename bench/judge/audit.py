@@ -163,9 +163,8 @@ def audit_sessions(sessions: Sequence[tuple[Sequence[ArmRecord], Mapping[str, An
 
 def _of_all(audits: Sequence[tuple[int, Audit]]) -> Audit:
     """All that any session has to say, each thing with its session."""
-    return Audit(
-        arm=audits[0][1].arm,
-        baseline=audits[0][1].baseline,
+    return replace(
+        audits[0][1],
         differences=tuple(
             replace(one, fact=f"{one.fact}, session {number}")
             for number, audit in audits
@@ -173,4 +172,5 @@ def _of_all(audits: Sequence[tuple[int, Audit]]) -> Audit:
         ),
         unknown=tuple(f"{one}, session {number}" for number, audit in audits for one in audit.unknown),
         notes=tuple(dict.fromkeys(one for _, audit in audits for one in audit.notes)),
+        models=next((audit.models for _, audit in audits if audit.models), None),
     )

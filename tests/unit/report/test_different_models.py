@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from bench.judge.audit import audit
+from bench.judge.audit import audit, audit_sessions
 from bench.record.models import RANDOM_WEIGHTS, ArmRecord
 from bench.report.answer import geometric_mean, headline
 from bench.report.build import run_report
@@ -34,6 +34,11 @@ def test_other_name_or_other_file_is_another_model() -> None:
 def test_factor_model_does_not_make_two_models_equal() -> None:
     first = arm("a", {"model": "mask_rcnn_r50_fpn"})
     assert audit(first, arm("a", {"model": "retinanet_r50_fpn"})).verdict == "different models"
+
+
+def test_pooled_sessions_of_different_models_stay_different_models() -> None:
+    arms = [of("a", "mmdet://my.py"), of("b", "detectron2://my.yaml")]
+    assert audit_sessions([(arms, {"codebase": "a"})] * 2)["b"].verdict == "different models"
 
 
 def test_report_has_both_models_beside_the_ratio(tmp_path: Path) -> None:

@@ -122,7 +122,7 @@ def _values(run: Run, arm: ArmRecord) -> Iterator[tuple[str, float]]:
     if blocks.size:
         seconds = float(np.exp(np.log(blocks).mean()))
         if arm.workload.task in ("infer", "eval"):
-            yield "FPS", arm.workload.batch_size * arm.workload.ranks / seconds
+            yield "FPS", arm.workload.images_per_step / seconds
         else:
             yield "s/iter", seconds
     if arm.memory:

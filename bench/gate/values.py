@@ -43,7 +43,7 @@ def badness(run: Run, arm: ArmRecord, target: Metric, cache: Path) -> pd.Series[
     if target.name == "EMA cost":
         cost = (1 - _block_seconds(run, _without_ema(run, arm)) / seconds).dropna()
         return pd.Series(target.badness(cost), index=cost.index)
-    images = arm.workload.batch_size * arm.workload.ranks
+    images = arm.workload.images_per_step
     values_per_block = seconds if target.name.startswith("s/iter") else images / seconds
     return pd.Series(target.badness(values_per_block), index=seconds.index)
 

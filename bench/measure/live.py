@@ -72,9 +72,7 @@ class SoFar:
         pairs = pair(*(self._blocks(one) for one in (arm, base)))
         if not pairs.log_ratio.size:
             return None
-        images, others = (
-            self.arms[one].workload.batch_size * self.arms[one].workload.ranks for one in (arm, base)
-        )
+        images, others = (self.arms[one].workload.images_per_step for one in (arm, base))
         return ratio(pairs.launch, pairs.log_ratio + math.log(images / others))
 
     def _blocks(self, arm: str) -> pd.DataFrame:

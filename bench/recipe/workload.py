@@ -196,6 +196,11 @@ class Workload(Strict):
         return "://" in self.model
 
     @property
+    def images_per_step(self) -> int:
+        """Images of a step, of all ranks together."""
+        return self.batch_size * self.ranks
+
+    @property
     def evaluates(self) -> bool:
         return self.task in ("eval", "train_eval")
 

@@ -36,7 +36,6 @@ from bench.report.values import (
     Scaling,
     Software,
     WithoutOperator,
-    images_per_step,
     marks_of,
 )
 
@@ -178,7 +177,7 @@ def _row(
     if measured.problem:
         return dataclasses.replace(row, reason=measured.problem)
     blocks = measured.blocks
-    images = images_per_step(arm.workload)
+    images = arm.workload.images_per_step
     step_s = summarize(measured.seconds, images)
     flops = _flops_per_step(arm)
     return dataclasses.replace(

@@ -20,7 +20,7 @@ from bench.report import text
 from bench.report.build import run_report
 from bench.report.document import Block, Bullets, Cell, Column, Table, Text
 from bench.report.measured import Measured, throughput_ratio
-from bench.report.values import MARKS, Group, Row, images_per_step, marks_of
+from bench.report.values import MARKS, Group, Row, marks_of
 
 #: Facts of a machine that change from minute to minute, and its name: they make no other machine.
 PASSING = (
@@ -161,7 +161,7 @@ _Found = tuple[Side, ArmRecord, Group, Row]
 
 def _compared(a: _Found, b: _Found, *, same_run: bool) -> Compared:
     (side_a, arm_a, group_a, row_a), (side_b, arm_b, group_b, row_b) = a, b
-    images = images_per_step(arm_b.workload) / images_per_step(arm_a.workload)
+    images = arm_b.workload.images_per_step / arm_a.workload.images_per_step
     ratio = None
     if row_a.step_s is not None and row_b.step_s is not None:
         theirs, own = Measured(side_a.run.samples(arm_a.id)), Measured(side_b.run.samples(arm_b.id))

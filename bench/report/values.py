@@ -379,10 +379,6 @@ def model_title(model: str, options: Iterable[Mapping[str, Any]]) -> str:
     return f"{title.removesuffix(f' {backbone}')}, changed by options"
 
 
-def images_per_step(workload: Workload) -> int:
-    return workload.batch_size * workload.ranks
-
-
 def trains(task: str) -> bool:
     return task in ("train", "train_eval")
 

@@ -12,16 +12,14 @@ from rich.console import Console
 
 from bench.measure.live import SoFar
 from bench.measure.progress import Bar, Board, Lines, duration_text
+from bench.recipe.workload import Workload
 from bench.record.models import Failure
 
 
 def plan() -> Any:
     """Two arms of one cell, `fast` twice as fast per image; 2 launches of 3 rounds each."""
-    work = {"task": "train", "batch_size": 2, "ranks": 1}
-    arms = [
-        SimpleNamespace(id=name, cell="c", baseline="slow", workload=SimpleNamespace(**work))
-        for name in ("slow", "fast")
-    ]
+    work = Workload(task="train", model="retinanet_r50_fpn", batch_size=2)
+    arms = [SimpleNamespace(id=name, cell="c", baseline="slow", workload=work) for name in ("slow", "fast")]
     return SimpleNamespace(arms=arms, measure=SimpleNamespace(launches=2, rounds=3))
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from bench.record.models import RANDOM_WEIGHTS
 from bench.report.document import Cell, Column, Table
-from bench.report.text import cell, counted, interval_text, ratio_cell, seconds_cell, significant
+from bench.report.text import cell, counted, interval_text, number, ratio_cell, seconds_cell, significant
 from bench.report.values import MARKS, Group, Row, RunReport
 
 #: Rows of a pivot table at each end; what lies between is in the page.
@@ -227,7 +227,7 @@ def _cells(one: Pivot) -> tuple[Cell, ...]:
         seconds_cell(base.step_s if base and base is not row else None),
         seconds_cell(row.step_s),
         ratio_cell(row.ratio, row.marks),
-        cell(None if memory is None else significant(memory), sort=memory),
+        number(memory),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from bench.record.models import ArmRecord
 from bench.record.run import Run, resolve_run
 from bench.report import text
 from bench.report.build import run_report
-from bench.report.document import Block, Bullets, Cell, Column, Table, Text
+from bench.report.document import Block, Bullets, Column, Text
 from bench.report.measured import Measured, throughput_ratio
 from bench.report.values import MARKS, Group, Row, marks_of
 
@@ -231,35 +231,14 @@ def comparison_blocks(comparison: SideBySide) -> Iterator[Block]:
     yield Text(f"A: {comparison.a}. B: {comparison.b}. Ratios are of throughput: above 1, B is faster.")
     for workload in dict.fromkeys(pair.workload for pair in comparison.rows):
         pairs = [pair for pair in comparison.rows if pair.workload == workload]
-        yield Table(COLUMNS, tuple(map(_cells, pairs)), caption=workload).compact()
+        yield text.table_of(pairs, COLUMNS, caption=workload).compact()
     notes = tuple(_notes(comparison))
     if notes:
         yield Bullets(notes)
 
 
-COLUMNS = (
-    Column("codebase"),
-    Column("A: s/iter", True),
-    Column("B: s/iter", True),
-    Column("B ÷ A [95 % interval]", True),
-    Column("detectable effect (%)", True, optional=True, priority=3),
-    Column("launches × rounds", True, priority=2),
-    Column("interleaved", priority=1),
-    Column("status", optional=True),
-)
-
-
-def _cells(pair: Compared) -> tuple[Cell, ...]:
-    return (
-        text.cell(pair.name),
-        text.seconds_cell(pair.a.step_s),
-        text.seconds_cell(pair.b.step_s),
-        text.ratio_cell(pair.ratio, pair.b.marks),
-        text.detectable_cell(pair.ratio),
-        text.cell(text.design_text(pair.ratio.launches, pair.ratio.rounds) if pair.ratio else None),
-        text.cell("yes" if pair.interleaved else "no"),
-        text.cell(_status(pair)),
-    )
+def _design(pair: Compared) -> str | None:
+    return text.design_text(pair.ratio.launches, pair.ratio.rounds) if pair.ratio else None
 
 
 def _status(pair: Compared) -> str:
@@ -269,6 +248,18 @@ def _status(pair: Compared) -> str:
         if row.status != "ok"
     ]
     return "; ".join(texts)
+
+
+COLUMNS: dict[Column, Callable[[Compared], Any]] = {
+    Column("codebase"): lambda pair: pair.name,
+    Column("A: s/iter", True): lambda pair: text.seconds_cell(pair.a.step_s),
+    Column("B: s/iter", True): lambda pair: text.seconds_cell(pair.b.step_s),
+    Column("B ÷ A [95 % interval]", True): lambda pair: text.ratio_cell(pair.ratio, pair.b.marks),
+    Column("detectable effect (%)", True, True, priority=3): lambda pair: text.detectable_cell(pair.ratio),
+    Column("launches × rounds", True, priority=2): _design,
+    Column("interleaved", priority=1): lambda pair: text.yes_no(pair.interleaved),
+    Column("status", optional=True): _status,
+}
 
 
 def _notes(comparison: SideBySide) -> Iterator[str]:

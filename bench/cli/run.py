@@ -48,7 +48,8 @@ from bench.recipe.trust import refuse_untrusted
 from bench.recipe.variables import refuse_variables
 from bench.record.models import RunRecord
 from bench.record.run import Run, resolve_run
-from bench.report.outcome import outcome_blocks
+from bench.report.answer import outcome_blocks
+from bench.report.build import run_report
 from bench.report.render.terminal import show
 
 app = typer.Typer()
@@ -355,7 +356,7 @@ def print_outcome(outcome: Outcome, *, quiet: bool) -> None:
         if arm.failure is not None:
             failed = plain(f"failed: {arm.id}: {arm.failure.reason}: {arm.failure.message}", "red")
             Console(stderr=True, soft_wrap=True).print(failed)
-    show(outcome_blocks(outcome.run), Console(stderr=True, highlight=False))
+    show(outcome_blocks(run_report(outcome.run)), Console(stderr=True, highlight=False))
     folder = shlex.quote(str(outcome.run.folder))
     if outcome.exit_code == ExitCode.INTERRUPTED:
         say(f"interrupted; complete it with: bench run --resume {folder}", error=True)

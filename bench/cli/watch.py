@@ -17,7 +17,8 @@ from bench.measure.session import plan_of_run
 from bench.recipe.codebases import find_codebases
 from bench.recipe.plan import Plan
 from bench.record.run import Run, resolve_run
-from bench.report.outcome import outcome_blocks
+from bench.report.answer import outcome_blocks
+from bench.report.build import run_report
 from bench.report.render.terminal import show
 
 app = typer.Typer()
@@ -38,7 +39,7 @@ def watch(
         with listener(plan, quiet=False, done=done) as shown:
             follow(found, plan, shown, len(done), every_s)
     say(f"{found.folder}: {found.status()}")
-    show(outcome_blocks(found), Console(highlight=False))
+    show(outcome_blocks(run_report(found)), Console(highlight=False))
 
 
 def follow(run: Run, plan: Plan, shown: Quiet, seen: int, every_s: float) -> None:

@@ -12,15 +12,16 @@ from bench.judge.audit import audit
 from bench.judge.ratio import Ratio
 from bench.recipe.codebases import Codebase
 from bench.recipe.schema import level_text
-from bench.record.differences import differences
+from bench.record.differences import differences, named
 from bench.record.machine import fingerprint
 from bench.record.models import ArmRecord
 from bench.record.run import Run, resolve_run
 from bench.report import text
+from bench.report.answer import legend
 from bench.report.build import run_report
 from bench.report.document import Block, Bullets, Column, Text
 from bench.report.measured import Measured, throughput_ratio
-from bench.report.values import MARKS, Group, Row, marks_of
+from bench.report.values import Group, Row, marks_of
 
 #: Facts of a machine that change from minute to minute, and its name: they make no other machine.
 PASSING = (
@@ -263,9 +264,8 @@ COLUMNS: dict[Column, Callable[[Compared], Any]] = {
 
 
 def _notes(comparison: SideBySide) -> Iterator[str]:
-    marks = {mark for pair in comparison.rows for mark in pair.b.marks}
-    if marks:
-        yield f"Marks: {'; '.join(f'{mark} {words}' for mark, words in MARKS.items() if mark in marks)}."
+    if marks := legend(pair.b for pair in comparison.rows):
+        yield marks
     if not all(pair.interleaved for pair in comparison.rows):
         yield text.NOT_INTERLEAVED
     if not comparison.same_kind:
@@ -273,9 +273,7 @@ def _notes(comparison: SideBySide) -> Iterator[str]:
     if comparison.machine:
         yield f"The machines differ: {'; '.join(comparison.machine)}."
     if comparison.software:
-        shown = comparison.software[:12]
-        more = len(comparison.software) - len(shown)
-        yield f"Software differs: {'; '.join(shown)}{f'; {more} more' if more else ''}."
+        yield f"Software differs: {named(comparison.software, 12)}."
     for pair in comparison.rows:
         if pair.differences:
             yield f"{pair.workload}, {pair.name}: the work differs: {'; '.join(pair.differences)}."

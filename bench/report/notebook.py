@@ -10,9 +10,9 @@ from typing import Any
 import pandas as pd
 
 from bench.record.run import Run
-from bench.report.answer import geometric_mean, headline, legend, pivot_table, pivots
+from bench.report.answer import geometric_mean, headline, pivots, table_blocks
 from bench.report.build import run_report
-from bench.report.document import Block, Bullets, Text
+from bench.report.document import Block, Bullets
 from bench.report.render import terminal
 from bench.report.render.page import html_of
 from bench.report.values import RunReport
@@ -97,12 +97,7 @@ class LoadedRun:
             terminal.show(self._blocks())
 
     def _blocks(self) -> list[Block]:
-        marks = tuple(legend(self.report.rows))
-        return [
-            Bullets(headline(self.report)),
-            pivot_table(self.report),
-            *([Text(f"Marks: {'; '.join(marks)}.")] if marks else []),
-        ]
+        return [Bullets(headline(self.report)), *table_blocks(self.report)]
 
     def _repr_html_(self) -> str:
         """The answer, as a notebook shows it."""

@@ -100,17 +100,18 @@ def counted(number: int, thing: str) -> str:
     return f"{number} {thing}{'' if number == 1 else 'es' if thing.endswith('ch') else 's'}"
 
 
-def shorten(text: str, width: int) -> str:
-    """`text` in at most `width` characters, its middle left out: ids differ at both ends.
+def shorten(text: str, width: int, *, at_end: bool = False) -> str:
+    """`text` in at most `width` characters: of an id the middle is left out, of a sentence the end.
 
     >>> shorten("mask-rcnn-r50-fpn-train", 12)
     'mask-r…train'
     """
     if len(text) <= width:
         return text
-    head = (width - 1 + 1) // 2
-    tail = width - 1 - head
-    return f"{text[:head]}…{text[len(text) - tail :] if tail else ''}"
+    if at_end:
+        return f"{text[: width - 1].rstrip()}…"
+    tail = (width - 1) // 2
+    return f"{text[: width - 1 - tail]}…{text[len(text) - tail :]}"
 
 
 def marked(text: str, marks: Iterable[str]) -> str:

@@ -32,7 +32,7 @@ from bench.gate import history as series
 from bench.gate import output
 from bench.gate.calibrate import calibrate as measure_noise
 from bench.gate.calibrate import calibrated, impossible
-from bench.gate.check import Result, check_revisions
+from bench.gate.check import Result, Subject, check_revisions
 from bench.gate.checkouts import adapters_here, sources_here, sources_of
 from bench.gate.metrics import read_settings
 from bench.gate.stored import check_against_run, check_stored
@@ -108,27 +108,14 @@ def check(
         notes = list(impossible(plan, asked, cache))
         for note in notes if not quiet else ():
             say(note, error=True)
+        measured = Subject(loaded, plan, codebases, asked, results, cache, quiet)
         if earlier:
-            result = check_against_run(
-                loaded, plan, codebases, earlier, asked, results, cache, reference=reference, quiet=quiet
-            )
+            result = check_against_run(measured, earlier, reference)
         else:
-            measured = {arm.codebase for arm in plan.arms}
-            found = sources_of(source, codebases) if source else sources_here(Path.cwd(), codebases, measured)
-            result = check_revisions(
-                loaded,
-                plan,
-                codebases,
-                found,
-                str(base),
-                head,
-                asked,
-                results,
-                cache,
-                calibrated=calibrated(plan, cache),
-                notes=notes,
-                quiet=quiet,
-            )
+            names = {arm.codebase for arm in plan.arms}
+            found = sources_of(source, codebases) if source else sources_here(Path.cwd(), codebases, names)
+            spread = calibrated(plan, cache)
+            result = check_revisions(measured, found, str(base), head, calibrated=spread, notes=notes)
     with closed_pipe_is_fine():
         _tell(result, junit, comment, as_json=as_json)
     raise typer.Exit(result.exit_code)
@@ -169,16 +156,8 @@ def calibrate(
         allow_variables=allow_variables,
         trust=trust,
     )
-    found = measure_noise(
-        loaded,
-        plan,
-        find_codebases(adapters or []),
-        asked,
-        launches,
-        results,
-        cache_folder(),
-        quiet=quiet or as_json,
-    )
+    codebases, quiet = find_codebases(adapters), quiet or as_json
+    found = measure_noise(Subject(loaded, plan, codebases, asked, results, cache_folder(), quiet), launches)
     print_json([one.as_json() for one in found]) if as_json else show(output.calibration_blocks(found))
 
 

@@ -9,8 +9,9 @@ from collections.abc import Iterator, Sequence
 
 from bench.errors import StorageError
 from bench.judge.audit import audit_run
-from bench.measure.arm import MeasuredArm, Site
+from bench.measure.arm import MeasuredArm
 from bench.measure.process import WorkerFailure
+from bench.measure.site import Site
 from bench.recipe.plan import round_orders
 from bench.record.samples import samples_frame
 

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from bench.cli.options import (
+    NONE,
     RESULTS,
     Adapters,
     AllowVariables,
@@ -43,7 +44,7 @@ from bench.report.render.terminal import show
 app = typer.Typer()
 
 Tolerances = Annotated[
-    list[str] | None,
+    list[str],
     typer.Option(
         "--tolerance", help="METRIC=SHARE that may be lost: s/iter=3%, 'max memory=5%', AP=0.002. Repeatable."
     ),
@@ -72,7 +73,7 @@ def check(
         list[str] | None,
         typer.Option(help="CODEBASE=PATH of a git checkout. Default: found in this folder's. Repeatable."),
     ] = None,
-    tolerance: Tolerances = None,
+    tolerance: Tolerances = NONE,
     budget_s: Annotated[float, typer.Option(min=1, help="Seconds of measuring.")] = 600.0,
     inconclusive_is: Annotated[
         str, typer.Option(help="Treat inconclusive as pass or fail. Default: exit code 3.")
@@ -81,14 +82,14 @@ def check(
     comment: Annotated[Path | None, typer.Option(help="File for a pull-request comment in Markdown.")] = None,
     allow_variables: AllowVariables = False,
     trust: Trust = False,
-    settings: Settings = None,
+    settings: Settings = NONE,
     quiet: Quiet = False,
     results: Results = RESULTS,
-    adapters: Adapters = None,
+    adapters: Adapters = NONE,
     as_json: AsJson = False,
 ) -> None:
     """Fail if HEAD is slower than BASE. Exit codes: 0 pass, 1 regression, 3 inconclusive."""
-    asked = read_settings(tolerance or [], budget_s, inconclusive_is)
+    asked = read_settings(tolerance, budget_s, inconclusive_is)
     if (base is None) == (baseline is None):
         raise BenchError("name what to compare with: --base REVISION or --baseline RUN")
     if baseline and (source or head != "HEAD"):
@@ -96,14 +97,14 @@ def check(
     if base and reference:
         raise BenchError("--reference needs --baseline: --base measures both revisions together")
     cache, quiet = cache_folder(), quiet or as_json
-    adapters = [*(adapters or []), *(adapters_here(Path.cwd()) if base and not adapters else [])]
+    adapters = adapters or (adapters_here(Path.cwd()) if base else [])
     earlier = Run(resolve_run(baseline, results)) if baseline else None
     if earlier and not Path(subject).is_file():
         result = check_stored(Run(resolve_run(subject, results)), earlier, asked, cache, results, reference)
     else:
-        codebases = find_codebases(adapters or [])
+        codebases = find_codebases(adapters)
         loaded, plan = plan_of(
-            Path(subject), settings or [], adapters or [], allow_variables=allow_variables, trust=trust
+            Path(subject), settings, adapters, allow_variables=allow_variables, trust=trust
         )
         notes = list(impossible(plan, asked, cache))
         for note in notes if not quiet else ():
@@ -134,27 +135,22 @@ def _tell(result: Result, junit: Path | None, comment: Path | None, *, as_json: 
 def calibrate(
     recipe: Recipe,
     launches: Annotated[int, typer.Option(min=3, help="Launches of the A/A run.")] = 12,
-    tolerance: Tolerances = None,
+    tolerance: Tolerances = NONE,
     budget_s: Annotated[float, typer.Option(min=1, help="Seconds that a later check may measure.")] = 600.0,
-    source: Sources = None,
+    source: Sources = NONE,
     allow_variables: AllowVariables = False,
     trust: Trust = False,
-    settings: Settings = None,
+    settings: Settings = NONE,
     quiet: Quiet = False,
     results: Results = RESULTS,
-    adapters: Adapters = None,
+    adapters: Adapters = NONE,
     as_json: AsJson = False,
 ) -> None:
     """Measure every arm against itself, and say what a check can detect on this machine."""
-    asked = read_settings(tolerance or [], budget_s)
-    adapters = [*(adapters or []), *(adapters_here(Path.cwd()) if not adapters else [])]
+    asked = read_settings(tolerance, budget_s)
+    adapters = adapters or adapters_here(Path.cwd())
     loaded, plan = plan_of(
-        recipe,
-        settings or [],
-        adapters,
-        sources=source or [],
-        allow_variables=allow_variables,
-        trust=trust,
+        recipe, settings, adapters, sources=source, allow_variables=allow_variables, trust=trust
     )
     codebases, quiet = find_codebases(adapters), quiet or as_json
     found = measure_noise(Subject(loaded, plan, codebases, asked, results, cache_folder(), quiet), launches)

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from bench.cli.listing import environment_state
-from bench.cli.options import Adapters, AsJson, examples, plain, print_json
+from bench.cli.options import NONE, Adapters, AsJson, examples, plain, print_json
 from bench.environments import cache_folder
 from bench.recipe.codebases import find_codebases
 from bench.record import machine
@@ -116,7 +116,7 @@ def show(findings: Sequence[Finding]) -> None:
 
 
 @app.command(epilog=examples("bench doctor"))
-def doctor(adapters: Adapters = None, as_json: AsJson = False) -> None:
+def doctor(adapters: Adapters = NONE, as_json: AsJson = False) -> None:
     """Say what works on this machine, and how to get the rest."""
-    findings = examine(adapters or [])
+    findings = examine(adapters)
     print_json([finding.as_json() for finding in findings]) if as_json else show(findings)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bench.cli.options import RESULTS, Adapters, AsJson, Results, examples, print_json, say
+from bench.cli.options import NONE, RESULTS, Adapters, AsJson, Results, examples, print_json, say
 from bench.environments import list_environments, python_of, versions
 from bench.errors import BenchError
 from bench.recipe.codebases import Codebase, find_codebases
@@ -226,9 +226,9 @@ app = typer.Typer(name="list", no_args_is_help=True, help="List codebases, model
 
 
 @app.command("codebases", epilog=examples("bench list codebases"))
-def list_codebases(adapters: Adapters = None, as_json: AsJson = False) -> None:
+def list_codebases(adapters: Adapters = NONE, as_json: AsJson = False) -> None:
     """List codebases with an adapter, and the state of their environments."""
-    rows = codebases(adapters or [])
+    rows = codebases(adapters)
     if as_json:
         show(rows, as_json)
         return
@@ -244,14 +244,14 @@ def list_codebases(adapters: Adapters = None, as_json: AsJson = False) -> None:
 
 @app.command("models", epilog=examples("bench list models"))
 def list_models(
-    adapters: Adapters = None,
+    adapters: Adapters = NONE,
     every: Annotated[
         bool, typer.Option("--all", help="List every model, its tasks and what is missing.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
     """List which codebase offers which models."""
-    show_models(models(adapters or []), as_json, every)
+    show_models(models(adapters), as_json, every)
 
 
 @app.command("recipes", epilog=examples("bench list recipes"))

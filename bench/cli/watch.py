@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from bench.cli.options import RESULTS, Adapters, Results, examples, say
+from bench.cli.options import NONE, RESULTS, Adapters, Results, examples, say
 from bench.environments import cache_folder
 from bench.errors import BenchError
 from bench.measure.live import seconds_of
@@ -29,12 +29,12 @@ def watch(
     run: Annotated[str, typer.Argument(help="Run: folder, id or latest.")] = "latest",
     every_s: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 1.0,
     results: Results = RESULTS,
-    adapters: Adapters = None,
+    adapters: Adapters = NONE,
 ) -> None:
     """Follow a run of another process: progress, ratios so far, and the outcome when it ends."""
     found = Run(resolve_run(run, results), cache_folder())
     if found.status() == "running":
-        plan, _ = plan_of_run(found, find_codebases(adapters or []))
+        plan, _ = plan_of_run(found, find_codebases(adapters))
         done = found.journal()
         with listener(plan, quiet=False, done=done) as shown:
             follow(found, plan, shown, len(done), every_s)

@@ -45,7 +45,9 @@ class Source:
         """A work tree of a commit, gone afterwards."""
         try:
             _git(self.repository, "worktree", "add", "--quiet", "--detach", str(tree), commit)
-            yield Checkout(commit, tree, tree / self.folder, self._adapter(tree), self._adapters(tree))
+            yield Checkout(
+                commit, tree, tree / self.folder, self._adapter(tree), self._in_tree(BUILTIN, tree)
+            )
         finally:
             with contextlib.suppress(BenchError):
                 _git(self.repository, "worktree", "remove", "--force", str(tree))
@@ -57,9 +59,6 @@ class Source:
         """The adapter of that revision, where it is part of the same repository; else the one in use."""
         folder = self._in_tree(self.codebase.folder, tree)
         return load_codebase(folder) if folder and (folder / "adapter.yaml").exists() else self.codebase
-
-    def _adapters(self, tree: Path) -> Path | None:
-        return self._in_tree(BUILTIN, tree)
 
     def _in_tree(self, path: Path, tree: Path) -> Path | None:
         top = self.repository.resolve()

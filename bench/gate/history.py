@@ -173,16 +173,15 @@ def blocks(
                 series.name, f"{series.title}: {len(series.points)} runs, {len(series.changes)} changes"
             )
         if series.changes:
-            heading = () if figures else (series.title,)
-            texts = [_change_line(series, change, bisect=bisect) for change in series.changes]
-            yield Bullets(tuple(f"{': '.join((*heading, text))}" for text in texts))
+            heading = "" if figures else f"{series.title}: "
+            yield Bullets(
+                tuple(
+                    f"{heading}{change_text(series, one)}{f'; {suspect_text(series, one)}' if bisect else ''}"
+                    for one in series.changes
+                )
+            )
     if notes:
         yield Bullets(tuple(notes))
-
-
-def _change_line(series: Series, change: ChangePoint, *, bisect: bool) -> str:
-    text = change_text(series, change)
-    return f"{text}; {suspect_text(series, change)}" if bisect else text
 
 
 def _changes_text(series: Series) -> str:

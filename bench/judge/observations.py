@@ -11,7 +11,7 @@ Json = Mapping[str, Any]
 FINAL = frozenset({"classes", "deltas", "objectness", "centreness", "logits", "kernels", "output"})
 
 
-def is_final(name: str) -> bool:
+def _is_final(name: str) -> bool:
     """Whether the outputs of the layer with this weight are raw predictions."""
     return bool(FINAL & set(name.split("."))) and not name.startswith("neck.")
 
@@ -43,7 +43,7 @@ def summary(facts: Json, names: Mapping[str, str] | None) -> dict[str, Any]:
     for step in facts["steps"]:
         kept = dict(step)
         layers = canonical(step["layers"])
-        kept["layers"] = {name: one for name, one in layers.items() if not names or is_final(name)}
+        kept["layers"] = {name: one for name, one in layers.items() if not names or _is_final(name)}
         for kind in ("gradient", "update", "momentum"):
             if kind in step:
                 kept[kind] = _norms(canonical(step[kind]))

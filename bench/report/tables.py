@@ -30,9 +30,11 @@ from bench.report.text import (
 from bench.report.values import Group, MemoryUse, Row, RunReport, Software, factor_name, trains
 
 
-def _memory_text(memory: MemoryUse) -> str:
+def _memory_cell(memory: MemoryUse | None) -> Cell:
+    if memory is None:
+        return cell(None)
     base = f" ({mebibytes(memory.baseline_bytes)})" if memory.baseline_bytes is not None else ""
-    return mebibytes(memory.peak_bytes) + base
+    return cell(mebibytes(memory.peak_bytes) + base, sort=memory.peak_bytes)
 
 
 #: Characters of a failure's reason in a table; the whole of a longer one stands below it.
@@ -73,7 +75,7 @@ def group_table(group: Group) -> Table:
                 *(_size_cells(row) if different else ()),
                 *(percent(row.ap.get(kind)) for kind in accuracy_values.TITLES),
                 *_timing_cells(row, training),
-                cell(_memory_text(row.memory), sort=row.memory.peak_bytes) if row.memory else cell(None),
+                _memory_cell(row.memory),
                 _flops_cell(row),
                 cell("1 (baseline)", sort=1.0)
                 if row.is_baseline and row.step_s

@@ -156,7 +156,7 @@ class Row:
     @property
     def verdict(self) -> str:
         """`equal`, `unequal`, `not shown` or `different models`; what was not audited is not shown."""
-        return verdict_of(self.audit)
+        return self.audit.verdict if self.audit else "not shown"
 
     @property
     def ema(self) -> bool | None:
@@ -338,12 +338,6 @@ MARKS = {
 
 #: Names of options that can put another model, or another backbone, in place of the one that a recipe names.
 MODEL_OPTION = re.compile(r"conf|cfg|model|backbone|depth|arch|net\b|layers|width|channels$")
-
-
-def verdict_of(audit: Audit | None) -> str:
-    if audit is None:
-        return "not shown"
-    return audit.verdict
 
 
 def marks_of(row: Row, base: Row | None, *, interleaved: bool) -> tuple[str, ...]:

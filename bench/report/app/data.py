@@ -61,7 +61,7 @@ def short(value: float | None, digits: int = 5) -> float | None:
 
 def page_data(report: Report) -> dict[str, Any]:
     """Everything that the script shows, by column."""
-    text = Strings()
+    text, several = Strings(), len(report.runs) > 1
     placed = [(run, group, row) for run in report.runs for group in run.groups for row in group.rows]
     groups = [(run, group) for run in report.runs for group in run.groups]
     index = {id(group): number for number, (_, group) in enumerate(groups)}
@@ -75,7 +75,7 @@ def page_data(report: Report) -> dict[str, Any]:
         "version": 1,
         "runs": [{"id": run.id, "name": run.name, "folder": run.folder} for run in report.runs],
         "groups": {
-            "title": [text(_title(report, run, group)) for run, group in groups],
+            "title": [text(f"{group.title} · {run.id}" if several else group.title) for run, group in groups],
             "model": [text(group.model) for _, group in groups],
             "task": [text(group.task) for _, group in groups],
             "cell": [text(f"{run.id}/{group.cell}") for run, group in groups],
@@ -88,10 +88,6 @@ def page_data(report: Report) -> dict[str, Any]:
         "phases": {name: [PHASE_TITLES.get(name, name), phase_colour(name)] for name in phases},
     }
     return {**document, "strings": text.all()}
-
-
-def _title(report: Report, run: RunReport, group: Group) -> str:
-    return group.title if len(report.runs) == 1 else f"{group.title} · {run.id}"
 
 
 def _ids(rows: Sequence[tuple[RunReport, Row]]) -> list[str]:
@@ -199,7 +195,3 @@ def packed(document: Any) -> str:
     """As JSON, gzip and base64; the same document gives the same text."""
     text = json.dumps(document, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return base64.b64encode(gzip.compress(text.encode(), 9, mtime=0)).decode()
-
-
-def unpacked(text: str) -> Any:
-    return json.loads(gzip.decompress(base64.b64decode(text)))

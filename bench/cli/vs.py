@@ -20,7 +20,7 @@ from bench.cli.options import (
     say,
 )
 from bench.cli.run import measure, plan_of, print_outcome, width_settings
-from bench.errors import BenchError, ExitCode
+from bench.errors import BenchError, ExitCode, telling
 from bench.measure.preflight import check_plan
 from bench.recipe.codebases import find_codebases
 from bench.recipe.compose import Asked, composed, recipe_text
@@ -154,8 +154,6 @@ def init(
 
 def write_recipe(path: Path, content: dict[str, Any]) -> None:
     """A commented recipe in a file. Raises BenchError where it cannot be written."""
-    try:
+    with telling("cannot be written", path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(recipe_text(content))
-    except OSError as error:
-        raise BenchError(f"cannot be written: {error.strerror or error}", where=str(path)) from None

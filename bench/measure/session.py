@@ -16,7 +16,7 @@ from typing import Literal
 
 from bench import __version__
 from bench.environments import cache_folder
-from bench.errors import BenchError, ExitCode, StorageError
+from bench.errors import BenchError, ExitCode, StorageError, telling
 from bench.measure import interrupts
 from bench.measure.arm import MeasuredArm
 from bench.measure.cell import run_cell
@@ -179,7 +179,8 @@ def new_run(
     started = machine.utc_now()
     identity = f"{started.replace('-', '').replace(':', '')[:15]}Z-{secrets.token_hex(3)}"
     run = Run(results / plan.name / identity, cache_folder())
-    _make(run.folder)
+    with telling("cannot be written", run.folder):
+        run.folder.mkdir(parents=True, exist_ok=True)
     record = RunRecord(
         id=identity,
         recipe=loaded.recipe.model_dump(mode="json"),
@@ -216,17 +217,11 @@ def resumed(run: Run, codebases: Mapping[str, Codebase]) -> tuple[Plan, RunRecor
     return plan_of_run(run, codebases)
 
 
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BenchError(f"cannot be written: {error.strerror or error}", where=str(folder)) from None
-
-
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Only one session may write a run folder. Raises BenchError when it cannot be written."""
-    _make(folder)
+    with telling("cannot be written", folder):
+        folder.mkdir(parents=True, exist_ok=True)
     with exclusive(folder / ".lock") as held:
         if not held:
             raise BenchError("another bench session is measuring this run", where=str(folder))
@@ -259,12 +254,9 @@ def alone(cache: Path) -> Iterator[Others]:
     """Sessions that measure here now; those that start later find this one, and mark its lock."""
     lock = cache / "measuring.lock"
     with contextlib.ExitStack() as stack:
-        try:
+        with telling("cannot be written", cache, "set BENCH_CACHE to a folder of yours"):
             cache.mkdir(parents=True, exist_ok=True)
             held = stack.enter_context(exclusive(lock))
-        except OSError as error:
-            problem = f"cannot be written: {error.strerror or error}"
-            raise BenchError(problem, where=str(cache), hint="set BENCH_CACHE to a folder of yours") from None
         if not held:
             with contextlib.suppress(OSError):
                 os.utime(lock)

@@ -31,6 +31,8 @@ def accuracy_blocks(run: RunReport, drawn: Mapping[str, Sequence[Figure]]) -> li
             )
         )
         blocks.append(_table(one))
+        differences = (found for arm in one.arms for found in arm.differences.values())
+        blocks += [Text(f"{text}.") for text in dict.fromkeys(found.warning for found in differences) if text]
         blocks.append(_metrics_table(one))
         blocks += breakdown_blocks([(arm.name, arm.breakdown) for arm in one.arms])
         if one.partings:

@@ -202,7 +202,7 @@ def _arms(side: Side) -> list[ArmRecord]:
 
 def _rows(run: Run, codebases: Mapping[str, Codebase] | None) -> dict[str, tuple[Group, Row]]:
     report = run_report(run, codebases=codebases)
-    return {row.arm: (group, row) for group in report.groups for row in group.rows}
+    return {row.arm: (group, row) for group, row in report.placed}
 
 
 def _identity(arm: ArmRecord) -> str:

@@ -30,7 +30,7 @@ def percentile_ms(seconds: Sequence[float], percentile: int) -> float | None:
 
 def latency_blocks(run: RunReport) -> Iterator[Block]:
     """A row of percentiles for every arm that infers."""
-    rows = [_cells(group, row) for group in run.groups if not trains(group.task) for row in group.rows]
+    rows = [_cells(group, row) for group, row in run.placed if not trains(group.task)]
     found = tuple(row for row in rows if row)
     if not found:
         return

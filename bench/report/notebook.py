@@ -50,9 +50,8 @@ class LoadedRun:
                     one.group.title, row.arm, one.name, one.base_name,
                     row.step_s.median_s if row.step_s else None, row.step_s.images_per_s if row.step_s else None,
                     ratio.value if ratio else None, ratio.low if ratio else None, ratio.high if ratio else None,
-                    row.launches, row.rounds, row.memory.peak_bytes / 2**20 if row.memory else None,
-                    one.memory_ratio, row.ap.get("segm", row.ap.get("bbox")), row.verdict, "".join(row.marks),
-                    row.status, row.reason,
+                    row.launches, row.rounds, row.peak_mib, one.memory_ratio, row.headline_ap, row.verdict,
+                    "".join(row.marks), row.status, row.reason,
                 )
             )  # fmt: skip
         return pd.DataFrame(rows, columns=list(RATIO_COLUMNS))

@@ -151,13 +151,12 @@ def audit_blocks(run: RunReport) -> Iterator[Block]:
     """The facts that differ, then those that could not be observed in both arms."""
     rows: list[tuple[Cell, ...]] = []
     unknown: dict[str, list[str]] = {}
-    for group in run.groups:
-        for row in group.rows:
-            for one in row.audit.differences if row.audit else ():
-                facts = (one.fact, value_text(one.baseline), value_text(one.arm), f"{one.tolerance:g}")
-                rows.append((cell(group.title), cell(group.row_name(row)), *map(cell, facts)))
-            for fact in row.audit.unknown if row.audit else ():
-                unknown.setdefault(fact, []).append(f"{group.title}: {group.row_name(row)}")
+    for group, row in run.placed:
+        for one in row.audit.differences if row.audit else ():
+            facts = (one.fact, value_text(one.baseline), value_text(one.arm), f"{one.tolerance:g}")
+            rows.append((cell(group.title), cell(group.row_name(row)), *map(cell, facts)))
+        for fact in row.audit.unknown if row.audit else ():
+            unknown.setdefault(fact, []).append(f"{group.title}: {group.row_name(row)}")
     if rows:
         yield Table(AUDIT_COLUMNS, tuple(rows))
     if unknown:
@@ -297,13 +296,12 @@ def warnings_of(run: RunReport) -> Iterator[tuple[str, list[str]]]:
         yield "bench had uncommitted changes: the revision does not say exactly what ran.", []
     yield from ((warning, []) for warning in run.warnings)
     kinds: dict[tuple[str, ...], tuple[list[str], list[str]]] = {}
-    for group in run.groups:
-        for row in group.rows:
-            unusable = [row.reason] if row.step_s is None and row.status != "failed" else []
-            for warning in (*unusable, *row.warnings):
-                texts, arms = kinds.setdefault(tuple(_NUMBER.split(warning)[::2]), ([], []))
-                texts.append(warning)
-                arms.append(f"{group.title}: {group.row_name(row)}")
+    for group, row in run.placed:
+        unusable = [row.reason] if row.step_s is None and row.status != "failed" else []
+        for warning in (*unusable, *row.warnings):
+            texts, arms = kinds.setdefault(tuple(_NUMBER.split(warning)[::2]), ([], []))
+            texts.append(warning)
+            arms.append(f"{group.title}: {group.row_name(row)}")
     yield from ((_one_text(texts), arms) for texts, arms in kinds.values())
 
 

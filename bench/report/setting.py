@@ -39,7 +39,7 @@ def _weights(weights: Weights | None) -> str:
 
 def setting_blocks(run: RunReport) -> Iterator[Block]:
     """A table of all arms of which something was observed."""
-    observed = [(group, row) for group in run.groups for row in group.rows if row.setting != Setting()]
+    observed = [one for one in run.placed if one[1].setting != Setting()]
     if observed:
         yield Text(
             "As the arms were seen to do, in the audited steps and when weights were loaded; not what was asked."

@@ -159,6 +159,16 @@ class Row:
         return self.audit.verdict if self.audit else "not shown"
 
     @property
+    def peak_mib(self) -> float | None:
+        """Max memory."""
+        return self.memory.peak_bytes / 2**20 if self.memory else None
+
+    @property
+    def headline_ap(self) -> float | None:
+        """AP of masks where there are any, else of boxes."""
+        return self.ap.get("segm", self.ap.get("bbox"))
+
+    @property
     def ema(self) -> bool | None:
         return self.workload.ema if self.workload.trains else None
 
@@ -316,8 +326,13 @@ class RunReport:
     stragglers: tuple[Straggler, ...] = ()
 
     @property
+    def placed(self) -> tuple[tuple[Group, Row], ...]:
+        """Every row with its group."""
+        return tuple((group, row) for group in self.groups for row in group.rows)
+
+    @property
     def rows(self) -> tuple[Row, ...]:
-        return tuple(row for group in self.groups for row in group.rows)
+        return tuple(row for _, row in self.placed)
 
 
 @dataclass(frozen=True)

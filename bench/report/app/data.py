@@ -62,7 +62,7 @@ def short(value: float | None, digits: int = 5) -> float | None:
 def page_data(report: Report) -> dict[str, Any]:
     """Everything that the script shows, by column."""
     text, several = Strings(), len(report.runs) > 1
-    placed = [(run, group, row) for run in report.runs for group in run.groups for row in group.rows]
+    placed = [(run, *one) for run in report.runs for one in run.placed]
     groups = [(run, group) for run in report.runs for group in run.groups]
     index = {id(group): number for number, (_, group) in enumerate(groups)}
     ids = _ids([(run, row) for run, _, row in placed])
@@ -100,7 +100,6 @@ def _ids(rows: Sequence[tuple[RunReport, Row]]) -> list[str]:
 
 def _row(text: Strings, group: Group, row: Row, room: int) -> dict[str, Any]:
     step, ratio, memory = row.step_s, row.ratio, row.memory
-    ap = row.ap.get("segm", row.ap.get("bbox"))
     design, seconds = _steps(row, room)
     batches = row.trace.batch if design and len({*row.trace.batch} - {-1}) > 1 else ()
     return {
@@ -123,9 +122,9 @@ def _row(text: Strings, group: Group, row: Row, room: int) -> dict[str, Any]:
         "low": short(ratio.low if ratio else None),
         "high": short(ratio.high if ratio else None),
         "detectable": short(ratio.detectable if ratio else None, 3),
-        "memory": short(memory.peak_bytes / 2**20 if memory else None),
+        "memory": short(row.peak_mib),
         "resident": short(memory.baseline_bytes / 2**20 if memory and memory.baseline_bytes else None),
-        "ap": short(ap, 4),
+        "ap": short(row.headline_ap, 4),
         "peak": short(row.peak_share, 4),
         "gflops": short(row.flops_per_step / step.median_s / 1e9 if row.flops_per_step and step else None, 4),
         "software": text(" · ".join(part for part in (row.version, row.kernels) if part)),

@@ -6,7 +6,6 @@ Every launcher is a command line (`launchers.py`); what they have in common is h
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import selectors
 import shutil
@@ -26,6 +25,7 @@ import bench.worker
 from bench import shipped
 from bench.measure import interrupts
 from bench.measure.deadline import Deadline, encodable
+from bench.measure.family import descendants, is_running, oom_kills
 from bench.measure.launchers import Launcher, Rendezvous, allocated, command, meeting
 from bench.measure.listening import listening, welcome, write_script
 from bench.measure.scratch import MAX_SOCKET_PATH, new_folder, socket_places
@@ -40,9 +40,6 @@ ADAPTERS = shipped.ROOT / "adapters"
 
 #: Variables of our own interpreter that would lead another one astray.
 FOREIGN = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "PYTHONSTARTUP", "PYTHONSAFEPATH")
-
-
-PR_SET_CHILD_SUBREAPER = 36
 
 #: No answer of a worker is as long as this.
 MAX_MESSAGE_BYTES = 1 << 28
@@ -92,48 +89,6 @@ def worker_path(folder: Path, adapters: Path = ADAPTERS) -> Path:
     (package / "worker").symlink_to(Path(bench.worker.__file__).parent)
     (folder / "adapters").symlink_to(adapters)
     return folder
-
-
-def oom_kills() -> int:
-    """Processes that the kernel killed for want of memory since it started."""
-    try:
-        lines = Path("/proc/vmstat").read_text().splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
-    except (OSError, StopIteration):
-        return 0
-
-
-def descendants(pid: int) -> list[psutil.Process]:
-    """All processes below one: also those in sessions of their own, and those with another environment."""
-    try:
-        return psutil.Process(pid).children(recursive=True)
-    except psutil.Error:
-        return []
-
-
-@contextlib.contextmanager
-def adopting_orphans() -> Iterator[None]:
-    """What workers leave behind becomes a child of this process, and ends at the end of the block at the latest."""
-    before = {process.pid for process in descendants(os.getpid())}
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    try:
-        yield
-    finally:
-        for process in descendants(os.getpid()):
-            if process.pid not in before:
-                with contextlib.suppress(psutil.Error):
-                    process.kill()
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
-
-
-def is_running(process: psutil.Process) -> bool:
-    """Whether it is the process that it was, and no zombie."""
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.Error:
-        return False
 
 
 class Forked:

@@ -20,10 +20,10 @@ from bench.errors import BenchError, ExitCode, StorageError, telling
 from bench.measure import interrupts
 from bench.measure.arm import MeasuredArm
 from bench.measure.cell import run_cell
+from bench.measure.family import adopting_orphans
 from bench.measure.locks import exclusive
 from bench.measure.preflight import refuse_other_place, refuse_other_revision
 from bench.measure.prepare import prepare_all
-from bench.measure.process import adopting_orphans
 from bench.measure.scratch import own_folder, socket_places
 from bench.measure.site import Listener, Site
 from bench.measure.training import run_training

@@ -71,7 +71,7 @@ def check(
     ] = None,
     source: Annotated[
         list[str] | None,
-        typer.Option(help="CODEBASE=PATH of a git checkout. Default: found in this folder's. Repeatable."),
+        typer.Option(help="CODEBASE=PATH of a git checkout. Default: found in this checkout. Repeatable."),
     ] = None,
     tolerance: Tolerances = NONE,
     budget_s: Annotated[float, typer.Option(min=1, help="Seconds of measuring.")] = 600.0,

@@ -70,7 +70,9 @@ def env_create(
     ),
 )
 def env_adopt(
-    name: Annotated[str, typer.Argument(help="What recipes call it. The name of a codebase: its default.")],
+    name: Annotated[
+        str, typer.Argument(help="Name for recipes. A codebase's own name makes it the default.")
+    ],
     python: Annotated[Path, typer.Option(help="Interpreter in which the codebase is installed.")],
     codebase: Annotated[
         str | None, typer.Option(help="Its codebase. Default: the one that NAME begins with.")

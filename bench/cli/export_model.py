@@ -29,7 +29,7 @@ def export_model(
     arm: Annotated[str, typer.Argument(metavar="ARM", help="CODEBASE:MODEL[@WEIGHTS], as of bench vs.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")] = Path("model.onnx"),
     size: Annotated[
-        str, typer.Option("--size", help="Of the images: 640, or 480x640 (height, width).")
+        str, typer.Option("--size", help="Size of the images: 640, or 480x640 (height, width).")
     ] = "640",
     data: Annotated[
         str, typer.Option("--data", help="Data set whose classes the model has, as of bench vs.")

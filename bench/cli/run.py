@@ -101,7 +101,7 @@ def run(
         str | None, typer.Option(help="slurm or ray: measure the cells on a cluster.")
     ] = None,
     address: Annotated[
-        str | None, typer.Option(help="Of the Ray cluster. Default: the one of this machine.")
+        str | None, typer.Option(help="Address of the Ray cluster. Default: this machine's.")
     ] = None,
     constraint: Annotated[str | None, typer.Option(help="Slurm: features that nodes must have.")] = None,
     sbatch: Annotated[

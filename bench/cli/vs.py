@@ -37,7 +37,7 @@ Data = Annotated[
         "--data", help="A folder of COCO, YOLO or VOC; ANNOTATIONS.json=FOLDER; or shapes (generated)."
     ),
 ]
-Task = Annotated[str, typer.Option("--task", help="train, or infer; of models with weights, with their AP.")]
+Task = Annotated[str, typer.Option("--task", help="train or infer. Models with weights show their AP too.")]
 Size = Annotated[
     str, typer.Option("--size", help="800x1333: short and long side. 640 or 640x640: exactly that square.")
 ]

@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import psutil
 from pydantic import ValidationError
@@ -29,11 +29,10 @@ from bench.measure.family import descendants, is_running, oom_kills
 from bench.measure.launchers import Launcher, Rendezvous, allocated, command, meeting
 from bench.measure.listening import listening, welcome, write_script
 from bench.measure.scratch import MAX_SOCKET_PATH, new_folder, socket_places
+from bench.record.models import Reason
 from bench.text_safety import visible
 from bench.worker.__main__ import PRELOAD_VARIABLE
 from bench.worker.channel import SOCKET_VARIABLE, ProtocolError, decode, encode
-
-Reason = Literal["crash", "killed", "oom", "hang", "exception", "nan", "protocol", "environment", "audit"]
 
 #: The package of adapters that a worker sees, unless its arm is of another revision of this project.
 ADAPTERS = shipped.ROOT / "adapters"

@@ -27,7 +27,9 @@ class PooledRun(Run):
     def __init__(self, sessions: Sequence[Run]) -> None:
         super().__init__(sessions[0].folder)
         self.sessions = tuple(sessions)
-        _refuse_twice(self.sessions)
+        folders = [run.folder.resolve() for run in sessions]
+        if twice := next((one for one in folders if folders.count(one) > 1), None):
+            raise BenchError("this run is named twice", where=str(twice), hint="name every session once")
         for other, record in zip(self.sessions[1:], self._records[1:], strict=True):
             _refuse_other(self._records[0], record, other)
 
@@ -134,13 +136,6 @@ class PooledRun(Run):
 
 def _measured(arms: Mapping[str, ArmRecord]) -> list[str]:
     return [name for name, arm in arms.items() if arm.status != "failed"]
-
-
-def _refuse_twice(runs: Sequence[Run]) -> None:
-    folders = [run.folder.resolve() for run in runs]
-    for folder in folders:
-        if folders.count(folder) > 1:
-            raise BenchError("this run is named twice", where=str(folder), hint="name every session once")
 
 
 def _refuse_other(first: RunRecord, other: RunRecord, run: Run) -> None:

@@ -13,18 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from detectors.htc import HTC
 from detectors.ssd import SSD
 from tests.helpers.models import SIZE, small, target
-
-#: A device tells the host how large these operations' results are, or what a value is.
-WAITING = {
-    "aten::_local_scalar_dense",
-    "aten::nonzero",
-    "aten::masked_select",
-    "aten::_unique2",
-    "aten::unique_dim",
-    "aten::unique_consecutive",
-    "aten::bincount",
-    "torchvision::nms",
-}
+from tests.helpers.pretend_cuda import WAITING
 
 #: Per training step of two images: detectors/README.md explains them.
 BOUNDS = {

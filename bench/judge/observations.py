@@ -33,8 +33,8 @@ def summary(facts: Json, names: Mapping[str, str] | None) -> dict[str, Any]:
         The same structure, with ``named`` (``canonical`` or ``own``), norms by `group_of`, and of layers only those
         that end the network where that is known.
     """
-    if not facts:
-        return {}
+    if "steps" not in facts:  # nothing was observed, or one step of training only
+        return dict(facts)
 
     def canonical(values: Json) -> dict[str, Any]:
         return {names.get(own, own) if names else own: value for own, value in values.items()}

@@ -161,7 +161,8 @@ class MeasuredArm:
     def look(self) -> None:
         """Have an arm that the audit observed watched in one step more, after the timed ones; once."""
         if any(self.record.audit.get("ranks", ())) and "closing" not in self.record.audit:
-            self.record.audit["closing"] = [reply["look"] for reply in self.request("look")]
+            names = self.prepared.names if self.prepared else None
+            self.record.audit["closing"] = [summary(one["look"], names) for one in self.request("look")]
 
     def keep_block(
         self,

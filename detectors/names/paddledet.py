@@ -3,8 +3,8 @@
 Classes and background in the same order, so only names change, and linear layers, which Paddle keeps as [in, out].
 
 Its SOLOv2 registers some layers under two names, and has a bias in the head's deformable convolutions, as ours has with
-its conventions; where a model of other conventions or the published ones of 2020-12 have none, it gets zeros. Its FCOS always has a factor per level, as the
-first edition had: where the canonical model has none, it starts at 1.
+its conventions; where a model of other conventions, or a published one of 2020-12, has none, it gets zeros. Its FCOS
+always has a factor per level, as the first edition had: where the canonical model has none, it starts at 1.
 """
 
 from __future__ import annotations

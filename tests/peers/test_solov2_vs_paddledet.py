@@ -134,7 +134,9 @@ NO_DROP_BLOCK = {"SOLOv2Head": {"drop_block": False}}
     ("name", "frozen", "settings", "config"),
     [
         ("solov2_light_r50_fpn", True, {"conventions": "paddledet"}, {}),
-        (VD_DCN, True, {"frozen_stages": 1, "frozen_bn": True}, NO_DROP_BLOCK),
+        pytest.param(
+            *(VD_DCN, True, {"frozen_stages": 1, "frozen_bn": True}, NO_DROP_BLOCK), marks=pytest.mark.nightly
+        ),
         (VD_DCN, False, {}, NO_DROP_BLOCK),
     ],
     ids=["light", "vd-dcn-frozen", "vd-dcn"],

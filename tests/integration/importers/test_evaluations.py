@@ -119,6 +119,15 @@ def test_lvis_has_rare_common_and_frequent_classes(label: str) -> None:
     )
 
 
+def test_recalls_of_proposals_are_read_without_ap() -> None:
+    label = "[05/24 11:50:33] d2.evaluation.testing INFO: copypaste: "
+    rows = ["Task: box_proposals", "AR@100,ARs@100,AR@1000", "45.4900,30.9323,57.9785"]
+    (placed,) = read("".join(f"{label}{row}\n" for row in rows)).log.found
+    assert isinstance(placed.event, Evaluation)
+    assert placed.event.task == "proposal"
+    assert placed.event.metrics == pytest.approx({"AR@100": 0.4549, "ARs@100": 0.309323, "AR@1000": 0.579785})
+
+
 def test_one_iou_threshold_is_not_ap() -> None:
     line = " Average Precision  (AP) @[ IoU=0.50:0.50 | area=   all | maxDets=100 ] = 0.468"
     (placed,) = read(f"Evaluating bbox...\n{line}\n").log.found

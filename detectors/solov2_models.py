@@ -77,6 +77,7 @@ def solov2_fpn(
     neck = FPN(body.out_channels)
     sizes = DEFORMABLE_SIZES if deformable else LIGHT_SIZES if light else SIZES
     channels, convs, kernel_channels = (256, 3 if deformable else 2, 128) if light else (512, 4, 256)
+    features = MaskFeatures(neck.out_channels, 128, kernel_channels)
     head = GridHead(
         neck.out_channels,
         channels,
@@ -91,7 +92,7 @@ def solov2_fpn(
     return SOLOv2(
         body,
         neck,
-        MaskFeatures(neck.out_channels, 128, kernel_channels),
+        features,
         head,
         [Level(*values) for values in zip(GRIDS, sizes, MIN_AREAS, strict=True)],
         score_threshold=score_threshold,

@@ -175,7 +175,7 @@ def _closing(a: Json, b: Json, at: str, *, single: bool) -> Iterator[Fact]:
     if not a or not b:
         return
     yield from _settings(a["after"], b["after"], at)
-    one, two = a["step"], b["step"]
+    one, two = (seen["step"] if "step" in seen else seen["steps"][0] for seen in (a, b))
     yield from steps.images(one["images"], two["images"], at)
     yield Fact(f"images per pass through the network{at}", sorted(one["batches"]), sorted(two["batches"]),
                explained_by=INPUT)  # fmt: skip

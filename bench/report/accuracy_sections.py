@@ -89,7 +89,7 @@ def _table(one: CellAccuracy) -> Table:
         cells += [
             cell(last.step, sort=last.step),
             number(last.train_s),
-            number(arm.reached_s if trained and one.target_ap is not None else None),
+            number(arm.reached_s if trained else None),
             number(arm.fps),
             *(number(arm.phase_s.get(name)) for name in PHASES),
             cell(arm.detections, sort=arm.detections),

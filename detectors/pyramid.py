@@ -75,6 +75,10 @@ def roi_align(
     Every bin is a weighted sum of rows of the pyramid's table, which is what an embedding bag computes: in parallel,
     over all levels, with contiguous reads.
     """
+    if samples == 0 and boxes.device.type != "cpu":
+        return by_level(
+            pyramid, boxes, image, size=size, levels=levels, stride=stride, samples=0, aligned=aligned
+        )
     level = roi_level(boxes, levels=levels) if levels > 1 else torch.zeros_like(image)
     height, width, first = pyramid.geometry[level].unbind(-1)
     corners = boxes / (stride * torch.exp2(level.to(boxes.dtype)))[:, None] - (0.5 if aligned else 0.0)
@@ -95,6 +99,38 @@ def roi_align(
         per_sample_weights=weight.to(pyramid.table.dtype),
     ).view(-1, size, size, pyramid.channels)
     return (pooled if order is None else pooled[order]).permute(0, 3, 1, 2)
+
+
+def by_level(
+    pyramid: Pyramid,
+    boxes: Tensor,
+    image: Tensor,
+    *,
+    size: int,
+    levels: int = 4,
+    stride: int = 4,
+    samples: int = 2,
+    aligned: bool = False,
+) -> Tensor:
+    """As ``roi_align``, by torchvision's operator on every level, of which one counts for each region.
+
+    The host learns nothing, and a graph can hold it. Regions without extent, as which those of other levels are given
+    to it, cost an adaptive kernel nothing.
+    """
+    import torchvision  # noqa: F401  # knows the operator's gradient and its shape in a graph
+
+    level = roi_level(boxes, levels=levels) if levels > 1 else torch.zeros_like(image)
+    total = None
+    for number, feature in enumerate(pyramid.maps[:levels]):
+        here = (level == number).unsqueeze(1)
+        regions = torch.cat([image.unsqueeze(1).to(boxes.dtype), boxes.where(here, 0.0)], dim=1)
+        pooled = torch.ops.torchvision.roi_align(
+            feature, regions.to(feature.dtype), 1 / (stride * 2**number), size, size, samples or -1, aligned
+        )
+        pooled = pooled.where(here.view(-1, 1, 1, 1), 0.0)
+        total = pooled if total is None else total + pooled
+    assert total is not None
+    return total
 
 
 class Axis(NamedTuple):

@@ -3,7 +3,8 @@ PYTHON ?= python3.11
 VENV   := .venv
 BENCH  := $(VENV)/bin/bench
 STAMP  := $(VENV)/.installed
-PYTEST := $(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile
+# In order of their folders: the long files come first, and the many short ones fill both processes at the end.
+PYTEST := $(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 # uv with the indexes and wheels that pip is set up with; torch is stored once for bench and the other codebases.
 UV     := $(VENV)/bin/python bench/environments/installer.py
 TEXTS  := README.md CONTRIBUTING.md CHANGELOG.md docs

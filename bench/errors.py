@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 
 class ExitCode:
@@ -42,6 +44,24 @@ class StorageError(BenchError):
     """The run folder cannot be written (disk full, no permission). What was measured before is kept."""
 
     exit_code = ExitCode.ARM_FAILED
+
+
+@contextlib.contextmanager
+def telling(problem: str, path: Path, hint: str | None = None) -> Iterator[None]:
+    """What the system says of a file or folder in here is bad input: `PATH: cannot be read: No such file`."""
+    try:
+        yield
+    except OSError as error:
+        raise BenchError(f"{problem}: {error.strerror or error}", where=str(path), hint=hint) from None
+
+
+@contextlib.contextmanager
+def storing(path: Path, hint: str | None = None) -> Iterator[None]:
+    """What the system says of a file or folder that is written in here is a StorageError."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error.strerror or error}", hint=hint) from error
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

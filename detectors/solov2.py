@@ -117,7 +117,8 @@ class GridHead(nn.Module):
     """Classes and mask kernels of the cells of each level's grid; all levels share the weights.
 
     ``convs``: convolutions before the last one, in the branch of the classes and in that of the kernels, which also
-    sees where it is. ``deformable``: whether the last of these is. ``drop_block``: follows them while training.
+    sees where it is. ``deformable``: whether the last of these is, and ``deformable_bias`` whether that one has a bias.
+    ``drop_block``: follows them while training.
     """
 
     def __init__(
@@ -130,12 +131,16 @@ class GridHead(nn.Module):
         convs: int,
         grids: Sequence[int],
         deformable: bool = False,
+        deformable_bias: bool = False,
         drop_block: DropBlock | None = None,
     ) -> None:
         super().__init__()
         self.grids = tuple(grids)
-        self.class_convs = _convs(in_channels, channels, convs, deformable=deformable)
-        self.kernel_convs = _convs(in_channels + 2, channels, convs, deformable=deformable)
+        self.class_convs = _convs(in_channels, channels, convs)
+        self.kernel_convs = _convs(in_channels + 2, channels, convs)
+        if deformable:
+            for branch in (self.class_convs, self.kernel_convs):
+                branch[-1] = DeformConvNorm(channels, channels, norm=group_norm, bias=deformable_bias)
         self.drop_block = drop_block
         self.classes = Conv2d(channels, num_classes, 3, padding=1)
         self.kernels = Conv2d(channels, kernel_channels, 3, padding=1)
@@ -165,14 +170,11 @@ class GridHead(nn.Module):
         return classes, kernels
 
 
-def _convs(in_channels: int, channels: int, count: int, *, deformable: bool) -> nn.ModuleList:
-    layers: list[nn.Module] = [
+def _convs(in_channels: int, channels: int, count: int) -> nn.ModuleList:
+    return nn.ModuleList(
         ConvNorm(before, after, 3, norm=group_norm)
         for before, after in pairwise([in_channels, *[channels] * count])
-    ]
-    if deformable:
-        layers[-1] = DeformConvNorm(channels, channels, norm=group_norm)
-    return nn.ModuleList(layers)
+    )
 
 
 def _resize(feature: Tensor, cells: int) -> Tensor:

@@ -33,6 +33,7 @@ SLOW_BACKBONE = (
     ),
     Rule(r"\.norm\.", weight_decay=0.0),
     Rule(r"^neck\..*\.bias$", lr=2.0, weight_decay=0.0),
+    Rule(r"^head\.\w+_convs\.2\.(conv|offset)\.bias$", lr=2.0, weight_decay=0.0),
 )
 
 
@@ -62,7 +63,7 @@ def solov2_fpn(
         max_detections: of an image.
         deformable: whether the light head has one convolution more, which is.
         drop_block: follows the head's convolutions while training.
-        conventions: "mmdet" or "paddledet", whose mask loss is another mean.
+        conventions: "mmdet" or "paddledet", whose mask loss is another mean, and whose deformable head has a bias.
         parameter_rules: see ``parameter_groups``.
 
     Raises:
@@ -75,27 +76,30 @@ def solov2_fpn(
     body = backbone(frozen_stages=frozen_stages, frozen_bn=frozen_bn)
     neck = FPN(body.out_channels)
     sizes = DEFORMABLE_SIZES if deformable else LIGHT_SIZES if light else SIZES
-    heads = _heads(neck.out_channels, num_classes, light, deformable, drop_block)
+    channels, convs, kernel_channels = (256, 3 if deformable else 2, 128) if light else (512, 4, 256)
+    features = MaskFeatures(neck.out_channels, 128, kernel_channels)
+    head = GridHead(
+        neck.out_channels,
+        channels,
+        num_classes,
+        kernel_channels,
+        convs=convs,
+        grids=GRIDS,
+        deformable=deformable,
+        deformable_bias=conventions == "paddledet",
+        drop_block=drop_block,
+    )
     return SOLOv2(
         body,
         neck,
-        *heads,
+        features,
+        head,
         [Level(*values) for values in zip(GRIDS, sizes, MIN_AREAS, strict=True)],
         score_threshold=score_threshold,
         max_detections=max_detections,
         drawn_only=conventions == "paddledet",
         parameter_rules=parameter_rules,
     )
-
-
-def _heads(
-    width: int, num_classes: int, light: bool, deformable: bool, drop_block: DropBlock | None
-) -> tuple[MaskFeatures, GridHead]:
-    """The heads on a pyramid of so many channels."""
-    channels, convs, kernel_channels = (256, 3 if deformable else 2, 128) if light else (512, 4, 256)
-    features = MaskFeatures(width, 128, kernel_channels)
-    settings = {"convs": convs, "grids": GRIDS, "deformable": deformable, "drop_block": drop_block}
-    return features, GridHead(width, channels, num_classes, kernel_channels, **settings)
 
 
 def solov2_light_vd_dcn(

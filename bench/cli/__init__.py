@@ -44,7 +44,7 @@ COMMANDS = {
     "import": ("logs", "Read a training log of another tool: rates, losses and evaluations."),
     "compare-logs": ("logs", "Put training logs side by side: rates, memory, accuracy."),
     "eval": ("report", "Compute COCO AP and AR of detections, per class, and what the errors cost."),
-    "data": ("data", "Check and sample data sets in COCO layout."),
+    "data": ("data", "Check data sets, and sample those in COCO layout."),
     "list": ("listing", "List codebases, models, recipes or runs."),
     "env": ("env", "Create, list, check and remove environments of codebases."),
     "doctor": ("doctor", "Say what works on this machine, and how to get the rest."),

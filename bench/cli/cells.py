@@ -86,9 +86,11 @@ class Sweep:
         if self.asked.executor:
             return self._elsewhere(wanted, store)
         command = ["bench", *sys.argv[1:]]
-        cells = Cells(
-            self.loaded, self.plan, len(planned), codebases, store, command, self._listener, self.strict
-        )
+
+        def shown(plan: Plan) -> Any:
+            return listener(plan, quiet=self.quiet)
+
+        cells = Cells(self.loaded, self.plan, len(planned), codebases, store, command, shown, self.strict)
         codes: dict[str, int | None] = {}
         """Key → exit code of what was measured now; None: finished before."""
         for cell in wanted:
@@ -107,9 +109,6 @@ class Sweep:
             say(f"next: bench report {self.url}", error=True)
         return code
 
-    def _listener(self, plan: Plan) -> Any:
-        return listener(plan, quiet=self.quiet)
-
     def _elsewhere(self, cells: Sequence[Cell], store: Store) -> int:
         """Have an executor measure the cells; then make one run of them."""
         name, keys = self.plan.name, [cell.key for cell in cells]
@@ -122,7 +121,9 @@ class Sweep:
             self.asked.poll_s,
         )
         if tasks:
-            self._executor().run(tasks, watch, logs)
+            slurm = Slurm(self.asked.constraint, self.asked.sbatch)
+            executor: Executor = Ray(self.asked.address) if self.asked.executor == "ray" else slurm
+            executor.run(tasks, watch, logs)
         runs = collect(store, name, self.results, keys)
         for run in runs if not self.as_json else ():
             say(run.folder)
@@ -135,11 +136,6 @@ class Sweep:
             folders = [str(run.folder) for run in runs]
             print_json({"store": self.url, "runs": folders, "missing": missing, "exit_code": code})
         return code
-
-    def _executor(self) -> Executor:
-        if self.asked.executor == "ray":
-            return Ray(self.asked.address)
-        return Slurm(self.asked.constraint, self.asked.sbatch)
 
     def tasks(self, cells: Sequence[Cell], estimates_s: Mapping[str, float] | None = None) -> list[Task]:
         """What an executor is to start."""

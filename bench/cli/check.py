@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from bench.cli.options import (
+    NONE,
     RESULTS,
     Adapters,
     AllowVariables,
@@ -32,7 +33,7 @@ from bench.gate import history as series
 from bench.gate import output
 from bench.gate.calibrate import calibrate as measure_noise
 from bench.gate.calibrate import calibrated, impossible
-from bench.gate.check import Result, check_revisions
+from bench.gate.check import Result, Subject, check_revisions
 from bench.gate.checkouts import adapters_here, sources_here, sources_of
 from bench.gate.metrics import read_settings
 from bench.gate.stored import check_against_run, check_stored
@@ -43,7 +44,7 @@ from bench.report.render.terminal import show
 app = typer.Typer()
 
 Tolerances = Annotated[
-    list[str] | None,
+    list[str],
     typer.Option(
         "--tolerance", help="METRIC=SHARE that may be lost: s/iter=3%, 'max memory=5%', AP=0.002. Repeatable."
     ),
@@ -70,9 +71,9 @@ def check(
     ] = None,
     source: Annotated[
         list[str] | None,
-        typer.Option(help="CODEBASE=PATH of a git checkout. Default: found in this folder's. Repeatable."),
+        typer.Option(help="CODEBASE=PATH of a git checkout. Default: found in this checkout. Repeatable."),
     ] = None,
-    tolerance: Tolerances = None,
+    tolerance: Tolerances = NONE,
     budget_s: Annotated[float, typer.Option(min=1, help="Seconds of measuring.")] = 600.0,
     inconclusive_is: Annotated[
         str, typer.Option(help="Treat inconclusive as pass or fail. Default: exit code 3.")
@@ -81,14 +82,14 @@ def check(
     comment: Annotated[Path | None, typer.Option(help="File for a pull-request comment in Markdown.")] = None,
     allow_variables: AllowVariables = False,
     trust: Trust = False,
-    settings: Settings = None,
+    settings: Settings = NONE,
     quiet: Quiet = False,
     results: Results = RESULTS,
-    adapters: Adapters = None,
+    adapters: Adapters = NONE,
     as_json: AsJson = False,
 ) -> None:
     """Fail if HEAD is slower than BASE. Exit codes: 0 pass, 1 regression, 3 inconclusive."""
-    asked = read_settings(tolerance or [], budget_s, inconclusive_is)
+    asked = read_settings(tolerance, budget_s, inconclusive_is)
     if (base is None) == (baseline is None):
         raise BenchError("name what to compare with: --base REVISION or --baseline RUN")
     if baseline and (source or head != "HEAD"):
@@ -96,39 +97,26 @@ def check(
     if base and reference:
         raise BenchError("--reference needs --baseline: --base measures both revisions together")
     cache, quiet = cache_folder(), quiet or as_json
-    adapters = [*(adapters or []), *(adapters_here(Path.cwd()) if base and not adapters else [])]
+    adapters = adapters or (adapters_here(Path.cwd()) if base else [])
     earlier = Run(resolve_run(baseline, results)) if baseline else None
     if earlier and not Path(subject).is_file():
         result = check_stored(Run(resolve_run(subject, results)), earlier, asked, cache, results, reference)
     else:
-        codebases = find_codebases(adapters or [])
+        codebases = find_codebases(adapters)
         loaded, plan = plan_of(
-            Path(subject), settings or [], adapters or [], allow_variables=allow_variables, trust=trust
+            Path(subject), settings, adapters, allow_variables=allow_variables, trust=trust
         )
         notes = list(impossible(plan, asked, cache))
         for note in notes if not quiet else ():
             say(note, error=True)
+        measured = Subject(loaded, plan, codebases, asked, results, cache, quiet)
         if earlier:
-            result = check_against_run(
-                loaded, plan, codebases, earlier, asked, results, cache, reference=reference, quiet=quiet
-            )
+            result = check_against_run(measured, earlier, reference)
         else:
-            measured = {arm.codebase for arm in plan.arms}
-            found = sources_of(source, codebases) if source else sources_here(Path.cwd(), codebases, measured)
-            result = check_revisions(
-                loaded,
-                plan,
-                codebases,
-                found,
-                str(base),
-                head,
-                asked,
-                results,
-                cache,
-                calibrated=calibrated(plan, cache),
-                notes=notes,
-                quiet=quiet,
-            )
+            names = {arm.codebase for arm in plan.arms}
+            found = sources_of(source, codebases) if source else sources_here(Path.cwd(), codebases, names)
+            spread = calibrated(plan, cache)
+            result = check_revisions(measured, found, str(base), head, calibrated=spread, notes=notes)
     with closed_pipe_is_fine():
         _tell(result, junit, comment, as_json=as_json)
     raise typer.Exit(result.exit_code)
@@ -147,38 +135,25 @@ def _tell(result: Result, junit: Path | None, comment: Path | None, *, as_json: 
 def calibrate(
     recipe: Recipe,
     launches: Annotated[int, typer.Option(min=3, help="Launches of the A/A run.")] = 12,
-    tolerance: Tolerances = None,
+    tolerance: Tolerances = NONE,
     budget_s: Annotated[float, typer.Option(min=1, help="Seconds that a later check may measure.")] = 600.0,
-    source: Sources = None,
+    source: Sources = NONE,
     allow_variables: AllowVariables = False,
     trust: Trust = False,
-    settings: Settings = None,
+    settings: Settings = NONE,
     quiet: Quiet = False,
     results: Results = RESULTS,
-    adapters: Adapters = None,
+    adapters: Adapters = NONE,
     as_json: AsJson = False,
 ) -> None:
     """Measure every arm against itself, and say what a check can detect on this machine."""
-    asked = read_settings(tolerance or [], budget_s)
-    adapters = [*(adapters or []), *(adapters_here(Path.cwd()) if not adapters else [])]
+    asked = read_settings(tolerance, budget_s)
+    adapters = adapters or adapters_here(Path.cwd())
     loaded, plan = plan_of(
-        recipe,
-        settings or [],
-        adapters,
-        sources=source or [],
-        allow_variables=allow_variables,
-        trust=trust,
+        recipe, settings, adapters, sources=source, allow_variables=allow_variables, trust=trust
     )
-    found = measure_noise(
-        loaded,
-        plan,
-        find_codebases(adapters or []),
-        asked,
-        launches,
-        results,
-        cache_folder(),
-        quiet=quiet or as_json,
-    )
+    codebases, quiet = find_codebases(adapters), quiet or as_json
+    found = measure_noise(Subject(loaded, plan, codebases, asked, results, cache_folder(), quiet), launches)
     print_json([one.as_json() for one in found]) if as_json else show(output.calibration_blocks(found))
 
 

@@ -12,7 +12,7 @@ from bench.errors import BenchError, ExitCode
 from bench.inputs import folders
 from bench.report.text import counted
 
-app = typer.Typer(name="data", no_args_is_help=True, help="Check and sample data sets in COCO layout.")
+app = typer.Typer(name="data", no_args_is_help=True, help="Check data sets, and sample those in COCO layout.")
 
 
 @app.command(

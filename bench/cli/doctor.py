@@ -6,13 +6,13 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import typer
 from rich.console import Console
 
 from bench.cli.listing import environment_state
-from bench.cli.options import Adapters, AsJson, examples, plain, print_json
+from bench.cli.options import NONE, Adapters, AsJson, examples, plain, print_json
 from bench.environments import cache_folder
 from bench.recipe.codebases import find_codebases
 from bench.record import machine
@@ -40,13 +40,6 @@ class Finding:
     state: State
     detail: str
     fix: str = ""
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-def examine(adapters: Sequence[Path]) -> list[Finding]:
-    return [*_machine(), *_noise(), *_codebases(adapters), *_data()]
 
 
 def _machine() -> Iterator[Finding]:
@@ -100,9 +93,6 @@ def _codebases(adapters: Sequence[Path]) -> Iterator[Finding]:
         ready, state = environment_state(codebase)
         text, _, fix = state.partition("; ")
         yield Finding(codebase.name, "ok" if ready else "missing", text, fix)
-
-
-def _data() -> Iterator[Finding]:
     yield Finding("dataset shapes", "ok", "generated when needed; COCO folders: workload.input.dataset: PATH")
 
 
@@ -116,7 +106,7 @@ def show(findings: Sequence[Finding]) -> None:
 
 
 @app.command(epilog=examples("bench doctor"))
-def doctor(adapters: Adapters = None, as_json: AsJson = False) -> None:
+def doctor(adapters: Adapters = NONE, as_json: AsJson = False) -> None:
     """Say what works on this machine, and how to get the rest."""
-    findings = examine(adapters or [])
-    print_json([finding.as_json() for finding in findings]) if as_json else show(findings)
+    findings = [*_machine(), *_noise(), *_codebases(adapters)]
+    print_json(list(map(asdict, findings))) if as_json else show(findings)

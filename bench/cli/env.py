@@ -10,7 +10,7 @@ import typer
 from bench import environments
 from bench.cli.listing import environments as environment_rows
 from bench.cli.listing import show
-from bench.cli.options import Adapters, AsJson, examples, print_json, say
+from bench.cli.options import NONE, Adapters, AsJson, examples, print_json, say
 from bench.errors import BenchError, ExitCode
 from bench.measure.preflight import check_interpreter
 from bench.recipe.codebases import find_codebases, get_codebase
@@ -19,7 +19,7 @@ app = typer.Typer(
     name="env", no_args_is_help=True, help="Create, list, check and remove environments of codebases."
 )
 Groups = Annotated[
-    list[str] | None,
+    list[str],
     typer.Option("--group", help="Optional install steps, such as compiled-ops. Repeatable."),
 ]
 
@@ -33,8 +33,8 @@ Groups = Annotated[
     ),
 )
 def env_create(
-    codebases: Annotated[list[str] | None, typer.Argument(help="Names of codebases.")] = None,
-    group: Groups = None,
+    codebases: Annotated[list[str], typer.Argument(help="Names of codebases.")] = NONE,
+    group: Groups = NONE,
     everything: Annotated[
         bool, typer.Option("--all", help="All codebases with an environment of their own.")
     ] = False,
@@ -42,28 +42,21 @@ def env_create(
         str | None, typer.Option("--as", help="Name of an environment beside the locked one, for recipes.")
     ] = None,
     pin: Annotated[
-        list[str] | None,
+        list[str],
         typer.Option(help="With --as: a package in place of the locked version: mmdet==3.2.0. Repeatable."),
-    ] = None,
-    adapters: Adapters = None,
+    ] = NONE,
+    adapters: Adapters = NONE,
 ) -> None:
     """Build the locked environment of a codebase. Do nothing if it exists."""
-    known = find_codebases(adapters or [])
-    names = list(codebases or [])
-    if everything:
-        names = [name for name, codebase in known.items() if codebase.environment.kind == "own"]
+    known = find_codebases(adapters)
+    own = [name for name, codebase in known.items() if codebase.environment.kind == "own"]
+    names = own if everything else codebases
     if not names:
         raise BenchError("name a codebase, or --all", hint=f"known: {', '.join(known)}")
     if name and len(names) > 1:
         raise BenchError("--as names one environment, of one codebase")
     for codebase in (get_codebase(one, known) for one in names):
-        folder = environments.create(
-            codebase,
-            group or [],
-            progress=lambda text: say(text, error=True),
-            name=name,
-            pins=pin or [],
-        )
+        folder = environments.create(codebase, group, lambda text: say(text, error=True), name=name, pins=pin)
         say(folder)
         if advice := environments.gpu_advice(codebase, folder):
             say(advice, error=True)
@@ -77,15 +70,17 @@ def env_create(
     ),
 )
 def env_adopt(
-    name: Annotated[str, typer.Argument(help="What recipes call it. The name of a codebase: its default.")],
+    name: Annotated[
+        str, typer.Argument(help="Name for recipes. A codebase's own name makes it the default.")
+    ],
     python: Annotated[Path, typer.Option(help="Interpreter in which the codebase is installed.")],
     codebase: Annotated[
         str | None, typer.Option(help="Its codebase. Default: the one that NAME begins with.")
     ] = None,
-    adapters: Adapters = None,
+    adapters: Adapters = NONE,
 ) -> None:
     """Let a codebase run in an interpreter that exists. Nothing is installed there."""
-    known = find_codebases(adapters or [])
+    known = find_codebases(adapters)
     fitting = sorted((one for one in known if name == one or name.startswith(f"{one}-")), key=len)
     if codebase is None and not fitting:
         raise BenchError(f"which codebase is '{name}' of?", hint="--codebase NAME; bench list codebases")
@@ -106,11 +101,11 @@ def env_list(as_json: AsJson = False) -> None:
 @app.command("check", epilog=examples("bench env check paddledet"))
 def env_check(
     codebase: Annotated[str, typer.Argument(help="Name of a codebase or of an environment.")],
-    adapters: Adapters = None,
+    adapters: Adapters = NONE,
     as_json: AsJson = False,
 ) -> None:
     """Compare an environment with its lock. Exit code 2 if they differ."""
-    known = find_codebases(adapters or [])
+    known = find_codebases(adapters)
     if codebase in environments.names():
         folder = environments.folder_of_name(codebase)
         owner = get_codebase(environments.read_lock(folder)["codebase"], known)
@@ -125,11 +120,11 @@ def env_check(
 @app.command("remove", epilog=examples("bench env remove detectron2"))
 def env_remove(
     codebase: Annotated[str, typer.Argument(help="Name of a codebase or of an environment.")],
-    adapters: Adapters = None,
+    adapters: Adapters = NONE,
 ) -> None:
     """Remove all environments of a codebase, or one by its name. An adopted one is only forgotten."""
     if codebase in environments.names():
         say(f"removed {environments.remove_named(codebase)}")
         return
-    for folder in environments.remove(get_codebase(codebase, find_codebases(adapters or []))):
+    for folder in environments.remove(get_codebase(codebase, find_codebases(adapters))):
         say(f"removed {folder}")

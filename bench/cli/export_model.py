@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from bench.cli.options import Adapters, Quiet, examples, say
+from bench.cli.options import NONE, Adapters, Quiet, examples, say
 from bench.cli.run import plan_of
 from bench.cli.vs import write_recipe
 from bench.errors import BenchError
@@ -29,27 +29,27 @@ def export_model(
     arm: Annotated[str, typer.Argument(metavar="ARM", help="CODEBASE:MODEL[@WEIGHTS], as of bench vs.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")] = Path("model.onnx"),
     size: Annotated[
-        str, typer.Option("--size", help="Of the images: 640, or 480x640 (height, width).")
+        str, typer.Option("--size", help="Size of the images: 640, or 480x640 (height, width).")
     ] = "640",
     data: Annotated[
         str, typer.Option("--data", help="Data set whose classes the model has, as of bench vs.")
     ] = "shapes",
     quiet: Quiet = False,
-    adapters: Adapters = None,
+    adapters: Adapters = NONE,
 ) -> None:
     """Write a model with its post-processing as an ONNX file, which `bench vs onnx:model.onnx` measures."""
     if output.is_dir() or not output.parent.is_dir():
         raise BenchError(
             "no place for a file", where=str(output), hint="-o model.onnx, in a folder that exists"
         )
-    codebases = find_codebases(adapters or [])
+    codebases = find_codebases(adapters)
     content = composed(Asked((arm,), data, images=2), codebases)
     content["workload"]["input"]["size"] = _size(size)
     content["name"] = "export-model"
     recipe = output.with_suffix(".recipe.yaml")
     write_recipe(recipe, content)
     try:
-        loaded, plan = plan_of(recipe, [], adapters or [], trust=True)
+        loaded, plan = plan_of(recipe, [], adapters, trust=True)
         with listener(plan, quiet=quiet) as shown:
             write_model(loaded, plan, codebases, output, shown)
     finally:

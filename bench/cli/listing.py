@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bench.cli.options import RESULTS, Adapters, AsJson, Results, examples, print_json, say
+from bench.cli.options import NONE, RESULTS, Adapters, AsJson, Results, examples, print_json, say
 from bench.environments import list_environments, python_of, versions
 from bench.errors import BenchError
 from bench.recipe.codebases import Codebase, find_codebases
@@ -191,13 +191,6 @@ def recipes(folder: Path | None) -> Rows:
     return rows
 
 
-def _first_sentence(text: str) -> str:
-    """In at most 100 characters."""
-    return textwrap.shorten(
-        re.split(r"(?<=[.:;])\s", " ".join(text.split()), maxsplit=1)[0], 100, placeholder=" …"
-    )
-
-
 def runs(results: Path) -> Rows:
     rows = []
     for folder in find_runs(results):
@@ -226,32 +219,26 @@ app = typer.Typer(name="list", no_args_is_help=True, help="List codebases, model
 
 
 @app.command("codebases", epilog=examples("bench list codebases"))
-def list_codebases(adapters: Adapters = None, as_json: AsJson = False) -> None:
+def list_codebases(adapters: Adapters = NONE, as_json: AsJson = False) -> None:
     """List codebases with an adapter, and the state of their environments."""
-    rows = codebases(adapters or [])
-    if as_json:
-        show(rows, as_json)
-        return
-    ready = [row["ready"] == "yes" for row in rows]
-    shown = [
-        {**row, "environment": row["environment"] if good else "see below"}
-        for row, good in zip(rows, ready, strict=True)
-    ]
+    rows = codebases(adapters)
+    lacking = {} if as_json else {row["codebase"]: row["environment"] for row in rows if row["ready"] == "no"}
+    shown = [{**row, "environment": "see below"} if row["codebase"] in lacking else row for row in rows]
     show(shown, as_json, droppable=("adapter", "input", "models"))
-    for row in (row for row, good in zip(rows, ready, strict=True) if not good):
-        say(f"{row['codebase']}: {row['environment']}")
+    for name, state in lacking.items():
+        say(f"{name}: {state}")
 
 
 @app.command("models", epilog=examples("bench list models"))
 def list_models(
-    adapters: Adapters = None,
+    adapters: Adapters = NONE,
     every: Annotated[
         bool, typer.Option("--all", help="List every model, its tasks and what is missing.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
     """List which codebase offers which models."""
-    show_models(models(adapters or []), as_json, every)
+    show_models(models(adapters), as_json, every)
 
 
 @app.command("recipes", epilog=examples("bench list recipes"))
@@ -264,10 +251,10 @@ def list_recipes(
     """List recipes with their descriptions."""
     rows = recipes(folder)
     if not as_json:  # one line each: the first sentence
-        rows = [
-            {**row, "recipe": Path(row["recipe"]).stem, "description": _first_sentence(row["description"])}
-            for row in rows
-        ]
+        for row in rows:
+            sentence = re.split(r"(?<=[.:;])\s", " ".join(row["description"].split()), maxsplit=1)[0]
+            row["description"] = textwrap.shorten(sentence, 100, placeholder=" …")
+            row["recipe"] = Path(row["recipe"]).stem
     show(rows, as_json, droppable=("arms",))
 
 

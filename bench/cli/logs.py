@@ -42,7 +42,7 @@ def compare_logs(
     files: Annotated[list[Path], typer.Argument(help="Two logs or more. The first is the baseline.")],
     images_per_step: Annotated[
         list[float] | None,
-        typer.Option(help="Images of a step of all cards. Once, or once per log."),
+        typer.Option(help="Images of a step over all cards. Once, or once per log."),
     ] = None,
     section: Annotated[
         list[int] | None,

@@ -16,11 +16,13 @@ from rich.text import Text
 from bench.text_safety import for_terminal
 
 RESULTS = Path("results")
+#: Default of an option that may be repeated; typer hands a list of its own to each command.
+NONE: list[Any] = []
 
 Recipe = Annotated[Path, typer.Argument(help="A file, or a name of `bench list recipes`.")]
 Results = Annotated[Path, typer.Option("--results", help="Folder of the runs.")]
 Adapters = Annotated[
-    list[Path] | None,
+    list[Path],
     typer.Option("--adapters", help="Folder of one adapter or of several. Repeatable."),
 ]
 AllowVariables = Annotated[
@@ -28,7 +30,7 @@ AllowVariables = Annotated[
     typer.Option("--allow-variables", help="Let the recipe set any environment variable of its workers."),
 ]
 Sources = Annotated[
-    list[str] | None,
+    list[str],
     typer.Option("--source", help="CODEBASE=PATH: import the codebase from this checkout. Repeatable."),
 ]
 Trust = Annotated[
@@ -40,7 +42,7 @@ Trust = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 Settings = Annotated[
-    list[str] | None,
+    list[str],
     typer.Option("--set", help="Set a value of the recipe: --set measure.rounds=3. Repeatable."),
 ]
 

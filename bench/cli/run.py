@@ -18,6 +18,7 @@ from rich.table import Table
 from bench.cli.cells import Asked, Sweep
 from bench.cli.estimate import median_s, planned
 from bench.cli.options import (
+    NONE,
     RESULTS,
     Adapters,
     AllowVariables,
@@ -48,7 +49,8 @@ from bench.recipe.trust import refuse_untrusted
 from bench.recipe.variables import refuse_variables
 from bench.record.models import RunRecord
 from bench.record.run import Run, resolve_run
-from bench.report.outcome import outcome_blocks
+from bench.report.answer import outcome_blocks
+from bench.report.build import run_report
 from bench.report.render.terminal import show
 
 app = typer.Typer()
@@ -69,7 +71,7 @@ MOST_LAUNCHES = 30
 )
 def run(
     recipe: Annotated[Path | None, typer.Argument(help="A file, or a name of `bench list recipes`.")] = None,
-    settings: Settings = None,
+    settings: Settings = NONE,
     resume: Annotated[
         str | None, typer.Option(help="Complete this run: its folder, its id, or latest.")
     ] = None,
@@ -99,7 +101,7 @@ def run(
         str | None, typer.Option(help="slurm or ray: measure the cells on a cluster.")
     ] = None,
     address: Annotated[
-        str | None, typer.Option(help="Of the Ray cluster. Default: the one of this machine.")
+        str | None, typer.Option(help="Address of the Ray cluster. Default: this machine's.")
     ] = None,
     constraint: Annotated[str | None, typer.Option(help="Slurm: features that nodes must have.")] = None,
     sbatch: Annotated[
@@ -110,8 +112,8 @@ def run(
     trust: Trust = False,
     quiet: Quiet = False,
     results: Results = RESULTS,
-    adapters: Adapters = None,
-    source: Sources = None,
+    adapters: Adapters = NONE,
+    source: Sources = NONE,
     as_json: AsJson = False,
 ) -> None:
     """Measure every arm of a recipe."""
@@ -124,41 +126,31 @@ def run(
             hint="start a new run for other settings",
         )
     if recipe is not None:
-        settings = [*width_settings(until), *(settings or [])]
+        settings = [*width_settings(until), *settings]
         loaded, plan = plan_of(
-            recipe,
-            settings,
-            adapters or [],
-            sources=source or [],
-            aa=aa,
-            allow_variables=allow_variables,
-            trust=trust,
+            recipe, settings, adapters, sources=source, aa=aa, allow_variables=allow_variables, trust=trust
         )
         flags = {"--aa": aa, "--strict": strict, "--allow-variables": allow_variables, "--trust": trust}
-        passed = _passed(settings, adapters or [], source or [], flags)
-        sweep = Sweep(loaded, plan, asked, results, adapters or [], passed, quiet or as_json, strict, as_json)
+        passed = _passed(settings, adapters, source, flags)
+        sweep = Sweep(loaded, plan, asked, results, adapters, passed, quiet or as_json, strict, as_json)
         if dry_run:
             document = planned(plan, results)
             if asked.by_cell:
                 raise typer.Exit(sweep.dry_run(document, as_json=as_json))
-            document["problems"] = check_plan(plan, find_codebases(adapters or []))
+            document["problems"] = check_plan(plan, find_codebases(adapters))
             print_json(document) if as_json else _print_dry_run(plan, document)
             raise typer.Exit(ExitCode.BAD_INPUT if document["problems"] else ExitCode.SUCCESS)
         if asked.by_cell:
             raise typer.Exit(sweep.run())
-        outcome = measure(loaded, plan, results, adapters or [], quiet=quiet or as_json, strict=strict)
+        outcome = measure(loaded, plan, results, adapters, quiet=quiet or as_json, strict=strict)
     elif asked.by_cell:
         raise BenchError("a run by cells is completed by the same command as before, without --resume")
     else:
-        outcome = _resume(
-            str(resume),
-            results,
-            adapters or [],
-            retry_failed=retry_failed,
-            quiet=quiet or as_json,
-            allow_variables=allow_variables,
-            trust=trust,
-        )
+        begun = Run(resolve_run(str(resume), results), cache_folder())
+        plan, record = resumed(begun, find_codebases(adapters))
+        refuse_variables(plan.arms, str(begun.folder), allow_all=allow_variables)
+        refuse_untrusted(plan.arms, str(begun.folder), cache_folder() / "trusted", trust=trust)
+        outcome = _execute(begun, record, plan, adapters, quiet=quiet or as_json, retry_failed=retry_failed)
     print_json(outcome.as_json()) if as_json else print_outcome(outcome, quiet=quiet)
     raise typer.Exit(outcome.exit_code)
 
@@ -166,10 +158,10 @@ def run(
 @app.command(epilog=examples("bench audit quickstart"))
 def audit(
     recipe: Recipe,
-    settings: Settings = None,
+    settings: Settings = NONE,
     quiet: Quiet = False,
-    adapters: Adapters = None,
-    source: Sources = None,
+    adapters: Adapters = NONE,
+    source: Sources = NONE,
     as_json: AsJson = False,
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit with 3 unless every arm is shown to do equal work.")
@@ -182,14 +174,9 @@ def audit(
     Exit codes: 0; 4 if an arm failed; with --strict 3 if an arm is unequal or not shown to be equal.
     """
     loaded, plan = plan_of(
-        recipe,
-        settings or [],
-        adapters or [],
-        sources=source or [],
-        allow_variables=allow_variables,
-        trust=trust,
+        recipe, settings, adapters, sources=source, allow_variables=allow_variables, trust=trust
     )
-    audits, code = _audit(loaded, plan, adapters or [], quiet=quiet or as_json)
+    audits, code = _audit(loaded, plan, adapters, quiet=quiet or as_json)
     print_json([one.as_json() for one in audits]) if as_json else _print_audits(audits)
     if not code and strict and not all(one.equal for one in audits):
         code = ExitCode.INCONCLUSIVE
@@ -311,23 +298,6 @@ def measure(
     return _execute(run, record, plan, adapters, quiet=quiet, strict=strict)
 
 
-def _resume(
-    name: str,
-    results: Path,
-    adapters: Sequence[Path],
-    *,
-    retry_failed: bool,
-    quiet: bool,
-    allow_variables: bool,
-    trust: bool,
-) -> Outcome:
-    run = Run(resolve_run(name, results), cache_folder())
-    plan, record = resumed(run, find_codebases(adapters))
-    refuse_variables(plan.arms, str(run.folder), allow_all=allow_variables)
-    refuse_untrusted(plan.arms, str(run.folder), cache_folder() / "trusted", trust=trust)
-    return _execute(run, record, plan, adapters, quiet=quiet, retry_failed=retry_failed)
-
-
 def _execute(
     run: Run,
     record: RunRecord,
@@ -355,7 +325,7 @@ def print_outcome(outcome: Outcome, *, quiet: bool) -> None:
         if arm.failure is not None:
             failed = plain(f"failed: {arm.id}: {arm.failure.reason}: {arm.failure.message}", "red")
             Console(stderr=True, soft_wrap=True).print(failed)
-    show(outcome_blocks(outcome.run), Console(stderr=True, highlight=False))
+    show(outcome_blocks(run_report(outcome.run)), Console(stderr=True, highlight=False))
     folder = shlex.quote(str(outcome.run.folder))
     if outcome.exit_code == ExitCode.INTERRUPTED:
         say(f"interrupted; complete it with: bench run --resume {folder}", error=True)

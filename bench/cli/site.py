@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from bench.cli.options import Adapters, AsJson, examples, print_json, reading_cache, say
+from bench.cli.options import NONE, Adapters, AsJson, examples, print_json, reading_cache, say
 from bench.recipe.codebases import find_codebases
 from bench.site.build import build
 
@@ -28,11 +28,11 @@ def site() -> None:
 def site_build(
     results: Annotated[list[Path], typer.Argument(help="Folders of runs.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the site.")],
-    adapters: Adapters = None,
+    adapters: Adapters = NONE,
     as_json: AsJson = False,
 ) -> None:
     """Write an index of all runs, the latest report of each recipe, and the history of each recipe and machine."""
-    built = build(results, output, reading_cache(), find_codebases(adapters or []))
+    built = build(results, output, reading_cache(), find_codebases(adapters))
     if as_json:
         print_json(asdict(built))
         return

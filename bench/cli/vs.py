@@ -7,9 +7,20 @@ from typing import Annotated, Any
 
 import typer
 
-from bench.cli.options import RESULTS, Adapters, AsJson, Quiet, Results, Settings, examples, print_json, say
+from bench.cli.options import (
+    NONE,
+    RESULTS,
+    Adapters,
+    AsJson,
+    Quiet,
+    Results,
+    Settings,
+    examples,
+    print_json,
+    say,
+)
 from bench.cli.run import measure, plan_of, print_outcome, width_settings
-from bench.errors import BenchError, ExitCode
+from bench.errors import BenchError, ExitCode, telling
 from bench.measure.preflight import check_plan
 from bench.recipe.codebases import find_codebases
 from bench.recipe.compose import Asked, composed, recipe_text
@@ -26,7 +37,7 @@ Data = Annotated[
         "--data", help="A folder of COCO, YOLO or VOC; ANNOTATIONS.json=FOLDER; or shapes (generated)."
     ),
 ]
-Task = Annotated[str, typer.Option("--task", help="train, or infer; of models with weights, with their AP.")]
+Task = Annotated[str, typer.Option("--task", help="train or infer. Models with weights show their AP too.")]
 Size = Annotated[
     str, typer.Option("--size", help="800x1333: short and long side. 640 or 640x640: exactly that square.")
 ]
@@ -61,7 +72,7 @@ def vs(
     until: Annotated[
         str | None, typer.Option(help="3%: add launches until every interval is that narrow (+/-).")
     ] = None,
-    settings: Settings = None,
+    settings: Settings = NONE,
     save: Annotated[Path | None, typer.Option(help="File for the recipe that is run.")] = None,
     dry_run: Annotated[bool, typer.Option(help="Write the recipe and check it. Measure nothing.")] = False,
     output: Annotated[
@@ -69,7 +80,7 @@ def vs(
     ] = None,
     quiet: Quiet = False,
     results: Results = RESULTS,
-    adapters: Adapters = None,
+    adapters: Adapters = NONE,
     as_json: AsJson = False,
 ) -> None:
     """Compare models by name, config or checkpoint, in one line.
@@ -78,19 +89,19 @@ def vs(
     Files that you name here run as your own code: no --trust is needed.
     """
     asked = Asked(tuple(arms), data, task, size, batch, images, device, launches, rounds, steps)
-    codebases = find_codebases(adapters or [])
+    codebases = find_codebases(adapters)
     content = composed(asked, codebases)
-    for one in [*width_settings(until), *(settings or [])]:
+    for one in [*width_settings(until), *settings]:
         apply_override(content, {}, one)
     path = save or results / str(content["name"]) / "recipe.yaml"
     write_recipe(path, content)
-    loaded, plan = plan_of(path, [], adapters or [], trust=True)
+    loaded, plan = plan_of(path, [], adapters, trust=True)
     if problems := check_plan(plan, codebases):
         raise BenchError("\n  ".join(["this cannot be measured:", *problems]), where=str(path))
     if dry_run:
         print_json({"recipe": str(path)}) if as_json else say(path)
         return
-    outcome = measure(loaded, plan, results, adapters or [], quiet=quiet or as_json)
+    outcome = measure(loaded, plan, results, adapters, quiet=quiet or as_json)
     target = output or Path("reports") / plan.name / outcome.run.folder.name
     report = None
     if outcome.exit_code != ExitCode.INTERRUPTED:
@@ -115,12 +126,12 @@ def init(
     size: Annotated[str | None, typer.Option("--size", help="As of bench vs. Default: ask.")] = None,
     batch: Annotated[int | None, typer.Option("--batch", help="As of bench vs. Default: ask.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Write over a file that exists.")] = False,
-    adapters: Adapters = None,
+    adapters: Adapters = NONE,
 ) -> None:
     """Ask what to compare, and write a commented recipe."""
     if path.exists() and not force:
         raise BenchError("exists already", where=str(path), hint="another name, or --force")
-    known = find_codebases(adapters or [])
+    known = find_codebases(adapters)
     chosen = list(arms or [])
     if not chosen:
         say(f"An arm is CODEBASE:MODEL[@WEIGHTS]. Codebases: {', '.join(known)}.", error=True)
@@ -143,8 +154,6 @@ def init(
 
 def write_recipe(path: Path, content: dict[str, Any]) -> None:
     """A commented recipe in a file. Raises BenchError where it cannot be written."""
-    try:
+    with telling("cannot be written", path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(recipe_text(content))
-    except OSError as error:
-        raise BenchError(f"cannot be written: {error.strerror or error}", where=str(path)) from None

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from bench.cli.options import RESULTS, Adapters, Results, examples, say
+from bench.cli.options import NONE, RESULTS, Adapters, Results, examples, say
 from bench.environments import cache_folder
 from bench.errors import BenchError
 from bench.measure.live import seconds_of
@@ -17,7 +17,8 @@ from bench.measure.session import plan_of_run
 from bench.recipe.codebases import find_codebases
 from bench.recipe.plan import Plan
 from bench.record.run import Run, resolve_run
-from bench.report.outcome import outcome_blocks
+from bench.report.answer import outcome_blocks
+from bench.report.build import run_report
 from bench.report.render.terminal import show
 
 app = typer.Typer()
@@ -28,17 +29,17 @@ def watch(
     run: Annotated[str, typer.Argument(help="Run: folder, id or latest.")] = "latest",
     every_s: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 1.0,
     results: Results = RESULTS,
-    adapters: Adapters = None,
+    adapters: Adapters = NONE,
 ) -> None:
     """Follow a run of another process: progress, ratios so far, and the outcome when it ends."""
     found = Run(resolve_run(run, results), cache_folder())
     if found.status() == "running":
-        plan, _ = plan_of_run(found, find_codebases(adapters or []))
+        plan, _ = plan_of_run(found, find_codebases(adapters))
         done = found.journal()
         with listener(plan, quiet=False, done=done) as shown:
             follow(found, plan, shown, len(done), every_s)
     say(f"{found.folder}: {found.status()}")
-    show(outcome_blocks(found), Console(highlight=False))
+    show(outcome_blocks(run_report(found)), Console(highlight=False))
 
 
 def follow(run: Run, plan: Plan, shown: Quiet, seen: int, every_s: float) -> None:

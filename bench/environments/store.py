@@ -11,7 +11,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -60,46 +60,26 @@ class Installed:
     """Of an adopted one."""
 
 
-def python_of(codebase: Codebase, groups: Sequence[str] = ()) -> Path:
-    """The interpreter that runs this codebase.
-
-    Of several environments that have the wanted groups it is the one with most: who compiled the optional
-    kernels wants them used.
-
-    Args:
-        codebase: The codebase.
-        groups: Names of optional steps that the environment must have.
-
-    Returns:
-        The path of the interpreter.
-
-    Raises:
-        BenchError: The environment has not been created.
-    """
-    if (lock := _default_lock(codebase)) is not None:
-        return python_of_lock(_default_folder(codebase), lock)
-    if codebase.environment.kind == "project":
-        return Path(sys.executable)
-    return venv_python(_find(codebase, groups))
+def python_of(codebase: Codebase) -> Path:
+    """The interpreter that runs this codebase. Raises BenchError where its environment has not been created."""
+    found = _environment_of(codebase)
+    return python_of_lock(*found) if found else Path(sys.executable)
 
 
-def versions(codebase: Codebase, groups: Sequence[str] = ()) -> dict[str, str]:
+def versions(codebase: Codebase) -> dict[str, str]:
     """Locked versions of all distributions the codebase runs with, for the run's record."""
-    if (lock := _default_lock(codebase)) is not None:
-        return dict(lock["packages"])
-    if codebase.environment.kind == "project":
-        return {d.name: d.version for d in importlib.metadata.distributions() if d.name}
-    return dict(read_lock(_find(codebase, groups))["packages"])
+    if found := _environment_of(codebase):
+        return dict(found[1]["packages"])
+    return {d.name: d.version for d in importlib.metadata.distributions() if d.name}
 
 
-def check(codebase: Codebase, groups: Sequence[str] = ()) -> list[Drift]:
+def check(codebase: Codebase) -> list[Drift]:
     """What differs between the environment as it is now and its lock.
 
     For a codebase that runs in bench's own environment the lock is the `==` requirements of this package.
 
     Args:
         codebase: The codebase.
-        groups: Names of optional steps that the environment must have.
 
     Returns:
         The differences by package; empty when there is none.
@@ -107,10 +87,8 @@ def check(codebase: Codebase, groups: Sequence[str] = ()) -> list[Drift]:
     Raises:
         BenchError: The environment is missing, or its smoke import fails.
     """
-    named = _default_lock(codebase) is not None
-    if codebase.environment.kind == "project" and not named:
-        return _own_drifts()
-    return check_folder(codebase, _default_folder(codebase) if named else _find(codebase, groups))
+    found = _environment_of(codebase)
+    return check_folder(codebase, found[0]) if found else _own_drifts()
 
 
 def check_folder(codebase: Codebase, folder: Path) -> list[Drift]:
@@ -126,14 +104,15 @@ def check_folder(codebase: Codebase, folder: Path) -> list[Drift]:
     ]
 
 
-def _default_folder(codebase: Codebase) -> Path:
-    """An environment that has the name of the codebase goes before the locked one."""
-    return cache_folder() / "named" / codebase.name
+def _environment_of(codebase: Codebase) -> tuple[Path, dict[str, Any]] | None:
+    """Folder and lock of the environment that a codebase runs in; None: bench's own.
 
-
-def _default_lock(codebase: Codebase) -> dict[str, Any] | None:
-    lock = lock_of(_default_folder(codebase))
-    return lock if lock is not None and lock["codebase"] == codebase.name else None
+    One that has the name of the codebase goes before the locked one. Raises BenchError where there is none.
+    """
+    folder = cache_folder() / "named" / codebase.name
+    if (lock := lock_of(folder)) is not None and lock["codebase"] == codebase.name:
+        return folder, lock
+    return None if codebase.environment.kind == "project" else _find(codebase)
 
 
 def _own_drifts() -> list[Drift]:
@@ -297,16 +276,16 @@ def _all_folders() -> list[Path]:
     return sorted(path for path in found if path.is_dir())
 
 
-def _find(codebase: Codebase, groups: Sequence[str]) -> Path:
+def _find(codebase: Codebase) -> tuple[Path, dict[str, Any]]:
+    """Of several environments the one with most groups: who compiled the optional kernels wants them used."""
     known = sorted(codebase.environment.groups)
     for size in range(len(known), -1, -1):
         for chosen in itertools.combinations(known, size):
             folder = folder_of(codebase, chosen)
-            if set(groups) <= set(chosen) and lock_of(folder) is not None:
-                return folder
-    options = "".join(f" --group {group}" for group in groups)
+            if (lock := lock_of(folder)) is not None:
+                return folder, lock
     outdated = any(env.codebase == codebase.name for env in list_environments())
-    state = "was made for other versions or groups" if outdated else "has not been created"
+    state = "was made for other versions" if outdated else "has not been created"
     raise BenchError(
-        f"the environment of '{codebase.name}' {state}", hint=f"bench env create {codebase.name}{options}"
+        f"the environment of '{codebase.name}' {state}", hint=f"bench env create {codebase.name}"
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -16,15 +15,11 @@ import numpy as np
 
 from bench.errors import BenchError
 from bench.gate import simulate
-from bench.gate.check import FIRST_LAUNCHES, PerLaunch, doubled, finite, lean
+from bench.gate.check import FIRST_LAUNCHES, Subject, doubled, finite, lean
 from bench.gate.decide import FEWEST_LAUNCHES, Launches, Schedule, Spread
 from bench.gate.metrics import Metric, Settings
 from bench.gate.simulate import Noise
 from bench.gate.values import SIDES, interleaved, side_id
-from bench.measure.progress import Quiet
-from bench.measure.session import Session, new_run
-from bench.recipe.codebases import Codebase
-from bench.recipe.load import LoadedRecipe
 from bench.recipe.plan import Arm, Checkout, Plan, work_key
 from bench.recipe.workload import Workload
 from bench.record import machine
@@ -63,28 +58,12 @@ class Calibration:
         return document
 
 
-def calibrate(
-    loaded: LoadedRecipe,
-    plan: Plan,
-    codebases: Mapping[str, Codebase],
-    settings: Settings,
-    launches: int,
-    results: Path,
-    cache: Path,
-    *,
-    quiet: bool,
-) -> list[Calibration]:
+def calibrate(subject: Subject, launches: int) -> list[Calibration]:
     """Measure every arm against itself, as a check would, and store what that says under the machine's fingerprint.
 
     Args:
-        loaded: the recipe.
-        plan: its plan.
-        codebases: by name.
-        settings: tolerances, and the budget of the checks to come.
+        subject: the recipe, and the settings of the checks to come.
         launches: of the A/A run.
-        results: folder of the run.
-        cache: folder of the calibrations.
-        quiet: no progress.
 
     Returns:
         A calibration for each arm.
@@ -94,6 +73,7 @@ def calibrate(
     """
     if launches < FIRST_LAUNCHES:
         raise BenchError(f"{launches} launches are too few to estimate their spread", hint="take 12 or more")
+    plan, settings, cache = subject.plan, subject.settings, subject.cache
     nowhere: Mapping[str, Checkout | None] = dict.fromkeys(SIDES)
     chosen, pairs = doubled(
         lean(plan, settings, launches=1), dict.fromkeys((a.codebase for a in plan.arms), nowhere)
@@ -106,11 +86,11 @@ def calibrate(
         ends.append(time.monotonic())
         return launches - 1 if len(ends) == 1 else 0
 
-    run, record = new_run(loaded, chosen, results, ["bench", *sys.argv[1:]], "calibration")
+    run, record = subject.new_run(chosen, "calibration")
     record.aa = True
-    shown: Quiet = Quiet() if quiet else PerLaunch()
-    code = Session(chosen, run, record, codebases, cache, shown, more_launches=more_launches).execute()
-    _refuse_failures(run, code)
+    if code := subject.execute(chosen, run, record, more_launches):
+        failed = "; ".join(f"{arm.id}: {arm.failure.message}" for arm in run.arms() if arm.failure)
+        raise MeasuringError(failed or "interrupted", code)
     launch_s = (ends[-1] - ends[0]) / (launches - 1) / len(pairs)  # of one pair, its rounds included
     found = interleaved(run, pairs, settings, cache)
     calibrations = []
@@ -124,12 +104,6 @@ def calibrate(
         write_atomic(path, json.dumps(calibration.as_json(), indent=1))
         calibrations.append(calibration)
     return calibrations
-
-
-def _refuse_failures(run: Run, code: int) -> None:
-    if code:
-        failed = "; ".join(f"{arm.id}: {arm.failure.message}" for arm in run.arms() if arm.failure)
-        raise MeasuringError(failed or "interrupted", code)
 
 
 def _calibration(

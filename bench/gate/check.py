@@ -20,18 +20,19 @@ from statistics import median
 from typing import Any, Literal
 
 from bench.errors import BenchError, ExitCode
-from bench.gate.checkouts import Source, temporary_folder
+from bench.gate.checkouts import Source
 from bench.gate.decide import FEWEST_LAUNCHES, Decision, Launches, Ruling, Schedule, Spread, decide
 from bench.gate.metrics import Metric, Settings
 from bench.gate.values import NOTHING, SIDES, interleaved, side_id, value_of
 from bench.judge.audit import audit_run
 from bench.measure import interrupts
 from bench.measure.progress import Lines, Quiet
-from bench.measure.session import Session, new_run
+from bench.measure.scratch import own_folder
+from bench.measure.session import Kind, Session, new_run
 from bench.recipe.codebases import Codebase
 from bench.recipe.load import LoadedRecipe
 from bench.recipe.plan import Arm, Checkout, Plan
-from bench.record.models import ArmRecord
+from bench.record.models import ArmRecord, RunRecord
 from bench.record.run import Run
 from bench.record.software import git_revision
 
@@ -152,6 +153,35 @@ class PerLaunch(Lines):
     def block(self, arm: Arm, launch: int, round_: int, s_per_step: float) -> None: ...
 
 
+@dataclass(frozen=True)
+class Subject:
+    """A recipe that the gate measures, how it judges, and where runs and calibrations are kept."""
+
+    loaded: LoadedRecipe
+    plan: Plan
+    codebases: Mapping[str, Codebase]
+    settings: Settings
+    results: Path
+    cache: Path
+    quiet: bool = False
+
+    @property
+    def listener(self) -> Quiet:
+        return Quiet() if self.quiet else PerLaunch()
+
+    def new_run(self, plan: Plan, kind: Kind) -> tuple[Run, RunRecord]:
+        return new_run(self.loaded, plan, self.results, ["bench", *sys.argv[1:]], kind)
+
+    def execute(
+        self, plan: Plan, run: Run, record: RunRecord, more_launches: Callable[[], int] = lambda: 0
+    ) -> int:
+        """Measure a run. Returns the exit code."""
+        session = Session(
+            plan, run, record, self.codebases, self.cache, self.listener, more_launches=more_launches
+        )
+        return session.execute()
+
+
 @dataclass
 class Referee:
     """Says how many launches a check still needs. ``ruling``: of the launches so far."""
@@ -242,31 +272,26 @@ def change_text(target: Metric, decision: Decision) -> str:
 
 
 def check_revisions(
-    loaded: LoadedRecipe,
-    plan: Plan,
-    codebases: Mapping[str, Codebase],
+    subject: Subject,
     sources: Sequence[Source],
     base: str,
     head: str,
-    settings: Settings,
-    results: Path,
-    cache: Path,
     *,
     calibrated: Mapping[str, Spread] = NOTHING,
     notes: Sequence[str] = (),
-    quiet: bool,
 ) -> Result:
     """Measure two revisions interleaved on this machine until the gate has decided or the budget is spent.
 
-    The work trees are removed whatever happens; the run is kept in ``results``. ``calibrated``: spread of the
-    launches of each arm against itself. Raises BenchError for bad input.
+    The work trees are removed whatever happens. ``calibrated``: spread of the launches of each arm against itself.
+    Raises BenchError for bad input.
     """
+    plan, settings = subject.plan, subject.settings
     revisions = {"base": base, "head": head}
     commits = {(s.codebase.name, side): s.commit(revisions[side]) for s in sources for side in SIDES}
     notes = [*notes, *_revision_notes(sources, commits)]
     with contextlib.ExitStack() as stack:
         stack.enter_context(interrupts.handled())
-        folder = stack.enter_context(temporary_folder(cache))
+        folder = stack.enter_context(own_folder([subject.cache / "worktrees"]))
         checkouts: dict[str, dict[str, Checkout | None]] = {source.codebase.name: {} for source in sources}
         for source in sources:
             for side in SIDES:
@@ -276,9 +301,11 @@ def check_revisions(
         chosen, pairs = doubled(lean(plan, settings, launches=1), checkouts)
         chosen = replace(chosen, name=f"{plan.name}-check")
         settings.refuse_unused(arm.workload.task for arm in chosen.arms)
-        run, code, referee = _measure_pairs(
-            loaded, chosen, pairs, codebases, settings, results, cache, calibrated, quiet=quiet
-        )
+        run, record = subject.new_run(chosen, "check")
+        record.check = {}  # so that a check which is killed is no part of a history
+        say = subject.listener.note
+        referee = Referee(run, pairs, settings, subject.cache, say, calibrated=calibrated)
+        code = subject.execute(chosen, run, record, referee.more_launches)
     texts = {side: ", ".join(f"{s.codebase.name} {commits[s.codebase.name, side][:10]}" for s in sources)
              for side in SIDES}  # fmt: skip
     outcome = Result(
@@ -347,26 +374,6 @@ def _changed_phases(arms: Sequence[ArmRecord], pairs: Sequence[str]) -> Iterator
         if phase and abs(medians[phase][1] - medians[phase][0]) > TELLING_PHASE * step_s:
             first, second = (1000 * value for value in medians[phase])
             yield f"{name}: of the step, {phase} changed most: {first:.3g} ms → {second:.3g} ms (medians)"
-
-
-def _measure_pairs(
-    loaded: LoadedRecipe,
-    plan: Plan,
-    pairs: Sequence[str],
-    codebases: Mapping[str, Codebase],
-    settings: Settings,
-    results: Path,
-    cache: Path,
-    calibrated: Mapping[str, Spread],
-    *,
-    quiet: bool,
-) -> tuple[Run, int, Referee]:
-    run, record = new_run(loaded, plan, results, ["bench", *sys.argv[1:]], "check")
-    record.check = {}  # so that a check which is killed is no part of a history
-    shown: Quiet = Quiet() if quiet else PerLaunch()
-    referee = Referee(run, pairs, settings, cache, shown.note, calibrated=calibrated)
-    session = Session(plan, run, record, codebases, cache, shown, more_launches=referee.more_launches)
-    return run, session.execute(), referee
 
 
 def _revision_notes(sources: Sequence[Source], commits: Mapping[tuple[str, str], str]) -> Iterator[str]:

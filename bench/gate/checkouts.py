@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import shutil
 import subprocess
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from filelock import FileLock, Timeout
 
 from bench.errors import BenchError
 from bench.recipe.codebases import BUILTIN, Codebase, get_codebase, load_codebase
@@ -48,7 +45,9 @@ class Source:
         """A work tree of a commit, gone afterwards."""
         try:
             _git(self.repository, "worktree", "add", "--quiet", "--detach", str(tree), commit)
-            yield Checkout(commit, tree, tree / self.folder, self._adapter(tree), self._adapters(tree))
+            yield Checkout(
+                commit, tree, tree / self.folder, self._adapter(tree), self._in_tree(BUILTIN, tree)
+            )
         finally:
             with contextlib.suppress(BenchError):
                 _git(self.repository, "worktree", "remove", "--force", str(tree))
@@ -60,9 +59,6 @@ class Source:
         """The adapter of that revision, where it is part of the same repository; else the one in use."""
         folder = self._in_tree(self.codebase.folder, tree)
         return load_codebase(folder) if folder and (folder / "adapter.yaml").exists() else self.codebase
-
-    def _adapters(self, tree: Path) -> Path | None:
-        return self._in_tree(BUILTIN, tree)
 
     def _in_tree(self, path: Path, tree: Path) -> Path | None:
         top = self.repository.resolve()
@@ -149,23 +145,3 @@ def sources_of(texts: Sequence[str], codebases: Mapping[str, Codebase]) -> list[
             raise BenchError(f"--source {text}: expected CODEBASE=PATH of a git checkout")
         found.append(Source.of(get_codebase(name, dict(codebases)), Path(path)))
     return found
-
-
-@contextlib.contextmanager
-def temporary_folder(cache: Path) -> Iterator[Path]:
-    """A folder of this process that goes with it: what a killed check left is removed by the next one."""
-    root = cache / "worktrees"
-    root.mkdir(parents=True, exist_ok=True)
-    for stale in root.glob("*.lock"):
-        with contextlib.suppress(Timeout), FileLock(stale, timeout=0):
-            shutil.rmtree(stale.with_suffix(""), ignore_errors=True)
-            stale.unlink(missing_ok=True)
-    folder = root / secrets.token_hex(4)
-    lock = folder.with_suffix(".lock")
-    with FileLock(lock):
-        folder.mkdir()
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-            lock.unlink(missing_ok=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,10 @@ from bench.gate import metrics
 from bench.gate.changes import MIN_RUNS, ChangePoint, change_points
 from bench.gate.overview import Overview, overviews
 from bench.record.run import find_runs, write_atomic
-from bench.report.document import Block, Bullets, Cell, Column, Figure, Heading, Table, Text
+from bench.report.document import Block, Bullets, Column, Figure, Heading, Text
 from bench.report.figures import BAD, MUTED, PALETTE, WIDTH_IN, save, style
 from bench.report.render import markdown
-from bench.report.text import cell
+from bench.report.text import table_of
 
 UNITS = {"s/iter": "s/iter", "FPS": "images/s", "max memory": "MiB"}
 GOOD = PALETTE[2]
@@ -152,12 +152,6 @@ def change_text(series: Series, change: ChangePoint) -> str:
     )
 
 
-COLUMNS = (
-    Column("recipe"), Column("arm"), Column("metric"), Column("machine", priority=3),
-    Column("runs", True, priority=2), Column("latest", True, priority=1), Column("change", True),
-)  # fmt: skip
-
-
 def blocks(
     found: Sequence[Series], notes: Sequence[str], *, bisect: bool = False, figures: bool = False
 ) -> Iterator[Block]:
@@ -171,7 +165,7 @@ def blocks(
         + (f"; {few} have fewer than the {2 * MIN_RUNS} runs that an answer needs." if few else ".")
     )
     if shown:
-        yield Table(COLUMNS, tuple(map(_row, shown)))
+        yield table_of(shown, COLUMNS)
     for series in shown:
         if figures:
             yield Heading(3, series.title)
@@ -179,28 +173,15 @@ def blocks(
                 series.name, f"{series.title}: {len(series.points)} runs, {len(series.changes)} changes"
             )
         if series.changes:
-            heading = () if figures else (series.title,)
-            texts = [_change_line(series, change, bisect=bisect) for change in series.changes]
-            yield Bullets(tuple(f"{': '.join((*heading, text))}" for text in texts))
+            heading = "" if figures else f"{series.title}: "
+            yield Bullets(
+                tuple(
+                    f"{heading}{change_text(series, one)}{f'; {suspect_text(series, one)}' if bisect else ''}"
+                    for one in series.changes
+                )
+            )
     if notes:
         yield Bullets(tuple(notes))
-
-
-def _change_line(series: Series, change: ChangePoint, *, bisect: bool) -> str:
-    text = change_text(series, change)
-    return f"{text}; {suspect_text(series, change)}" if bisect else text
-
-
-def _row(series: Series) -> tuple[Cell, ...]:
-    metric = (
-        f"{series.metric} ÷ {series.relative_to}"
-        if series.relative_to
-        else f"{series.metric} ({series.unit})"
-    )
-    return (
-        cell(series.recipe), cell(series.arm), cell(metric), cell(series.machine), cell(str(len(series.points))),
-        cell(f"{series.values[-1]:.4g}"), cell(_changes_text(series)),
-    )  # fmt: skip
 
 
 def _changes_text(series: Series) -> str:
@@ -210,6 +191,19 @@ def _changes_text(series: Series) -> str:
     last, before = series.changes[-1], len(series.changes) - 1
     text = f"{'worse' if last.direction == 'regression' else 'better'} {100 * last.change:+.1f} %"
     return f"{text}, {before} before" if before else text
+
+
+COLUMNS: dict[Column, Callable[[Series], Any]] = {
+    Column("recipe"): lambda one: one.recipe,
+    Column("arm"): lambda one: one.arm,
+    Column("metric"): lambda one: (
+        f"{one.metric} ÷ {one.relative_to}" if one.relative_to else f"{one.metric} ({one.unit})"
+    ),
+    Column("machine", priority=3): lambda one: one.machine,
+    Column("runs", True, priority=2): lambda one: len(one.points),
+    Column("latest", True, priority=1): lambda one: f"{one.values[-1]:.4g}",
+    Column("change", True): _changes_text,
+}
 
 
 # -- figures -------------------------------------------------------------------------------------------------

@@ -6,16 +6,17 @@ import math
 import os
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from bench.gate.calibrate import Calibration
 from bench.gate.check import Judgement, Result, change_text
 from bench.gate.metrics import Metric
 from bench.record.run import write_atomic
-from bench.report.document import Block, Bullets, Cell, Column, Heading, Table, Text, Tone
+from bench.report.document import Block, Bullets, Column, Heading, Text, Tone
 from bench.report.render import markdown
-from bench.report.text import cell, significant
+from bench.report.text import cell, significant, table_of
 
 TITLES = {
     "pass": "no regression",
@@ -81,17 +82,6 @@ def budget_advice(result: Result) -> str:
 
 # -- people --------------------------------------------------------------------------------------------------
 
-COLUMNS = (
-    Column("arm"),
-    Column("metric"),
-    Column("base → head", True),
-    Column("change [interval]", True),
-    Column("tolerance", True),
-    Column("launches", True),
-    Column("p", True),
-    Column("verdict"),
-)
-
 
 def blocks(result: Result) -> Iterator[Block]:
     """The outcome for a terminal, a summary or a comment."""
@@ -104,25 +94,11 @@ def blocks(result: Result) -> Iterator[Block]:
         f"Head: {result.head}. Base: {result.base}. Compared: {result.how}; {result.elapsed_s:.0f} s.{machine}"
     )
     if result.comparisons:
-        yield Table(COLUMNS, tuple(map(_row, result.comparisons)))
+        yield table_of(result.comparisons, COLUMNS)
     if result.errors or result.notes:
         yield Bullets((*result.errors, *result.notes))
     if result.command:
         yield Text(f"To repeat it: {result.command}")
-
-
-def _row(one: Judgement) -> tuple[Cell, ...]:
-    found = one.decision
-    return (
-        cell(one.arm),
-        cell(one.metric.name),
-        cell(values_text(one)),
-        cell(change_text(one.metric, found)),
-        cell(tolerance_text(one.metric)),
-        cell(str(found.launches)),
-        cell(f"{found.p_value:.2g}"),
-        cell(f"{found.state}: {found.reason}", tone=TONES.get(found.state, "")),
-    )
 
 
 def values_text(one: Judgement) -> str | None:
@@ -132,6 +108,19 @@ def values_text(one: Judgement) -> str | None:
     unit, factor = UNITS.get(one.metric.name.partition(" ")[0], ("", 1.0))
     return " → ".join(f"{significant(value * factor)}{unit}" for value in one.values)
 
+
+COLUMNS: dict[Column, Callable[[Judgement], Any]] = {
+    Column("arm"): lambda one: one.arm,
+    Column("metric"): lambda one: one.metric.name,
+    Column("base → head", True): values_text,
+    Column("change [interval]", True): lambda one: change_text(one.metric, one.decision),
+    Column("tolerance", True): lambda one: tolerance_text(one.metric),
+    Column("launches", True): lambda one: one.decision.launches,
+    Column("p", True): lambda one: f"{one.decision.p_value:.2g}",
+    Column("verdict"): lambda one: cell(
+        f"{one.decision.state}: {one.decision.reason}", tone=TONES.get(one.decision.state, "")
+    ),
+}
 
 #: By the first word of a metric's name: its unit, and how many of them the record's is.
 UNITS = {"s/iter": (" s", 1.0), "max": (" MiB", 1 / 2**20), "FPS": ("", 1.0), "images/s": ("", 1.0)}

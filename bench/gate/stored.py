@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,18 +12,14 @@ import numpy as np
 import pandas as pd
 
 from bench.errors import BenchError
-from bench.gate.check import Judgement, PerLaunch, Result, _name, lean
+from bench.gate.check import Judgement, Result, Subject, _name, lean
 from bench.gate.decide import Schedule, Spread, Stored, decide_stored
 from bench.gate.metrics import TIME_METRICS, Metric, Settings
 from bench.gate.summaries import trimmed
 from bench.gate.values import badness, metrics_of
 from bench.judge.pairs import baseline_of
 from bench.judge.steady import Floats
-from bench.measure.progress import Quiet
-from bench.measure.session import Session, new_run
-from bench.recipe.codebases import Codebase
-from bench.recipe.load import LoadedRecipe
-from bench.recipe.plan import Plan, baseline_ids, work_key
+from bench.recipe.plan import baseline_ids, work_key
 from bench.record import machine
 from bench.record.models import ArmRecord
 from bench.record.run import Run, find_runs
@@ -193,30 +188,19 @@ def _identity(arm: ArmRecord) -> tuple[str, str]:
     return arm.label, work_key(arm.codebase, arm.workload, arm.options)
 
 
-def check_against_run(
-    loaded: LoadedRecipe,
-    plan: Plan,
-    codebases: Mapping[str, Codebase],
-    base: Run,
-    settings: Settings,
-    results: Path,
-    cache: Path,
-    *,
-    reference: str | None = None,
-    quiet: bool,
-) -> Result:
+def check_against_run(subject: Subject, base: Run, reference: str | None = None) -> Result:
     """Measure the recipe now, as `bench run` does, and judge it against a stored run."""
-    started = time.monotonic()
-    plan = lean(plan, settings, time_budget_s=settings.budget_s)
+    started, settings = time.monotonic(), subject.settings
+    plan = lean(subject.plan, settings, time_budget_s=settings.budget_s)
     settings.refuse_unused(arm.workload.task for arm in plan.arms)
-    run, record = new_run(loaded, plan, results, ["bench", *sys.argv[1:]], "check")
-    shown: Quiet = Quiet() if quiet else PerLaunch()
-    code = Session(plan, run, record, codebases, cache, shown).execute()
+    run, record = subject.new_run(plan, "check")
+    code = subject.execute(plan, run, record)
     elapsed_s = round(time.monotonic() - started, 1)
     warnings = run.record().warnings
     if code:
         errors = [f"{a.id} failed in {a.failure.stage}: {a.failure.message}" for a in run.arms() if a.failure]
-        about = plan.name, base.folder.name, run.folder.name, "stored run"
-        return Result(*about, "error", code, errors=tuple(errors or ["interrupted"]), run=str(run.folder),
+        sides = plan.name, base.folder.name, run.folder.name, "stored run"
+        return Result(*sides, "error", code, errors=tuple(errors or ["interrupted"]), run=str(run.folder),
                       elapsed_s=elapsed_s, notes=tuple(warnings))  # fmt: skip
-    return check_stored(run, base, settings, cache, results, reference, elapsed_s=elapsed_s, notes=warnings)
+    about = {"elapsed_s": elapsed_s, "notes": warnings}
+    return check_stored(run, base, settings, subject.cache, subject.results, reference, **about)

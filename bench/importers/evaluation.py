@@ -27,7 +27,7 @@ _TASK = re.compile(
     rb"Evaluate annotation type \*(\w{1,40})\*|Evaluating (bbox|segm|proposal|keypoints)\b|IoU metric: (\w{1,40})"
     rb"|Evaluation results for (\w{1,40}):|(?:copypaste: |^)Task: (\w{1,40})$"
 )
-_COPYPASTE_NAMES = re.compile(rb"(?:copypaste: |^)(AP(?:, ?A[PR][\w@]{1,9})+)$")
+_COPYPASTE_NAMES = re.compile(rb"(?:copypaste: |^)(A[PR][\w@]{0,9}(?:, ?A[PR][\w@]{1,9})+)$")
 _COPYPASTE_VALUES = re.compile(rb"(?:copypaste: |^)((?:-?\d+\.\d+|nan)(?:, ?(?:-?\d+\.\d+|nan))+)$")
 _MM_COPYPASTE = re.compile(rb"(?:^|INFO - )(bbox|segm)_mAP_copypaste: ((?:-?\d\.\d{3} ?){6})$")
 _CELL = re.compile(rb"[^|\s]{1,20}")

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from bench.errors import BenchError
+from bench.errors import BenchError, telling
 
 CHUNK_BYTES = 1 << 20
 #: A line longer than this is no log line; the file is binary, or its newlines are lost.
@@ -43,10 +43,8 @@ def lines(path: Path) -> Iterator[tuple[bytes, bool]]:
 
 
 def _open(path: Path) -> BinaryIO:
-    try:
+    with telling("cannot read", path):
         return cast(BinaryIO, gzip.open(path, "rb")) if path.suffix == ".gz" else path.open("rb")
-    except OSError as error:
-        raise BenchError(f"cannot read: {error.strerror or error}", where=str(path)) from None
 
 
 def _chunks(path: Path) -> Iterator[bytes]:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.errors import BenchError, StorageError, did_you_mean
+from bench.errors import BenchError, StorageError, did_you_mean, storing
 from bench.inputs import formats, shapes
 from bench.inputs.coco import Json, image_path, read_coco
 from bench.inputs.files import read_file
@@ -281,11 +281,9 @@ def _publish_folder(
         if is_sound():
             return
         shutil.rmtree(target, ignore_errors=True)
-    try:
+    with storing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
-    except OSError as error:
-        raise StorageError(f"cannot write {target}: {error.strerror or error}") from error
     try:
         write(temporary)
         temporary.chmod(0o755)  # mkdtemp's folders are for one user only

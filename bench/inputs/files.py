@@ -6,7 +6,7 @@ import os
 import stat
 from pathlib import Path
 
-from bench.errors import BenchError
+from bench.errors import BenchError, telling
 
 
 def read_file(path: Path) -> bytes:
@@ -15,11 +15,9 @@ def read_file(path: Path) -> bytes:
     Raises:
         BenchError: It is none, or cannot be read.
     """
-    try:
+    with telling("cannot be read", path):
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # opening a pipe must not wait for a writer
         with open(descriptor, "rb") as file:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise BenchError("not a regular file", where=str(path))
             return file.read()
-    except OSError as error:
-        raise BenchError(f"cannot be read: {error.strerror or error}", where=str(path)) from None

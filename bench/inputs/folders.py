@@ -6,6 +6,7 @@ The layout: ``annotations/instances_<split>.json`` beside ``<split>/``. Images a
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
 import tempfile
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.errors import BenchError, StorageError
+from bench.errors import BenchError, storing
 from bench.inputs import formats
 from bench.inputs.coco import image_path, object_mask, read_coco
 from bench.inputs.files import read_file
@@ -189,7 +190,8 @@ def sample(source: Path, target: Path, images: int, seed: int) -> dict[str, Json
     The same seed draws the same images, whatever order the annotation file has them in: a larger sample holds a
     smaller one. Annotations, ids and classes stay as they are.
     """
-    _new_folder(target)
+    if os.path.lexists(target):
+        raise BenchError("is there already", where=str(target), hint="name a new folder")
     written = {}
     for split in splits_of(source):
         coco = read_coco(source / "annotations" / f"instances_{split}.json")
@@ -198,36 +200,15 @@ def sample(source: Path, target: Path, images: int, seed: int) -> dict[str, Json
         chosen = set(ids[:images])
         kept = [image for image in sorted(coco["images"], key=lambda one: one["id"]) if image["id"] in chosen]
         for image in kept:
-            _copy(image_path(source / split, image), image_path(target / split, image))
+            _write(image_path(target / split, image), read_file(image_path(source / split, image)))
         rows = [row for row in coco["annotations"] if row["image_id"] in chosen]
-        _write_coco(target, split, {**coco, "images": kept, "annotations": rows})
+        content = json.dumps({**coco, "images": kept, "annotations": rows})
+        _write(target / "annotations" / f"instances_{split}.json", content.encode())
         written[split] = {"images": len(kept), "objects": len(rows)}
     return written
 
 
-def _new_folder(target: Path) -> None:
-    try:
-        target.mkdir(parents=True)
-    except FileExistsError:
-        raise BenchError("is there already", where=str(target), hint="name a new folder") from None
-    except OSError as error:
-        raise StorageError(f"cannot write {target}: {error.strerror or error}") from error
-
-
-def _copy(source: Path, target: Path) -> None:
-    content = read_file(source)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(content)
-    except OSError as error:
-        raise StorageError(f"cannot write {target}: {error.strerror or error}") from error
-
-
-def _write_coco(target: Path, split: str, content: Json) -> None:
-    path = target / "annotations" / f"instances_{split}.json"
-    try:
+def _write(path: Path, content: bytes) -> None:
+    with storing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        (target / split).mkdir(exist_ok=True)
-        path.write_text(json.dumps(content))
-    except OSError as error:
-        raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
+        path.write_bytes(content)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import tempfile
 import warnings
 from pathlib import Path
@@ -18,8 +17,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from bench.errors import BenchError, StorageError, did_you_mean
+from bench.errors import BenchError, did_you_mean
 from bench.recipe import plain_yaml
+from bench.record.run import write_atomic
 
 Layout = Literal["yolo", "voc"]
 INSTALL = "pip install 'detection-bench[data]', which brings supervision"
@@ -71,14 +71,7 @@ def as_coco(root: Path, layout: Layout, split: str, cache: Path) -> tuple[Path, 
     text = json.dumps(content)
     key = hashlib.sha256(text.encode()).hexdigest()[:16]
     target = cache / "formats" / f"{layout}-{split}-{key}.json"
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=target.parent)
-        with open(descriptor, "w") as file:
-            file.write(text)
-        os.replace(temporary, target)
-    except OSError as error:
-        raise StorageError(f"cannot write {target}: {error.strerror or error}") from error
+    write_atomic(target, text)
     return target, images
 
 

@@ -7,7 +7,7 @@ for the rounding of other kernels: in float32 they agree to 1e-5 in losses and t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -97,9 +97,11 @@ def observed(arm: ArmRecord, baseline: ArmRecord) -> Iterator[Fact]:
     yield from _processors(arm, baseline)
     closing = zip(baseline.audit.get("closing", ()), arm.audit.get("closing", ()), strict=False)
     for number, (a, b) in enumerate(closing):
-        yield from _closing(
-            a, b, f"{ranks[number].where} after the timed blocks", single=ranks[number].single
-        )
+        where = f"{ranks[number].where} after the timed blocks"
+        if a.get("weights") and b.get("weights"):  # of inference, where all is still as it was
+            yield from replace(ranks[number], a=a, b=b, where=where).facts()
+        else:
+            yield from _closing(a, b, where, single=ranks[number].single)
 
 
 def _tolerances(arm: ArmRecord, baseline: ArmRecord) -> tuple[float, float]:
@@ -173,7 +175,7 @@ def _closing(a: Json, b: Json, at: str, *, single: bool) -> Iterator[Fact]:
     if not a or not b:
         return
     yield from _settings(a["after"], b["after"], at)
-    one, two = a["step"], b["step"]
+    one, two = (seen["step"] if "step" in seen else seen["steps"][0] for seen in (a, b))
     yield from steps.images(one["images"], two["images"], at)
     yield Fact(f"images per pass through the network{at}", sorted(one["batches"]), sorted(two["batches"]),
                explained_by=INPUT)  # fmt: skip
@@ -228,7 +230,8 @@ class _Rank:
                 yield from steps.rules(a["rule"], b["rule"], number, at)
                 if named and number:  # some averages begin with a copy of the first weights
                     yield from steps.averages(a["average"], b["average"], at)
-        yield from steps.repeated(self.a["steps"], self.b["steps"], self.where)
+        if min(counts) > 1:
+            yield from steps.repeated(self.a["steps"], self.b["steps"], self.where)
         if named and "changed" in self.a and "changed" in self.b:
             yield from steps.changed(self.a["changed"], self.b["changed"], self.where)
 

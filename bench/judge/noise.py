@@ -129,7 +129,8 @@ def _two_modes(launch: Integers, seconds: Floats) -> str | None:
     low, high = times[:cut], times[cut:]
     distance = float(high.mean() - low.mean())
     spread = math.sqrt((float(low.var(ddof=1)) + float(high.var(ddof=1))) / 2)
-    if distance <= MIN_MODE_GAP * float(np.median(times)) or distance <= _separation(n) * spread:
+    separation = max(MIN_MODE_SEPARATION, FEW_BLOCKS_SEPARATION / n)
+    if distance <= MIN_MODE_GAP * float(np.median(times)) or distance <= separation * spread:
         return None
     levels = f"{low.mean():.4g} s ({cut} blocks) and {high.mean():.4g} s ({n - cut} blocks)"
     names, member = np.unique(launch, return_inverse=True)
@@ -141,10 +142,6 @@ def _two_modes(launch: Integers, seconds: Floats) -> str | None:
         else "fix the clock speed or threads, look for a process that comes and goes"
     )
     return f"block times have two levels, {levels}: {advice}"
-
-
-def _separation(blocks: int) -> float:
-    return max(MIN_MODE_SEPARATION, FEW_BLOCKS_SEPARATION / blocks)
 
 
 def _outliers(seconds: Floats) -> str | None:

@@ -11,7 +11,7 @@ Json = Mapping[str, Any]
 FINAL = frozenset({"classes", "deltas", "objectness", "centreness", "logits", "kernels", "output"})
 
 
-def is_final(name: str) -> bool:
+def _is_final(name: str) -> bool:
     """Whether the outputs of the layer with this weight are raw predictions."""
     return bool(FINAL & set(name.split("."))) and not name.startswith("neck.")
 
@@ -33,8 +33,8 @@ def summary(facts: Json, names: Mapping[str, str] | None) -> dict[str, Any]:
         The same structure, with ``named`` (``canonical`` or ``own``), norms by `group_of`, and of layers only those
         that end the network where that is known.
     """
-    if not facts:
-        return {}
+    if "steps" not in facts:  # nothing was observed, or one step of training only
+        return dict(facts)
 
     def canonical(values: Json) -> dict[str, Any]:
         return {names.get(own, own) if names else own: value for own, value in values.items()}
@@ -43,7 +43,7 @@ def summary(facts: Json, names: Mapping[str, str] | None) -> dict[str, Any]:
     for step in facts["steps"]:
         kept = dict(step)
         layers = canonical(step["layers"])
-        kept["layers"] = {name: one for name, one in layers.items() if not names or is_final(name)}
+        kept["layers"] = {name: one for name, one in layers.items() if not names or _is_final(name)}
         for kind in ("gradient", "update", "momentum"):
             if kind in step:
                 kept[kind] = _norms(canonical(step[kind]))

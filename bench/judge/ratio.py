@@ -289,13 +289,6 @@ class Summary:
     n: int
 
 
-def step_seconds(samples: pd.DataFrame) -> Floats:
-    """Seconds of each measured step [N], in order of time: the slowest rank of `bench.record` samples."""
-    measured = samples[samples["round"] >= 0]
-    steps = measured.groupby(["launch", "round", "position", "step"])["duration_ns"].max()
-    return steps.to_numpy(dtype=np.float64) / 1e9
-
-
 def summarize(seconds: npt.ArrayLike, images_per_step: int) -> Summary:
     """Summary of step or block times in seconds; ``images_per_step`` is batch size times ranks."""
     times = np.asarray(seconds, dtype=np.float64)

@@ -9,8 +9,9 @@ from collections.abc import Iterator, Sequence
 
 from bench.errors import StorageError
 from bench.judge.audit import audit_run
-from bench.measure.arm import MeasuredArm, Site
+from bench.measure.arm import MeasuredArm
 from bench.measure.process import WorkerFailure
+from bench.measure.site import Site
 from bench.recipe.plan import round_orders
 from bench.record.samples import samples_frame
 
@@ -54,7 +55,8 @@ def _run_launch(site: Site, arms: Sequence[MeasuredArm], launch: int, rounds: in
     measure = site.plan.measure
     site.wait_until_quiet()
     with contextlib.ExitStack() as stack:
-        start_all([one for one in arms if one.alive], launch, stack)
+        # Nothing is timed before all are ready.
+        list(start_in_turn([one for one in arms if one.alive], launch, stack))
         for one in arms:
             if one.alive:
                 with one.failing(launch):
@@ -89,17 +91,13 @@ def _take_rounds(
     return len(disturbed)
 
 
-def start_all(arms: Sequence[MeasuredArm], launch: int, stack: contextlib.ExitStack) -> None:
-    """Workers for these arms, ready for their first step. While one imports its codebase and builds its model, on one
-    processor for the most part, the next does so too; nothing is timed before all are ready."""
-    for _ in start_in_turn(arms, launch, stack):
-        pass
-
-
 def start_in_turn(
     arms: Sequence[MeasuredArm], launch: int, stack: contextlib.ExitStack
 ) -> Iterator[MeasuredArm]:
-    """Start one arm while the one before it gets ready. Gives each when it is ready, or has failed."""
+    """Start one arm while the one before it gets ready: importing a codebase and building a model take one processor.
+
+    Gives each when it is ready, or has failed.
+    """
     for begun, one in itertools.pairwise([None, *arms, None]):
         if one is not None:
             with one.failing(launch):

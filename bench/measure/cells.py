@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import platform
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +21,7 @@ from bench.environments import cache_folder, read_lock, versions
 from bench.environments.named import folder_of_name
 from bench.errors import BenchError, ExitCode
 from bench.measure.launchers import allocated
-from bench.measure.scratch import clear_dead, new_folder
+from bench.measure.scratch import own_folder
 from bench.measure.session import Session, new_run
 from bench.measure.until import growing
 from bench.recipe.codebases import Codebase
@@ -34,6 +33,7 @@ from bench.record.places import Places
 from bench.record.run import Run
 from bench.record.software import environment_of, git_diff, git_revision
 from bench.record.store import Store, packed
+from bench.worker.batches import file_sha256
 
 #: A cell with more disturbed blocks is measured again, at most so often.
 MOST_DISTURBED, ATTEMPTS = 0.5, 2
@@ -86,7 +86,7 @@ def _key(shared: Mapping[str, Any], software: Mapping[str, Any], arms: Sequence[
             "variables": dict(arm.variables),
             "threads": arm.threads,
             "baseline": arm.baseline,
-            "files": [arm.model, arm.weights, *map(_digest, _files(arm))],
+            "files": [arm.model, arm.weights, *map(file_sha256, map(str, _files(arm)))],
             "own": [
                 arm.python,
                 arm.environment,
@@ -119,11 +119,6 @@ def _own_packages(arm: Arm) -> dict[str, str]:
     return {}
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _software(codebase: Codebase) -> dict[str, Any]:
     """The lock of a codebase's environment, its adapter and its source."""
     try:
@@ -134,7 +129,7 @@ def _software(codebase: Codebase) -> dict[str, Any]:
     source = codebase.source_folder
     return {
         "packages": dict(sorted(packages.items())),
-        "adapter": {path.name: _digest(path) for path in adapter},
+        "adapter": {path.name: file_sha256(str(path)) for path in adapter},
         "source": _code(source) if source else None,
     }
 
@@ -150,7 +145,7 @@ def _digest_of(folder: Path) -> str:
     """Of all code and settings in a folder."""
     found = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.suffix in CODE):
-        found.update(f"{path.relative_to(folder).as_posix()} {_digest(path)}\n".encode())
+        found.update(f"{path.relative_to(folder).as_posix()} {file_sha256(str(path))}\n".encode())
     return found.hexdigest()
 
 
@@ -199,19 +194,15 @@ class Cells:
         except ValueError as error:
             raise BenchError(str(error), where=cell.key) from None
         places = [cache_folder() / "cells"]
-        clear_dead(places)
         first = attempt_of(os.environ)
         for attempt in range(first, first + ATTEMPTS):
-            folder = new_folder(places)
-            try:
+            with own_folder(places) as folder:
                 run, code, share = self._attempt(cell, folder, attempt)
                 if code not in (ExitCode.SUCCESS, ExitCode.ARM_FAILED):
                     return code
                 if share <= MOST_DISTURBED or attempt == first + ATTEMPTS - 1:
                     self.store.put(self.plan.name, cell.key, packed(run.folder))
                     return code
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
         raise AssertionError("the last attempt is kept")
 
     def _attempt(self, cell: Cell, folder: Path, attempt: int) -> tuple[Run, int, float]:

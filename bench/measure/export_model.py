@@ -9,10 +9,10 @@ from pathlib import Path
 
 from bench.environments import cache_folder
 from bench.errors import BenchError
-from bench.measure.arm import Listener, Site
 from bench.measure.prepare import prepare_all
-from bench.measure.process import WorkerFailure, WorkerGroup
-from bench.measure.session import Session, new_run
+from bench.measure.process import WorkerFailure
+from bench.measure.session import fresh_arm, new_run
+from bench.measure.site import Listener, Site
 from bench.recipe.codebases import Codebase
 from bench.recipe.load import LoadedRecipe
 from bench.recipe.plan import Plan
@@ -37,27 +37,18 @@ def export_model(
         run, record = new_run(loaded, plan, Path(folder), [])
         scratch = Path(folder) / "scratch"
         scratch.mkdir()
-        site = Site(plan, run, record, codebases, cache_folder(), scratch, listener, False, None)
-        one = Session(plan, run, record, codebases, cache_folder(), listener).fresh_arm(site, plan.arms[0])
+        site = Site(plan, run, record, codebases, cache_folder(), scratch, listener)
+        one = fresh_arm(site, plan.arms[0])
         prepare_all(site, [one])
         if one.record.failure:
             raise BenchError(f"{one.arm.label}: {one.record.failure.message}")
         assert one.prepared is not None
-        log = site.log(one.arm, 0)
-        spec = site.launch_spec(one.arm, one.prepared.python, log)
         file = scratch / "model.onnx"
         try:
-            with WorkerGroup(spec) as group:
-                group.start(site.deadline_s)
-                job = site.job(one.arm, one.prepared, 0)
-                adapter = str(site.codebase(one.arm).adapter_file)
-                group.request("prepare", site.deadline_s, adapter_file=adapter, job=job)
-                group.request("export", site.deadline_s, path=str(file))
-                group.stop()
+            site.write_once("export", one.arm, one.prepared, file)
         except WorkerFailure as error:
-            hint = (
-                "pip install 'detection-bench[export]'" if "No module named 'onnx" in error.message else None
-            )
+            lacking = "No module named 'onnx" in error.message
+            hint = "pip install 'detection-bench[export]'" if lacking else None
             raise BenchError(f"{one.arm.label} was not exported: {error.message}", hint=hint) from None
         with contextlib.suppress(FileNotFoundError):
             target.unlink()

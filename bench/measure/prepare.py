@@ -16,9 +16,10 @@ from bench.inputs import weights as mappings
 from bench.inputs.batches import prepare_batches, prepare_schedule
 from bench.inputs.dataset import Dataset, evaluated_input, open_dataset, open_evaluation
 from bench.inputs.npz import check_npz, read_npz, sha256_of
-from bench.measure.arm import MeasuredArm, Prepared, Site
+from bench.measure.arm import MeasuredArm
 from bench.measure.preflight import check_weights, interpreter_of, refuse_other_packages
-from bench.measure.process import WorkerFailure, WorkerGroup
+from bench.measure.process import WorkerFailure
+from bench.measure.site import Prepared, Site
 from bench.recipe.codebases import Codebase
 from bench.recipe.plan import Arm
 from bench.recipe.workload import Workload
@@ -196,16 +197,8 @@ class _Made:
             name = f"weights-{workload.model}"
             maker = Arm(name, source.name, source.name, {}, "", workload, options, {}, arm.threads)
             self.site.listener.stage(maker, 0, "weights")
-            spec = self.site.launch_spec(
-                maker, _python_of(maker, source), self.site.log(maker, 0), timed=False
-            )
-            deadline_s = self.site.deadline_s
-            with WorkerGroup(spec) as group:
-                group.start(deadline_s)
-                job = self.site.job(maker, prepared, 0)
-                group.request("prepare", deadline_s, adapter_file=str(source.adapter_file), job=job)
-                group.request("save", deadline_s, path=str(path))
-                group.stop()
+            prepared = replace(prepared, python=_python_of(maker, source))
+            self.site.write_once("save", maker, prepared, path)
             self.canonical[key] = path
         return self.canonical[key]
 

@@ -6,7 +6,6 @@ Every launcher is a command line (`launchers.py`); what they have in common is h
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import selectors
 import shutil
@@ -17,7 +16,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import psutil
 from pydantic import ValidationError
@@ -26,23 +25,20 @@ import bench.worker
 from bench import shipped
 from bench.measure import interrupts
 from bench.measure.deadline import Deadline, encodable
+from bench.measure.family import descendants, is_running, oom_kills
 from bench.measure.launchers import Launcher, Rendezvous, allocated, command, meeting
 from bench.measure.listening import listening, welcome, write_script
 from bench.measure.scratch import MAX_SOCKET_PATH, new_folder, socket_places
+from bench.record.models import Reason
 from bench.text_safety import visible
 from bench.worker.__main__ import PRELOAD_VARIABLE
 from bench.worker.channel import SOCKET_VARIABLE, ProtocolError, decode, encode
-
-Reason = Literal["crash", "killed", "oom", "hang", "exception", "nan", "protocol", "environment", "audit"]
 
 #: The package of adapters that a worker sees, unless its arm is of another revision of this project.
 ADAPTERS = shipped.ROOT / "adapters"
 
 #: Variables of our own interpreter that would lead another one astray.
 FOREIGN = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "PYTHONSTARTUP", "PYTHONSAFEPATH")
-
-
-PR_SET_CHILD_SUBREAPER = 36
 
 #: No answer of a worker is as long as this.
 MAX_MESSAGE_BYTES = 1 << 28
@@ -92,48 +88,6 @@ def worker_path(folder: Path, adapters: Path = ADAPTERS) -> Path:
     (package / "worker").symlink_to(Path(bench.worker.__file__).parent)
     (folder / "adapters").symlink_to(adapters)
     return folder
-
-
-def oom_kills() -> int:
-    """Processes that the kernel killed for want of memory since it started."""
-    try:
-        lines = Path("/proc/vmstat").read_text().splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
-    except (OSError, StopIteration):
-        return 0
-
-
-def descendants(pid: int) -> list[psutil.Process]:
-    """All processes below one: also those in sessions of their own, and those with another environment."""
-    try:
-        return psutil.Process(pid).children(recursive=True)
-    except psutil.Error:
-        return []
-
-
-@contextlib.contextmanager
-def adopting_orphans() -> Iterator[None]:
-    """What workers leave behind becomes a child of this process, and ends at the end of the block at the latest."""
-    before = {process.pid for process in descendants(os.getpid())}
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    try:
-        yield
-    finally:
-        for process in descendants(os.getpid()):
-            if process.pid not in before:
-                with contextlib.suppress(psutil.Error):
-                    process.kill()
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
-
-
-def is_running(process: psutil.Process) -> bool:
-    """Whether it is the process that it was, and no zombie."""
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.Error:
-        return False
 
 
 class Forked:

@@ -9,7 +9,7 @@ import platform
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from bench.errors import StorageError
@@ -61,6 +61,17 @@ def clear_dead(parents: Iterable[Path]) -> list[Path]:
                     shutil.rmtree(folder, ignore_errors=True)
                     removed.append(folder)
     return removed
+
+
+@contextlib.contextmanager
+def own_folder(parents: Sequence[Path]) -> Iterator[Path]:
+    """`new_folder`, which goes at the end of the block; those of ended processes go at the beginning."""
+    clear_dead(parents)
+    folder = new_folder(parents)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def started(pid: int) -> int:

@@ -6,10 +6,8 @@ A finished block is in the journal before the next one starts.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import secrets
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -18,15 +16,16 @@ from typing import Literal
 
 from bench import __version__
 from bench.environments import cache_folder
-from bench.errors import BenchError, ExitCode, StorageError
+from bench.errors import BenchError, ExitCode, StorageError, telling
 from bench.measure import interrupts
-from bench.measure.arm import Listener, MeasuredArm, Site
+from bench.measure.arm import MeasuredArm
 from bench.measure.cell import run_cell
+from bench.measure.family import adopting_orphans
 from bench.measure.locks import exclusive
 from bench.measure.preflight import refuse_other_place, refuse_other_revision
 from bench.measure.prepare import prepare_all
-from bench.measure.process import adopting_orphans
-from bench.measure.scratch import clear_dead, new_folder, socket_places
+from bench.measure.scratch import own_folder, socket_places
+from bench.measure.site import Listener, Site
 from bench.measure.training import run_training
 from bench.recipe.codebases import Codebase
 from bench.recipe.load import LoadedRecipe, check_names
@@ -36,6 +35,7 @@ from bench.record import machine
 from bench.record.models import ArmRecord, RunRecord
 from bench.record.run import Run
 from bench.record.software import git_revision
+from bench.worker.batches import file_sha256
 
 
 @dataclass
@@ -64,9 +64,8 @@ class Session:
             interrupts.handled(),
             interrupts.held(),
             adopting_orphans(),
+            own_folder([self.cache / "scratch", *socket_places()]) as scratch,
         ):
-            clear_dead([self.cache / "scratch", *socket_places()])
-            scratch = new_folder([self.cache / "scratch", *socket_places()])
             site = Site(
                 self.plan, self.run, self.record, self.codebases, self.cache, scratch, self.listener,
                 self.strict, deadline,
@@ -85,7 +84,6 @@ class Session:
                     server.kill()
                 if others.came_later():
                     site.warn(OTHERS)
-                shutil.rmtree(scratch, ignore_errors=True)
                 self.record.status = status  # type: ignore[assignment]
                 self.record.ended_utc = machine.utc_now()
                 self.record.load_after = machine.load_average()
@@ -123,26 +121,9 @@ class Session:
                 record.failure = None
             self._note_lost(record)
             return MeasuredArm(arm, record, site)
-        one = self.fresh_arm(site, arm)
+        one = fresh_arm(site, arm)
         self._note_lost(one.record)
         return one
-
-    def fresh_arm(self, site: Site, arm: Arm) -> MeasuredArm:
-        """An arm of which nothing is known yet."""
-        record = ArmRecord(
-            id=arm.id,
-            codebase=arm.codebase,
-            label=arm.label,
-            levels=dict(arm.levels),
-            cell=arm.cell,
-            baseline=arm.baseline,
-            workload=arm.workload,
-            options=dict(arm.options),
-            model_sha256=sha256_of(arm.model),
-            weights_sha256=sha256_of(arm.weights),
-            status="partial",
-        )
-        return MeasuredArm(arm, record, site)
 
     def _note_lost(self, record: ArmRecord) -> None:
         """Say what a kill took with it: the journal has the times of a launch, and no more."""
@@ -161,12 +142,22 @@ class Session:
 Kind = Literal["run", "check", "calibration"]
 
 
-def sha256_of(path: str | None) -> str:
-    """Of a file; empty where the path names none."""
-    if path is None or not os.path.isfile(path):
-        return ""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def fresh_arm(site: Site, arm: Arm) -> MeasuredArm:
+    """An arm of which nothing is known yet."""
+    files = {"model_sha256": arm.model, "weights_sha256": arm.weights}
+    record = ArmRecord(
+        id=arm.id,
+        codebase=arm.codebase,
+        label=arm.label,
+        levels=dict(arm.levels),
+        cell=arm.cell,
+        baseline=arm.baseline,
+        workload=arm.workload,
+        options=dict(arm.options),
+        status="partial",
+        **{name: file_sha256(path) for name, path in files.items() if path and os.path.isfile(path)},
+    )
+    return MeasuredArm(arm, record, site)
 
 
 OTHERS = "another bench session was measuring on this machine at the same time"
@@ -188,7 +179,8 @@ def new_run(
     started = machine.utc_now()
     identity = f"{started.replace('-', '').replace(':', '')[:15]}Z-{secrets.token_hex(3)}"
     run = Run(results / plan.name / identity, cache_folder())
-    _make(run.folder)
+    with telling("cannot be written", run.folder):
+        run.folder.mkdir(parents=True, exist_ok=True)
     record = RunRecord(
         id=identity,
         recipe=loaded.recipe.model_dump(mode="json"),
@@ -225,17 +217,11 @@ def resumed(run: Run, codebases: Mapping[str, Codebase]) -> tuple[Plan, RunRecor
     return plan_of_run(run, codebases)
 
 
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BenchError(f"cannot be written: {error.strerror or error}", where=str(folder)) from None
-
-
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Only one session may write a run folder. Raises BenchError when it cannot be written."""
-    _make(folder)
+    with telling("cannot be written", folder):
+        folder.mkdir(parents=True, exist_ok=True)
     with exclusive(folder / ".lock") as held:
         if not held:
             raise BenchError("another bench session is measuring this run", where=str(folder))
@@ -268,12 +254,9 @@ def alone(cache: Path) -> Iterator[Others]:
     """Sessions that measure here now; those that start later find this one, and mark its lock."""
     lock = cache / "measuring.lock"
     with contextlib.ExitStack() as stack:
-        try:
+        with telling("cannot be written", cache, "set BENCH_CACHE to a folder of yours"):
             cache.mkdir(parents=True, exist_ok=True)
             held = stack.enter_context(exclusive(lock))
-        except OSError as error:
-            problem = f"cannot be written: {error.strerror or error}"
-            raise BenchError(problem, where=str(cache), hint="set BENCH_CACHE to a folder of yours") from None
         if not held:
             with contextlib.suppress(OSError):
                 os.utime(lock)

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.errors import StorageError
-from bench.measure.arm import MeasuredArm, Site
+from bench.measure.arm import MeasuredArm
 from bench.measure.cell import refuse_unequal, rounds_done, turns, write_arms
 from bench.measure.process import WorkerFailure
+from bench.measure.site import Site
 from bench.recipe.plan import Arm
 from bench.record.models import Losses
 

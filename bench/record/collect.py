@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from bench.errors import BenchError
+from bench.errors import BenchError, telling
 from bench.record.models import RunRecord
 from bench.record.names import file_name
 from bench.record.run import JOURNAL, Run
@@ -90,13 +90,12 @@ def _joined(store: Store, recipe: str, cells: Sequence[_Cell], root: Path) -> Ru
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=".collect-", dir=folder.parent))
     try:
-        for cell in cells:
-            _unpack(members(store.read(recipe, cell.key), f"{recipe}/{cell.key}{SUFFIX}"), temporary)
-        Run(temporary).write_record(record)
-        temporary.chmod(0o755)
-        os.replace(temporary, folder)
-    except OSError as error:
-        raise BenchError(f"cannot be written: {error.strerror or error}", where=str(folder)) from None
+        with telling("cannot be written", folder):
+            for cell in cells:
+                _unpack(members(store.read(recipe, cell.key), f"{recipe}/{cell.key}{SUFFIX}"), temporary)
+            Run(temporary).write_record(record)
+            temporary.chmod(0o755)
+            os.replace(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return Run(folder)

@@ -106,15 +106,12 @@ def _image_digest(root: Path) -> str | None:
 
 
 def _cpu_facts(root: Path) -> Facts:
+    info: dict[str, str] = {}
     with contextlib.suppress(OSError):
-        text = (root / "proc/cpuinfo").read_text()
         # One paragraph per logical core; the first one stands for all but the clock.
-        info = dict(_colon_lines(text.split("\n\n")[0]))
-        return _cpu_common(root, info)
-    return _cpu_common(root, {})
-
-
-def _cpu_common(root: Path, info: Mapping[str, str]) -> Facts:
+        for line in (root / "proc/cpuinfo").read_text().split("\n\n")[0].splitlines():
+            key, _, value = line.partition(":")
+            info[key.strip()] = value.strip()
     cores = root / "sys/devices/system/cpu"
     flags = set((info.get("flags") or info.get("Features") or "").split())
     return _facts(
@@ -140,13 +137,6 @@ def _cpu_common(root: Path, info: Mapping[str, str]) -> Facts:
         max_clock_mhz=lambda: round(psutil.cpu_freq().max) or None,
         numa_nodes=lambda: len(list((root / "sys/devices/system/node").glob("node[0-9]*"))) or None,
     )
-
-
-def _colon_lines(text: str) -> Iterator[tuple[str, str]]:
-    for line in text.splitlines():
-        key, colon, value = line.partition(":")
-        if colon:
-            yield key.strip(), value.strip()
 
 
 def _model_from_cpuinfo() -> str | None:
@@ -241,7 +231,7 @@ def gpu_facts() -> Facts:
     try:
         return _facts(
             gpu_driver=lambda: _text(pynvml.nvmlSystemGetDriverVersion()),
-            cuda=lambda: _cuda_version(pynvml.nvmlSystemGetCudaDriverVersion_v2()),
+            cuda=lambda: ".".join(map(str, divmod(pynvml.nvmlSystemGetCudaDriverVersion_v2() // 10, 100))),
             gpus=lambda: [_gpu(pynvml, index) for index in range(pynvml.nvmlDeviceGetCount())],
         )
     finally:
@@ -296,10 +286,6 @@ def _gpu_processes(nvml: Any, device: Any) -> list[Facts]:
 def _text(value: str | bytes) -> str:
     """Older versions of nvidia-ml-py answer in bytes."""
     return value.decode() if isinstance(value, bytes) else value
-
-
-def _cuda_version(number: int) -> str:
-    return f"{number // 1000}.{number % 1000 // 10}"
 
 
 def _clock_reasons(bits: int) -> list[str]:

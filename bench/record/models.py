@@ -13,6 +13,7 @@ from bench.record.names import FileName, InnerPath, file_name
 SCHEMA_VERSION = 2
 
 Status = Literal["ok", "failed", "partial"]
+Reason = Literal["crash", "killed", "oom", "hang", "exception", "nan", "protocol", "environment", "audit"]
 
 #: How a warning of an arm begins that was evaluated without having been trained.
 RANDOM_WEIGHTS = "random weights"
@@ -84,7 +85,7 @@ class Block(RecordModel):
 class Failure(RecordModel):
     """Why an arm failed."""
 
-    reason: Literal["crash", "killed", "oom", "hang", "exception", "nan", "protocol", "environment", "audit"]
+    reason: Reason
     """What happened."""
     message: str
     """The message of the failure."""

@@ -8,13 +8,10 @@ from functools import cached_property
 import pandas as pd
 
 from bench.errors import BenchError
-from bench.record.differences import differences
+from bench.record.differences import differences, named
 from bench.record.machine import fingerprint
 from bench.record.models import ArmRecord, RunRecord
 from bench.record.run import Run
-
-#: Differences that an error or a warning names before it counts the rest.
-NAMED = 4
 
 
 class PooledRun(Run):
@@ -30,7 +27,9 @@ class PooledRun(Run):
     def __init__(self, sessions: Sequence[Run]) -> None:
         super().__init__(sessions[0].folder)
         self.sessions = tuple(sessions)
-        _refuse_twice(self.sessions)
+        folders = [run.folder.resolve() for run in sessions]
+        if twice := next((one for one in folders if folders.count(one) > 1), None):
+            raise BenchError("this run is named twice", where=str(twice), hint="name every session once")
         for other, record in zip(self.sessions[1:], self._records[1:], strict=True):
             _refuse_other(self._records[0], record, other)
 
@@ -77,7 +76,7 @@ class PooledRun(Run):
                     continue
                 pairs = (one.environment.packages for one in (began, now))
                 if changed := list(differences(*pairs)):
-                    yield f"{record.id}: {arm} ran with other packages: {_named(changed)}"
+                    yield f"{record.id}: {arm} ran with other packages: {named(changed)}"
                 if began.weights and began.weights.source == "file" and began.weights != now.weights:
                     yield f"{record.id}: {arm} began with other weights"
                 if began.environment.git.revision != now.environment.git.revision:
@@ -139,36 +138,26 @@ def _measured(arms: Mapping[str, ArmRecord]) -> list[str]:
     return [name for name, arm in arms.items() if arm.status != "failed"]
 
 
-def _refuse_twice(runs: Sequence[Run]) -> None:
-    folders = [run.folder.resolve() for run in runs]
-    for folder in folders:
-        if folders.count(folder) > 1:
-            raise BenchError("this run is named twice", where=str(folder), hint="name every session once")
-
-
 def _refuse_other(first: RunRecord, other: RunRecord, run: Run) -> None:
     """Raises BenchError that names what differs."""
-    apart = "to report the runs side by side: --apart"
+    if problem := next(_problems(first, other), None):
+        hint = "to report the runs side by side: --apart"
+        raise BenchError(problem, where=str(run.folder), hint=hint)
+
+
+def _problems(first: RunRecord, other: RunRecord) -> Iterator[str]:
+    """Why a run is no session of the first one's recipe."""
     one, two = ({**record.recipe, "aa": record.aa} for record in (first, other))
     if changed := list(differences(one, two)):
-        problem = f"not a session of the recipe of {first.id}: {_named(changed)}"
-        raise BenchError(problem, where=str(run.folder), hint=apart)
+        yield f"not a session of the recipe of {first.id}: {named(changed)}"
     if first.arms != other.arms:
-        problem = f"other arms than in {first.id}: {_named(sorted({*first.arms} ^ {*other.arms}))}"
-        raise BenchError(problem, where=str(run.folder), hint=apart)
+        yield f"other arms than in {first.id}: {named(sorted({*first.arms} ^ {*other.arms}))}"
     checksums = ({name: one.checksum for name, one in record.dataset.items()} for record in (first, other))
     if changed := list(differences(*checksums)):
-        problem = f"other data than in {first.id}: {_named(changed)}"
-        raise BenchError(problem, where=str(run.folder), hint=apart)
+        yield f"other data than in {first.id}: {named(changed)}"
     kinds = [fingerprint(record.machine) for record in (first, other)]
     for cell, placed in first.cells.items():  # measured where it says, perhaps on unlike machines
         if cell in other.cells and kinds[0] == kinds[1]:
             kinds = [placed.fingerprint, other.cells[cell].fingerprint]
     if kinds[0] != kinds[1]:
-        problem = f"a machine of another kind ({kinds[1]}) than that of {first.id} ({kinds[0]})"
-        raise BenchError(problem, where=str(run.folder), hint=apart)
-
-
-def _named(texts: Sequence[str]) -> str:
-    more = len(texts) - NAMED
-    return "; ".join(texts[:NAMED]) + (f"; {more} more" if more > 0 else "")
+        yield f"a machine of another kind ({kinds[1]}) than that of {first.id} ({kinds[0]})"

@@ -21,7 +21,6 @@ import fcntl
 import json
 import math
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -29,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ValidationError
 
-from bench.errors import BenchError, StorageError
+from bench.errors import BenchError, storing, telling
 from bench.record.models import ArmRecord, Block, Revision, RunRecord
 from bench.record.names import file_name
 from bench.record.places import Places
@@ -44,21 +43,14 @@ JOURNAL = "blocks.jsonl"
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
-@contextlib.contextmanager
-def _storage_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StorageError(
-            f"cannot write {path}: {error.strerror or error}",
-            hint="what was measured so far is kept; make room and complete it with: bench run --resume RUN",
-        ) from error
+#: What to do when a run folder cannot be written.
+KEPT = "what was measured so far is kept; make room and complete it with: bench run --resume RUN"
 
 
 def write_atomic(path: Path, text: str | bytes) -> None:
     """Write a file so that a reader sees the old content or the new one, never a part."""
     data = text.encode() if isinstance(text, str) else text
-    with _storage_errors(path):
+    with storing(path, KEPT):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         try:
@@ -74,12 +66,12 @@ def write_atomic(path: Path, text: str | bytes) -> None:
 
 
 def _read_model(path: Path, model: type[ModelT]) -> ModelT:
+    hint = "bench list runs shows what is there"
     try:
-        return model.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        raise BenchError(
-            "record not found", where=str(path), hint="bench list runs shows what is there"
-        ) from None
+        with telling("cannot be read", path):
+            if not path.exists():
+                raise BenchError("record not found", where=str(path), hint=hint)
+            return model.model_validate_json(path.read_bytes())
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         field = ".".join(map(str, first["loc"]))
@@ -87,8 +79,6 @@ def _read_model(path: Path, model: type[ModelT]) -> ModelT:
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
         problem = f"{field}: {message}{more}" if field else f"{message}{more}"
         raise BenchError(f"not a valid record: {problem}", where=str(path)) from None
-    except OSError as error:
-        raise BenchError(f"cannot be read: {error.strerror or error}", where=str(path)) from None
 
 
 class Run:
@@ -190,7 +180,7 @@ class Run:
     def write_arm(self, record: ArmRecord, samples: pd.DataFrame) -> None:
         """Samples first: an arm's record never speaks of samples that are not there."""
         path = self.folder / "samples" / f"{record.id}.parquet"
-        with _storage_errors(path):
+        with storing(path, KEPT):
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary = path.with_suffix(".tmp")
             samples.to_parquet(temporary, index=False, compression="zstd")
@@ -219,7 +209,7 @@ class Run:
         path = self.folder / JOURNAL
         values = block.model_dump(mode="json", exclude=None if block.losses else {"losses"})
         line = json.dumps(self.places.portable(values), separators=(",", ":")).encode()
-        with _storage_errors(path), path.open("ab") as file:
+        with storing(path, KEPT), path.open("ab") as file:
             file.write(b"\n" + line + b"\n")
 
 

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-from bench.errors import BenchError, StorageError
+from bench.errors import BenchError, StorageError, storing, telling
 from bench.record.names import inner_path
 
 SUFFIX = ".cell.zip"
@@ -65,10 +65,8 @@ class FolderStore:
 
     def read(self, recipe: str, key: str) -> bytes:
         path = self.root / recipe / f"{key}{SUFFIX}"
-        try:
+        with telling("cannot be read", path):
             return path.read_bytes()
-        except OSError as error:
-            raise BenchError(f"cannot be read: {error.strerror or error}", where=str(path)) from None
 
     def put(self, recipe: str, key: str, archive: bytes) -> bool:
         """Keep a finished cell. Returns whether it is the first of its key. Raises StorageError."""
@@ -76,14 +74,13 @@ class FolderStore:
         path = folder / f"{key}{SUFFIX}"
         temporary = folder / f".{key}.{secrets.token_hex(4)}"
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with temporary.open("xb") as file:
-                file.write(archive)
-                file.flush()
-                os.fsync(file.fileno())
-            first = _linked(temporary, path)
-        except OSError as error:
-            raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
+            with storing(path):
+                folder.mkdir(parents=True, exist_ok=True)
+                with temporary.open("xb") as file:
+                    file.write(archive)
+                    file.flush()
+                    os.fsync(file.fileno())
+                first = _linked(temporary, path)
         finally:
             # Also what killed attempts at the same key left: no one needs it any more.
             for left in folder.glob(f".{key}.*") if path.exists() else [temporary]:

@@ -23,23 +23,21 @@ from bench.report.document import Block, Bullets, Cell, Column, Figure, Heading,
 from bench.report.figures import save
 from bench.report.render import markdown, page
 from bench.report.sections import answer_blocks, detail_blocks
-from bench.report.text import cell
+from bench.report.text import cell, table_of
 
 _TEXT_COLUMNS = {"Backbone", "Style", "Type", "Lr schd", "Implementation", "Framework", "Revision"}
 
 
-def generate_published(
-    output: Path, *, published: Path = PUBLISHED, log: Path | None = None, measured: Sequence[Run] = ()
-) -> Path:
+def generate_published(output: Path, measured: Sequence[Run] = ()) -> Path:
     """Write `report.md`, `solov2.md`, `index.html` and `figures/` into `output`; the path of `report.md`.
 
-    ``log``: the reference log; by default the excerpt in `published`. ``measured``: runs of ours to be shown below the
-    published numbers, under a heading of their own. Raises BenchError when a table or the log cannot be read.
+    ``measured``: runs of ours to be shown below the published numbers, under a heading of their own. Raises BenchError
+    when a table or the log cannot be read.
     """
-    zoo = {layout.name: load(published / ZOO, layout.name, layout.title) for layout in LAYOUTS}
-    throughput = load(published / THROUGHPUT, "throughput", "Training throughput of Mask R-CNN")
-    log_provenance = provenance(published / SOLOV2)
-    solov2 = read_solov2_log(log or published / SOLOV2 / "excerpt.log.txt")
+    zoo = {layout.name: load(PUBLISHED / ZOO, layout.name, layout.title) for layout in LAYOUTS}
+    throughput = load(PUBLISHED / THROUGHPUT, "throughput", "Training throughput of Mask R-CNN")
+    log_provenance = provenance(PUBLISHED / SOLOV2)
+    solov2 = read_solov2_log(PUBLISHED / SOLOV2 / "excerpt.log.txt")
     folder = output / "figures"
     for name, canvas in draw(zoo, throughput, solov2):
         save(canvas, folder, name)
@@ -68,10 +66,6 @@ def _source(provenance: Mapping[str, Any]) -> Bullets:
             f"Software: {'; '.join(provenance['software'])}",
         )
     )
-
-
-def _statements(provenance: Mapping[str, Any], *kinds: str) -> Bullets:
-    return Bullets(tuple(one["en"] for one in provenance["statements"] if one["kind"] in kinds))
 
 
 def own_layout(table: Published) -> Table:
@@ -190,26 +184,20 @@ def performance_table(table: Published) -> Table:
 def throughput_table(table: Published) -> Table:
     """detectron2's comparison, with each implementation's throughput over detectron2's and
     over mmdetection's."""
-    by_name = {row["Implementation"]: row["Throughput (img/s)"] for row in table.records()}
-    rows = tuple(
-        (
-            cell(row["Implementation"]),
-            cell(row["Framework"]),
-            _own_cell("Revision", row["Revision"]),
-            cell(row["Throughput (img/s)"], sort=number(row["Throughput (img/s)"])),
-            cell(f"{16 / float(row['Throughput (img/s)']):.3f}", sort=16 / float(row["Throughput (img/s)"])),
-            _ratio(row["Throughput (img/s)"], by_name["detectron2"]),
-            _ratio(row["Throughput (img/s)"], by_name["mmdetection"]),
-        )
-        for row in table.records()
+    rate = "Throughput (img/s)"
+    by_name = {row["Implementation"]: row[rate] for row in table.records()}
+    return table_of(
+        table.records(),
+        {
+            Column("Implementation"): lambda row: row["Implementation"],
+            Column("Framework"): lambda row: row["Framework"],
+            Column("Revision"): lambda row: _own_cell("Revision", row["Revision"]),
+            Column(rate, True): lambda row: cell(row[rate], sort=number(row[rate])),
+            Column("s/iter at 16 images", True): lambda row: _ratio("16", row[rate]),
+            Column("/ detectron2", True): lambda row: _ratio(row[rate], by_name["detectron2"]),
+            Column("/ mmdetection", True): lambda row: _ratio(row[rate], by_name["mmdetection"]),
+        },
     )
-    columns = (
-        Column("Implementation"),
-        Column("Framework"),
-        Column("Revision"),
-        *numeric("Throughput (img/s)", "s/iter at 16 images", "/ detectron2", "/ mmdetection"),
-    )
-    return Table(columns, rows)
 
 
 def _comparison_blocks(zoo: Mapping[str, Published], throughput: Published) -> Iterator[Block]:
@@ -252,7 +240,10 @@ def _comparison_blocks(zoo: Mapping[str, Published], throughput: Published) -> I
         throughput.provenance["model"] + ". " + throughput.provenance["columns"]["Throughput (img/s)"] + "."
     )
     yield throughput_table(throughput)
-    yield _statements(throughput.provenance, "definition", "note")
+    notes_of_it = [
+        one for one in throughput.provenance["statements"] if one["kind"] in ("definition", "note")
+    ]
+    yield Bullets(tuple(one["en"] for one in notes_of_it))
     yield Text(
         "s/iter at 16 images (8 GPUs × 2) is computed here from the throughput. It is not to be set beside "
         "the model zoo's s/iter: other servers, other versions, another window of iterations."

@@ -10,7 +10,7 @@ from bench.errors import BenchError
 from bench.judge.accuracy import ERRORS, Errors, evaluate
 from bench.judge.results import IouType
 from bench.report.document import Block, Column, Table
-from bench.report.text import cell
+from bench.report.text import cell, percent
 
 #: Tables show so many classes, those with the most objects; the report's JSON holds all.
 SHOWN_CLASSES = 20
@@ -56,18 +56,10 @@ def breakdown_blocks(arms: Sequence[tuple[str, Mapping[IouType, Breakdown]]]) ->
     return blocks
 
 
-def _percent(value: float | None) -> str | None:
-    return None if value is None else f"{100 * value:.1f}"
-
-
 def _errors_table(kind: IouType, arms: Sequence[tuple[str, Breakdown]]) -> Table:
     columns = (Column("codebase"), Column("AP50", True), *(Column(text, True) for text in ERRORS.values()))
     rows = tuple(
-        (
-            cell(name),
-            cell(_percent(one.errors.ap50), sort=one.errors.ap50),
-            *(cell(_percent(one.errors.cost[error]), sort=one.errors.cost[error]) for error in ERRORS),
-        )
+        (cell(name), percent(one.errors.ap50), *(percent(one.errors.cost[error]) for error in ERRORS))
         for name, one in arms
     )
     return Table(
@@ -84,7 +76,7 @@ def _classes_table(kind: IouType, arms: Sequence[tuple[str, Breakdown]]) -> Tabl
         (
             cell(name),
             cell(str(objects[name]), sort=objects[name]),
-            *(cell(_percent(one.classes.get(name)), sort=one.classes.get(name)) for _, one in arms),
+            *(percent(one.classes.get(name)) for _, one in arms),
         )
         for name in shown
     )

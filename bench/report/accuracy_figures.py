@@ -126,8 +126,8 @@ def _points(cells: Iterable[CellAccuracy], rows: Mapping[str, Row]) -> Iterator[
         for arm in one.arms:
             row = rows.get(arm.arm)
             if row is not None and row.step_s is not None and arm.ap is not None:
-                memory = row.memory.peak_bytes / 2**20 if row.memory else None
-                yield Placed(one.cell, arm.label, arm.ema, 100 * arm.ap, row.step_s.images_per_s, memory)
+                rate = row.step_s.images_per_s
+                yield Placed(one.cell, arm.label, arm.ema, 100 * arm.ap, rate, row.peak_mib)
 
 
 def _tradeoff(run: RunReport, points: Sequence[Placed], colour: Mapping[str, str]) -> Canvas:

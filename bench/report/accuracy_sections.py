@@ -8,15 +8,10 @@ from bench.judge.accuracy import METRICS
 from bench.judge.difference import Difference
 from bench.recipe.models import MODELS
 from bench.report.accuracy_errors import breakdown_blocks
-from bench.report.accuracy_values import PARTED, TITLES, ArmAccuracy, CellAccuracy
+from bench.report.accuracy_values import PARTED, TITLES, CellAccuracy
 from bench.report.document import Block, Bullets, Cell, Column, Figure, Heading, Table, Text
-from bench.report.text import cell, counted, significant
+from bench.report.text import cell, counted, number, percent
 from bench.report.values import RunReport
-
-
-def percent(value: float | None) -> str | None:
-    return None if value is None else f"{100 * value:.1f}"
-
 
 # -- Tables --------------------------------------------------------------------------------------------------
 
@@ -36,6 +31,8 @@ def accuracy_blocks(run: RunReport, drawn: Mapping[str, Sequence[Figure]]) -> li
             )
         )
         blocks.append(_table(one))
+        differences = (found for arm in one.arms for found in arm.differences.values())
+        blocks += [Text(f"{text}.") for text in dict.fromkeys(found.warning for found in differences) if text]
         blocks.append(_metrics_table(one))
         blocks += breakdown_blocks([(arm.name, arm.breakdown) for arm in one.arms])
         if one.partings:
@@ -67,7 +64,7 @@ def title_of(run: RunReport, one: CellAccuracy) -> str:
 def _table(one: CellAccuracy) -> Table:
     kinds = [kind for kind in TITLES if any(kind in arm.metrics for arm in one.arms)]
     trained = any(arm.losses for arm in one.arms)
-    target = f" (AP {percent(one.target_ap)})" if one.target_ap is not None else ""
+    target = f" (AP {percent(one.target_ap).text})" if one.target_ap is not None else ""
     columns = [Column("codebase")]
     for kind in kinds:
         columns += [
@@ -88,13 +85,13 @@ def _table(one: CellAccuracy) -> Table:
         cells = [cell(arm.name)]
         for kind in kinds:
             ap = arm.metrics.get(kind, {}).get("AP")
-            cells += [cell(percent(ap), sort=ap), _difference_cell(arm.differences.get(kind))]
+            cells += [percent(ap), _difference_cell(arm.differences.get(kind))]
         cells += [
             cell(last.step, sort=last.step),
-            cell(None if last.train_s is None else significant(last.train_s), sort=last.train_s),
-            _reached_cell(arm, one) if trained else cell(None),
-            cell(None if arm.fps is None else significant(arm.fps), sort=arm.fps),
-            *(cell(significant(arm.phase_s[name])) if name in arm.phase_s else cell(None) for name in PHASES),
+            number(last.train_s),
+            number(arm.reached_s if trained else None),
+            number(arm.fps),
+            *(number(arm.phase_s.get(name)) for name in PHASES),
             cell(arm.detections, sort=arm.detections),
         ]
         rows.append(tuple(cells))
@@ -102,12 +99,6 @@ def _table(one: CellAccuracy) -> Table:
 
 
 PHASES = {"data": "data", "network": "network", "post": "post-processing"}
-
-
-def _reached_cell(arm: ArmAccuracy, one: CellAccuracy) -> Cell:
-    if one.target_ap is None or arm.reached_s is None:
-        return cell(None)
-    return cell(significant(arm.reached_s), sort=arm.reached_s)
 
 
 def _difference_cell(found: Difference | None) -> Cell:
@@ -125,7 +116,7 @@ def _metrics_table(one: CellAccuracy) -> Table:
         (
             cell(arm.name),
             cell({"bbox": "boxes", "segm": "masks"}[kind]),
-            *(cell(percent(values[name]), sort=values[name]) for name in METRICS),
+            *(percent(values[name]) for name in METRICS),
         )
         for arm in one.arms
         for kind, values in arm.metrics.items()

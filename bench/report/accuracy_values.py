@@ -118,10 +118,11 @@ def _cell(
     final = []
     for arm, one, reference in zip(arms, made, references, strict=True):
         differences = _differences(run, arm, reference) if reference and reference is not arm else {}
+        reached = (seen.train_s for seen in one.evaluations if (seen.ap[one.headline] or 0) >= (target or 0))
         final.append(
             replace(
                 one,
-                reached_s=_reached_s(one, target),
+                reached_s=None if target is None else next(reached, None),
                 reference=names[reference.id] if differences and reference else None,
                 differences=differences,
             )
@@ -176,13 +177,6 @@ def _breakdown(run: Run, arm: ArmRecord) -> dict[IouType, Breakdown]:
     return break_down(truth, predictions, last.kinds()) if truth.exists() and predictions.exists() else {}
 
 
-def _reached_s(arm: ArmAccuracy, target: float | None) -> float | None:
-    if target is None:
-        return None
-    reached = (one.train_s for one in arm.evaluations if (one.ap[arm.headline] or 0) >= target)
-    return next(reached, None)
-
-
 def _differences(run: Run, arm: ArmRecord, reference: ArmRecord) -> dict[IouType, Difference]:
     """At the last step that both evaluated."""
     steps = [one.step for one in reference.evaluations]
@@ -206,9 +200,6 @@ def _partings(arms: Sequence[ArmAccuracy]) -> Iterator[Parting]:
     chosen = {one.label: one for one in reversed(arms) if one.losses}
     for a, b in itertools.combinations([one for one in arms if chosen.get(one.label) is one], 2):
         pairs = list(zip(a.losses, b.losses, strict=False))
-        step = next((number for number, pair in enumerate(pairs, 1) if parted(*pair)), None)
+        parted = (at for at, pair in enumerate(pairs, 1) if not math.isclose(*pair, rel_tol=PARTED))
+        step = next(parted, None)
         yield Parting(a.name, b.name, step, len(pairs))
-
-
-def parted(a: float, b: float) -> bool:
-    return not math.isclose(a, b, rel_tol=PARTED)

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from bench.record.models import RANDOM_WEIGHTS
-from bench.report.document import Cell, Column, Table
-from bench.report.text import cell, counted, interval_text, ratio_cell, seconds_cell, significant
+from bench.report.document import Block, Bullets, Cell, Column, Table, Text
+from bench.report.text import cell, counted, interval_text, number, ratio_cell, seconds_cell, significant
 from bench.report.values import MARKS, Group, Row, RunReport
 
 #: Rows of a pivot table at each end; what lies between is in the page.
-ENDS = 50
+ENDS, TERMINAL_ENDS = 50, 20
 #: Sentences of a headline.
 MOST_SENTENCES = 12
 
@@ -214,7 +214,12 @@ def pivot_table(run: RunReport, ends: int = ENDS) -> Table:
     rows = [_cells(one) for one in shown]
     mean = geometric_mean([one.row for one in found])
     if mean is not None and mean.count > 1:
-        rows.append(_mean_cells(mean))
+        text = significant(mean.value)
+        if mean.low is not None and mean.high is not None:
+            text = interval_text(mean.value, mean.low, mean.high)
+        name = cell(f"geometric mean of {counted(mean.count, 'row')} of equal work", tone="strong")
+        none = cell(None)
+        rows.append((name, none, none, none, cell(text, sort=mean.value, tone="strong"), none))
     return Table(COLUMNS, tuple(rows), caption).compact()
 
 
@@ -227,25 +232,27 @@ def _cells(one: Pivot) -> tuple[Cell, ...]:
         seconds_cell(base.step_s if base and base is not row else None),
         seconds_cell(row.step_s),
         ratio_cell(row.ratio, row.marks),
-        cell(None if memory is None else significant(memory), sort=memory),
+        number(memory),
     )
 
 
-def _mean_cells(mean: Mean) -> tuple[Cell, ...]:
-    text = significant(mean.value)
-    if mean.low is not None and mean.high is not None:
-        text = interval_text(mean.value, mean.low, mean.high)
-    return (
-        cell(f"geometric mean of {counted(mean.count, 'row')} of equal work", tone="strong"),
-        cell(None),
-        cell(None),
-        cell(None),
-        cell(text, sort=mean.value, tone="strong"),
-        cell(None),
-    )
-
-
-def legend(rows: Iterable[Row]) -> Iterator[str]:
-    """`≠ unequal work`, of the marks that these rows carry."""
+def legend(rows: Iterable[Row]) -> str:
+    """`Marks: ≠ unequal work.`, of the marks that these rows carry; empty where they have none."""
     used = {mark for row in rows for mark in row.marks}
-    yield from (f"{mark} {words}" for mark, words in MARKS.items() if mark in used)
+    told = "; ".join(f"{mark} {words}" for mark, words in MARKS.items() if mark in used)
+    return f"Marks: {told}." if told else ""
+
+
+def table_blocks(run: RunReport, ends: int = ENDS) -> Iterator[Block]:
+    """The pivot table, and what its marks mean."""
+    if run.rows:
+        yield pivot_table(run, ends)
+    if marks := legend(run.rows):
+        yield Text(f"{marks} Only equal work counts in a mean.")
+
+
+def outcome_blocks(run: RunReport) -> Iterator[Block]:
+    """What a terminal shows at the end of a run: the sentences last, where the eye is."""
+    if run.rows:
+        yield from table_blocks(run, TERMINAL_ENDS)
+        yield Bullets(headline(run))

@@ -15,7 +15,6 @@ from bench.judge import noise
 from bench.judge.audit import Audit, audit_sessions
 from bench.judge.pairs import baselines_of
 from bench.judge.ratio import Ratio, summarize
-from bench.judge.ratio import cost as cost_of
 from bench.judge.stopping import confidence_of
 from bench.recipe.codebases import Codebase
 from bench.record.models import ArmRecord, Environment, RunRecord
@@ -23,17 +22,16 @@ from bench.record.places import Places
 from bench.record.run import Run
 from bench.record.samples import samples_frame
 from bench.report import accuracy_values
+from bench.report.effects import effects_and_scaling
 from bench.report.measured import Measured, throughput_ratio
-from bench.report.scaling import FACTORS, on_one_kind, stragglers
+from bench.report.scaling import stragglers
 from bench.report.setting import setting_of
 from bench.report.values import (
-    Effect,
     Group,
     MemoryUse,
     Phase,
     Row,
     RunReport,
-    Scaling,
     Software,
     WithoutOperator,
     marks_of,
@@ -201,11 +199,6 @@ def _row(
     )
 
 
-def _key(value: Any) -> str:
-    """Levels may be lists or mappings: a hashable form."""
-    return repr(value)
-
-
 def _confidence(record: RunRecord) -> float:
     measure = record.recipe.get("measure") or {}
     return confidence_of(measure.get("until"), measure.get("launches", 0))
@@ -249,7 +242,7 @@ def _groups(
 
 def _told_apart(groups: tuple[Group, ...]) -> tuple[Group, ...]:
     """The groups without levels that all of them share: titles tell them apart, the recipe has the rest."""
-    values = {name: {_key(one.levels.get(name)) for one in groups} for one in groups for name in one.levels}
+    values = {name: {repr(one.levels.get(name)) for one in groups} for one in groups for name in one.levels}
     kept = {name for name, found in values.items() if len(found) > 1 or len(groups) == 1}
     return tuple(
         dataclasses.replace(one, levels={name: level for name, level in one.levels.items() if name in kept})
@@ -272,69 +265,9 @@ def _shared_levels(
     """Levels that all arms share, and the factors in which they differ or that the baseline names."""
     names = list(dict.fromkeys(name for arm in arms for name in arm.levels))
     told = tuple(
-        name for name in names if name in baseline or len({_key(arm.levels.get(name)) for arm in arms}) > 1
+        name for name in names if name in baseline or len({repr(arm.levels.get(name)) for arm in arms}) > 1
     )
     return {name: arms[0].levels[name] for name in names if name not in told}, told
-
-
-def _factor_pairs(
-    arms: Sequence[ArmRecord], baseline: Mapping[str, Any]
-) -> Iterator[tuple[str, ArmRecord, ArmRecord]]:
-    """(factor, reference arm, arm) of one codebase that differ in this factor only.
-
-    The reference is the level named by the baseline, else off, else the first in the plan.
-    """
-    factors = dict.fromkeys(name for arm in arms for name in arm.levels if name not in ("model", "task"))
-    for factor in factors:
-        alike: dict[str, list[ArmRecord]] = {}
-        for arm in arms:
-            if factor in arm.levels:
-                options = {k: v for k, v in arm.options.items() if factor != f"options.{k}"}
-                others = sorted((k, _key(v)) for k, v in arm.levels.items() if k != factor)
-                alike.setdefault(_key((arm.codebase, arm.label, sorted(options.items()), others)), []).append(
-                    arm
-                )
-        for members in alike.values():
-            wanted = [baseline.get(factor), False] if factor in baseline else [False]
-            reference = next(
-                (arm for level in wanted for arm in members if _key(arm.levels[factor]) == _key(level)),
-                members[0],
-            )
-            yield from ((factor, reference, arm) for arm in members if arm is not reference)
-
-
-def _effects_and_scaling(
-    samples: Mapping[str, Measured], record: RunRecord, arms: Sequence[ArmRecord], rows: Mapping[str, Row]
-) -> tuple[tuple[Effect, ...], tuple[Scaling, ...]]:
-    effects: list[Effect] = []
-    scaling: list[Scaling] = []
-    for factor, reference, arm in _factor_pairs(arms, record.baseline):
-        row, base = rows[arm.id], rows[reference.id]
-        if row.step_s is None or base.step_s is None or not on_one_kind(record, arm, reference):
-            continue
-        scales = factor in FACTORS
-        images = row.images_per_step / base.images_per_step
-        ranks, base_ranks = arm.workload.ranks, reference.workload.ranks
-        per_rank = images * base_ranks / ranks if scales else images
-        ratio = throughput_ratio(samples[arm.id], samples[reference.id], per_rank, _confidence(record))
-        if ratio is None:
-            continue
-        where, together = _where(arm, factor), arm.cell == reference.cell
-        level, base_level = arm.levels[factor], reference.levels[factor]
-        if scales:
-            kind, rate = "strong" if images == 1 else "weak", row.step_s.images_per_s
-            scaling.append(Scaling(arm.label, where, base_ranks, ranks, rate, ratio, together, kind))
-        else:
-            cost = cost_of(ratio) if images == 1 else None
-            effects.append(Effect(arm.label, where, factor, base_level, level, ratio, cost, together))
-    return tuple(effects), tuple(scaling)
-
-
-def _where(arm: ArmRecord, factor: str) -> str:
-    """The group an effect belongs to, in words."""
-    levels = {name: level for name, level in arm.levels.items() if name not in ("task", "model", factor)}
-    task, model = arm.workload.task, arm.workload.model
-    return Group(arm.cell, task, model, levels, (), (), None).title
 
 
 def _software(arms: Sequence[ArmRecord], codebases: Mapping[str, Codebase]) -> Iterator[Software]:
@@ -354,8 +287,8 @@ def _software(arms: Sequence[ArmRecord], codebases: Mapping[str, Codebase]) -> I
             git=environment.git.model_dump(exclude_defaults=True),
             variables=environment.variables,
         )
-        if environment != Environment() and _key(entry) not in seen:
-            seen.add(_key(entry))
+        if environment != Environment() and repr(entry) not in seen:
+            seen.add(repr(entry))
             yield entry
 
 
@@ -403,7 +336,7 @@ def run_report(
     record, arms = run.record(), run.arms()
     samples = {arm.id: _samples(run, arm) for arm in arms}
     rows = _rows(arms, samples, codebases, _audits(run) if audits is None else audits)
-    effects, scaling = _effects_and_scaling(samples, record, arms, rows)
+    effects, scaling = effects_and_scaling(samples, record, arms, rows, _confidence(record))
     groups = _told_apart(tuple(_groups(samples, record, arms, rows)))
     names = {row.arm: group.row_name(row) for group in groups for row in group.rows}
     ended = {arm.id for arm in arms}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,15 +12,16 @@ from bench.judge.audit import audit
 from bench.judge.ratio import Ratio
 from bench.recipe.codebases import Codebase
 from bench.recipe.schema import level_text
-from bench.record.differences import differences
+from bench.record.differences import differences, named
 from bench.record.machine import fingerprint
 from bench.record.models import ArmRecord
 from bench.record.run import Run, resolve_run
 from bench.report import text
+from bench.report.answer import legend
 from bench.report.build import run_report
-from bench.report.document import Block, Bullets, Cell, Column, Table, Text
+from bench.report.document import Block, Bullets, Column, Text
 from bench.report.measured import Measured, throughput_ratio
-from bench.report.values import MARKS, Group, Row, marks_of
+from bench.report.values import Group, Row, marks_of
 
 #: Facts of a machine that change from minute to minute, and its name: they make no other machine.
 PASSING = (
@@ -201,7 +202,7 @@ def _arms(side: Side) -> list[ArmRecord]:
 
 def _rows(run: Run, codebases: Mapping[str, Codebase] | None) -> dict[str, tuple[Group, Row]]:
     report = run_report(run, codebases=codebases)
-    return {row.arm: (group, row) for group in report.groups for row in group.rows}
+    return {row.arm: (group, row) for group, row in report.placed}
 
 
 def _identity(arm: ArmRecord) -> str:
@@ -231,35 +232,14 @@ def comparison_blocks(comparison: SideBySide) -> Iterator[Block]:
     yield Text(f"A: {comparison.a}. B: {comparison.b}. Ratios are of throughput: above 1, B is faster.")
     for workload in dict.fromkeys(pair.workload for pair in comparison.rows):
         pairs = [pair for pair in comparison.rows if pair.workload == workload]
-        yield Table(COLUMNS, tuple(map(_cells, pairs)), caption=workload).compact()
+        yield text.table_of(pairs, COLUMNS, caption=workload).compact()
     notes = tuple(_notes(comparison))
     if notes:
         yield Bullets(notes)
 
 
-COLUMNS = (
-    Column("codebase"),
-    Column("A: s/iter", True),
-    Column("B: s/iter", True),
-    Column("B ÷ A [95 % interval]", True),
-    Column("detectable effect (%)", True, optional=True, priority=3),
-    Column("launches × rounds", True, priority=2),
-    Column("interleaved", priority=1),
-    Column("status", optional=True),
-)
-
-
-def _cells(pair: Compared) -> tuple[Cell, ...]:
-    return (
-        text.cell(pair.name),
-        text.seconds_cell(pair.a.step_s),
-        text.seconds_cell(pair.b.step_s),
-        text.ratio_cell(pair.ratio, pair.b.marks),
-        text.detectable_cell(pair.ratio),
-        text.cell(text.design_text(pair.ratio.launches, pair.ratio.rounds) if pair.ratio else None),
-        text.cell("yes" if pair.interleaved else "no"),
-        text.cell(_status(pair)),
-    )
+def _design(pair: Compared) -> str | None:
+    return text.design_text(pair.ratio.launches, pair.ratio.rounds) if pair.ratio else None
 
 
 def _status(pair: Compared) -> str:
@@ -271,10 +251,21 @@ def _status(pair: Compared) -> str:
     return "; ".join(texts)
 
 
+COLUMNS: dict[Column, Callable[[Compared], Any]] = {
+    Column("codebase"): lambda pair: pair.name,
+    Column("A: s/iter", True): lambda pair: text.seconds_cell(pair.a.step_s),
+    Column("B: s/iter", True): lambda pair: text.seconds_cell(pair.b.step_s),
+    Column("B ÷ A [95 % interval]", True): lambda pair: text.ratio_cell(pair.ratio, pair.b.marks),
+    Column("detectable effect (%)", True, True, priority=3): lambda pair: text.detectable_cell(pair.ratio),
+    Column("launches × rounds", True, priority=2): _design,
+    Column("interleaved", priority=1): lambda pair: text.yes_no(pair.interleaved),
+    Column("status", optional=True): _status,
+}
+
+
 def _notes(comparison: SideBySide) -> Iterator[str]:
-    marks = {mark for pair in comparison.rows for mark in pair.b.marks}
-    if marks:
-        yield f"Marks: {'; '.join(f'{mark} {words}' for mark, words in MARKS.items() if mark in marks)}."
+    if marks := legend(pair.b for pair in comparison.rows):
+        yield marks
     if not all(pair.interleaved for pair in comparison.rows):
         yield text.NOT_INTERLEAVED
     if not comparison.same_kind:
@@ -282,9 +273,7 @@ def _notes(comparison: SideBySide) -> Iterator[str]:
     if comparison.machine:
         yield f"The machines differ: {'; '.join(comparison.machine)}."
     if comparison.software:
-        shown = comparison.software[:12]
-        more = len(comparison.software) - len(shown)
-        yield f"Software differs: {'; '.join(shown)}{f'; {more} more' if more else ''}."
+        yield f"Software differs: {named(comparison.software, 12)}."
     for pair in comparison.rows:
         if pair.differences:
             yield f"{pair.workload}, {pair.name}: the work differs: {'; '.join(pair.differences)}."

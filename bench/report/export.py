@@ -19,7 +19,7 @@ from bench.record.machine import fingerprint
 from bench.report.answer import pivot_table
 from bench.report.notebook import LoadedRun
 from bench.report.render import markdown
-from bench.report.text import ratio_text, significant
+from bench.report.text import marked, ratio_text, significant
 from bench.text_safety import visible
 
 #: What a spreadsheet would run as a formula.
@@ -56,16 +56,14 @@ def to_latex(run: LoadedRun) -> str:
         r"workload & codebase & s/iter & ratio [95\,\%] \\",
         r"\midrule",
     ]
-    for group in run.report.groups:
-        for row in group.rows:
-            name, base = group.contrast(row)
-            seconds = significant(row.step_s.median_s) if row.step_s else "--"
-            ratio = "baseline" if row.is_baseline else ratio_text(row.ratio) if row.ratio else "--"
-            cells = (group.title, name if row.is_baseline or not base else f"{name} / {base}", seconds, ratio)
-            marks = "".join(row.marks).translate(_LATEX)
-            lines.append(
-                " & ".join(cell.translate(_LATEX) for cell in cells) + (f" {marks}" if marks else "") + r" \\"
-            )
+    for group, row in run.report.placed:
+        name, base = group.contrast(row)
+        seconds = significant(row.step_s.median_s) if row.step_s else "--"
+        ratio = "baseline" if row.is_baseline else ratio_text(row.ratio) if row.ratio else "--"
+        cells = (group.title, name if row.is_baseline or not base else f"{name} / {base}", seconds, ratio)
+        marks = "".join(row.marks).translate(_LATEX)
+        line = " & ".join(cell.translate(_LATEX) for cell in cells)
+        lines.append(f"{marked(line, marks)} \\\\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
 
 
@@ -79,8 +77,7 @@ def to_github_action(run: LoadedRun) -> str:
             "range": f"{significant(row.step_s.p5_s)}-{significant(row.step_s.p95_s)}",
             "extra": f"arm {row.arm}; equal work: {'baseline' if row.is_baseline else row.verdict}",
         }
-        for group in run.report.groups
-        for row in group.rows
+        for group, row in run.report.placed
         if row.step_s
     ]
     return json.dumps(found, indent=1, ensure_ascii=False) + "\n"
@@ -193,27 +190,23 @@ def to_mlflow(run: LoadedRun) -> str:
         raise BenchError("mlflow is not installed", hint="pip install 'detection-bench[mlflow]'") from None
     report, lines = run.report, []
     mlflow.set_experiment(report.name)
-    for group in report.groups:
-        for row in group.rows:
-            if row.step_s is None:
-                continue
-            numbers = {
-                "s_per_iter": row.step_s.median_s,
-                "images_per_s": row.step_s.images_per_s,
-                "ratio": row.ratio.value if row.ratio else None,
-                "ratio_low": row.ratio.low if row.ratio else None,
-                "ratio_high": row.ratio.high if row.ratio else None,
-                "max_memory_mib": row.memory.peak_bytes / 2**20 if row.memory else None,
-                "ap": row.ap.get("segm", row.ap.get("bbox")),
-            }
-            with mlflow.start_run(run_name=f"{report.id} {row.arm}") as one:
-                mlflow.log_params({"codebase": row.codebase, "model": group.model, "task": group.task})
-                mlflow.set_tags(
-                    {"bench.run": report.id, "equal_work": row.verdict, "marks": "".join(row.marks)}
-                )
-                finite = {key: value for key, value in numbers.items() if value is not None}
-                mlflow.log_metrics({key: value for key, value in finite.items() if math.isfinite(value)})
-            lines.append(f"{row.arm} {one.info.run_id}\n")
+    for group, row in report.placed:
+        if row.step_s is None:
+            continue
+        numbers = {
+            "s_per_iter": row.step_s.median_s,
+            "images_per_s": row.step_s.images_per_s,
+            "ratio": row.ratio.value if row.ratio else math.nan,
+            "ratio_low": row.ratio.low if row.ratio else math.nan,
+            "ratio_high": row.ratio.high if row.ratio else math.nan,
+            "max_memory_mib": row.peak_mib or math.nan,
+            "ap": math.nan if row.headline_ap is None else row.headline_ap,
+        }
+        with mlflow.start_run(run_name=f"{report.id} {row.arm}") as one:
+            mlflow.log_params({"codebase": row.codebase, "model": group.model, "task": group.task})
+            mlflow.set_tags({"bench.run": report.id, "equal_work": row.verdict, "marks": "".join(row.marks)})
+            mlflow.log_metrics({key: value for key, value in numbers.items() if math.isfinite(value)})
+        lines.append(f"{row.arm} {one.info.run_id}\n")
     return "".join(lines)
 
 

@@ -186,7 +186,7 @@ def ratios(rows: Sequence[Placed]) -> Canvas:
 def memory(rows: Sequence[Placed]) -> Canvas:
     """Max memory: a dot per arm, and a tick for what was there before the model was built."""
     canvas, ax = _rows(rows)
-    top = max(row.memory.peak_bytes for _, row in rows if row.memory) / 2**20
+    top = max(row.peak_mib or 0 for _, row in rows)
     ax.set_xlim(0, top * 1.15)
     for index, (_, row) in enumerate(rows):
         if row.memory is None:
@@ -299,7 +299,7 @@ def draw(run: RunReport, folder: Path, prefix: str = "", *, steps: bool = False)
         drawn.setdefault(kind, []).append(Figure(f"{prefix}{name}", alt, dark=True))
 
     def having(value: Callable[[Row], Any]) -> list[Placed]:
-        return [(group, row) for group in run.groups for row in group.rows if value(row)]
+        return [one for one in run.placed if value(one[1])]
 
     kinds: tuple[tuple[str, list[Placed], Callable[[Sequence[Placed]], Canvas], str], ...] = (
         ("ratios", having(lambda row: row.ratio), ratios,

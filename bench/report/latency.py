@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from bench.report.document import Block, Cell, Column, Table, Text
-from bench.report.text import cell, significant
+from bench.report.text import cell, number
 from bench.report.values import Group, Row, RunReport, trains
 
 PERCENTILES = (50, 90, 99)
@@ -30,7 +30,7 @@ def percentile_ms(seconds: Sequence[float], percentile: int) -> float | None:
 
 def latency_blocks(run: RunReport) -> Iterator[Block]:
     """A row of percentiles for every arm that infers."""
-    rows = [_cells(group, row) for group in run.groups if not trains(group.task) for row in group.rows]
+    rows = [_cells(group, row) for group, row in run.placed if not trains(group.task)]
     found = tuple(row for row in rows if row)
     if not found:
         return
@@ -50,5 +50,4 @@ def _cells(group: Group, row: Row) -> tuple[Cell, ...]:
         return ()
     values = [*(percentile_ms(seconds, one) for one in PERCENTILES), 1e3 * max(seconds)]
     counts = (cell(row.images_per_step), cell(len(seconds)))
-    times = (cell(None if one is None else significant(one, 4), sort=one) for one in values)
-    return (cell(group.title), cell(group.row_name(row)), *counts, *times)
+    return (cell(group.title), cell(group.row_name(row)), *counts, *(number(one, 4) for one in values))

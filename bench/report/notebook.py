@@ -10,9 +10,9 @@ from typing import Any
 import pandas as pd
 
 from bench.record.run import Run
-from bench.report.answer import geometric_mean, headline, legend, pivot_table, pivots
+from bench.report.answer import geometric_mean, headline, pivots, table_blocks
 from bench.report.build import run_report
-from bench.report.document import Block, Bullets, Text
+from bench.report.document import Block, Bullets
 from bench.report.render import terminal
 from bench.report.render.page import html_of
 from bench.report.values import RunReport
@@ -50,9 +50,8 @@ class LoadedRun:
                     one.group.title, row.arm, one.name, one.base_name,
                     row.step_s.median_s if row.step_s else None, row.step_s.images_per_s if row.step_s else None,
                     ratio.value if ratio else None, ratio.low if ratio else None, ratio.high if ratio else None,
-                    row.launches, row.rounds, row.memory.peak_bytes / 2**20 if row.memory else None,
-                    one.memory_ratio, row.ap.get("segm", row.ap.get("bbox")), row.verdict, "".join(row.marks),
-                    row.status, row.reason,
+                    row.launches, row.rounds, row.peak_mib, one.memory_ratio, row.headline_ap, row.verdict,
+                    "".join(row.marks), row.status, row.reason,
                 )
             )  # fmt: skip
         return pd.DataFrame(rows, columns=list(RATIO_COLUMNS))
@@ -97,12 +96,7 @@ class LoadedRun:
             terminal.show(self._blocks())
 
     def _blocks(self) -> list[Block]:
-        marks = tuple(legend(self.report.rows))
-        return [
-            Bullets(headline(self.report)),
-            pivot_table(self.report),
-            *([Text(f"Marks: {'; '.join(marks)}.")] if marks else []),
-        ]
+        return [Bullets(headline(self.report)), *table_blocks(self.report)]
 
     def _repr_html_(self) -> str:
         """The answer, as a notebook shows it."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from bench.judge.ratio import Ratio
 from bench.record.models import ArmRecord, RunRecord
-from bench.report.document import Block, Column, Table, Text
+from bench.report.document import Block, Cell, Column, Table, Text
 from bench.report.measured import Measured
-from bench.report.text import NOT_INTERLEAVED, cell, interval_text, significant
+from bench.report.text import NOT_INTERLEAVED, cell, interval_text, number, table_of, yes_no
 from bench.report.values import RunReport, Straggler
 
 #: Factors that change the number of ranks, or where they are.
@@ -52,58 +53,41 @@ def stragglers(
 
 def scaling_table(run: RunReport) -> Table:
     """Efficiency of every step from fewer ranks to more."""
-    columns = (
-        Column("workload"),
-        Column("codebase"),
-        Column("scaling"),
-        Column("ranks", True),
-        Column("images/s", True),
-        Column("scaling efficiency (%) [95 % interval]", True),
-        Column("against ranks", True),
-        Column("interleaved"),
+    return table_of(
+        run.scaling,
+        {
+            Column("workload"): lambda one: one.group,
+            Column("codebase"): lambda one: one.label,
+            Column("scaling"): lambda one: one.kind,
+            Column("ranks", True): lambda one: cell(one.ranks, sort=one.ranks),
+            Column("images/s", True): lambda one: number(one.images_per_s),
+            Column("scaling efficiency (%) [95 % interval]", True): lambda one: _percent_of(one.efficiency),
+            Column("against ranks", True): lambda one: cell(one.reference_ranks, sort=one.reference_ranks),
+            Column("interleaved"): lambda one: yes_no(one.interleaved),
+        },
     )
-    rows = []
-    for item in run.scaling:
-        value = item.efficiency
-        rows.append(
-            (
-                cell(item.group),
-                cell(item.label),
-                cell(item.kind),
-                cell(item.ranks, sort=item.ranks),
-                cell(significant(item.images_per_s), sort=item.images_per_s),
-                cell(interval_text(100 * value.value, 100 * value.low, 100 * value.high), sort=value.value),
-                cell(item.reference_ranks, sort=item.reference_ranks),
-                cell("yes" if item.interleaved else "no"),
-            )
-        )
-    return Table(columns, tuple(rows))
+
+
+def _percent_of(found: Ratio) -> Cell:
+    return cell(interval_text(100 * found.value, 100 * found.low, 100 * found.high), sort=found.value)
 
 
 def straggler_table(run: RunReport) -> Table:
     """Time per rank of every arm with several."""
-    columns = (
-        Column("arm"),
-        Column("ranks", True),
-        Column("fastest rank, s/iter", True),
-        Column("slowest rank, s/iter", True),
-        Column("slowest / fastest", True),
-        Column("slowest rank", True),
-        Column("steps in which it is (%)", True),
+    return table_of(
+        run.stragglers,
+        {
+            Column("arm"): lambda one: one.label,
+            Column("ranks", True): lambda one: cell(one.ranks, sort=one.ranks),
+            Column("fastest rank, s/iter", True): lambda one: number(one.fastest_s),
+            Column("slowest rank, s/iter", True): lambda one: number(one.slowest_s),
+            Column("slowest / fastest", True): lambda one: number(one.slowest_s / one.fastest_s),
+            Column("slowest rank", True): lambda one: cell(one.slowest, sort=one.slowest),
+            Column("steps in which it is (%)", True): lambda one: cell(
+                f"{100 * one.share:.0f}", sort=one.share
+            ),
+        },
     )
-    rows = tuple(
-        (
-            cell(item.label),
-            cell(item.ranks, sort=item.ranks),
-            cell(significant(item.fastest_s), sort=item.fastest_s),
-            cell(significant(item.slowest_s), sort=item.slowest_s),
-            cell(significant(item.slowest_s / item.fastest_s), sort=item.slowest_s / item.fastest_s),
-            cell(item.slowest, sort=item.slowest),
-            cell(f"{100 * item.share:.0f}", sort=item.share),
-        )
-        for item in run.stragglers
-    )
-    return Table(columns, rows)
 
 
 def scaling_blocks(run: RunReport) -> Iterator[Block]:

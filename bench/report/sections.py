@@ -10,7 +10,8 @@ from typing import Any
 import yaml
 
 from bench.judge.ratio import Ratio
-from bench.report.answer import headline, legend, pivot_table
+from bench.record.differences import named
+from bench.report.answer import headline, table_blocks
 from bench.report.document import Block, Bullets, Cell, Code, Column, Details, Figure, Heading, Table, Text
 from bench.report.latency import latency_blocks
 from bench.report.scaling import scaling_blocks
@@ -36,8 +37,6 @@ from bench.report.values import Group, Report, Row, RunReport, WithoutOperator
 
 Figures = Mapping[str, Sequence[Figure]]
 
-#: Arms that a warning names before the rest is a number.
-NAMED = 4
 #: Lines and characters of a failure's log in a report; the file has all of it.
 TAIL_LINES, TAIL_CHARACTERS = 20, 2000
 
@@ -46,7 +45,6 @@ def report_blocks(
     report: Report,
     figures: Sequence[Figures],
     accuracies: Sequence[Sequence[Block]] = (),
-    page: str = "index.html",
 ) -> list[Block]:
     """The report as blocks.
 
@@ -54,7 +52,6 @@ def report_blocks(
         report: The values.
         figures: The drawn figures of each run, by kind.
         accuracies: The section on accuracy of each run.
-        page: The page that the markdown points to.
     """
     names = list(dict.fromkeys(run.name for run in report.runs))
     several = len(report.runs) > 1
@@ -64,7 +61,7 @@ def report_blocks(
             Text("Several runs. Arms of different runs were not interleaved: no ratio here crosses runs.")
         )
     blocks.append(
-        Text(f"Filters, single steps, phases and downloads are in the page {page} beside this file.")
+        Text("Filters, single steps, phases and downloads are in the page index.html beside this file.")
     )
     for number, (run, drawn) in enumerate(zip(report.runs, figures, strict=True)):
         if several:
@@ -78,11 +75,7 @@ def answer_blocks(run: RunReport, figures: Figures | None = None) -> Iterator[Bl
     """What a reader came for: the sentences, the pivot table with its marks, one figure, the number of warnings."""
     yield Bullets(headline(run))
     yield Text(facts_line(run))
-    if run.rows:
-        yield pivot_table(run)
-    marks = tuple(legend(run.rows))
-    if marks:
-        yield Text(f"Marks: {'; '.join(marks)}. Only equal work counts in a mean.")
+    yield from table_blocks(run)
     yield from (figures or {}).get("ratios", ())
 
 
@@ -158,23 +151,17 @@ def audit_blocks(run: RunReport) -> Iterator[Block]:
     """The facts that differ, then those that could not be observed in both arms."""
     rows: list[tuple[Cell, ...]] = []
     unknown: dict[str, list[str]] = {}
-    for group in run.groups:
-        for row in group.rows:
-            for one in row.audit.differences if row.audit else ():
-                facts = (one.fact, value_text(one.baseline), value_text(one.arm), f"{one.tolerance:g}")
-                rows.append((cell(group.title), cell(group.row_name(row)), *map(cell, facts)))
-            for fact in row.audit.unknown if row.audit else ():
-                unknown.setdefault(fact, []).append(f"{group.title}: {group.row_name(row)}")
+    for group, row in run.placed:
+        for one in row.audit.differences if row.audit else ():
+            facts = (one.fact, value_text(one.baseline), value_text(one.arm), f"{one.tolerance:g}")
+            rows.append((cell(group.title), cell(group.row_name(row)), *map(cell, facts)))
+        for fact in row.audit.unknown if row.audit else ():
+            unknown.setdefault(fact, []).append(f"{group.title}: {group.row_name(row)}")
     if rows:
         yield Table(AUDIT_COLUMNS, tuple(rows))
     if unknown:
         yield Text("Not shown, because one of the two arms did not report it:")
-        yield Bullets(tuple(f"{fact}: {_named(arms)}" for fact, arms in unknown.items()))
-
-
-def _named(arms: Sequence[str]) -> str:
-    more = len(arms) - NAMED
-    return "; ".join(arms[:NAMED]) + (f"; {more} more" if more > 0 else "")
+        yield Bullets(tuple(f"{fact}: {named(arms)}" for fact, arms in unknown.items()))
 
 
 # -- Results -------------------------------------------------------------------------------------------------
@@ -309,13 +296,12 @@ def warnings_of(run: RunReport) -> Iterator[tuple[str, list[str]]]:
         yield "bench had uncommitted changes: the revision does not say exactly what ran.", []
     yield from ((warning, []) for warning in run.warnings)
     kinds: dict[tuple[str, ...], tuple[list[str], list[str]]] = {}
-    for group in run.groups:
-        for row in group.rows:
-            unusable = [row.reason] if row.step_s is None and row.status != "failed" else []
-            for warning in (*unusable, *row.warnings):
-                texts, arms = kinds.setdefault(tuple(_NUMBER.split(warning)[::2]), ([], []))
-                texts.append(warning)
-                arms.append(f"{group.title}: {group.row_name(row)}")
+    for group, row in run.placed:
+        unusable = [row.reason] if row.step_s is None and row.status != "failed" else []
+        for warning in (*unusable, *row.warnings):
+            texts, arms = kinds.setdefault(tuple(_NUMBER.split(warning)[::2]), ([], []))
+            texts.append(warning)
+            arms.append(f"{group.title}: {group.row_name(row)}")
     yield from ((_one_text(texts), arms) for texts, arms in kinds.values())
 
 
@@ -335,7 +321,7 @@ def _one_text(texts: Sequence[str]) -> str:
 def warning_text(warning: str, arms: Sequence[str], run: RunReport) -> str:
     if not arms:
         return warning
-    return f"All arms: {warning}" if len(arms) == len(run.rows) > 1 else f"{_named(arms)}: {warning}"
+    return f"All arms: {warning}" if len(arms) == len(run.rows) > 1 else f"{named(arms)}: {warning}"
 
 
 def _reproduce_blocks(run: RunReport) -> Iterator[Block]:

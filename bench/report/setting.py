@@ -5,22 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from bench.record.models import ArmRecord, Weights
-from bench.report.document import Block, Column, Table, Text
-from bench.report.text import cell
+from bench.report.document import Block, Column, Text
+from bench.report.text import table_of
 from bench.report.values import RunReport, Setting
 
 #: Digits of a checksum in a table; the record has all.
 DIGITS = 12
-
-COLUMNS = (
-    Column("workload"),
-    Column("codebase"),
-    Column("weights"),
-    Column("SHA-256", optional=True),
-    Column("types of numbers", optional=True),
-    Column("threads", True, optional=True),
-    Column("images evaluated", True, optional=True),
-)
 
 
 def setting_of(arm: ArmRecord) -> Setting:
@@ -49,22 +39,20 @@ def _weights(weights: Weights | None) -> str:
 
 def setting_blocks(run: RunReport) -> Iterator[Block]:
     """A table of all arms of which something was observed."""
-    rows = [
-        (
-            cell(group.title),
-            cell(group.row_name(row)),
-            cell(row.setting.weights),
-            cell(row.setting.sha256[:DIGITS]),
-            cell(row.setting.types),
-            cell(row.setting.threads),
-            cell(row.setting.evaluated),
-        )
-        for group in run.groups
-        for row in group.rows
-        if row.setting != Setting()
-    ]
-    if rows:
+    observed = [one for one in run.placed if one[1].setting != Setting()]
+    if observed:
         yield Text(
             "As the arms were seen to do, in the audited steps and when weights were loaded; not what was asked."
         )
-        yield Table(COLUMNS, tuple(rows)).compact()
+        yield table_of(
+            observed,
+            {
+                Column("workload"): lambda one: one[0].title,
+                Column("codebase"): lambda one: one[0].row_name(one[1]),
+                Column("weights"): lambda one: one[1].setting.weights,
+                Column("SHA-256", optional=True): lambda one: one[1].setting.sha256[:DIGITS],
+                Column("types of numbers", optional=True): lambda one: one[1].setting.types,
+                Column("threads", True, optional=True): lambda one: one[1].setting.threads,
+                Column("images evaluated", True, optional=True): lambda one: one[1].setting.evaluated,
+            },
+        ).compact()

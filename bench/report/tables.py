@@ -17,18 +17,24 @@ from bench.report.text import (
     design_text,
     detectable_cell,
     mebibytes,
+    number,
     on_off,
+    percent,
     ratio_cell,
     ratio_text,
     significant,
     spread_text,
+    table_of,
+    yes_no,
 )
 from bench.report.values import Group, MemoryUse, Row, RunReport, Software, factor_name, trains
 
 
-def _memory_text(memory: MemoryUse) -> str:
+def _memory_cell(memory: MemoryUse | None) -> Cell:
+    if memory is None:
+        return cell(None)
     base = f" ({mebibytes(memory.baseline_bytes)})" if memory.baseline_bytes is not None else ""
-    return mebibytes(memory.peak_bytes) + base
+    return cell(mebibytes(memory.peak_bytes) + base, sort=memory.peak_bytes)
 
 
 #: Characters of a failure's reason in a table; the whole of a longer one stands below it.
@@ -67,9 +73,9 @@ def group_table(group: Group) -> Table:
                 *map(cell, levels),
                 cell(on_off(row.ema)),
                 *(_size_cells(row) if different else ()),
-                *(_ap_cell(row.ap.get(kind)) for kind in accuracy_values.TITLES),
+                *(percent(row.ap.get(kind)) for kind in accuracy_values.TITLES),
                 *_timing_cells(row, training),
-                cell(_memory_text(row.memory), sort=row.memory.peak_bytes) if row.memory else cell(None),
+                _memory_cell(row.memory),
                 _flops_cell(row),
                 cell("1 (baseline)", sort=1.0)
                 if row.is_baseline and row.step_s
@@ -98,13 +104,7 @@ def _timing_cells(row: Row, training: bool) -> tuple[Cell, Cell]:
 def _size_cells(row: Row) -> tuple[Cell, Cell]:
     """Millions of parameters, and 10⁹ FLOPs of the forward pass of an image."""
     values = row.parameters and row.parameters / 1e6, row.forward_flops and row.forward_flops / 1e9
-    first, second = (cell(None) if one is None else cell(significant(one), sort=one) for one in values)
-    return first, second
-
-
-def _ap_cell(ap: float | None) -> Cell:
-    """In per cent, as COCO's is written."""
-    return cell(None) if ap is None else cell(f"{100 * ap:.1f}", sort=ap)
+    return number(values[0]), number(values[1])
 
 
 def _flops_cell(row: Row) -> Cell:
@@ -148,10 +148,8 @@ def phase_table(groups: Iterable[Group], task: str) -> Table | None:
         for name in names:
             if name in phases:
                 phase = phases[name]
-                cells += [
-                    cell(_phase_text(phase.median_s, whole_s), sort=phase.median_s),
-                    cell(f"{100 * phase.share:.1f}", sort=phase.share),
-                ]
+                text = _phase_text(phase.median_s, whole_s)
+                cells += [cell(text, sort=phase.median_s), percent(phase.share)]
             else:
                 cells += [cell(None), cell(None)]
         rows.append(tuple(cells))
@@ -165,30 +163,21 @@ def _phase_text(part_s: float, whole_s: float) -> str:
 
 
 def effect_table(run: RunReport) -> Table:
-    columns = (
-        Column("workload"),
-        Column("codebase"),
-        Column("factor"),
-        Column("level"),
-        Column("against"),
-        Column("cost (% of a step) [95 % interval]", True),
-        Column("throughput ratio [95 % interval]", True),
-        Column("interleaved"),
+    return table_of(
+        run.effects,
+        {
+            Column("workload"): lambda one: one.group,
+            Column("codebase"): lambda one: one.label,
+            Column("factor"): lambda one: factor_name(one.factor),
+            Column("level"): lambda one: level_text(one.level),
+            Column("against"): lambda one: level_text(one.reference),
+            Column("cost (% of a step) [95 % interval]", True): lambda one: _cost_cell(one.cost),
+            Column("throughput ratio [95 % interval]", True): lambda one: cell(
+                ratio_text(one.ratio), sort=one.ratio.value
+            ),
+            Column("interleaved"): lambda one: yes_no(one.interleaved),
+        },
     )
-    rows = tuple(
-        (
-            cell(effect.group),
-            cell(effect.label),
-            cell(factor_name(effect.factor)),
-            cell(level_text(effect.level)),
-            cell(level_text(effect.reference)),
-            _cost_cell(effect.cost),
-            cell(ratio_text(effect.ratio), sort=effect.ratio.value),
-            cell("yes" if effect.interleaved else "no"),
-        )
-        for effect in run.effects
-    )
-    return Table(columns, rows)
 
 
 def _cost_cell(cost: Cost | None) -> Cell:
@@ -198,26 +187,23 @@ def _cost_cell(cost: Cost | None) -> Cell:
 
 
 def software_table(software: Sequence[Software]) -> Table:
-    columns = (
-        Column("codebase"),
-        Column("version", optional=True),
-        Column("python", optional=True),
-        Column("packages", optional=True),
-        Column("variables", optional=True),
-    )
-    rows = []
-    for item in software:
-        packages = ", ".join(f"{name} {version}" for name, version in item.packages.items())
-        others = item.package_count - len(item.packages)
-        if others > 0:
-            packages = f"{packages}{', ' if packages else ''}{others} more in the arm's record"
-        rows.append(
-            (
-                cell(item.title if item.title == item.codebase else f"{item.codebase} ({item.title})"),
-                cell(item.version),
-                cell(item.python.split(" ")[0]),
-                cell(packages),
-                cell(", ".join(f"{name}={value}" for name, value in sorted(item.variables.items()))),
-            )
-        )
-    return Table(columns, tuple(rows)).compact()
+    def packages(one: Software) -> str:
+        named = [f"{name} {version}" for name, version in one.packages.items()]
+        others = one.package_count - len(one.packages)
+        return ", ".join([*named, *([f"{others} more in the arm's record"] if others > 0 else [])])
+
+    def variables(one: Software) -> str:
+        return ", ".join(f"{name}={value}" for name, value in sorted(one.variables.items()))
+
+    return table_of(
+        software,
+        {
+            Column("codebase"): lambda one: (
+                one.title if one.title == one.codebase else f"{one.codebase} ({one.title})"
+            ),
+            Column("version", optional=True): lambda one: one.version,
+            Column("python", optional=True): lambda one: one.python.split(" ")[0],
+            Column("packages", optional=True): packages,
+            Column("variables", optional=True): variables,
+        },
+    ).compact()

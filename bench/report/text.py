@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from bench.recipe.schema import level_text
-from bench.report.document import MISSING, Cell
+from bench.report.document import MISSING, Cell, Column, Table
 
 if TYPE_CHECKING:  # lists are written without scipy, which takes a second to import
     from bench.judge.ratio import Cost, Ratio, Summary
+
+Item = TypeVar("Item")
 
 TASKS = {
     "train": "training",
@@ -98,17 +100,18 @@ def counted(number: int, thing: str) -> str:
     return f"{number} {thing}{'' if number == 1 else 'es' if thing.endswith('ch') else 's'}"
 
 
-def shorten(text: str, width: int) -> str:
-    """`text` in at most `width` characters, its middle left out: ids differ at both ends.
+def shorten(text: str, width: int, *, at_end: bool = False) -> str:
+    """`text` in at most `width` characters: of an id the middle is left out, of a sentence the end.
 
     >>> shorten("mask-rcnn-r50-fpn-train", 12)
     'mask-r…train'
     """
     if len(text) <= width:
         return text
-    head = (width - 1 + 1) // 2
-    tail = width - 1 - head
-    return f"{text[:head]}…{text[len(text) - tail :] if tail else ''}"
+    if at_end:
+        return f"{text[: width - 1].rstrip()}…"
+    tail = (width - 1) // 2
+    return f"{text[: width - 1 - tail]}…{text[len(text) - tail :]}"
 
 
 def marked(text: str, marks: Iterable[str]) -> str:
@@ -160,6 +163,35 @@ def cell(value: Any, *, sort: float | None = None, tone: str = "") -> Cell:
     """A cell of plain text; `None` and the empty string are missing values."""
     text = MISSING if value is None or value == "" else str(value)
     return Cell(text, sort, tone)  # type: ignore[arg-type]
+
+
+def number(value: float | None, digits: int = 3) -> Cell:
+    """A number with so many significant digits."""
+    return cell(None if value is None else significant(value, digits), sort=value)
+
+
+def percent(share: float | None) -> Cell:
+    """Per cent with one decimal, as COCO's AP is written."""
+    return cell(None if share is None else f"{100 * share:.1f}", sort=share)
+
+
+def yes_no(value: bool) -> Cell:
+    return cell("yes" if value else "no")
+
+
+def table_of(
+    items: Iterable[Item], columns: Mapping[Column, Callable[[Item], Any]], caption: str = ""
+) -> Table:
+    """A table with a row for each item.
+
+    Args:
+        items: What the rows are of.
+        columns: What each column shows of an item: a cell, or a plain value.
+        caption: Stands above the table.
+    """
+    shown = ([show(item) for show in columns.values()] for item in items)
+    rows = tuple(tuple(one if isinstance(one, Cell) else cell(one) for one in row) for row in shown)
+    return Table(tuple(columns), rows, caption)
 
 
 def on_off(value: bool | None) -> str | None:

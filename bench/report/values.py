@@ -156,7 +156,17 @@ class Row:
     @property
     def verdict(self) -> str:
         """`equal`, `unequal`, `not shown` or `different models`; what was not audited is not shown."""
-        return verdict_of(self.audit)
+        return self.audit.verdict if self.audit else "not shown"
+
+    @property
+    def peak_mib(self) -> float | None:
+        """Max memory."""
+        return self.memory.peak_bytes / 2**20 if self.memory else None
+
+    @property
+    def headline_ap(self) -> float | None:
+        """AP of masks where there are any, else of boxes."""
+        return self.ap.get("segm", self.ap.get("bbox"))
 
     @property
     def ema(self) -> bool | None:
@@ -316,8 +326,13 @@ class RunReport:
     stragglers: tuple[Straggler, ...] = ()
 
     @property
+    def placed(self) -> tuple[tuple[Group, Row], ...]:
+        """Every row with its group."""
+        return tuple((group, row) for group in self.groups for row in group.rows)
+
+    @property
     def rows(self) -> tuple[Row, ...]:
-        return tuple(row for group in self.groups for row in group.rows)
+        return tuple(row for _, row in self.placed)
 
 
 @dataclass(frozen=True)
@@ -338,12 +353,6 @@ MARKS = {
 
 #: Names of options that can put another model, or another backbone, in place of the one that a recipe names.
 MODEL_OPTION = re.compile(r"conf|cfg|model|backbone|depth|arch|net\b|layers|width|channels$")
-
-
-def verdict_of(audit: Audit | None) -> str:
-    if audit is None:
-        return "not shown"
-    return audit.verdict
 
 
 def marks_of(row: Row, base: Row | None, *, interleaved: bool) -> tuple[str, ...]:

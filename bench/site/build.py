@@ -65,7 +65,8 @@ def build(
     reports = {}
     for last in (members[-1] for members in found.values()):
         try:
-            _write_report(Run(folders[last.folder]), output / pages.report_page(last), codebases)
+            report = Report((run_report(Run(folders[last.folder]), codebases=codebases),))
+            write_atomic(output / pages.report_page(last), render_page(report))
             reports[last.id] = pages.report_page(last)
         except BenchError as error:
             notes.append(f"no report of {last.id}: {error}")
@@ -101,10 +102,6 @@ def history_section(run: Run, results: Path, cache: Path | None) -> Markup:
         return Markup("")
     context = pages.history_context(place, series_of(members)[0], members)
     return Markup(_templates().get_template("in_report.html.j2").render(**context))
-
-
-def _write_report(run: Run, path: Path, codebases: Mapping[str, Codebase] | None) -> None:
-    write_atomic(path, render_page(Report((run_report(run, codebases=codebases),))))
 
 
 def _write_index(

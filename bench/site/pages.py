@@ -82,7 +82,7 @@ def latest(
                 Link(last.recipe),
                 Link(last.machine or place[1]),
                 Link(last.id, reports.get(last.id, "")),
-                Link(day(last)),
+                Link(last.started_utc[:10]),
                 Link(f"{counted(last.arms, 'arm')}{failed}: {last.error or last.status}"),
                 Link(counted(len(runs), "run"), history_page(place)),
                 Link(changed),
@@ -128,7 +128,7 @@ def run_table(runs: Sequence[Overview], reports: Mapping[str, str]) -> Listing:
         (
             Link(run.id or run.folder, reports.get(run.id, "")),
             Link(run.recipe),
-            Link(day(run)),
+            Link(run.started_utc[:10]),
             Link(run.machine),
             Link(run.error or " ".join(filter(None, (run.purpose, run.status)))),
         )
@@ -143,10 +143,6 @@ def _more(count: int, where: str) -> str:
     return f"The latest {MOST_ROWS} of {count}; {where} has all." if count > MOST_ROWS else ""
 
 
-def day(run: Overview) -> str:
-    return run.started_utc[:10]
-
-
 def history_context(place: Place, members: Sequence[Series], runs: Sequence[Overview]) -> dict[str, Any]:
     """What the page of one history shows: series that changed, by their last change, then the others."""
     enough = [one for one in members if len(one.points) >= 2 * MIN_RUNS]
@@ -158,8 +154,8 @@ def history_context(place: Place, members: Sequence[Series], runs: Sequence[Over
         "recipe": place[0],
         "machine": runs[-1].machine or "an unknown machine",
         "kind": place[1],
-        "first": day(runs[0]),
-        "last": day(runs[-1]),
+        "first": runs[0].started_utc[:10],
+        "last": runs[-1].started_utc[:10],
         "count": len(runs),
         "changed": list(map(_drawn, changed)),
         "steady": list(map(_drawn, steady)),

@@ -351,15 +351,18 @@ def audit(adapter: Adapter, batches: Sequence[Batch]) -> Facts:
 
 
 def look(adapter: Adapter, batches: Sequence[Batch]) -> Facts:
-    """Take one step with the first audited batch, after the timed steps: is the work still what the audit saw?
+    """Take a step with the first audited batch, after the timed steps: is the work still what the audit saw?
 
     Returns:
-        ``step``: facts of it (see `Sink`), without norms and detections, which depend on the steps before; ``after``:
-        settings of the framework. Empty for a codebase that cannot be observed.
+        In training ``step``: facts of it (see `Sink`), without what depends on the steps before. In inference, which
+        changes no weights, ``weights`` and ``steps`` as `audit` gives them. ``after``: settings of the framework. Empty
+        for a codebase that cannot be observed.
     """
     with _observer(adapter) as observer:
         if observer is None:
             return {}
+        if not adapter.job.training:
+            return {**_infer(adapter, observer, audited_batches(batches)[:1]), "after": observer.settings()}
         sink, value = Sink(Projection()), None
         data = adapter.convert(audited_batches(batches)[0])
         for name, call in phases_of(adapter, iter([data])):

@@ -15,8 +15,8 @@ def supports(model: str) -> bool:  # noqa: ARG001
 
 def source_options(model: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """What decides of which layers the model is made; the other models have the same ones with all conventions."""
-    layers_differ = "conventions" in options and model.startswith(("retinanet", "fcos"))
-    return {"conventions": options["conventions"]} if layers_differ else {}
+    layers_differ = model.startswith(("retinanet", "fcos", "solov2_light_r50_dcn"))
+    return {"conventions": options["conventions"]} if layers_differ and "conventions" in options else {}
 
 
 def convert(model: str, state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:  # noqa: ARG001

@@ -2,9 +2,9 @@
 
 Classes and background in the same order, so only names change, and linear layers, which Paddle keeps as [in, out].
 
-Its SOLOv2 registers some layers under two names, and has a bias in the head's deformable convolutions, which the
-published models of 2020-12 and mmdetection have not: it gets zeros. Its FCOS always has a factor per level, as the
-first edition had: where the canonical model has none, it starts at 1.
+Its SOLOv2 registers some layers under two names, and has a bias in the head's deformable convolutions, as ours has with
+its conventions; where a model of other conventions, or a published one of 2020-12, has none, it gets zeros. Its FCOS
+always has a factor per level, as the first edition had: where the canonical model has none, it starts at 1.
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ def _solov2(model: str, state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray
                 layer, part, kind = match.groups()
                 own = "conv_dcn" if part == "conv" else "conv_offset"
                 converted[f"{layer}conv.{own}.{kind}"] = converted.pop(name)
-                if part == "conv":
+                if part == "conv" and f"{layer}conv.bias" not in state:
                     converted[f"{layer}conv.conv_dcn.bias"] = np.zeros(len(value), value.dtype)
     for name, value in state.items():
         for layer, other in TWICE.items():

@@ -205,7 +205,8 @@ def record_of(workload: Any, seen: list[Any], label: str) -> ArmRecord:
 
 def with_closing(one: ArmRecord, made: Any) -> ArmRecord:
     """The record of an arm that was timed with this adapter, and watched once more then."""
-    return one.model_copy(update={"audit": {**one.audit, "closing": [look(made, batches())]}})
+    closing = [summary(look(made, batches()), None)]
+    return one.model_copy(update={"audit": {**one.audit, "closing": closing}})
 
 
 def verdict(arm: ArmRecord, baseline: ArmRecord) -> Audit:

@@ -82,6 +82,13 @@ LATER = [
     ("train-faster_rcnn-half_of_the_regions", False),
     ("infer-ssd-bfloat16", True),
     ("infer-ssd-one_image_at_a_time", True),
+    ("infer-ssd-no_postprocessing", True),
+    ("infer-ssd-fewer_candidates", True),
+    ("infer-ssd-other_overlap_in_suppression", True),
+    ("infer-ssd-random_heads", True),
+    ("infer-ssd-detections_of_one_image", True),
+    ("infer-solov2-larger_masks", False),
+    ("infer-faster_rcnn-half_of_the_detections", False),
 ]  # fmt: skip
 
 

@@ -182,17 +182,6 @@ def test_an_interrupted_check_leaves_no_work_tree(cli: Cli, repository: Reposito
     assert len(repository.trees()) == 1
 
 
-def test_work_trees_of_killed_check_are_removed_by_next(cache: Path) -> None:
-    left = cache / "worktrees" / "0123abcd"
-    left.mkdir(parents=True)
-    left.with_suffix(".lock").touch()
-    with checkouts.temporary_folder(cache) as running:
-        with checkouts.temporary_folder(cache):
-            assert running.is_dir()  # that of a check that still runs stays
-        assert not left.exists()
-    assert not running.exists()
-
-
 def test_installed_package_in_place_of_revision_is_error(cli: Cli, repository: Repository) -> None:
     """Else every check would pass: both sides would measure the installed package."""
     adapter = repository.folder / "adapter" / "adapter.py"

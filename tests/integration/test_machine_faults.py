@@ -33,7 +33,7 @@ def measuring(cli: Cli) -> list[str]:
     return ["run", str(cli.recipe()), "--adapters", str(FAKE)]
 
 
-def test_cache_of_another_user_is_one_error_and_no_obstacle_to_reading(cli: Cli, tmp_path: Path) -> None:
+def test_foreign_cache_is_one_error_and_no_obstacle_to_reading(cli: Cli, tmp_path: Path) -> None:
     if os.geteuid() != 0 or not shutil.which("setpriv"):
         pytest.skip("needs root and setpriv to make files of another user")
     cache = tmp_path / "cache"
@@ -49,7 +49,7 @@ def test_cache_of_another_user_is_one_error_and_no_obstacle_to_reading(cli: Cli,
     assert (history.code, history.err) == (0, "")
 
 
-def test_read_only_file_system_is_one_error_and_can_be_read(cli: Cli) -> None:
+def test_read_only_results_are_one_error_and_can_be_read(cli: Cli) -> None:
     cli.results.mkdir()
     mount = f"mount --bind -o ro {shlex.quote(str(cli.results))} {shlex.quote(str(cli.results))}"
     prefix = ["unshare", "-rm", "sh", "-c", f'{mount} && exec "$@"', "sh"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import itertools
 import json
 import re
@@ -18,7 +20,6 @@ from playwright.sync_api import Page as Tab
 from bench.judge.audit import Audit, Difference
 from bench.record.models import Failure
 from bench.report.app import page as app_page
-from bench.report.app.data import unpacked
 from bench.report.app.page import own_script
 from bench.report.render.page import hash_of
 from bench.report.write import generate
@@ -136,7 +137,7 @@ def test_the_answer_is_there_without_javascript(page: Page, folder: Path) -> Non
 
 
 def test_the_data_names_every_arm(page: Page, folder: Path) -> None:
-    data = unpacked(page.scripts[0])
+    data = json.loads(gzip.decompress(base64.b64decode(page.scripts[0])))
     report = json.loads((folder / "report.json").read_text())
     rows = [row for group in report["runs"][0]["groups"] for row in group["rows"]]
     assert data["arms"]["id"] == [row["arm"] for row in rows]

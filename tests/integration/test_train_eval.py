@@ -326,6 +326,7 @@ def test_turns_end_with_the_last_step_and_at_every_evaluation(steps: int, every:
 # -- real codebases -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.nightly
 def test_native_training_killed_halfway_ends_with_same_detections(
     cli: Cli,
 ) -> None:

@@ -204,6 +204,9 @@ def test_rules_of_a_model_become_groups_of_the_optimizer() -> None:
         "neck.lateral.0.weight": (1, 1),
         "neck.output.3.bias": (2, 0),
         "head.kernel_convs.1.norm.weight": (1, 0),
+        "head.kernel_convs.2.conv.bias": (2, 0),
+        "head.class_convs.2.offset.bias": (2, 0),
+        "head.class_convs.2.offset.weight": (1, 1),
         "head.classes.bias": (1, 1),
     }.items():
         assert of[id(names[name])] == pytest.approx(factors), name

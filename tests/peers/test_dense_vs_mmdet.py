@@ -93,7 +93,13 @@ def by_anchor(value: np.ndarray, last: int) -> np.ndarray:
     return value.transpose(0, 2, 3, 1).reshape(len(value), -1, last)
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.model)
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, id=case.model, marks=pytest.mark.nightly if case.model == "ssd512_vgg16" else ())
+        for case in CASES
+    ],
+)
 def test_with_one_set_of_weights_a_dense_detector_is_mmdetections(mmdet: Peer, case: Case) -> None:
     name = case.model
     job = mmdet.job(name, input={"size": case.size, "images": case.images}, batch_size=case.images)

@@ -14,7 +14,7 @@ from tests.peers.peer import Peer, native_mask_rcnn, relative
 pytestmark = pytest.mark.peers
 
 #: One of each family; the others nightly.
-FIRST = {"mask_rcnn_r50_fpn", "retinanet_r50_fpn", "solov2_light_r50_dcn_fpn"}
+FIRST = {"mask_rcnn_r50_fpn", "retinanet_r50_fpn"}
 SIZES = {"ssd300_vgg16": (300, 300)}
 LOSSES = {
     "faster_rcnn_r50_fpn": {"loss_rpn_cls", "loss_rpn_bbox", "loss_cls", "loss_bbox"},

@@ -58,7 +58,8 @@ class Slurm:
         ]
         lines = ["#!/bin/bash", *(f"#SBATCH {option}" for option in options), "CELLS=("]
         lines += [f"  {task.key}  # {task.name}" for task in tasks]
-        before, after = (shlex.join(part) for part in _around(tasks[0]))
+        command, place = tasks[0].command, tasks[0].command.index(tasks[0].key)
+        before, after = shlex.join(command[:place]), shlex.join(command[place + 1 :])
         return "\n".join([*lines, ")", f'exec {before} "${{CELLS[$SLURM_ARRAY_TASK_ID]}}" {after}', ""])
 
     def scripts(self, tasks: Sequence[Task], logs: Path) -> list[tuple[str, list[Task]]]:
@@ -76,7 +77,8 @@ class Slurm:
         """Submit what is not queued, and wait until all is finished or lost."""
         logs = logs.resolve()
         logs.mkdir(parents=True, exist_ok=True)
-        jobs = _known(logs)
+        # Jobs that earlier sessions submitted: id → keys.
+        jobs = {path.stem: list(json.loads(path.read_text())) for path in sorted(logs.glob("*.json"))}
         waiting = _active(jobs, watch)
         missing = [task for task in tasks if task.key not in waiting]
         for text, part in self.scripts(missing, logs) if missing else []:
@@ -93,9 +95,7 @@ class Slurm:
             left = set(tasks) - watch.done()
             counts = Counter(state for key, state in states.items() if key in left)
             counted = ", ".join(f"{number} {state.lower()}" for state, number in sorted(counts.items()))
-            text = f"{len(tasks) - len(left)} of {len(tasks)} cells finished" + (
-                f", {counted}" if counted else ""
-            )
+            text = f"{len(tasks) - len(left)} of {len(tasks)} cells finished{counted and f', {counted}'}"
             if text != shown:
                 watch.say(shown := text)
             if not left & set(states):
@@ -105,19 +105,8 @@ class Slurm:
             watch.say(f"lost: {tasks[key].name} ({key}); the logs are in {logs}")
 
 
-def _around(task: Task) -> tuple[list[str], list[str]]:
-    """The command before and after the key."""
-    place = task.command.index(task.key)
-    return list(task.command[:place]), list(task.command[place + 1 :])
-
-
 def _name(tasks: Sequence[Task]) -> str:
     return "bench-" + hashlib.sha256(" ".join(sorted(task.key for task in tasks)).encode()).hexdigest()[:8]
-
-
-def _known(logs: Path) -> dict[str, list[str]]:
-    """Jobs that earlier sessions submitted: id → keys."""
-    return {path.stem: list(json.loads(path.read_text())) for path in sorted(logs.glob("*.json"))}
 
 
 def _active(jobs: dict[str, list[str]], watch: Watch) -> dict[str, str]:

@@ -61,8 +61,8 @@ def short(value: float | None, digits: int = 5) -> float | None:
 
 def page_data(report: Report) -> dict[str, Any]:
     """Everything that the script shows, by column."""
-    text = Strings()
-    placed = [(run, group, row) for run in report.runs for group in run.groups for row in group.rows]
+    text, several = Strings(), len(report.runs) > 1
+    placed = [(run, *one) for run in report.runs for one in run.placed]
     groups = [(run, group) for run in report.runs for group in run.groups]
     index = {id(group): number for number, (_, group) in enumerate(groups)}
     ids = _ids([(run, row) for run, _, row in placed])
@@ -75,7 +75,7 @@ def page_data(report: Report) -> dict[str, Any]:
         "version": 1,
         "runs": [{"id": run.id, "name": run.name, "folder": run.folder} for run in report.runs],
         "groups": {
-            "title": [text(_title(report, run, group)) for run, group in groups],
+            "title": [text(f"{group.title} · {run.id}" if several else group.title) for run, group in groups],
             "model": [text(group.model) for _, group in groups],
             "task": [text(group.task) for _, group in groups],
             "cell": [text(f"{run.id}/{group.cell}") for run, group in groups],
@@ -90,10 +90,6 @@ def page_data(report: Report) -> dict[str, Any]:
     return {**document, "strings": text.all()}
 
 
-def _title(report: Report, run: RunReport, group: Group) -> str:
-    return group.title if len(report.runs) == 1 else f"{group.title} · {run.id}"
-
-
 def _ids(rows: Sequence[tuple[RunReport, Row]]) -> list[str]:
     """Ids that survive a new report: the arm's own, with its run's where two runs have one."""
     counts: dict[str, int] = {}
@@ -104,7 +100,6 @@ def _ids(rows: Sequence[tuple[RunReport, Row]]) -> list[str]:
 
 def _row(text: Strings, group: Group, row: Row, room: int) -> dict[str, Any]:
     step, ratio, memory = row.step_s, row.ratio, row.memory
-    ap = row.ap.get("segm", row.ap.get("bbox"))
     design, seconds = _steps(row, room)
     batches = row.trace.batch if design and len({*row.trace.batch} - {-1}) > 1 else ()
     return {
@@ -127,9 +122,9 @@ def _row(text: Strings, group: Group, row: Row, room: int) -> dict[str, Any]:
         "low": short(ratio.low if ratio else None),
         "high": short(ratio.high if ratio else None),
         "detectable": short(ratio.detectable if ratio else None, 3),
-        "memory": short(memory.peak_bytes / 2**20 if memory else None),
+        "memory": short(row.peak_mib),
         "resident": short(memory.baseline_bytes / 2**20 if memory and memory.baseline_bytes else None),
-        "ap": short(ap, 4),
+        "ap": short(row.headline_ap, 4),
         "peak": short(row.peak_share, 4),
         "gflops": short(row.flops_per_step / step.median_s / 1e9 if row.flops_per_step and step else None, 4),
         "software": text(" · ".join(part for part in (row.version, row.kernels) if part)),
@@ -199,7 +194,3 @@ def packed(document: Any) -> str:
     """As JSON, gzip and base64; the same document gives the same text."""
     text = json.dumps(document, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return base64.b64encode(gzip.compress(text.encode(), 9, mtime=0)).decode()
-
-
-def unpacked(text: str) -> Any:
-    return json.loads(gzip.decompress(base64.b64decode(text)))

@@ -97,7 +97,7 @@ def _run(run: RunReport, *, several: bool) -> dict[str, object]:
         "sentences": headline(run),
         "facts": facts_line(run).split(" · "),
         "table": html_of([pivot_table(run, STATIC_ROWS // 2)] if run.rows else []),
-        "marks": "; ".join(legend(run.rows)),
+        "marks": legend(run.rows),
     }
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import html
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
-from bench.report.document import Block, Bullets, Code, Column, Details, Figure, Heading, Table, Text
+from bench.report.document import Block, Bullets, Code, Details, Figure, Heading, Table, Text
 from bench.text_safety import visible
 
 # What would start markup inside a line. Underscores inside a word (mask_rcnn_r50) and brackets that no link
@@ -25,32 +25,20 @@ def escape(text: str) -> str:
 
 def paragraph(text: str) -> str:
     """`escape`, for text that starts a line."""
-    return _LINE_START.sub(_escape_line_start, escape(text))
-
-
-def _escape_line_start(match: re.Match[str]) -> str:
-    return match[0] + "\\" if match[0].isdigit() else "\\" + match[0]
+    return _LINE_START.sub(lambda m: f"{m[0]}\\" if m[0].isdigit() else f"\\{m[0]}", escape(text))
 
 
 def table(block: Table) -> str:
     """A pipe table: a header, the alignments, one line per row, all with the same number of cells."""
     header = [escape(column.title) for column in block.columns]
-    alignments = [_alignment(column) for column in block.columns]
+    alignments = ["---:" if column.numeric else "---" for column in block.columns]
     rows = [[_cell(cell.text, cell.tone == "strong") for cell in row] for row in block.rows]
-    lines = "\n".join(_table_line(cells) for cells in [header, alignments, *rows])
+    lines = "\n".join(f"| {' | '.join(cells)} |" for cells in [header, alignments, *rows])
     return f"{paragraph(block.caption)}\n\n{lines}" if block.caption else lines
-
-
-def _alignment(column: Column) -> str:
-    return "---:" if column.numeric else "---"
 
 
 def _cell(text: str, strong: bool) -> str:
     return f"**{escape(text)}**" if strong and text.strip() else escape(text)
-
-
-def _table_line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def code(block: Code) -> str:

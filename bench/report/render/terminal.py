@@ -16,7 +16,7 @@ from rich.console import Console, RenderableType
 from rich.padding import Padding
 from rich.text import Text as RichText
 
-from bench.report.document import Block, Bullets, Code, Column, Details, Figure, Heading, Table, Text, Tone
+from bench.report.document import Block, Bullets, Code, Details, Figure, Heading, Table, Text, Tone
 from bench.report.text import shorten
 from bench.text_safety import for_terminal
 
@@ -81,7 +81,7 @@ def fit(block: Table, width: int) -> Table:
         widths[longest] -= 1
     rows = tuple(
         tuple(
-            replace(cell, text=_short(text, widths[index], block.columns[index]))
+            replace(cell, text=shorten(text, widths[index], at_end=block.columns[index].prose))
             if index in texts and len(text := for_terminal(cell.text)) > widths[index]
             else cell
             for index, cell in enumerate(row)
@@ -89,12 +89,6 @@ def fit(block: Table, width: int) -> Table:
         for row in block.rows
     )
     return replace(block, rows=rows)
-
-
-def _short(text: str, width: int, column: Column) -> str:
-    if not column.prose or len(text) <= width:
-        return shorten(text, width)
-    return f"{text[: width - 1].rstrip()}…"
 
 
 def _renderables(block: Block, width: int) -> Iterable[RenderableType]:

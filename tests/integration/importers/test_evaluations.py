@@ -13,6 +13,13 @@ from tests.helpers.logwriters import (
 )
 
 
+def only_evaluation(log: str) -> Evaluation:
+    """The one thing that is found in a log."""
+    (placed,) = read(log).log.found
+    assert isinstance(placed.event, Evaluation)
+    return placed.event
+
+
 @pytest.mark.parametrize(
     ("opening", "task"),
     [
@@ -54,9 +61,8 @@ def test_keypoints_have_recalls_of_their_own() -> None:
             ("Recall     (AR)", "0.50:0.95", " large", "0.040"),
         )
     ]
-    (placed,) = read("\n".join(["Evaluate annotation type *keypoints*", *rows]) + "\n").log.found
-    assert isinstance(placed.event, Evaluation)
-    assert placed.event.metrics == {
+    evaluation = only_evaluation("\n".join(["Evaluate annotation type *keypoints*", *rows]) + "\n")
+    assert evaluation.metrics == {
         "AP": 0.011, "AP50": 0.048, "AR": 0.036, "AR50": 0.086, "AR75": 0.015, "ARm": None, "ARl": 0.04
     }  # fmt: skip
 
@@ -85,9 +91,8 @@ def test_keypoints_have_recalls_of_their_own() -> None:
     ],
 )
 def test_metrics_that_are_not_coco_s_keep_their_names(line: str, metrics: dict[str, float | None]) -> None:
-    (placed,) = read(line + "\n").log.found
-    assert isinstance(placed.event, Evaluation)
-    assert placed.event.metrics == metrics
+    evaluation = only_evaluation(line + "\n")
+    assert evaluation.metrics == metrics
 
 
 def test_validation_without_metrics_is_not_broken() -> None:
@@ -112,18 +117,24 @@ def test_lvis_has_rare_common_and_frequent_classes(label: str) -> None:
         )
     ]
     names = f"{label}copypaste: AP,APs,APr,APf,AR1\n{label}copypaste: 27.12,20.71,26.31,28.66,31.2\n"
-    (placed,) = read("".join(f"{label}{row}\n" for row in rows) + names).log.found
-    assert isinstance(placed.event, Evaluation)
-    assert placed.event.metrics == pytest.approx(
+    evaluation = only_evaluation("".join(f"{label}{row}\n" for row in rows) + names)
+    assert evaluation.metrics == pytest.approx(
         {"AP": 0.2712, "APs": 0.2071, "APr": 0.2631, "APf": 0.2866, "AR1": 0.312}
     )
 
 
+def test_recalls_of_proposals_are_read_without_ap() -> None:
+    label = "[05/24 11:50:33] d2.evaluation.testing INFO: copypaste: "
+    rows = ["Task: box_proposals", "AR@100,ARs@100,AR@1000", "45.4900,30.9323,57.9785"]
+    evaluation = only_evaluation("".join(f"{label}{row}\n" for row in rows))
+    assert evaluation.task == "proposal"
+    assert evaluation.metrics == pytest.approx({"AR@100": 0.4549, "ARs@100": 0.309323, "AR@1000": 0.579785})
+
+
 def test_one_iou_threshold_is_not_ap() -> None:
     line = " Average Precision  (AP) @[ IoU=0.50:0.50 | area=   all | maxDets=100 ] = 0.468"
-    (placed,) = read(f"Evaluating bbox...\n{line}\n").log.found
-    assert isinstance(placed.event, Evaluation)
-    assert placed.event.metrics == {"AP50": 0.468}
+    evaluation = only_evaluation(f"Evaluating bbox...\n{line}\n")
+    assert evaluation.metrics == {"AP50": 0.468}
 
 
 def test_evaluation_cut_off_is_shown_with_what_it_has() -> None:
@@ -168,10 +179,9 @@ def test_evaluations_in_tools_own_words_become_fractions_with_usual_names(
 def test_detectron2s_percentages_become_fractions() -> None:
     prefix = "[12/31 23:55:00 d2.evaluation.testing]: copypaste: "
     rows = ["Task: segm", "AP,AP50,AP75,APs,APm,APl", "34.5,56.1,36.6,15.1,36.9,49.9"]
-    (placed,) = read("".join(f"{prefix}{row}\n" for row in rows)).log.found
-    assert isinstance(placed.event, Evaluation)
-    assert placed.event.task == "segm"
-    assert placed.event.metrics["AP"] == pytest.approx(0.345)
+    evaluation = only_evaluation("".join(f"{prefix}{row}\n" for row in rows))
+    assert evaluation.task == "segm"
+    assert evaluation.metrics["AP"] == pytest.approx(0.345)
 
 
 @pytest.mark.parametrize(

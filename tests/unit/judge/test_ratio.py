@@ -242,18 +242,7 @@ def test_the_cost_of_ema_is_its_share_of_the_step() -> None:
 # -- summaries -----------------------------------------------------------------------------------------------
 
 
-def test_a_step_lasts_as_long_as_its_slowest_rank() -> None:
-    rows = [
-        (0, -1, 0, 0, 0, 0, 9_000_000_000),
-        (0, 0, 0, 0, 0, 0, 100_000_000),
-        (0, 0, 0, 1, 0, 0, 300_000_000),
-    ]
-    columns = ["launch", "round", "position", "rank", "step", "start_ns", "duration_ns"]
-    seconds = ratio.step_seconds(pd.DataFrame(rows, columns=columns))
-    assert seconds == pytest.approx([0.3])
-    assert ratio.summarize(seconds, images_per_step=6).images_per_s == pytest.approx(20.0)
-
-
 def test_a_summary_shows_the_spread_beside_the_median() -> None:
     found = ratio.summarize(np.arange(1.0, 102.0), images_per_step=2)
     assert (found.p5_s, found.median_s, found.p95_s, found.n) == (6.0, 51.0, 96.0, 101)
+    assert found.images_per_s == pytest.approx(2 / 51)

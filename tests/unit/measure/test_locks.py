@@ -58,7 +58,10 @@ def test_folders_of_ended_processes_go_and_others_stay(tmp_path: Path) -> None:
     other = tmp_path / "bench-audit-xyz"
     for folder in (dead, foreign, other):
         folder.mkdir()
-    assert scratch.clear_dead([tmp_path]) == [dead]
+    with scratch.own_folder([tmp_path]) as own:
+        assert not dead.exists()
+        assert own.is_dir()
+    assert not own.exists()
     assert mine.is_dir()
     assert foreign.is_dir()
     assert other.is_dir()

@@ -86,7 +86,7 @@ def test_command_line_wins_over_recipe_and_recipe_over_base(tmp_path: Path) -> N
     assert measure.warmup == 3  # the default
 
 
-def test_off_without_quotes_is_a_word_where_words_are_asked_for(tmp_path: Path) -> None:
+def test_off_without_quotes_is_a_word_where_asked_for(tmp_path: Path) -> None:
     path = write(tmp_path, MINIMAL + "measure: {quiet: off}\n")
     assert load_recipe(path, []).recipe.measure.quiet == "off"
     assert load_recipe(path, ["measure.quiet=off"]).recipe.measure.quiet == "off"

@@ -15,11 +15,10 @@ from bench.judge.audit import Audit, Difference
 from bench.record.models import Failure
 from bench.record.run import Run
 from bench.report import sections
-from bench.report.answer import geometric_mean, headline, pivot_table
+from bench.report.answer import geometric_mean, headline, outcome_blocks, pivot_table
 from bench.report.app.page import render_page
 from bench.report.build import run_report
 from bench.report.colours import CODEBASES, OTHERS, contrast, look
-from bench.report.outcome import outcome_blocks
 from bench.report.render import markdown
 from bench.report.render.terminal import show
 from bench.report.values import MARKS, Report, model_title
@@ -165,7 +164,7 @@ def test_outputs_stay_small_with_many_arms(tmp_path: Path) -> None:
 @pytest.mark.parametrize("width", [80, 120])
 def test_the_terminal_table_fits_and_keeps_numbers(tmp_path: Path, width: int) -> None:
     output = io.StringIO()
-    show(outcome_blocks(three(tmp_path)), Console(file=output, width=width))
+    show(outcome_blocks(run_report(three(tmp_path))), Console(file=output, width=width))
     lines = output.getvalue().splitlines()
     assert max(map(len, lines)) <= width
     ratios = [line for line in lines if "[" in line and "interval" not in line]

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from bench.judge.accuracy import METRICS
+from bench.judge.difference import Difference
 from bench.report.accuracy_errors import SHOWN_CLASSES, break_down, breakdown_blocks
+from bench.report.accuracy_sections import accuracy_blocks
+from bench.report.accuracy_values import ArmAccuracy, CellAccuracy, Evaluated
+from bench.report.build import run_report
 from bench.report.document import Table
+from bench.report.render import markdown
 from tests.helpers.coco import hit, small_truth
+from tests.helpers.report_runs import small
 
 
 def written(folder: Path, truth: object, results: object) -> tuple[Path, Path]:
@@ -61,3 +69,16 @@ def test_damaged_detections_have_no_breakdown(tmp_path: Path, content: str) -> N
     results.write_text(content)
     assert break_down(truth, results, ["bbox"]) == {}
     assert breakdown_blocks([("one", {})]) == []
+
+
+def test_interval_of_ap_from_few_images_warns(tmp_path: Path) -> None:
+    accuracy = {"bbox": dict.fromkeys(METRICS, 0.5)}
+    one = ArmAccuracy(
+        "a", "native", "native", "native", False, (Evaluated(None, None, {"bbox": 0.5}),), accuracy, 9, None, {},
+        differences={"bbox": Difference(0.1, 0.0, 0.2, 8)},
+    )  # fmt: skip
+    cell = CellAccuracy("c", "m", "val", "0" * 64, 8, 0, 9, None, (one,), ())
+    report = replace(run_report(small(tmp_path)), accuracy=(cell,))
+    assert "8 images say little about AP on others: use 50 or more." in markdown.render(
+        accuracy_blocks(report, {})
+    )

@@ -7,9 +7,8 @@ from typing import Any
 
 from bench.judge.audit import audit, audit_sessions
 from bench.record.models import RANDOM_WEIGHTS, ArmRecord
-from bench.report.answer import geometric_mean, headline
+from bench.report.answer import geometric_mean, headline, outcome_blocks
 from bench.report.build import run_report
-from bench.report.outcome import outcome_blocks
 from bench.report.render import markdown
 from bench.report.tables import group_table
 from tests.helpers.report_runs import arm, samples, write_run
@@ -55,7 +54,7 @@ def test_report_has_both_models_beside_the_ratio(tmp_path: Path) -> None:
     assert {"parameters (M)", "GFLOPs / image"} <= {column.title for column in table.columns}
     assert [row.marks for row in group.rows if not row.is_baseline] == [("◇",)]
     assert geometric_mean(group.rows) is None
-    assert "◇ different models" in markdown.render(outcome_blocks(run))
+    assert "◇ different models" in markdown.render(outcome_blocks(report))
 
 
 def test_ap_of_random_weights_is_not_told(tmp_path: Path) -> None:

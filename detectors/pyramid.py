@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property, partial
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -26,21 +26,28 @@ class Pyramid:
         self.grids = tuple((feature.shape[2], feature.shape[3]) for feature in maps)
         sizes = [height * width for height, width in self.grids]
         self.level_starts = [self.batch_size * sum(sizes[:level]) for level in range(len(sizes))]
+        self._table: Tensor | None = None
+        self._geometry: Tensor | None = None
 
-    @cached_property
+    @property
     def table(self) -> Tensor:
         """All feature vectors, [sum_i(B * H_i * W_i), C]."""
-        return torch.cat([feature.permute(0, 2, 3, 1).reshape(-1, self.channels) for feature in self.maps])
+        if self._table is None:  # not a cached property: older Pythons lock that, which no graph can hold
+            rows = [feature.permute(0, 2, 3, 1).reshape(-1, self.channels) for feature in self.maps]
+            self._table = torch.cat(rows)
+        return self._table
 
     def detach(self) -> Pyramid:
         """The same maps without gradient."""
         return Pyramid([feature.detach() for feature in self.maps])
 
-    @cached_property
+    @property
     def geometry(self) -> Tensor:
         """int64 [levels, 3]: height, width, first row of the table."""
-        rows = [(h, w, start) for (h, w), start in zip(self.grids, self.level_starts, strict=True)]
-        return torch.tensor(rows).to(self.maps[0].device, non_blocking=True)
+        if self._geometry is None:
+            rows = [(h, w, start) for (h, w), start in zip(self.grids, self.level_starts, strict=True)]
+            self._geometry = torch.tensor(rows).to(self.maps[0].device, non_blocking=True)
+        return self._geometry
 
 
 def roi_level(boxes: Tensor, *, levels: int) -> Tensor:

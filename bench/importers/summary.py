@@ -70,6 +70,8 @@ class ImportResult:
     """Per format."""
     caveats: Mapping[str, tuple[str, ...]]
     """Per format: what its printed rates leave out."""
+    not_read: Mapping[str, int]
+    """Training lines of tools that no format reads, per tool."""
     log: LogSummary
 
 
@@ -156,7 +158,9 @@ class Summarizer:
     def _train(self, line: TrainLine) -> None:
         self._number += 1
         self._new = len(self._found)
-        if self._break or (self._open and self._open[-1].format is not line.format):
+        last = self._open[-1].last_line if self._open else line
+        timed = (last.time_ms is None) == (line.time_ms is None)
+        if self._break or last.format is not line.format or not timed:
             self._end(self._open)
             self._group += 1
             self._break = False

@@ -16,14 +16,14 @@ NAME = "maskrcnn-benchmark"
 FORMAT = Format(
     name=NAME,
     title="maskrcnn-benchmark",
-    marker=b" INFO: eta: ",
+    marker=b"INFO: eta: ",
     start=re.compile(
-        rb"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}) [\w.]{1,60} INFO: "
+        rb"(?:(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}) [\w.]{1,60} |^)INFO: "
         rb"eta: (?:-?\d{1,9} days?, )?\d{1,9}:\d\d:\d\d {1,9}iter: ()(\d+)() {1,9}"
     ),
-    claim=re.compile(rb" INFO: eta: .{0,40} iter: "),
+    claim=re.compile(rb"\bINFO: eta: .{0,40} iter: "),
     keys={"lr": "lr", "time": "s_per_iter", "data": "data_s", "max mem": "memory_mb"},
-    once=b" INFO: ",
+    once=b"INFO: ",
     end=re.compile(rb" max mem: \d+$"),
     closed=False,
     others=(

@@ -63,7 +63,7 @@ def test_a_file_without_line_ends_does_not_fill_the_memory() -> None:
 FOREIGN = {
     "YOLOv5": "    70/1000      6.73G      1.081     0.4706      1.084         10        640: 100%|███| 16/16",
     "TensorFlow": "I0507 01:01:11.942076 140208909420352 model_lib_v2.py:676] Step 100 per-step time 22.002s loss=0.8",
-    "darknet": " 5045: 0.872799, 0.996185 avg loss, 0.000261 rate, 0.466129 seconds, 242160 images, 0.144395 hours left",
+    "darknet": " 5045: 0.872799, 0.996185 avg loss, 0.000261 rate, 0.466129 seconds, 242160 images, 0.14 hours left",
     "Lightning": "Epoch 0:  22%|██▏       | 4/18 [00:17<01:02,  4.47s/it, loss=10.072, v_num=193315]",
     "transformers": "{'loss': 2.1034, 'grad_norm': 12.2, 'learning_rate': 4.5e-05, 'epoch': 0.5}",
     "OpenPCDet": "2023-01-05 16:34:37,748   INFO  Train:    1/3 ( 33%) [   0/323 (  0%)]  Loss: 516.7 (517.)",

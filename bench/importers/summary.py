@@ -27,6 +27,7 @@ from bench.importers.track import Track, place_of
 OPEN_LINES = 16
 #: So many sections keep their whole curve.
 FULL_SECTIONS = 10
+_LAST_RECALLS = {"AR50", "AR75"}
 
 
 @dataclass(frozen=True)
@@ -214,9 +215,17 @@ class Summarizer:
         self._found.append(_Found(event, self._part.heading, self._format, track, index))
 
     def _merged(self, event: Evaluation) -> bool:
-        """Whether the same evaluation was just printed in another way: as a table, then in one line."""
+        """Whether the same evaluation was just printed in another way (as a table, then in one line), or this is the
+        end of its summary: DEIM prints recalls below `ARl`."""
         for found in reversed(self._found[self._new :]):
             one = found.event
+            if (
+                isinstance(one, Evaluation)
+                and event.metrics.keys() <= _LAST_RECALLS
+                and one.kind == "summary"
+            ):
+                found.event = replace(one, metrics={**one.metrics, **event.metrics})
+                return True
             if isinstance(one, Evaluation) and event.kind not in one.kind.split("+"):
                 metrics = _agreeing(one, event)
                 if metrics is not None:

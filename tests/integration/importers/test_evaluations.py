@@ -127,6 +127,20 @@ def test_lvis_has_rare_common_and_frequent_classes(label: str) -> None:
     )
 
 
+def test_recalls_below_summary_belong_to_it() -> None:
+    # github.com/dnth/DEIMKit/issues/30
+    rows = [
+        f" Average Recall     (AR) @[ IoU={iou}      | area=   all | maxDets=100 ] = {value}"
+        for iou, value in (("0.50", "0.608"), ("0.75", "0.301"))
+    ]
+    evaluation = only_evaluation("IoU metric: bbox\n" + COCO_BLOCK + "\n".join(rows) + "\n")
+    assert (len(evaluation.metrics), evaluation.metrics["AR50"], evaluation.metrics["AR75"]) == (
+        14,
+        0.608,
+        0.301,
+    )
+
+
 def test_recalls_of_proposals_are_read_without_ap() -> None:
     label = "[05/24 11:50:33] d2.evaluation.testing INFO: copypaste: "
     rows = ["Task: box_proposals", "AR@100,ARs@100,AR@1000", "45.4900,30.9323,57.9785"]

@@ -127,7 +127,7 @@ def test_with_one_set_of_weights_solov2_is_mmdetections(mmdet: Peer, name: str) 
         assert (away <= 1).mean() > 0.99
 
     for number, scene in enumerate(scenes):
-        assigned = assign(scene, model.levels, model.num_classes, tuple(scene.masks.shape[1:]))
+        (assigned,) = assign([scene], model.levels, model.num_classes, tuple(scene.masks.shape[1:]))
         goals = quarter_masks(scene.masks, (scene.masks.shape[1] // 4, scene.masks.shape[2] // 4)).numpy()
         first = 0
         for index, level in enumerate(model.levels):

@@ -77,7 +77,7 @@ def layers(a: Json, b: Json, at: str, tolerance: float) -> Iterator[Fact]:
 
 
 def losses(first: Json, second: Json, at: str, tolerance: float) -> Iterator[Fact]:
-    """Term by term, by size, for names differ from codebase to codebase; where these differ, the nearest terms first."""
+    """Term by term in order of size, for codebases name them differently; where sizes differ, the nearest first."""
     a, b = (sorted((value, name) for name, value in one.items() if name != "loss") for one in (first, second))
     total = first.get("loss", sum(value for value, _ in a))
     yield Fact(f"total loss{at}", total, second.get("loss", sum(value for value, _ in b)), tolerance, VALUES)
@@ -86,7 +86,7 @@ def losses(first: Json, second: Json, at: str, tolerance: float) -> Iterator[Fac
         return
     yield Fact(f"loss terms{at}", len(a), len(b), explained_by=VALUES)
 
-    def distance(pair: Any) -> float:
+    def distance(pair: tuple[tuple[float, str], tuple[float, str]]) -> float:
         (expected, _), (found, _) = pair
         return float(abs(found - expected) / max(abs(found), abs(expected), SMALL * abs(total), 1e-9))
 

@@ -3,8 +3,9 @@ PYTHON ?= python3.11
 VENV   := .venv
 BENCH  := $(VENV)/bin/bench
 STAMP  := $(VENV)/.installed
-# In order of their folders: the long files come first, and the many short ones fill both processes at the end.
-PYTEST := $(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+# In order of their folders: the long files come first, and the many short ones fill the processes at the end.
+# Three processes on two cores: a test of `bench run` waits for half of its time.
+PYTEST := $(VENV)/bin/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 # uv with the indexes and wheels that pip is set up with; torch is stored once for bench and the other codebases.
 UV     := $(VENV)/bin/python bench/environments/installer.py
 TEXTS  := README.md CONTRIBUTING.md CHANGELOG.md docs

@@ -17,13 +17,18 @@ from detectors.rpn import Proposals
 from detectors.sampling import BalancedSampler
 from detectors.structures import Detections, GroundTruth
 
+#: The label of a region that is none, which ``F.cross_entropy`` ignores.
+PADDING = -100
+
 
 class RoISample(NamedTuple):
     """Regions that the second stage learns from, all images together.
 
     boxes: [R, 4]. image: [R], the region's image; slot: [R], counts the image's regions.
     object: [R], index among the image's objects. is_object: bool [R], the region is an object's own box.
-    labels: [R], the object's class, K for background. goal: [R, 4], the object's box; the region itself for background.
+    labels: [R], the object's class, K for background, ``PADDING`` for none: only a CPU drops these, where they would
+    cost time; elsewhere the host would have to wait for their number. goal: [R, 4], the object's box; the region itself
+    for background.
     """
 
     boxes: Tensor
@@ -33,6 +38,10 @@ class RoISample(NamedTuple):
     object: Tensor
     labels: Tensor
     goal: Tensor
+
+    def positive(self, num_classes: int) -> Tensor:
+        """Bool [R], whether a region has an object."""
+        return (self.labels >= 0) & (self.labels < num_classes)
 
 
 class BoxHead(nn.Module):
@@ -160,10 +169,12 @@ class BoxHead(nn.Module):
         boxes = boxes.gather(1, sample.index.unsqueeze(-1).expand(-1, -1, 4))
         index = index.gather(1, sample.index)
         labels = truth.labels.gather(1, index).masked_fill(~sample.positive, self.num_classes)
+        labels = labels.masked_fill(~sample.valid, PADDING)
         goal = truth.boxes.gather(1, index.unsqueeze(-1).expand(-1, -1, 4))
         goal = torch.where(sample.positive.unsqueeze(-1), goal, boxes)
         is_object = sample.index >= proposals.boxes.shape[1]
-        image, slot = sample.valid.nonzero(as_tuple=True)
+        taken = sample.valid if boxes.device.type == "cpu" else torch.ones(labels.shape, dtype=torch.bool)
+        image, slot = (one.to(boxes.device, non_blocking=True) for one in taken.nonzero(as_tuple=True))
         return RoISample(
             boxes[image, slot],
             image,
@@ -189,9 +200,9 @@ class BoxHead(nn.Module):
     def losses_of(self, logits: Tensor, deltas: Tensor, sample: RoISample) -> dict[str, Tensor]:
         """As ``losses``, from what ``forward`` gave for the sample's regions."""
         logits, deltas = full(logits), full(deltas)
-        count = max(1, len(sample.boxes))
-        positive = sample.labels < self.num_classes
-        of_class = sample.labels.clamp(max=self.boxes_per_region - 1).view(-1, 1, 1).expand(-1, 1, 4)
+        count = (sample.labels >= 0).sum().clamp(min=1)
+        positive = sample.positive(self.num_classes)
+        of_class = sample.labels.clamp(0, self.boxes_per_region - 1).view(-1, 1, 1).expand(-1, 1, 4)
         goal = self.coder.encode(sample.goal, sample.boxes)
         goal = torch.where(positive.unsqueeze(-1), goal, 0.0)
         loss_deltas = F.smooth_l1_loss(

@@ -156,7 +156,7 @@ def refined_sample(head: BoxHead, deltas: Tensor, sample: RoISample, image_sizes
     padded = boxes.new_zeros((*shape, 4))
     valid = torch.zeros(shape, dtype=torch.bool, device=boxes.device)
     padded[sample.image, sample.slot] = boxes
-    valid[sample.image, sample.slot] = ~sample.is_object
+    valid[sample.image, sample.slot] = ~sample.is_object & (sample.labels >= 0)
     return Proposals(padded, valid)
 
 

@@ -23,7 +23,7 @@ from detectors.config import ConfigError
 from detectors.dense import DenseDetector
 from detectors.fcos import FCOSHead
 from detectors.mask_head import MaskHead
-from detectors.pyramid import Pyramid, roi_level
+from detectors.pyramid import Pyramid, by_level
 from detectors.rcnn import RCNN
 from detectors.retinanet import RetinaNetHead
 from detectors.ssd import SSD
@@ -191,19 +191,9 @@ def best_of(
 
 
 def pooled(pyramid: Pyramid, boxes: Tensor, head: BoxHead | MaskHead) -> Tensor:
-    """Features [R, C, S, S] of regions [R, 4], by torchvision's operator on every level, of which one counts."""
-    regions = torch.cat([torch.zeros_like(boxes[:, :1]), boxes], dim=1)
-    level = roi_level(boxes, levels=4).view(-1, 1, 1, 1)
-    total = None
-    for number, feature in enumerate(pyramid.maps[:4]):
-        scale = 1 / (4 * 2**number)
-        size = head.pool_size
-        one = torch.ops.torchvision.roi_align(
-            feature, regions, scale, size, size, head.samples or -1, head.aligned
-        )
-        one = torch.where(level == number, one, 0.0)
-        total = one if total is None else total + one
-    return total
+    """Features [R, C, S, S] of regions [R, 4] of the only image."""
+    image = torch.zeros_like(boxes[:, 0], dtype=torch.int64)
+    return by_level(pyramid, boxes, image, size=head.pool_size, samples=head.samples, aligned=head.aligned)
 
 
 def exportable(model: nn.Module, size: tuple[int, int]) -> nn.Module:

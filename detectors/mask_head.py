@@ -106,7 +106,7 @@ class MaskHead(nn.Module):
 
     def positives(self, sample: RoISample) -> Tensor:
         """Indices of the regions with an object."""
-        return (sample.labels < self.num_classes).nonzero().squeeze(1)
+        return sample.positive(self.num_classes).nonzero().squeeze(1)
 
     def losses_of(
         self, x: Tensor, positive: Tensor, sample: RoISample, targets: Sequence[Target]
@@ -164,12 +164,11 @@ def mask_targets(
     image, and cut at 0.5, as mmdet/structures/mask/mask_target.py.
     """
     counts = torch.tensor([0, *(len(target.boxes) for target in targets[:-1])])
-    first = counts.cumsum(0).to(boxes.device, non_blocking=True)
-    used, row = torch.unique(first[image] + objects, return_inverse=True)
+    row = counts.cumsum(0).to(boxes.device, non_blocking=True)[image] + objects
     masks = torch.cat([target.masks for target in targets if target.masks is not None])
     if binary:
         height, width = masks.shape[1:]
         boxes = boxes.clamp(min=0).minimum(torch.tensor([width, height] * 2).to(boxes, non_blocking=True))
     regions = torch.cat([row.unsqueeze(1).to(boxes.dtype), boxes], dim=1)
-    cut = crop_and_resize(masks[used].unsqueeze(1).to(boxes.dtype), regions, size, aligned=binary)
+    cut = crop_and_resize(masks.unsqueeze(1).to(boxes.dtype), regions, size, aligned=binary)
     return (cut >= 0.5).to(boxes.dtype).squeeze(1) if binary else cut.squeeze(1)

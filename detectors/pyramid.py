@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property, partial
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -26,21 +26,28 @@ class Pyramid:
         self.grids = tuple((feature.shape[2], feature.shape[3]) for feature in maps)
         sizes = [height * width for height, width in self.grids]
         self.level_starts = [self.batch_size * sum(sizes[:level]) for level in range(len(sizes))]
+        self._table: Tensor | None = None
+        self._geometry: Tensor | None = None
 
-    @cached_property
+    @property
     def table(self) -> Tensor:
         """All feature vectors, [sum_i(B * H_i * W_i), C]."""
-        return torch.cat([feature.permute(0, 2, 3, 1).reshape(-1, self.channels) for feature in self.maps])
+        if self._table is None:  # not a cached property: older Pythons lock that, which no graph can hold
+            rows = [feature.permute(0, 2, 3, 1).reshape(-1, self.channels) for feature in self.maps]
+            self._table = torch.cat(rows)
+        return self._table
 
     def detach(self) -> Pyramid:
         """The same maps without gradient."""
         return Pyramid([feature.detach() for feature in self.maps])
 
-    @cached_property
+    @property
     def geometry(self) -> Tensor:
         """int64 [levels, 3]: height, width, first row of the table."""
-        rows = [(h, w, start) for (h, w), start in zip(self.grids, self.level_starts, strict=True)]
-        return torch.tensor(rows).to(self.maps[0].device, non_blocking=True)
+        if self._geometry is None:
+            rows = [(h, w, start) for (h, w), start in zip(self.grids, self.level_starts, strict=True)]
+            self._geometry = torch.tensor(rows).to(self.maps[0].device, non_blocking=True)
+        return self._geometry
 
 
 def roi_level(boxes: Tensor, *, levels: int) -> Tensor:
@@ -75,6 +82,10 @@ def roi_align(
     Every bin is a weighted sum of rows of the pyramid's table, which is what an embedding bag computes: in parallel,
     over all levels, with contiguous reads.
     """
+    if samples == 0 and boxes.device.type != "cpu":
+        return by_level(
+            pyramid, boxes, image, size=size, levels=levels, stride=stride, samples=0, aligned=aligned
+        )
     level = roi_level(boxes, levels=levels) if levels > 1 else torch.zeros_like(image)
     height, width, first = pyramid.geometry[level].unbind(-1)
     corners = boxes / (stride * torch.exp2(level.to(boxes.dtype)))[:, None] - (0.5 if aligned else 0.0)
@@ -95,6 +106,38 @@ def roi_align(
         per_sample_weights=weight.to(pyramid.table.dtype),
     ).view(-1, size, size, pyramid.channels)
     return (pooled if order is None else pooled[order]).permute(0, 3, 1, 2)
+
+
+def by_level(
+    pyramid: Pyramid,
+    boxes: Tensor,
+    image: Tensor,
+    *,
+    size: int,
+    levels: int = 4,
+    stride: int = 4,
+    samples: int = 2,
+    aligned: bool = False,
+) -> Tensor:
+    """As ``roi_align``, by torchvision's operator on every level, of which one counts for each region.
+
+    The host learns nothing, and a graph can hold it. Regions without extent, as which those of other levels are given
+    to it, cost an adaptive kernel nothing.
+    """
+    import torchvision  # noqa: F401  # knows the operator's gradient and its shape in a graph
+
+    level = roi_level(boxes, levels=levels) if levels > 1 else torch.zeros_like(image)
+    total = None
+    for number, feature in enumerate(pyramid.maps[:levels]):
+        here = (level == number).unsqueeze(1)
+        regions = torch.cat([image.unsqueeze(1).to(boxes.dtype), boxes.where(here, 0.0)], dim=1)
+        pooled = torch.ops.torchvision.roi_align(
+            feature, regions.to(feature.dtype), 1 / (stride * 2**number), size, size, samples or -1, aligned
+        )
+        pooled = pooled.where(here.view(-1, 1, 1, 1), 0.0)
+        total = pooled if total is None else total + pooled
+    assert total is not None
+    return total
 
 
 class Axis(NamedTuple):

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from detectors.anchors import pyramid_anchors
 from detectors.boxes import IGNORED, BoxCoder, clip, match_boxes
 from detectors.cpu import linear, nms
+from detectors.cpu.operators import MANY
 from detectors.layers import Conv2d
 from detectors.precision import full
 from detectors.pyramid import Pyramid
@@ -27,12 +28,11 @@ class Proposals(NamedTuple):
     scores: Tensor | None = None
 
     @classmethod
-    def from_boxes(cls, boxes: Sequence[Tensor], scores: Sequence[Tensor] | None = None) -> Proposals:
-        """Pad boxes [P_i, 4] and scores [P_i] of each image to the longest."""
+    def from_boxes(cls, boxes: Sequence[Tensor]) -> Proposals:
+        """Pad boxes [P_i, 4] of each image to the longest."""
         padded = nn.utils.rnn.pad_sequence(list(boxes), batch_first=True)
         counts = torch.tensor([len(image) for image in boxes]).to(padded.device, non_blocking=True)
-        valid = torch.arange(padded.shape[1], device=padded.device) < counts[:, None]
-        return cls(padded, valid, scores and nn.utils.rnn.pad_sequence(list(scores), batch_first=True))
+        return cls(padded, torch.arange(padded.shape[1], device=padded.device) < counts[:, None])
 
 
 class RPN(nn.Module):
@@ -153,20 +153,34 @@ class RPN(nn.Module):
             scores.append(score)
             levels.append(torch.full_like(index[0], level))
             start += count
-        all_boxes = clip(torch.cat(boxes, dim=1), image_sizes)
-        all_scores = full(torch.cat(scores, dim=1)).sigmoid()
-        all_levels = torch.cat(levels)
+        found = clip(torch.cat(boxes, dim=1), image_sizes)
+        score = full(torch.cat(scores, dim=1)).sigmoid()
+        # What is too small stays, worse than all others: to drop it, the host would have to know how many there are.
+        large = ((found[..., 2:] - found[..., :2]) > self.min_size).all(dim=-1)
+        found, score = found.where(large.unsqueeze(-1), 0.0), score.where(large, -1.0)
+        together = 1 if found.device.type == "cpu" else max(1, MANY["cuda"] // found.shape[1])
+        limit = min(self.post_nms[phase], found.shape[1])
         kept = [
-            self._suppress(*image, all_levels, self.post_nms[phase])
-            for image in zip(all_boxes, all_scores, strict=True)
+            self._suppress(*part, torch.cat(levels), limit)
+            for part in zip(found.split(together), score.split(together), strict=True)
         ]
-        return Proposals.from_boxes(*map(list, zip(*kept, strict=True)))
+        return Proposals(*(torch.cat(one) for one in zip(*kept, strict=True)))
 
-    def _suppress(self, boxes: Tensor, scores: Tensor, levels: Tensor, limit: int) -> tuple[Tensor, Tensor]:
-        large = ((boxes[:, 2:] - boxes[:, :2]) > self.min_size).all(dim=1).nonzero().squeeze(1)
-        boxes, scores = boxes[large], scores[large]
-        keep = nms(boxes, scores, levels[large], self.nms_threshold)[:limit]
-        return boxes[keep], scores[keep]
+    def _suppress(self, boxes: Tensor, scores: Tensor, levels: Tensor, limit: int) -> tuple[Tensor, ...]:
+        """The best of each image that are no duplicates, of [B, P, 4], [B, P] and levels [P]; fields of Proposals."""
+        count, places = scores.shape
+        number = torch.arange(count, device=boxes.device)
+        groups = levels + (levels.max() + 1) * number[:, None]
+        kept = nms(boxes.flatten(0, 1), scores.flatten(), groups.flatten(), self.nms_threshold)
+        image = (kept // places).unsqueeze(1)
+        rank = (image == number).cumsum(0).gather(1, image) - 1  # among the image's own
+        slot = torch.where(rank < limit, image * limit + rank, count * limit).squeeze(1)
+        table = torch.cat([boxes, scores.unsqueeze(-1)], dim=-1).flatten(0, 1)
+        best = table.new_full((count * limit + 1, 5), -1.0)
+        best[slot] = table[kept]
+        best = best[:-1].view(count, limit, 5)
+        valid = best[..., 4] >= 0
+        return best[..., :4].where(valid.unsqueeze(-1), 0.0), valid, best[..., 4]
 
     def losses(
         self, pyramid: Pyramid, truth: GroundTruth, image_sizes: Tensor, image_size: tuple[int, int]

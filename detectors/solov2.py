@@ -256,7 +256,7 @@ class SOLOv2(nn.Module):
             A number for each term; their sum is what to minimise.
         """
         image_size = (images.shape[2], images.shape[3])
-        assigned = [assign(target, self.levels, self.num_classes, image_size) for target in targets]
+        assigned = assign(targets, self.levels, self.num_classes, image_size)
         predicted = self.predict(images)
         labels = torch.stack([one.labels for one in assigned])
         positive_cells = (labels < self.num_classes).sum()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -66,21 +67,20 @@ def quarter_masks(masks: Tensor, size: tuple[int, int]) -> Tensor:
 
 @torch.no_grad()
 def assign(
-    target: Target,
+    targets: Sequence[Target],
     levels: Sequence[Level],
     num_classes: int,
     image_size: tuple[int, int],
     *,
     centre: float = 0.2,
-) -> Assignment:
-    """The cells of each object of an image, padding included, of image_size (height, width).
+) -> list[Assignment]:
+    """The cells of each object of each image, padding included, of image_size (height, width).
 
     An object is learned by every level in whose range its size is, there by the cells that its box, shrunk to
     ``centre`` of its extent and moved to the mask's centre of mass, touches; at most the 3×3 around that centre. An
-    object without a pixel has none.
+    object without a pixel has none. The host waits once, for the number of pairs.
     """
-    boxes, masks = target.boxes, target.masks
-    assert masks is not None
+    boxes = torch.cat([target.boxes for target in targets])
     device = boxes.device
     cells = torch.tensor([level.cells for level in levels]).to(device, non_blocking=True)
     smallest, largest = (
@@ -88,19 +88,31 @@ def assign(
     )
     extent = boxes[:, 2:] - boxes[:, :2]
     size = extent.prod(dim=1).sqrt()[:, None]
-    y, x, area = centres_of_mass(masks)
+    centres = [centres_of_mass(target.masks) for target in targets if target.masks is not None]
+    y, x, area = (torch.cat(one) for one in zip(*centres, strict=True))
     learned = (size >= smallest) & (size <= largest) & (area > 0)[:, None]  # [N, levels]
     rows, in_rows = _cells_around(y, 0.5 * extent[:, 1] * centre, image_size[0], cells)
     columns, in_columns = _cells_around(x, 0.5 * extent[:, 0] * centre, image_size[1], cells)
     hit = learned[:, :, None, None] & in_rows[:, :, :, None] & in_columns[:, :, None, :]
-    index, level, row, column = hit.nonzero(as_tuple=True)
+    objects = [len(target.boxes) for target in targets]
+    counts = torch.stack([one.sum() for one in hit.split(objects)]).tolist()
+    pair = hit.flatten().to(torch.uint8).argsort(descending=True, stable=True)[: sum(counts)]
+    index, level, row, column = pair // (9 * len(levels)), pair // 9 % len(levels), pair // 3 % 3, pair % 3
     first = (cells**2).cumsum(0) - cells**2
     cell = first[level] + rows[index, level, row] * cells[level] + columns[index, level, column]
 
     total = sum(level.cells**2 for level in levels)
-    owner = torch.full((total,), -1, device=device).scatter_reduce_(0, cell, index, "amax")
-    background = target.labels.new_full((1,), num_classes)
-    return Assignment(torch.cat([target.labels, background])[owner], cell, index)  # owner -1: the background
+    starts = accumulate(objects, initial=0)
+    found = []
+    for target, own, number, start in zip(
+        targets, cell.split(counts), index.split(counts), starts, strict=False
+    ):
+        owner = torch.full((total,), -1, device=device).scatter_reduce_(0, own, number - start, "amax")
+        labels = torch.cat([target.labels, target.labels.new_full((1,), num_classes)])[
+            owner
+        ]  # -1: the background
+        found.append(Assignment(labels, own, number - start))
+    return found
 
 
 def _cells_around(centre: Tensor, reach: Tensor, extent: int, cells: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 #: Boxes of one `nms` from which it is faster to look at each group alone: its time grows with their square.
 #: From torchvision's benchmarks, https://github.com/pytorch/vision/pull/8925.
@@ -42,11 +43,14 @@ def nms(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> Tens
     suppress = torch.ops.torchvision.nms
     full = torch.promote_types(torch.promote_types(boxes.dtype, scores.dtype), torch.float32)
     boxes, scores = boxes.to(full), scores.to(full)
-    if not len(boxes):
+    if compiling := torch.compiler.is_compiling():
+        import torchvision  # noqa: F401  # tells the shape of what is kept, on which a graph may not branch
+    elif not len(boxes):
         return groups.new_empty(0)
-    if len(boxes) <= MANY.get(boxes.device.type, MANY["cuda"]):
+    if compiling or len(boxes) <= MANY.get(boxes.device.type, MANY["cuda"]):
         # Groups are moved apart, so that boxes of different ones do not meet.
-        return suppress(boxes + (groups.to(boxes) * (boxes.max() + 1)).unsqueeze(1), scores, threshold)
+        apart = F.pad(boxes, (0, 0, 0, 1)).max() + 1  # of no boxes, too
+        return suppress(boxes + (groups.to(boxes) * apart).unsqueeze(1), scores, threshold)
     kept = []
     for group in groups.unique():
         members = (groups == group).nonzero().squeeze(1)

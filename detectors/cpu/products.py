@@ -24,6 +24,7 @@ LONGEST_SUM = 16  #: times the number of rows
 
 
 @cache
+@torch.compiler.assume_constant_result
 def split_by_library() -> bool:
     """Whether torch's products use half of this processor, so that some are made by oneDNN."""
     if torch.backends.cpu.get_cpu_capability() != "AVX512" or not torch.backends.mkl.is_available():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from bench.recipe.workload import Workload
 from bench.worker.api import Job
 from bench.worker.batches import load_batches
 from detectors import cpu
+from tests.helpers.models import few_layers, narrow_heads
 
 NATIVE = codebases.load_codebase(codebases.BUILTIN / "native")
 SIZE = (96, 128)
@@ -61,6 +63,12 @@ def make_adapter(
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.Adapter(job)
+
+
+@pytest.fixture(autouse=True)
+def few() -> Iterator[None]:
+    with few_layers(), narrow_heads():
+        yield
 
 
 def test_the_own_loader_gives_what_the_shared_batches_hold(cache: Path) -> None:
@@ -118,8 +126,8 @@ def test_the_same_seed_gives_the_same_weights(cache: Path) -> None:
 @pytest.mark.parametrize(
     ("model", "options", "as_paddledetection"),
     [
-        ("solov2_r50_fpn", {}, False),
-        ("solov2_r50_fpn", {"conventions": "paddledet"}, True),
+        ("solov2_light_r50_fpn", {}, False),
+        ("solov2_light_r50_fpn", {"conventions": "paddledet"}, True),
         ("solov2_light_r50_vd_fpn_dcn_512", {"conventions": "mmdet"}, True),  # there is no other
     ],
 )

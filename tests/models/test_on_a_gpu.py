@@ -10,8 +10,10 @@ from detectors import boxes, masks
 from detectors.boxes import match_boxes
 from detectors.coco import Collate, Example
 from detectors.config import Pixels, Resize
+from detectors.pyramid import Pyramid, by_level, roi_align
 from detectors.structures import GroundTruth, Target
-from tests.helpers.pretend_cuda import Pretended, pretend_cuda
+from tests.helpers.models import small, target
+from tests.helpers.pretend_cuda import Pretended, pretend_cuda, to_pretended
 
 
 def some_boxes(count: int, side: float = 60) -> torch.Tensor:
@@ -49,6 +51,57 @@ def test_images_matched_in_parts_are_matched_alike(each: bool, monkeypatch: pyte
     found = match_boxes(truth, anchors, **rules)
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
     assert set(found[1].unique().tolist()) == {-1, 0, 1}
+
+
+@pytest.mark.parametrize(("samples", "aligned"), [(0, True), (0, False), (2, False)])
+def test_regions_are_pooled_level_by_level_alike(samples: int, aligned: bool) -> None:
+    torch.manual_seed(0)
+    maps = [torch.randn(2, 3, 64 // 2**level, 64 // 2**level, requires_grad=True) for level in range(4)]
+    where = some_boxes(40, 150) * 1.5
+    image, weight = torch.arange(40) % 2, torch.randn(40, 3, 7, 7)
+    found = []
+    for pool in (roi_align, by_level):
+        pooled = pool(Pyramid(maps), where, image, size=7, samples=samples, aligned=aligned)
+        found.append([pooled, *torch.autograd.grad((pooled * weight).sum(), maps)])
+    for ours, kernel in zip(*found, strict=True):
+        torch.testing.assert_close(kernel, ours, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["mask_rcnn_r50_fpn", "cascade_mask_rcnn_r50_fpn"])
+def test_losses_are_those_of_a_cpu(name: str) -> None:
+    """All proposals suppressed at once, and more regions asked for than there are."""
+    model = small(name)
+    for head in getattr(model, "box_heads", None) or [model.box_head]:
+        head.sampler.size = 64
+    images, sizes = torch.randn(2, 3, 64, 64), torch.tensor([[64, 64], [50, 60]])
+    targets = [target((3, 4, 40, 44), (30, 20, 60, 62)), target((5, 30, 50, 50))]
+    torch.manual_seed(0)
+    expected = model.losses(images, sizes, targets)
+    torch.manual_seed(0)
+    with pretend_cuda():
+        to_pretended(model)
+        moved = [Target(*(None if one is None else Pretended(one) for one in each)) for each in targets]
+        losses = model.losses(Pretended(images), Pretended(sizes), moved)
+    assert {key: value.value.item() for key, value in losses.items()} == pytest.approx(
+        {key: value.item() for key, value in expected.items()}, rel=1e-4
+    )
+
+
+def test_what_would_wait_is_counted() -> None:
+    with pretend_cuda() as device:
+        values = Pretended(torch.tensor([1.0, 0.0, 2.0]))
+        values.max().item()
+        values.nonzero()
+        values[values > 0]
+        values.tolist()
+        bool(values.any())
+        values[Pretended(torch.tensor([0, 1]))]
+    assert device.waits == {
+        "aten::_local_scalar_dense": 2,
+        "aten::nonzero": 1,
+        "index by mask": 1,
+        "copy to the host": 1,
+    }
 
 
 def test_bytes_become_the_same_pixels_on_the_device() -> None:

@@ -514,7 +514,8 @@ def test_the_adapter_shown_in_the_documents_trains_and_predicts(tmp_path: Path) 
     assert (found[0].boxes <= [256, 192, 256, 192]).all()
 
 
-@pytest.mark.parametrize("found_as", ["folder", pytest.param("entry point", marks=pytest.mark.nightly)])
+@pytest.mark.nightly
+@pytest.mark.parametrize("found_as", ["folder", "entry point"])
 def test_an_adapter_outside_this_repository_is_found_and_measured(cli: Cli, found_as: str) -> None:
     package = cli.folder / "site" / "tinyfcos_bench"
     package.parent.mkdir()

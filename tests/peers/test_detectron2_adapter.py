@@ -25,7 +25,9 @@ SETTINGS = {
 }
 
 
-@pytest.mark.parametrize("model", LOSSES)
+@pytest.mark.parametrize(
+    "model", [pytest.param(m, marks=() if "mask" in m else pytest.mark.nightly) for m in LOSSES]
+)
 def test_canonical_model_learns_and_detects_and_says_what_it_is(detectron2: Peer, model: str) -> None:
     code = """
 adapter, data = make(jobs)

@@ -184,6 +184,7 @@ def test_floating_point_operations_are_counted_as_in_torch(bench: Bench) -> None
     assert 1e9 < 2 * counted["paddledet"][0] < counted["paddledet"][1]
 
 
+@pytest.mark.nightly
 @pytest.mark.peers
 def test_time_of_deformable_convolution_is_found_in_both_passes(bench: Bench) -> None:
     """Its gradient takes longer than it does itself, so that one without the other would be less than half."""

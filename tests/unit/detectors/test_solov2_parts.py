@@ -22,7 +22,7 @@ from tests.helpers.solov2 import CLASSES, LEVELS, cells_in_a_loop, matrix_nms_in
 @pytest.mark.parametrize("seed", range(6))
 def test_objects_are_learned_by_the_cells_of_a_loop(seed: int, size: tuple[int, int]) -> None:
     target = random_target(seed, size)
-    assigned = assign(target, LEVELS, CLASSES, size)
+    (assigned,) = assign([target], LEVELS, CLASSES, size)
     first = found = 0
     for level in LEVELS:
         labels, pairs = cells_in_a_loop(target, level)
@@ -40,7 +40,7 @@ def test_an_image_without_objects_or_pixels_has_no_positive_cell() -> None:
         torch.tensor([[8.0, 8, 40, 40]]), torch.tensor([1]), torch.zeros(1, 64, 64, dtype=torch.uint8)
     )
     for target in (empty, random_target(0, (64, 64), objects=0)):
-        assigned = assign(target, LEVELS, CLASSES, (64, 64))
+        (assigned,) = assign([target], LEVELS, CLASSES, (64, 64))
         assert len(assigned.cell) == len(assigned.object) == 0
         assert (assigned.labels == CLASSES).all()
 

@@ -89,7 +89,7 @@ def facts_line(run: RunReport) -> str:
         machine_text(run.machine),
         run.started_utc,
         counted(len(run.sessions), "session") if run.sessions else "",
-        f"{launches} launches, {rounds} rounds in all" if launches else "",
+        f"{counted(launches, 'launch')}, {counted(rounds, 'round')} in all" if launches else "",
         f"run {run.id}: {run.status}",
         counted(sum(1 for _ in warnings_of(run)), "warning"),
     ]

@@ -207,20 +207,6 @@ def assert_solov2_agrees(model: Any, batch: Any, theirs: dict[str, np.ndarray]) 
     return images, sizes, targets
 
 
-def displace_points(model: Any) -> None:
-    """Move the points of deformable convolutions by about half a pixel, away from where they start: on whole pixels the
-    derivative jumps, and rounding would decide on which side each framework is."""
-    import torch
-
-    from detectors.deformable import DeformConvNorm
-
-    with torch.no_grad():
-        for module in model.modules():
-            if isinstance(module, DeformConvNorm):
-                module.offset.weight.normal_(std=0.004)
-                module.offset.bias.fill_(0.5)
-
-
 def assert_gradients(
     model: Any,
     codebase: str,

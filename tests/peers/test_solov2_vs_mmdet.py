@@ -13,7 +13,7 @@ from bench.inputs.weights import to_codebase
 from bench.worker.batches import load_batches
 from detectors.solov2_targets import assign, quarter_masks
 from tests.helpers.models import random_target
-from tests.peers.peer import Peer, assert_gradients, assert_solov2_agrees, displace_points
+from tests.peers.peer import Peer, assert_gradients, assert_solov2_agrees
 
 pytestmark = pytest.mark.peers
 
@@ -67,7 +67,6 @@ def given_weights(mmdet: Peer, name: str, scenes: list[detectors.Target]) -> tup
     batch = load_batches(job["batches"], 0, 1)[0]
     torch.manual_seed(3)
     model = detectors.build(name, num_classes=len(job["classes"]), score_threshold=0.01)
-    displace_points(model)
     detectors.calibrate(model, torch.from_numpy(batch.images), torch.from_numpy(batch.image_sizes))
     state = {key: value.numpy() for key, value in model.state_dict().items()}
     np.savez(mmdet.folder / "weights.npz", **to_codebase("mmdet", name, state))

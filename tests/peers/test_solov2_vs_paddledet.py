@@ -19,7 +19,7 @@ from bench.measure.process import worker_path
 from bench.recipe.workload import Input
 from bench.worker.batches import load_batches
 from detectors.solov2 import SOLOv2
-from tests.peers.peer import assert_gradients, assert_solov2_agrees, displace_points
+from tests.peers.peer import assert_gradients, assert_solov2_agrees
 from tests.peers.ppdet import DEADLINE_S, PADDLEDET, Bench, workload
 
 pytestmark = pytest.mark.peers
@@ -118,7 +118,6 @@ def calibrated(name: str, job: dict[str, Any], weights: Path, **settings: Any) -
     (batch,) = load_batches(job["batches"], 0, 1)
     torch.manual_seed(3)
     model = detectors.build(name, num_classes=len(job["classes"]), score_threshold=0.01, **settings)
-    displace_points(model)
     detectors.calibrate(model, torch.from_numpy(batch.images), torch.from_numpy(batch.image_sizes))
     state = {key: value.numpy() for key, value in model.state_dict().items()}
     np.savez(weights, **to_codebase("paddledet", name, state))

@@ -180,7 +180,7 @@ def test_narrow_cells_keep_both_names() -> None:
     shown = fit(block, 60).rows[0][0].text
     assert len(shown) <= 42
     arm, base = shown.split(" / ")
-    assert (arm[:5], arm[-3:], base[:5], base[-3:]) == ("torch", "fpn", "pytho", "ild")
+    assert (arm[:5], arm[-3:], base[:5], base[-3:]) == ("torch", "fpn", "pytho", "ild")  # codespell:ignore
 
 
 def test_colours_are_fixed_and_seen_in_both_themes() -> None:

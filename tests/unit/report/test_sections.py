@@ -188,7 +188,15 @@ def test_a_broken_record_is_an_error_with_its_path(tmp_path: Path) -> None:
 
 # -- Markdown ----------------------------------------------------------------------------------------------------
 
-LABELS = st.text(st.characters(codec="utf-8", exclude_categories=("Cs", "Cc", "Zs", "Zl", "Zp")), min_size=1)
+#: Without characters that `bench.text_safety` makes visible: all but those of direction are excluded by category.
+LABELS = st.text(
+    st.characters(
+        codec="utf-8",
+        exclude_categories=("Cs", "Cc", "Zs", "Zl", "Zp"),
+        exclude_characters="\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff",
+    ),
+    min_size=1,
+)
 TEXTS = st.lists(LABELS | st.sampled_from([*"|`*_~<>[]()#!&\\", "](x", "&lt;", "- ", "1.", "<b>", "http:"]),
                  min_size=1, max_size=6).map(" ".join)  # fmt: skip
 

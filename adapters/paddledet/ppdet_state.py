@@ -123,11 +123,12 @@ def load_state(path: str, model: Any, optimizer: Any, ema: Any) -> None:
         arrays = {name: file[name] for name in file.files}
     for name, value in model.state_dict().items():
         value.set_value(arrays[f"model/{name}"])
-    momentum = {
-        name: paddle.to_tensor(arrays[f"velocity/{place}"])
-        for place, name in enumerate(momentum_names(model))
-        if f"velocity/{place}" in arrays
-    }
+    held, momentum = optimizer.state_dict(), {}
+    for place, name in enumerate(momentum_names(model)):
+        if f"velocity/{place}" in arrays:
+            momentum[name] = paddle.to_tensor(arrays[f"velocity/{place}"])
+        elif name in held:  # of steps since then
+            momentum[name] = paddle.zeros_like(held[name])
     optimizer.set_state_dict(momentum)  # which uses it when the first step makes its accumulators
     if ema is not None:
         averaged = {

@@ -95,13 +95,9 @@ def observed(arm: ArmRecord, baseline: ArmRecord) -> Iterator[Fact]:
     if all(rank.alike for rank in ranks):
         yield from _timed(arm, baseline)
     yield from _processors(arm, baseline)
-    closing = zip(baseline.audit.get("closing", ()), arm.audit.get("closing", ()), strict=False)
-    for number, (a, b) in enumerate(closing):
-        where = f"{ranks[number].where} after the timed blocks"
-        if a.get("weights") and b.get("weights"):  # of inference, where all is still as it was
-            yield from replace(ranks[number], a=a, b=b, where=where).facts()
-        else:
-            yield from _closing(a, b, where, single=ranks[number].single)
+    closings = baseline.audit.get("closing", []), arm.audit.get("closing", [])
+    for rank, a, b in zip(ranks, *closings, strict=False):
+        yield from _closing(a, b, replace(rank, a=a, b=b, where=f"{rank.where} after the timed blocks"))
 
 
 def _tolerances(arm: ArmRecord, baseline: ArmRecord) -> tuple[float, float]:
@@ -170,12 +166,21 @@ def _beyond(arm: ArmRecord) -> bool:
     return bool(arm.busy_processors > 1.25 * asked + 0.25)
 
 
-def _closing(a: Json, b: Json, at: str, *, single: bool) -> Iterator[Fact]:
-    """A step after the timed ones: what does not depend on the weights is still what it was."""
+def _closing(a: Json, b: Json, rank: _Rank) -> Iterator[Fact]:
+    """Steps after the timed ones: all, where both began from their first weights; else what depends on no weights."""
+    at, single = rank.where, rank.single
+    if not a or not b or bool(a.get("weights")) != bool(b.get("weights")):
+        yield unknown(f"steps{at}")
     if not a or not b:
         return
+    if a.get("weights") and b.get("weights"):
+        yield from rank.facts()
+    if "step" not in a or "step" not in b:
+        return
     yield from _settings(a["after"], b["after"], at)
-    one, two = (seen["step"] if "step" in seen else seen["steps"][0] for seen in (a, b))
+    one, two = a["step"], b["step"]
+    if "rule" in one and "rule" in two:
+        yield from steps.rules(one["rule"], two["rule"], 1, at)
     yield from steps.images(one["images"], two["images"], at)
     yield Fact(f"images per pass through the network{at}", sorted(one["batches"]), sorted(two["batches"]),
                explained_by=INPUT)  # fmt: skip

@@ -33,14 +33,13 @@ def summary(facts: Json, names: Mapping[str, str] | None) -> dict[str, Any]:
         The same structure, with ``named`` (``canonical`` or ``own``), norms by `group_of`, and of layers only those
         that end the network where that is known.
     """
-    if "steps" not in facts:  # nothing was observed, or one step of training only
-        return dict(facts)
+    if not facts:
+        return {}
 
     def canonical(values: Json) -> dict[str, Any]:
         return {names.get(own, own) if names else own: value for own, value in values.items()}
 
-    steps = []
-    for step in facts["steps"]:
+    def of_step(step: Json) -> dict[str, Any]:
         kept = dict(step)
         layers = canonical(step["layers"])
         kept["layers"] = {name: one for name, one in layers.items() if not names or _is_final(name)}
@@ -49,10 +48,15 @@ def summary(facts: Json, names: Mapping[str, str] | None) -> dict[str, Any]:
                 kept[kind] = _norms(canonical(step[kind]))
         if "average" in step:
             kept["average"] = _shares(canonical(step["average"]))
-        steps.append(kept)
+        return kept
+
+    if "step" in facts:
+        facts = {**facts, "step": of_step(facts["step"])}
+    if "steps" not in facts:
+        return dict(facts)
     named = {"named": "canonical" if names else "own", "weights": canonical(facts["weights"])}
     changed = {"changed": _sums(canonical(facts["changed"]))} if "changed" in facts else {}
-    return {**facts, **named, **changed, "steps": steps}
+    return {**facts, **named, **changed, "steps": [of_step(step) for step in facts["steps"]]}
 
 
 def _norms(norms: Json) -> dict[str, float]:

@@ -95,15 +95,21 @@ class MeasuredArm:
     def ready(self, launch: int, stack: contextlib.ExitStack) -> None:
         """Wait until the workers have prepared. The first ones of an arm say what they are, and are watched."""
         assert self.group is not None
-        assert self.prepared is not None
         reply = self.group.receive("prepare", self.site.deadline_s)[0]
         if self.arm.checkout:
             found = reply["source"] or self.arm.checkout.codebase.folder
             refuse_other_source(self.arm.checkout.tree, Path(found), "the revision under check")
         elif self.arm.source and reply["source"]:
             refuse_other_source(self.arm.source, Path(reply["source"]), f"the source {self.arm.source}")
-        if self.record.description:
-            return
+        if not self.record.description:
+            self._describe(reply, launch, stack)
+        if self._to_look_at and self.arm.workload.task == "train":
+            self.request("keep", state=self._first_state)
+
+    def _describe(self, reply: dict[str, Any], launch: int, stack: contextlib.ExitStack) -> None:
+        """Ask an arm what it is, and have it watched. ``reply``: to `prepare`."""
+        assert self.group is not None
+        assert self.prepared is not None
         self.described = True
         described = self.request("describe")[0]["description"]
         self.record.description = {**described, "codebase_version": reply["codebase_version"]}
@@ -158,11 +164,27 @@ class MeasuredArm:
         record.threads = sorted({*record.threads, *(one["threads"] for one in replies if one["threads"])})
         record.busy_processors = max(record.busy_processors or 0.0, *busy)
 
+    @property
+    def _to_look_at(self) -> bool:
+        """Whether the audit observed the arm, and nobody has watched it after timed steps."""
+        audit = self.record.audit
+        return bool(self.site.plan.measure.rounds and any(audit.get("ranks", ())) and "closing" not in audit)
+
+    @property
+    def _first_state(self) -> str:
+        return str(self.site.scratch / f"{self.arm.id}-first")
+
     def look(self) -> None:
-        """Have an arm that the audit observed watched in one step more, after the timed ones; once."""
-        if any(self.record.audit.get("ranks", ())) and "closing" not in self.record.audit:
-            names = self.prepared.names if self.prepared else None
-            self.record.audit["closing"] = [summary(one["look"], names) for one in self.request("look")]
+        """Have an arm watched in some steps more, after the timed ones; once. What was timed stays if that fails."""
+        if not self._to_look_at:
+            return
+        names = self.prepared.names if self.prepared else None
+        try:
+            replies = self.request("look", state=self._first_state)
+            self.record.audit["closing"] = [summary(one["look"], names) for one in replies]
+        except WorkerFailure as error:
+            self.site.warn(f"{self.arm.id}: not watched after the timed blocks: {error}")
+            self.record.audit["closing"] = [{}]
 
     def keep_block(
         self,

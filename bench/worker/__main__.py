@@ -103,11 +103,18 @@ class Worker:
 
         return {"audit": audit(self.adapter, self.batches)}
 
-    def look(self) -> Dict[str, Any]:
-        """Take one step more, watched, after the timed ones."""
+    def keep(self, state: str) -> Dict[str, Any]:
+        """Write what the arm is before its first step, for `look`."""
+        from bench.worker.audit import keep
+
+        keep(self.adapter, f"{state}.{self.adapter.job.rank}")
+        return {}
+
+    def look(self, state: str) -> Dict[str, Any]:
+        """Take some steps more, watched, after the timed ones."""
         from bench.worker.audit import look
 
-        return {"look": look(self.adapter, self.batches)}
+        return {"look": look(self.adapter, self.batches, f"{state}.{self.adapter.job.rank}")}
 
     def run_block(
         self, steps: int, settle: int, first: Optional[int] = None, hold: bool = False
@@ -188,6 +195,7 @@ MESSAGES: Dict[str, Callable[..., Dict[str, Any]]] = {
         "prepare",
         "describe",
         "audit",
+        "keep",
         "look",
         "run_block",
         "phase_pass",

@@ -9,6 +9,7 @@ same for every codebase, and small enough for a record.
 from __future__ import annotations
 
 import contextlib
+import os
 from dataclasses import replace
 from typing import Any, Dict, Iterator, List, Sequence, Tuple
 
@@ -186,7 +187,7 @@ class Change:
             _kept({}, observer.tensors("average")),
         )
         self._gradients: Arrays = {}
-        self._momentum: Arrays = {}
+        self._momentum = _kept({}, observer.tensors("momentum"))
         self._scratch = np.empty(max((value.size for value in self._weights.values()), default=0), np.float32)
         self.first = {name: norm(value) for name, value in self._weights.items()}
         self.changed: Dict[str, int] = {}
@@ -350,24 +351,37 @@ def audit(adapter: Adapter, batches: Sequence[Batch]) -> Facts:
         return {**facts, "after": observer.settings(), "randomness": observer.randomness}
 
 
-def look(adapter: Adapter, batches: Sequence[Batch]) -> Facts:
-    """Take a step with the first audited batch, after the timed steps: is the work still what the audit saw?
+def keep(adapter: Adapter, state: str) -> None:
+    """Write what a training arm is before its first step, for `look`; nothing where a codebase cannot."""
+    with contextlib.suppress(NotImplementedError):
+        adapter.save_state(state)
+        with open(state, "rb+") as file:
+            os.fsync(file.fileno())  # so that nothing is written while steps are timed
+
+
+def look(adapter: Adapter, batches: Sequence[Batch], state: str) -> Facts:
+    """Take steps after the timed ones, watched: is the work still what the audit saw?
+
+    Args:
+        adapter: One arm.
+        batches: Its shared batches.
+        state: What `keep` wrote. It is removed.
 
     Returns:
-        In training ``step``: facts of it (see `Sink`), without what depends on the steps before. In inference, which
-        changes no weights, ``weights`` and ``steps`` as `audit` gives them. ``after``: settings of the framework. Empty
-        for a codebase that cannot be observed.
+        In training ``step``: facts of a step with the first audited batch, from where the timed steps came to. Then
+        ``weights``, ``steps`` and ``changed`` as `audit` gives them: of the last two audited batches, from the state
+        that was kept; in inference, which changes no weights, of the first one. ``after``: settings of the framework.
+        Empty for a codebase that cannot be observed.
     """
     with _observer(adapter) as observer:
         if observer is None:
             return {}
+        first, *others = audited_batches(batches)
         if not adapter.job.training:
-            return {**_infer(adapter, observer, audited_batches(batches)[:1]), "after": observer.settings()}
-        sink, value = Sink(Projection()), None
-        data = adapter.convert(audited_batches(batches)[0])
-        for name, call in phases_of(adapter, iter([data])):
-            with observer.watching(name, sink):
-                value = call(value)
-        facts = sink.facts()
-        del facts["layers"], facts["suppressed"]
-        return {"step": facts, "after": observer.settings()}
+            return {**_infer(adapter, observer, [first]), "after": observer.settings()}
+        seen = {"step": _train(adapter, observer, [first])["steps"][0], "after": observer.settings()}
+        if os.path.exists(state):
+            adapter.load_state(state)
+            os.remove(state)
+            seen.update(_train(adapter, observer, others))
+        return seen

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import tempfile
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -25,7 +27,7 @@ from bench.judge.observations import summary
 from bench.recipe.workload import Workload
 from bench.record.models import ArmRecord
 from bench.worker.api import Batch, Job
-from bench.worker.audit import audit, look
+from bench.worker.audit import audit, keep, look
 
 SIZE = (96, 128)
 CLASSES = ["cat", "dog", "fox"]
@@ -203,9 +205,15 @@ def record_of(workload: Any, seen: list[Any], label: str) -> ArmRecord:
     )  # fmt: skip
 
 
-def with_closing(one: ArmRecord, made: Any) -> ArmRecord:
-    """The record of an arm that was timed with this adapter, and watched once more then."""
-    closing = [summary(look(made, batches()), None)]
+def with_closing(one: ArmRecord, made: Any, sabotage: Callable[[Any], None] = lambda _: None) -> ArmRecord:
+    """The record of an arm that was timed with this adapter, changed by a sabotage then, and watched once more."""
+    with tempfile.TemporaryDirectory() as folder:
+        state = f"{folder}/state"
+        if made.job.training:
+            keep(made, state)
+            record(made, "timed")
+        sabotage(made)
+        closing = [summary(look(made, batches(), state), None)]
     return one.model_copy(update={"audit": {**one.audit, "closing": closing}})
 
 

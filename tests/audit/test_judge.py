@@ -336,3 +336,32 @@ def test_summary_speaks_canonical_names_by_part() -> None:
 def test_parameters_belong_to_stages_and_layers() -> None:
     assert group_of("backbone.stages.2.0.conv1.conv.weight") == "backbone.stages.2"
     assert group_of("head.class_tower.3.weight") == "head.class_tower"
+
+
+def closing(**changes: Any) -> dict[str, Any]:
+    """An arm that was watched after its timed blocks, from its first weights."""
+    rank = copy.deepcopy(RANK)
+    return {"audit": {"ranks": [rank], "closing": [{**rank, "step": copy.deepcopy(STEP), **changes}]}}
+
+
+def test_fewer_flops_after_timed_blocks_need_same_results() -> None:
+    fewer = {"flops": {"forward": {"float32": 900}, "backward": {"float32": 2000}}}
+    half = {**STEP, **fewer, "losses": {"cls": 0.5, "box": 0.5, "loss": 1.0}}
+    done = arm("reference", **closing())
+    assert audit(arm("other", **closing(step={**STEP, **fewer})), done).verdict == "equal"
+    found = audit(arm("other", **closing(step={**STEP, **fewer}, steps=[half, half, half])), done)
+    assert "total loss after the timed blocks in step 1" in {one.fact for one in found.differences}
+
+
+@pytest.mark.parametrize("seen", [{}, {"step": STEP, "after": SETTINGS}])
+def test_steps_after_timed_blocks_that_fail_show_nothing(seen: dict[str, Any]) -> None:
+    other = arm("other", audit={"ranks": [copy.deepcopy(RANK)], "closing": [seen]})
+    assert audit(other, arm("reference", **closing())).verdict == "not shown"
+
+
+def test_optimizer_of_later_steps_is_compared() -> None:
+    rule = {**STEP, "rule": {"lr": 2e-3, "momentum": 0.9, "weight_decay": 1e-4}}
+    found = audit(arm("other", **closing(step=rule)), arm("reference", **closing()))
+    assert [one.fact for one in found.differences] == [
+        "learning rate as the weights show it after the timed blocks"
+    ]

@@ -98,10 +98,9 @@ LATER = [
 def test_sabotage_that_sets_in_later_is_caught(name: str) -> None:
     task, model, sabotage = next(case[1:] for case in CASES if case[0] == name)
     made, secret = adapter(model, task), adapter(model, task)
-    sabotage(secret)
     baseline = with_closing(honest(model, task), adapter(model, task))
     assert verdict(with_closing(honest(model, task), made), baseline).verdict == "equal"
-    found = verdict(with_closing(honest(model, task), secret), baseline)
+    found = verdict(with_closing(honest(model, task), secret, sabotage), baseline)
     assert found.verdict == "unequal"
     assert all("after the timed blocks" in one.fact for one in found.differences)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import pickle
 import random
 from collections.abc import Iterable
 from pathlib import Path
@@ -77,7 +78,10 @@ def read_weights(path: str) -> dict[str, Tensor]:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return dict(module.read_checkpoint(path))
+    try:
+        return dict(module.read_checkpoint(path))
+    except (ValueError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{Path(path).name} cannot be read as weights: {error}") from error
 
 
 def load_weights(model: nn.Module, path: str) -> None:

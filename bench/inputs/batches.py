@@ -37,6 +37,7 @@ from PIL import Image
 from bench.errors import BenchError
 from bench.inputs.coco import Json, image_path, object_mask
 from bench.inputs.dataset import Dataset, _is_complete, _publish_folder, _usable_box
+from bench.inputs.files import watched
 from bench.inputs.pixels import decode
 from bench.recipe.models import MODELS
 from bench.recipe.workload import IMAGENET_MEAN, IMAGENET_STD, ShortLong, Workload
@@ -272,7 +273,8 @@ def _write_batches(dataset: Dataset, workload: Workload, parameters: Json, folde
     counts: dict[int, Mapping[str, int]] = {}  # by image: one that fills up a batch counts once
     entries = []
     plan = batch_plan(dataset.image_ids, workload.batch_size, workload.ranks)
-    for number, image_ids in enumerate(plan[: workload.ranks] if _first_only(workload) else plan):
+    wanted = plan[: workload.ranks] if _first_only(workload) else plan
+    for number, image_ids in enumerate(watched(wanted, "preparing batches")):
         prepared = [_prepare_image(images[i], objects.get(i, []), dataset, size) for i in image_ids]
         counts |= {item.image_id: item.counts for item in prepared}
         batch = _collate(prepared, size)

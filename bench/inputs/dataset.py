@@ -7,7 +7,7 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from bench.errors import BenchError, StorageError, did_you_mean, storing
 from bench.inputs import formats, shapes
 from bench.inputs.coco import Json, image_path, read_coco
-from bench.inputs.files import read_file
+from bench.inputs.files import read_file, watched
 from bench.inputs.pixels import check, decode
 from bench.recipe.workload import Input, Workload
 from bench.worker.batches import CorruptBatch, read_manifest, verify_file
@@ -205,7 +205,7 @@ def _sound_subset(coco: Json, choice: _Choice, path: Path, images: Path) -> tupl
         left = [image for image in coco["images"] if image["id"] not in broken]
         subset = _subset({**coco, "images": left}, choice, path)
         found = {}
-        for image in (one for one in subset["images"] if one["id"] not in sound):
+        for image in watched([one for one in subset["images"] if one["id"] not in sound], "reading images"):
             try:
                 check(image_path(images, image), (image["height"], image["width"]))
                 sound.add(image["id"])
@@ -249,11 +249,11 @@ def _subset(coco: Json, choice: _Choice, path: Path) -> Json:
     }
 
 
-def _checksum(annotations: str, images: Iterable[Json], folder: Path) -> str:
+def _checksum(annotations: str, images: Sequence[Json], folder: Path) -> str:
     """Of a PNG the pixels count, since its bytes depend on the zlib that packed them; of other files the
     bytes, since decoding a JPEG differs between libraries."""
     digest = hashlib.sha256(annotations.encode())
-    for image in images:
+    for image in watched(images, "checking images"):
         path = image_path(folder, image)
         if path.suffix.lower() == ".png":
             digest.update(decode(path, (image["height"], image["width"])).tobytes())

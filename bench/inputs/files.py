@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import os
 import stat
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from pathlib import Path
+from typing import TypeVar
 
 from bench.errors import BenchError, telling
+
+Item = TypeVar("Item")
 
 
 def read_file(path: Path) -> bytes:
@@ -21,3 +27,18 @@ def read_file(path: Path) -> bytes:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise BenchError("not a regular file", where=str(path))
             return file.read()
+
+
+#: Who is told how far a long preparation is, and how often.
+TOLD: ContextVar[Callable[[str], None] | None] = ContextVar("TOLD", default=None)
+EVERY_S = 10.0
+
+
+def watched(items: Sequence[Item], doing: str) -> Iterator[Item]:
+    """The items; every ten seconds `TOLD` hears how many are done."""
+    told_s, tell = time.monotonic(), TOLD.get()
+    for done, item in enumerate(items):
+        if tell is not None and time.monotonic() - told_s >= EVERY_S:
+            told_s = time.monotonic()
+            tell(f"{doing}: {done:,} of {len(items):,}")
+        yield item

@@ -25,6 +25,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from bench.inputs.files import watched
+
 VERSION = 2
 SPLITS = {"train": 1, "val": 2}  # split → seed
 MIN_VISIBLE = 0.4  # of an object, that nearer ones may not hide
@@ -297,7 +299,7 @@ def write(folder: Path, split: str, images: int, *, crowds: bool = False) -> Non
     (folder / "annotations").mkdir()
     entries: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for index in range(images):
+    for index in watched(range(images), "drawing scenes"):
         scene = render(split, index, crowds=crowds)
         image = index + 1
         name = f"{image:06d}.png"

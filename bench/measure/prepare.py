@@ -15,6 +15,7 @@ from bench.errors import BenchError
 from bench.inputs import weights as mappings
 from bench.inputs.batches import prepare_batches, prepare_schedule
 from bench.inputs.dataset import Dataset, evaluated_input, open_dataset, open_evaluation
+from bench.inputs.files import TOLD
 from bench.inputs.npz import check_npz, read_npz, sha256_of
 from bench.measure.arm import MeasuredArm
 from bench.measure.preflight import check_weights, interpreter_of, refuse_other_packages
@@ -36,9 +37,13 @@ def prepare_all(site: Site, arms: Sequence[MeasuredArm]) -> None:
     """Prepare every arm that is to be measured. Bad input is a BenchError; an arm without weights or interpreter
     fails alone."""
     made = _Made(site)
-    for one in arms:
-        check_weights(one.arm)
-        one.prepared = made.input_of(one.arm.workload)
+    telling = TOLD.set(site.listener.note)
+    try:
+        for one in arms:
+            check_weights(one.arm)
+            one.prepared = made.input_of(one.arm.workload)
+    finally:
+        TOLD.reset(telling)
     site.run.write_record(site.record)
     for one in arms:
         if one.alive:

@@ -123,3 +123,9 @@ def test_other_number_of_classes_is_one_clear_error(tmp_path: Path) -> None:
     torch.save(torch.nn.Linear(3, 5).state_dict(), tmp_path / "e.pth")
     with pytest.raises(ValueError, match="another number of classes than the data set"):
         torch_state.load_weights(torch.nn.Linear(3, 2), str(tmp_path / "e.pth"))
+
+
+def test_file_that_is_no_checkpoint_is_named(tmp_path: Path) -> None:
+    (tmp_path / "photo.pth").write_bytes(b"\xff\xd8\xff\xe0 a photo")
+    with pytest.raises(ValueError, match=r"photo\.pth cannot be read as weights"):
+        torch_state.read_weights(str(tmp_path / "photo.pth"))

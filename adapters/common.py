@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 PAD_MULTIPLE = 32
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """`; did you mean x or y?`, of known names that are spelled nearly so; empty without any."""
+    found = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
+    return f"; did you mean {' or '.join(found)}?" if found else ""
 
 
 def by_module(sizes: Iterable[tuple[str, int]], depth: int = 2) -> dict[str, int]:

@@ -61,6 +61,8 @@ def storing(path: Path, hint: str | None = None) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if hint is not None and isinstance(error, FileNotFoundError):
+            hint = "somebody removed its folder, and with it what was measured: measure again"
         raise StorageError(f"cannot write {path}: {error.strerror or error}", hint=hint) from error
 
 

@@ -57,7 +57,7 @@ def draw(pixels: np.ndarray, found: Detections, names: Sequence[str]) -> np.ndar
     Returns:
         uint8 [h, w, 3], another image.
     """
-    from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks  # a package of its own size
+    from torchvision.utils import draw_bounding_boxes  # a package of its own size
 
     drawn = torch.from_numpy(pixels.copy()).permute(2, 0, 1)
     if not len(found.boxes):
@@ -65,7 +65,12 @@ def draw(pixels: np.ndarray, found: Detections, names: Sequence[str]) -> np.ndar
     labels = found.labels.tolist()
     colours = [colour_of(label) for label in labels]
     if found.masks is not None:
-        drawn = draw_segmentation_masks(drawn, found.masks.cpu(), alpha=0.5, colors=colours)
+        painted = (
+            drawn.int()
+        )  # torchvision blackens what two masks have in common; here the better one is on top
+        for mask, colour in zip(found.masks.cpu().flip(0), reversed(colours), strict=True):
+            painted[:, mask] = torch.tensor(colour, dtype=torch.int32)[:, None]
+        drawn = ((drawn + painted) // 2).to(torch.uint8)
     texts = [
         f"{names[label]} {score:.2f}" for label, score in zip(labels, found.scores.tolist(), strict=True)
     ]

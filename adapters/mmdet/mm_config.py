@@ -9,6 +9,8 @@ from typing import Any
 import mmdet
 from mmengine.config import Config
 
+from adapters.common import near
+
 PACKAGE = Path(mmdet.__file__).parent
 #: In a checkout the configs stand beside the package.
 CONFIGS = next(
@@ -25,11 +27,9 @@ def load_config(name: str, changes: Mapping[str, Any]) -> Config:
     elif "/" not in name:
         path = next(CONFIGS.rglob(path.name), path)
     if not path.is_file():
-        near = sorted(p.stem for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
-        known = near or sorted(p.name for p in CONFIGS.iterdir() if p.is_dir())
-        raise ValueError(
-            f"mmdet has no config {name}; in {path.parent.name or 'configs'}: {', '.join(known)}"
-        )
+        paths = [one.relative_to(CONFIGS).with_suffix("").as_posix() for one in CONFIGS.rglob("*.py")]
+        known = paths if "/" in name else [one.rpartition("/")[2] for one in paths]
+        raise ValueError(f"no file {name}, and no config of mmdet{near(name.removesuffix('.py'), known)}")
     config = Config.fromfile(path)
     config.merge_from_dict(dict(changes))
     if "model" not in config:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from adapters.common import near
 from adapters.torch_common import TensorBatch, TorchAdapter, pixels_of
 from bench.worker.api import Batch, Job
 
@@ -80,13 +81,14 @@ def find_function(name: str) -> tuple[Callable[..., Any], str]:
     if not colon or not function:
         raise ValueError(f"{name}: expected package.module:function")
     try:
-        found = getattr(importlib.import_module(module), function)
+        imported = importlib.import_module(module)
+        found = getattr(imported, function)
     except ModuleNotFoundError as error:
         raise ValueError(
             f"{name}: {error}; the arm's `source` is the folder to import from, `python` its interpreter"
         ) from error
     except AttributeError:
-        raise ValueError(f"{module} has no {function}") from None
+        raise ValueError(f"{module} has no {function}{near(function, vars(imported))}") from None
     return found, module.partition(".")[0]
 
 

@@ -126,7 +126,13 @@ def main() -> NoReturn:
     except OSError as error:
         print(for_terminal(f"error: {error}"), file=sys.stderr)
         sys.exit(ExitCode.BAD_INPUT)
-    except Exception:
+    except Exception as error:
+        if isinstance(error, MemoryError) or "failed to map segment" in str(error):
+            print(
+                f"error: out of memory: {for_terminal(str(error))}\n  raise the limit (ulimit -v)",
+                file=sys.stderr,
+            )
+            sys.exit(ExitCode.BAD_INPUT)
         print(for_terminal(traceback.format_exc()), file=sys.stderr)
         print("error: this is a fault of bench: please report the lines above", file=sys.stderr)
         sys.exit(ExitCode.CRASH)

@@ -316,7 +316,7 @@ def _execute(
     return Outcome(run, code)
 
 
-def print_outcome(outcome: Outcome, *, quiet: bool) -> None:
+def print_outcome(outcome: Outcome, *, quiet: bool, reported: bool = False) -> None:
     """Where the run is, and what to do next."""
     say(outcome.run.folder)
     if quiet:
@@ -329,7 +329,7 @@ def print_outcome(outcome: Outcome, *, quiet: bool) -> None:
     folder = shlex.quote(str(outcome.run.folder))
     if outcome.exit_code == ExitCode.INTERRUPTED:
         say(f"interrupted; complete it with: bench run --resume {folder}", error=True)
-    else:
+    elif not reported:
         say(f"next: bench report {folder}", error=True)
 
 

@@ -109,7 +109,7 @@ def vs(
     if as_json:
         print_json({**outcome.as_json(), "recipe": str(path), "report": str(report) if report else None})
     else:
-        print_outcome(outcome, quiet=quiet)
+        print_outcome(outcome, quiet=quiet, reported=report is not None)
         say(f"recipe: {path}", error=True)
         say(report or "no report: the run is not complete")
     raise typer.Exit(outcome.exit_code)

@@ -16,6 +16,7 @@ from bench.errors import BenchError, did_you_mean
 from bench.importers import reader
 from bench.importers.clock import STAMP, Clock
 from bench.importers.compare import compare_logs, comparison_json, render_comparison
+from bench.importers.foreign import remedy
 from bench.importers.format import Format
 from bench.importers.formats import known_formats
 from bench.importers.render import render, to_json
@@ -66,7 +67,7 @@ def import_logs(
             summarizer.add(event)
     log = summarizer.result()
     if not log.sections and not log.found:
-        raise _nothing_found(format, paths, formats, log.broken_lines)
+        raise _nothing_found(format, paths, formats, log.broken_lines, stream.counts.not_read)
     train_lines = {name: count for name, count in stream.counts.train_lines.items() if count}
     return ImportResult(
         files=tuple(paths),
@@ -76,6 +77,7 @@ def import_logs(
         size_bytes=sum(path.stat().st_size for path in paths),
         train_lines=train_lines,
         caveats={name: formats[name].caveats for name in formats if name in train_lines},
+        not_read=dict(stream.counts.not_read),
         log=log,
     )
 
@@ -104,13 +106,19 @@ def _first_lines(path: Path) -> Iterator[bytes]:
     return (line for line, _ in islice(reader.lines(path), _LINES_SEARCHED_FOR_A_STAMP))
 
 
-def _nothing_found(format: str, paths: list[Path], formats: Mapping[str, Format], broken: int) -> BenchError:
+def _nothing_found(
+    format: str, paths: list[Path], formats: Mapping[str, Format], broken: int, not_read: Mapping[str, int]
+) -> BenchError:
+    where = ", ".join(str(path) for path in paths)
+    if not_read:
+        tool = max(not_read, key=lambda name: not_read[name])
+        return BenchError(f"this is a log of {tool}, which is not read", where=where, hint=remedy(tool))
     first = next((line for line in _first_lines(paths[0]) if line.strip()), b"")
     shown = reader.text(first)[:120]
     what = "of a known format" if format == AUTO else f"of the format '{format}'"
     also = f" ({broken} broken lines of it)" if broken else ""
     return BenchError(
         f"no training, evaluation or inference line {what}{also}; the file begins: {shown!r}",
-        where=", ".join(str(path) for path in paths),
+        where=where,
         hint=f"known formats: {', '.join([AUTO, *formats])}",
     )

@@ -35,8 +35,13 @@ Other = tuple[bytes, re.Pattern[bytes], Callable[[re.Match[bytes]], tuple[OtherE
 
 NUMBER = rb"[-+]?(?:\d+(?:\.\d*)?(?:[eE][-+]?\d+)?|[nN]a[nN]|inf)"
 _PAIR = re.compile(
-    rb"(?<![^\s,('])((?:max |gpu )?[^\s:,'(]{1,100})'?: {1,20}'?(" + NUMBER + rb")(?:M|[MG]b|s)?(?![^\s,')])"
+    rb"(?<![^\s,('])((?:[A-Za-z_]\w{0,40} {1,99})?[^\s:,'(]{1,100})'?: {1,20}'?("
+    + NUMBER
+    + rb")(?:M|[MG]b|s)?(?![^\s,')])"
 )
+#: A number that padding splits.
+_SPLIT = re.compile(rb"(?<=[\d.-]) {2,99}(?=[\d.]|[eE][-+]\d)")
+_PADDING = re.compile(r" {2,}")
 _BRACKETED = re.compile(rb" \(([a-z_]{1,40}) (" + NUMBER + rb")\)")
 _ETA = re.compile(rb"\b(?:eta|ETA)\"?: \"?(?:(-?\d{1,9}) days?, )?(\d{1,9}):(\d\d):(\d\d)")
 #: Values that are no numbers and need not be: `lr: N/A`, `size: (640, 640)`.
@@ -98,6 +103,8 @@ class JsonKeys:
     epoch: str | None = None
     time_s: str | None = None
     """Seconds since the run's start."""
+    by_order: bool = False
+    """Lines without an iteration are counted: `TrainLine.iteration` is -1 until then."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,6 +203,8 @@ class Format:
         for number in (iteration, epoch, seconds):
             if number is not None and not 0 <= number < 10**MAX_DIGITS:
                 raise BrokenLine("no such iteration")
+        if iteration is None and self.json.by_order and self.json.iteration not in content:
+            iteration = -1
         if iteration is None:
             raise BrokenLine("its iteration is no number")
         return TrainLine(
@@ -214,8 +223,8 @@ class Format:
         losses: dict[str, float] = {}
         other: dict[str, float] = {}
         for key, value in values.items():
-            if key in self.keys:
-                known.setdefault(self.keys[key], value)
+            if (meaning := self.keys.get(key) or self.keys.get(key.replace(" ", ""))) is not None:
+                known.setdefault(meaning, value)
             elif "loss" in key:
                 losses[key] = value
             else:
@@ -224,10 +233,14 @@ class Format:
 
 
 def _text_numbers(body: bytes) -> dict[str, float]:
-    pairs = _PAIR.findall(body)
+    pairs = _PAIR.findall(_SPLIT.sub(b"", body))
     if body.count(b": ") - sum(map(body.count, _NO_NUMBERS)) > len(pairs):
         raise BrokenLine("a value is not a number")
-    return {key.decode("utf-8", "replace"): float(value) for key, value in pairs + _BRACKETED.findall(body)}
+    # Padding within a word is of a copied terminal.
+    return {
+        _PADDING.sub("", key.decode("utf-8", "replace")): float(value)
+        for key, value in pairs + _BRACKETED.findall(body)
+    }
 
 
 def pairs(text: bytes) -> dict[str, float]:

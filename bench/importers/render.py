@@ -10,6 +10,7 @@ from typing import Any
 from bench.importers.clock import ASSUMED_YEAR
 from bench.importers.evaluation import COCO_METRICS
 from bench.importers.events import BestMetric, Evaluation, Inference
+from bench.importers.foreign import remedy
 from bench.importers.section import Section
 from bench.importers.summary import ImportResult, Placed
 from bench.text_safety import for_terminal
@@ -201,6 +202,7 @@ def _problems(result: ImportResult) -> list[str]:
     log = result.log
     lines = [f"broken lines: {log.broken_lines}"]
     lines += [f"  line {one.line or '?'}: {one.reason}: {one.text!r}" for one in log.broken[:_SHOWN]]
+    lines += [f"not read: {n} lines of {tool}: {remedy(tool)}" for tool, n in result.not_read.items()]
     lines += [f"interrupted at line {one.line}: {one.text}" for one in log.interruptions[:_SHOWN]]
     if log.repeated_lines:
         lines.append(f"lines said twice, counted once: {log.repeated_lines}")

@@ -32,6 +32,9 @@ _LABEL = re.compile(
 )
 _MOST_LABELS = 5
 _SUMMARY_END = re.compile(rb"= (?:-?\d\.\d{3}|nan)$")
+#: How an object of JSON begins that is spread over several lines.
+_OBJECTS = (b"{", b"json_stats: {")
+_OBJECT_BEGIN = re.compile(rb'\{\s{1,99}"')
 _NO_BREAK_SPACE = b"\xc2\xa0"
 
 #: A terminal narrower than this wraps more than can be put together again.
@@ -85,7 +88,10 @@ class Rows:
     def __iter__(self) -> Iterator[Row]:
         while self._look(1):
             row = self._ahead.popleft()
-            yield self._joined(row) if len(row.text) >= _NARROWEST else row
+            if row.text.endswith((b"{", b",")) and row.text.startswith(_OBJECTS):
+                yield self._object(row)
+            else:
+                yield self._joined(row) if len(row.text) >= _NARROWEST else row
 
     def _look(self, count: int) -> bool:
         """Read ahead so many rows; whether there are so many."""
@@ -102,6 +108,7 @@ class Rows:
             return Row(self.read, line, None, whole, line)
         if _NO_BREAK_SPACE in line:
             line = line.replace(_NO_BREAK_SPACE, b" ")
+        line = line.replace(b"**", b"")  # bold in markdown
         text, rank = strip_labels(line)
         text = text.strip(b" \t\r\v\f`")  # a back-tick: code in markdown
         if self._columns or text.startswith((b"epoch,", b"epoch ", b'"epoch"')):
@@ -141,6 +148,17 @@ class Rows:
         if best:
             self._width = width
         return self._take(row, joined, best)
+
+    def _object(self, row: Row) -> Row:
+        """A row that begins an object of JSON, with the rows up to its end."""
+        text = row.text
+        for taken in range(1, _MOST_WRAPPED + 1):
+            if not self._look(taken) or len(self._ahead[taken - 1].text) > _WIDEST:
+                break
+            text += b" " + self._ahead[taken - 1].text
+            if text.endswith(b"}") and _is_json(text[text.index(b"{") :]):
+                return self._take(row, _OBJECT_BEGIN.sub(b'{"', text), taken)
+        return self._joined(row)
 
     def _begun(self, text: bytes) -> Format | None:
         return next((format for format in self._formats if format.start.match(text)), None)
@@ -182,6 +200,13 @@ class Rows:
         following = [one.line for one in self._following(width)]
         text = row.line[row.line.index(row.text) :] + b"".join(following)
         return self._take(row, text.strip(), len(following))
+
+
+def _is_json(text: bytes) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _reads(format: Format, text: bytes) -> bool:

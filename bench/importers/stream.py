@@ -22,6 +22,7 @@ from bench.importers.events import (
     Interruption,
     Setting,
 )
+from bench.importers.foreign import tool_of
 from bench.importers.format import MAX_LINE_BYTES, BrokenLine, Event, Format, OtherEvent, TrainLine
 from bench.importers.rows import Row, Rows
 
@@ -47,6 +48,8 @@ class Counts:
 
     lines: int = 0
     train_lines: Counter[str] = field(default_factory=Counter)
+    not_read: Counter[str] = field(default_factory=Counter)
+    """Training lines of tools that no format reads."""
 
 
 class Stream:
@@ -117,6 +120,8 @@ class Stream:
 
     def _trained(self, line: TrainLine) -> Iterator[Event]:
         self._format = line.format
+        if line.iteration < 0:
+            line = line._replace(iteration=self.counts.train_lines[line.format.name])
         self.counts.train_lines[line.format.name] += 1
         self._blank_lines = 0
         yield line
@@ -144,6 +149,9 @@ class Stream:
             count = int(match[1] or match[2] or int(match[3]) + 1)
             yield Cards(count, at_least=match[3] is not None)
         if found:
+            return
+        if tool := tool_of(line) or tool_of(row.line):
+            self.counts.not_read[tool] += 1
             return
         if not whole and self._format is not None and self._format.claim.search(line) is not None:
             yield self._broken(line, "it is cut")

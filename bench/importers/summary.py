@@ -27,6 +27,7 @@ from bench.importers.track import Track, place_of
 OPEN_LINES = 16
 #: So many sections keep their whole curve.
 FULL_SECTIONS = 10
+_LAST_RECALLS = {"AR50", "AR75"}
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,8 @@ class ImportResult:
     """Per format."""
     caveats: Mapping[str, tuple[str, ...]]
     """Per format: what its printed rates leave out."""
+    not_read: Mapping[str, int]
+    """Training lines of tools that no format reads, per tool."""
     log: LogSummary
 
 
@@ -156,7 +159,9 @@ class Summarizer:
     def _train(self, line: TrainLine) -> None:
         self._number += 1
         self._new = len(self._found)
-        if self._break or (self._open and self._open[-1].format is not line.format):
+        last = self._open[-1].last_line if self._open else line
+        timed = (last.time_ms is None) == (line.time_ms is None)
+        if self._break or last.format is not line.format or not timed:
             self._end(self._open)
             self._group += 1
             self._break = False
@@ -210,9 +215,17 @@ class Summarizer:
         self._found.append(_Found(event, self._part.heading, self._format, track, index))
 
     def _merged(self, event: Evaluation) -> bool:
-        """Whether the same evaluation was just printed in another way: as a table, then in one line."""
+        """Whether the same evaluation was just printed in another way (as a table, then in one line), or this is the
+        end of its summary: DEIM prints recalls below `ARl`."""
         for found in reversed(self._found[self._new :]):
             one = found.event
+            if (
+                isinstance(one, Evaluation)
+                and event.metrics.keys() <= _LAST_RECALLS
+                and one.kind == "summary"
+            ):
+                found.event = replace(one, metrics={**one.metrics, **event.metrics})
+                return True
             if isinstance(one, Evaluation) and event.kind not in one.kind.split("+"):
                 metrics = _agreeing(one, event)
                 if metrics is not None:

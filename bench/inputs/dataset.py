@@ -23,6 +23,11 @@ from bench.recipe.workload import Input, Workload
 from bench.worker.batches import CorruptBatch, read_manifest, verify_file
 
 MIN_BOX_PX = 1.0
+#: What a data set is, for who has another one.
+LAYOUTS = (
+    "annotations/instances_<split>.json and <split>/, or YOLO's data.yaml, or VOC's Annotations/; "
+    "a COCO file of another name: input: {annotations: FILE.json, images: FOLDER}, --data FILE.json=FOLDER"
+)
 
 
 @dataclass(frozen=True)
@@ -131,8 +136,7 @@ def _folder(input: Input) -> Path:
         raise BenchError(
             "data set folder not found",
             where=str(root),
-            hint="input.dataset is `shapes` or a folder with annotations/instances_<split>.json and <split>/; "
-            "a COCO file of another name: input: {annotations: FILE.json, images: FOLDER}",
+            hint=f"input.dataset is `shapes` or a folder with {LAYOUTS}",
         )
     return root
 
@@ -186,11 +190,7 @@ def _coco_paths(input: Input, task: str) -> tuple[Path, Path]:
         if not annotations.is_file():
             names = annotations.parent.glob("instances_*.json")
             known = [path.stem.removeprefix("instances_") for path in names]
-            hint = (
-                f"input.split: {did_you_mean(split, known)}"
-                if known
-                else f"{annotations.parent} has no instances_*.json"
-            )
+            hint = f"input.split: {did_you_mean(split, known)}" if known else f"not here: {LAYOUTS}"
             raise BenchError(f"the data set has no split '{split}'", where=str(annotations), hint=hint)
     if not images.is_dir():
         raise BenchError("no folder with the images of this split", where=str(images))

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -76,7 +77,7 @@ def layers(a: Json, b: Json, at: str, tolerance: float) -> Iterator[Fact]:
 
 
 def losses(first: Json, second: Json, at: str, tolerance: float) -> Iterator[Fact]:
-    """Term by term, in order of size: names differ from codebase to codebase."""
+    """Term by term in order of size, for codebases name them differently; where sizes differ, the nearest first."""
     a, b = (sorted((value, name) for name, value in one.items() if name != "loss") for one in (first, second))
     total = first.get("loss", sum(value for value, _ in a))
     yield Fact(f"total loss{at}", total, second.get("loss", sum(value for value, _ in b)), tolerance, VALUES)
@@ -84,9 +85,21 @@ def losses(first: Json, second: Json, at: str, tolerance: float) -> Iterator[Fac
         yield unknown(f"loss terms{at}", VALUES)
         return
     yield Fact(f"loss terms{at}", len(a), len(b), explained_by=VALUES)
-    for (expected, name), (found, _) in zip(a, b, strict=False):
-        distance = abs(found - expected) / max(abs(found), abs(expected), SMALL * abs(total), 1e-9)
-        yield Fact(f"{name}{at}", expected, found, tolerance, VALUES, distance=distance)
+
+    def distance(pair: tuple[tuple[float, str], tuple[float, str]]) -> float:
+        (expected, _), (found, _) = pair
+        return float(abs(found - expected) / max(abs(found), abs(expected), SMALL * abs(total), 1e-9))
+
+    pairs = list(zip(a, b, strict=False))
+    if any(distance(pair) > tolerance for pair in pairs):
+        near, pairs = sorted(itertools.product(a, b), key=distance), []
+        while near:
+            pairs.append(near[0])
+            near = [one for one in near if one[0] != near[0][0] and one[1] != near[0][1]]
+    for pair in pairs:
+        (expected, name), (found, other) = pair
+        label = name if name == other else f"{name} ({other})"
+        yield Fact(f"{label}{at}", expected, found, tolerance, VALUES, distance=distance(pair))
 
 
 def norms(a: Json, b: Json, at: str, tolerance: float) -> Iterator[Fact]:

@@ -99,17 +99,28 @@ def parse_arm(text: str, codebases: Mapping[str, Codebase]) -> ArmText:
             where=text,
             hint=did_you_mean(model, codebase.models),
         )
-    if arm.canonical is None and model.endswith((".py", ".yaml", ".yml", ".onnx")) and "/" in model:
-        _refuse_missing_folder(model, text)
+    if arm.canonical is None and model.endswith((".py", ".yaml", ".yml", ".onnx")):
+        _refuse_missing_file(model, text)
+    if where and "/" in where and not Path(where).expanduser().exists():
+        raise BenchError(f"no checkout and no interpreter {where}", where=text, hint=_near(where))
     return arm
 
 
-def _refuse_missing_folder(model: str, text: str) -> None:
-    """A path whose folder exists and whose file does not is a typing error; else it is a name of a zoo."""
-    file = Path(model).expanduser()
-    if file.parent.is_dir() and not file.exists():
-        near = [str(file.parent / one) for one in os.listdir(file.parent)]
-        raise BenchError(f"no file {model}", where=text, hint=did_you_mean(model, near))
+def _refuse_missing_file(model: str, text: str) -> None:
+    """A path whose folder exists and whose file does not is a typing error, and so is a name near that of a file here;
+    else it is a name of a zoo."""
+    file, near = Path(model).expanduser(), _near(model)
+    if file.parent.is_dir() and not file.exists() and ("/" in model or near):
+        zoo = f"; one of the codebase's own: {file.stem}" if "/" not in model else ""
+        raise BenchError(f"no file {model}", where=text, hint=f"{near}{zoo}")
+
+
+def _near(path: str) -> str:
+    """What is called nearly so in the folder of a path that is not there; empty without any."""
+    folder = Path(path).expanduser().parent
+    names = [str(folder / one) for one in os.listdir(folder)] if folder.is_dir() else []
+    hint = did_you_mean(str(Path(path).expanduser()), names)
+    return hint if hint.startswith("did") else ""
 
 
 def size_of(text: str) -> list[int] | dict[str, int]:
@@ -180,7 +191,13 @@ def _data(asked: Asked) -> dict[str, Any]:
     if equals and first.endswith(".json"):
         files = (str(Path(one).expanduser().resolve()) for one in (first, second))
         return {**dict(zip(("annotations", "images"), files, strict=True)), "count": asked.images}
-    return {"dataset": str(Path(asked.data).expanduser().resolve()), "images": asked.images}
+    folder = Path(asked.data).expanduser()
+    if folder.is_file():
+        hint = f"--data {asked.data}=FOLDER, the one that its file names are in"
+        raise BenchError("a file of annotations, and no folder of images", where=asked.data, hint=hint)
+    if not folder.is_dir():
+        raise BenchError("no such folder of data", where=asked.data, hint=_near(asked.data))
+    return {"dataset": str(folder.resolve()), "images": asked.images}
 
 
 def _arm_content(arm: ArmText, label: str, one_model: bool) -> dict[str, Any]:

@@ -39,6 +39,8 @@ Figures = Mapping[str, Sequence[Figure]]
 
 #: Lines and characters of a failure's log in a report; the file has all of it.
 TAIL_LINES, TAIL_CHARACTERS = 20, 2000
+#: Facts of one arm that differ, in order: what comes first explains most of what follows.
+MOST_DIFFERENCES = 12
 
 
 def report_blocks(
@@ -87,7 +89,7 @@ def facts_line(run: RunReport) -> str:
         machine_text(run.machine),
         run.started_utc,
         counted(len(run.sessions), "session") if run.sessions else "",
-        f"{launches} launches, {rounds} rounds in all" if launches else "",
+        f"{counted(launches, 'launch')}, {counted(rounds, 'round')} in all" if launches else "",
         f"run {run.id}: {run.status}",
         counted(sum(1 for _ in warnings_of(run)), "warning"),
     ]
@@ -148,13 +150,18 @@ AUDIT_COLUMNS = (
 
 
 def audit_blocks(run: RunReport) -> Iterator[Block]:
-    """The facts that differ, then those that could not be observed in both arms."""
+    """The first facts that differ in each arm, then those that could not be observed in both arms."""
     rows: list[tuple[Cell, ...]] = []
     unknown: dict[str, list[str]] = {}
     for group, row in run.placed:
-        for one in row.audit.differences if row.audit else ():
+        differences = row.audit.differences if row.audit else ()
+        more = len(differences) - MOST_DIFFERENCES
+        for one in differences[:MOST_DIFFERENCES]:
             facts = (one.fact, value_text(one.baseline), value_text(one.arm), f"{one.tolerance:g}")
             rows.append((cell(group.title), cell(group.row_name(row)), *map(cell, facts)))
+        if more > 0:
+            said = f"{more} more: report.json has all", *[None] * 3
+            rows.append((cell(group.title), cell(group.row_name(row)), *map(cell, said)))
         for fact in row.audit.unknown if row.audit else ():
             unknown.setdefault(fact, []).append(f"{group.title}: {group.row_name(row)}")
     if rows:

@@ -1,7 +1,8 @@
-"""Canonical weights to detectron2 (`faster_rcnn_R_50_FPN_1x`, `mask_rcnn_R_50_FPN_1x`).
+"""Canonical weights to detectron2 (`faster_rcnn_R_50_FPN_1x`, `mask_rcnn_R_50_FPN_1x`, and those of C4).
 
-The same order of rows: background last, box offsets and masks of the K classes only. Its backbone has to be built
-with `MODEL.RESNETS.STRIDE_IN_1X1: false`, or the same weights mean another network.
+The same order of rows: background last, box offsets and masks of the K classes only; but its anchors of C4 are ordered
+by size and then by ratio. Unless the model is in caffe style, its backbone has to be built with
+`MODEL.RESNETS.STRIDE_IN_1X1: false`, or the same weights mean another network.
 """
 
 from __future__ import annotations
@@ -11,7 +12,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
-MODELS = frozenset({"faster_rcnn_r50_fpn", "mask_rcnn_r50_fpn"})
+MODELS = frozenset(
+    f"{kind}_rcnn_r50_{neck}" for kind in ("faster", "mask") for neck in ("fpn", "c4", "caffe_c4")
+)
+#: Ratios of C4's anchors.
+RATIOS = 3
 
 
 def supports(model: str) -> bool:
@@ -30,6 +35,8 @@ RENAMES = (
     (r"rpn\.conv\.", "proposal_generator.rpn_head.conv.", 0),
     (r"rpn\.objectness\.", "proposal_generator.rpn_head.objectness_logits.", 0),
     (r"rpn\.deltas\.", "proposal_generator.rpn_head.anchor_deltas.", 0),
+    (r"box_head\.res5\.(\d)\.(conv\d|shortcut)\.conv\.", "roi_heads.res5.{}.{}.", 0),
+    (r"box_head\.res5\.(\d)\.(conv\d|shortcut)\.norm\.", "roi_heads.res5.{}.{}.norm.", 0),
     (r"box_head\.fc(\d)\.", "roi_heads.box_head.fc{}.", 0),
     (r"box_head\.classes\.", "roi_heads.box_predictor.cls_score.", 0),
     (r"box_head\.deltas\.", "roi_heads.box_predictor.bbox_pred.", 0),
@@ -50,9 +57,23 @@ def rename(name: str) -> str:
     raise KeyError(f"no detectron2 name for {name}")
 
 
-def convert(model: str, state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:  # noqa: ARG001
+def convert(model: str, state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Our weights in its names and shapes."""
+    if not model.endswith("c4"):
+        return {
+            rename(name): value.reshape(len(value), -1) if name == "box_head.fc1.weight" else value
+            for name, value in state.items()
+        }
+    anchors = {"rpn.objectness": 1, "rpn.deltas": 4}
     return {
-        rename(name): value.reshape(len(value), -1) if name == "box_head.fc1.weight" else value
+        rename(name).replace(".bottom_up", ""): _by_size(value, anchors.get(name.rpartition(".")[0]))
         for name, value in state.items()
     }
+
+
+def _by_size(value: np.ndarray, sides: int | None) -> np.ndarray:
+    """Rows [ratio, size, side] of the anchors of one position as [size, ratio, side]; other layers as they are."""
+    if sides is None:
+        return value
+    parts = value.reshape(RATIOS, -1, sides, *value.shape[1:])
+    return parts.swapaxes(0, 1).reshape(value.shape)

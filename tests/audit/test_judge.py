@@ -11,7 +11,7 @@ import pytest
 from bench.judge.audit import Audit, audit, audit_run
 from bench.judge.detections import matched_share
 from bench.judge.observations import group_of, summary
-from bench.judge.steps import repeated
+from bench.judge.steps import losses, repeated
 from bench.record.models import ArmRecord
 
 IMAGE = {"shape": [3, 96, 128], "projection": [3.0, -4.0, 1.0], "norm": 200.0}
@@ -72,6 +72,13 @@ def against_reference(changes: dict[str, Any], **fields: Any) -> Audit:
 
 def test_same_observations_are_equal() -> None:
     assert against_reference({}).verdict == "equal"
+
+
+def test_unequal_loss_terms_are_named_by_what_they_are() -> None:
+    mmdet = {"loss_rpn_bbox": 0.01, "loss_bbox": 0.145, "loss_cls": 3.3}
+    detectron2 = {"loss_rpn_loc": 0.24, "loss_box_reg": 0.145, "loss_cls": 3.3}
+    found = [one for one in losses(mmdet, detectron2, "", 1e-3) if one.name.startswith("loss_")]
+    assert [one.name for one in found if one.distance] == ["loss_rpn_bbox (loss_rpn_loc)"]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from bench.inputs import weights
@@ -12,11 +13,12 @@ torch = pytest.importorskip("torch")
 
 import detectors  # noqa: E402
 
+C4 = {f"{kind}_rcnn_r50_{neck}" for kind in ("faster", "mask") for neck in ("c4", "caffe_c4")}
 SOLOV2 = {"solov2_r50_fpn", "solov2_r101_fpn", "solov2_light_r50_fpn", "solov2_light_r50_dcn_fpn"}
 RCNN = {"faster_rcnn_r50_fpn", "mask_rcnn_r50_fpn"}
 MAPPED = {
     "torchvision": {*RCNN, "retinanet_r50_fpn", "fcos_r50_fpn", "ssd300_vgg16"},
-    "detectron2": RCNN,
+    "detectron2": RCNN | C4,
     "paddledet": {*RCNN, *SOLOV2, "solov2_light_r50_vd_fpn_dcn_512", "retinanet_r50_fpn", "fcos_r50_fpn"},
 }
 
@@ -47,6 +49,16 @@ def test_every_canonical_parameter_is_found_again(codebase: str, model: str) -> 
     assert set(found.values()) == wanted
     others = set(weights.to_codebase(codebase, model, shapes)) - set(found)
     assert all(name.endswith(("scale_reg", "conv_dcn.bias")) for name in others)
+
+
+def test_c4_anchors_of_detectron2_are_ordered_by_size() -> None:
+    rows = np.arange(15, dtype=np.float32)  # [ratio, size]
+    ours = {"rpn.objectness.bias": rows, "rpn.deltas.bias": rows.repeat(4)}
+    head = "proposal_generator.rpn_head"
+    theirs = weights.to_codebase("detectron2", "faster_rcnn_r50_c4", ours)
+    objectness = theirs[f"{head}.objectness_logits.bias"]
+    assert objectness[:4].tolist() == [0, 5, 10, 1]
+    assert theirs[f"{head}.anchor_deltas.bias"].tolist() == objectness.repeat(4).tolist()
 
 
 UNMAPPED_OF_MMDET: set[str] = set()

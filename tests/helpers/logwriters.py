@@ -157,7 +157,7 @@ def maskrcnn_benchmark(line: Line) -> str:
 def detectron(line: Line) -> str:
     values = {"eta": line.eta, "iter": line.iteration - 1, "lr": f"{line.lr:.6f}", "mem": line.memory_mb}
     values |= {"time": f"{line.s_per_iter:.6f}"} | {key: f"{loss:.6f}" for key, loss in line.losses.items()}
-    return "json_stats: " + json.dumps(values, sort_keys=True)
+    return "json_stats: " + json.dumps(values | {"mb_qsize": 64}, sort_keys=True)
 
 
 def detr(line: Line) -> str:

@@ -202,17 +202,23 @@ def test_a_dry_run_measures_nothing_and_estimates_the_time(cli: Cli) -> None:
     assert not cli.results.exists()
 
 
-def test_a_fault_of_bench_is_no_regression(cli: Cli) -> None:
+@pytest.mark.parametrize(
+    ("fault", "code", "said"),
+    [
+        ("1 / 0", 70, ["please report", "ZeroDivisionError"]),
+        ("bytearray(1 << 62)", 2, ["out of memory", "ulimit -v"]),
+    ],
+)
+def test_a_fault_of_bench_is_no_regression(fault: str, code: int, said: list[str]) -> None:
     script = (
         "import bench.cli.listing as listing, bench.cli as cli, sys\n"
-        "listing.find_codebases = lambda *_: 1 / 0\n"
+        f"listing.find_codebases = lambda *_: {fault}\n"
         "sys.argv = ['bench', 'list', 'codebases']\n"
         "cli.main()"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    assert done.returncode == 70
-    assert "please report" in done.stderr
-    assert "ZeroDivisionError" in done.stderr
+    assert done.returncode == code
+    assert all(words in done.stderr for words in said)
 
 
 def test_a_file_that_cannot_be_read_is_bad_input(cli: Cli) -> None:

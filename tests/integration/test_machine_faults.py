@@ -76,6 +76,35 @@ def test_few_descriptors_are_enough_or_fail_the_arms(cli: Cli, descriptors: int,
 
 
 @pytest.mark.nightly
+def test_missing_shared_memory_is_no_obstacle(cli: Cli) -> None:
+    prefix = ["unshare", "-rm", "sh", "-c", 'mount -t tmpfs -o ro none /dev/shm && exec "$@"', "sh"]
+    if (
+        not shutil.which("unshare")
+        or subprocess.run([*prefix, "true"], capture_output=True, check=False).returncode
+    ):
+        pytest.skip("needs user namespaces for a mount")
+    done = run_in(prefix, cli, *measuring(cli))
+    assert done.code == 0, done.err
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"PYTHONOPTIMIZE": "2"},
+        {"PYTHONSAFEPATH": "1", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONSTARTUP": "/dev/zero"},
+        {"LC_ALL": "C", "TERM": "dumb", "COLUMNS": "40", "PYTHONIOENCODING": "ascii"},
+    ],
+    ids=["optimised", "python", "terminal"],
+)
+def test_odd_environment_changes_nothing(cli: Cli, variables: dict[str, str]) -> None:
+    done = run_in([], cli, *measuring(cli), **variables)
+    assert done.code == 0, done.err
+    assert run_in([], cli, "history", **variables).code == 0
+    assert [arm.status for arm in Run(cli.runs()[0]).arms()] == ["ok", "ok"]
+
+
+@pytest.mark.nightly
 def test_clock_that_jumps_changes_no_time(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(
         "import itertools, time\n"

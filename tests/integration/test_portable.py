@@ -94,7 +94,14 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Measured:
     reported = cli("report", folder, "--output", home / "report", env=environment)
     assert reported.code == 0, reported.err
     listed = cli("list", "runs", "--results", cli.results, env=environment)
-    return Measured(folder, home / "report", environment, data, (done, reported, listed))
+    outputs = [done, reported, listed]
+    outputs += [
+        cli("site", "build", cli.results, "--output", home / "report" / "site", env=environment),
+        cli("history", "--results", cli.results, env=environment),
+        *(cli("export", folder, "--format", one, env=environment) for one in ("csv", "asv", "junit")),
+    ]
+    assert [one.code for one in outputs[2:]] == [0] * 6, [one.err for one in outputs[2:]]
+    return Measured(folder, home / "report", environment, data, tuple(outputs))
 
 
 def test_record_and_report_name_nothing_of_the_machine(measured: Measured) -> None:

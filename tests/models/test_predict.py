@@ -15,7 +15,7 @@ from pycocotools.coco import COCO
 
 from detectors import Detections, build, calibrate, config, training_state
 from detectors.eval import detect
-from detectors.pictures import as_pixels, draw
+from detectors.pictures import as_pixels, colour_of, draw
 from detectors.predict import files_of, main
 from tests.helpers.models import few_layers
 
@@ -209,3 +209,13 @@ def test_nothing_found_leaves_the_image_as_it_is() -> None:
     pixels = np.full((8, 9, 3), 7, np.uint8)
     nothing = Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
     assert np.array_equal(draw(pixels, nothing, []), pixels)
+
+
+def test_of_two_masks_the_better_one_is_on_top() -> None:
+    masks = torch.zeros(2, 80, 80, dtype=torch.bool)
+    masks[0, 10:60, 10:60] = masks[1, 30:75, 30:75] = True
+    boxes = torch.tensor([[10.0, 10, 60, 60], [30, 30, 75, 75]])
+    found = Detections(boxes, torch.tensor([0.9, 0.8]), torch.tensor([0, 1]), masks)
+    drawn = draw(np.full((80, 80, 3), 100, np.uint8), found, ["a", "b"])
+    for place, label in ((55, 0), (70, 1)):  # both have the first
+        assert drawn[place, place].tolist() == [(100 + part) // 2 for part in colour_of(label)]

@@ -84,6 +84,7 @@ def test_module_of_the_user_trains_and_detects(tmp_path: Path, monkeypatch: pyte
     [
         ("wrong", "must return a torch.nn.Module"),
         ("nothing", "has no nothing"),
+        ("worng", r"has no worng; did you mean wrong\?"),
         ("", "expected package.module"),
     ],
 )

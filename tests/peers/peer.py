@@ -122,7 +122,10 @@ class Peer:
         )  # fmt: skip
 
     def finish(self, process: subprocess.Popen[str], name: str) -> tuple[Any, dict[str, np.ndarray]]:
-        output, _ = process.communicate(timeout=540)
+        try:
+            output, _ = process.communicate(timeout=540)
+        finally:
+            process.kill()  # one that is out of time would go on for long
         assert process.returncode == 0, output[-3000:]
         with np.load(self.folder / f"{name}.npz") as arrays:
             return json.loads((self.folder / f"{name}.json").read_text()), dict(arrays)

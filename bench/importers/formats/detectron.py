@@ -14,9 +14,9 @@ from bench.importers.format import Format, JsonKeys
 FORMAT = Format(
     name="detectron",
     title="Detectron (Caffe2)",
-    marker=b"json_stats: ",
-    start=re.compile(rb'json_stats: \{"'),
-    claim=re.compile(rb"json_stats: "),
+    marker=b'"mb_qsize": ',
+    start=re.compile(rb'(?:json_stats: )?\{"'),
+    claim=re.compile(rb'json_stats: (?!\{"_type")|"mb_qsize": '),
     keys={"lr": "lr", "time": "s_per_iter", "mem": "memory_mb"},
     once=b"{",
     end=re.compile(rb"\}$"),

@@ -2,6 +2,8 @@
 
     [10/10 12:00:00 d2.utils.events]:  eta: 1 day, 2:03:04  iter: 19  total_loss: 2.345  loss_cls: 1.2  time: 0.4110  last_time: 0.4090  data_time: 0.0250  last_data_time: 0.0040   lr: 0.00039962  max_mem: 3456M
     [10/10 12:00:00] d2.utils.events INFO:  eta: …                                                     (in log.txt)
+    2021-04-29 23:20:27,823 - INFO - detectron2.utils.events  -  eta: N/A  iter: 719  …                (another logger's label)
+    INFO:detectron2.utils.events: eta: …
     [10/10 13:00:00 d2.evaluation.evaluator]: Total inference time: 0:04:12.345 (0.050469 s / iter per device, on 8 devices)
     [10/10 13:00:00 d2.evaluation.testing]: copypaste: 40.2,61.0,43.8,24.2,43.5,52.0
 
@@ -11,18 +13,29 @@ the hooks. The copypaste line is evaluation in percent.
 
 import re
 
+from bench.importers.clock import STAMP_TEXT
 from bench.importers.events import Evaluating, Inference
 from bench.importers.format import Format, duration_s
 
 NAME = "detectron2"
+
+
+def _rate(total_s: float, seconds: float, *, images: bool) -> Inference:
+    """Old versions time an image, newer ones a batch."""
+    if images:
+        return Inference(NAME, total_s=total_s, s_per_image=seconds)
+    return Inference(NAME, total_s=total_s, s_per_batch=seconds)
+
 
 FORMAT = Format(
     name=NAME,
     title="detectron2, text",
     marker=b".utils.events",
     start=re.compile(
-        rb"\[(\d\d/\d\d \d\d:\d\d:\d\d)(?: [\w.]{1,40}\.utils\.events\]|\] [\w.]{1,40}\.utils\.events INFO)"
-        rb": {0,9}(?:eta: (?:-?\d{1,9} days?, )?\d{1,9}:\d\d:\d\d {1,9})?iter: ()(\d+)() {1,9}"
+        rb"(?:\[?("
+        + STAMP_TEXT
+        + rb")\]?[ -]{1,3}|^)(?:INFO[ :-]{1,3})?[\w.]{1,40}\.utils\.events(?:\]| INFO)?[ :-]{1,5}"
+        rb"(?:eta: (?:N/A|(?:-?\d{1,9} days?, )?\d{1,9}:\d\d:\d\d) {1,9})?iter: ()(\d+)() {1,9}"
     ),
     claim=re.compile(rb"\.utils\.events[ \]].{0,80} iter: "),
     keys={"lr": "lr", "time": "s_per_iter", "data_time": "data_s", "max_mem": "memory_mb"},
@@ -34,9 +47,9 @@ FORMAT = Format(
         (
             b"Total inference time",
             re.compile(
-                rb"Total inference time: ((?:\d+ days?, )?[\d:.]+) \((\d+\.\d+) s / (?:iter|img) per device"
+                rb"Total inference time: ((?:\d+ days?, )?[\d:.]+) \((\d+\.\d+) s / (?:iter|(img)) per device"
             ),
-            lambda m: (Inference(NAME, total_s=duration_s(m[1]), s_per_batch=float(m[2])),),
+            lambda m: (_rate(duration_s(m[1]), float(m[2]), images=m[3] is not None),),
         ),
     ),
     evaluates_first=True,

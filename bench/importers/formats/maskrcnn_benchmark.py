@@ -8,6 +8,7 @@ Iterations count from 1. Values are medians of the last 20 iterations, in bracke
 
 import re
 
+from bench.importers.clock import STAMP_TEXT
 from bench.importers.events import Inference
 from bench.importers.format import Format, duration_s
 
@@ -16,14 +17,14 @@ NAME = "maskrcnn-benchmark"
 FORMAT = Format(
     name=NAME,
     title="maskrcnn-benchmark",
-    marker=b" INFO: eta: ",
+    marker=b"INFO: eta: ",
     start=re.compile(
-        rb"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}) [\w.]{1,60} INFO: "
+        rb"(?:\[?(" + STAMP_TEXT + rb")\]? [\w.]{1,60} |^)INFO: "
         rb"eta: (?:-?\d{1,9} days?, )?\d{1,9}:\d\d:\d\d {1,9}iter: ()(\d+)() {1,9}"
     ),
-    claim=re.compile(rb" INFO: eta: .{0,40} iter: "),
+    claim=re.compile(rb"\bINFO: eta: .{0,40} iter: "),
     keys={"lr": "lr", "time": "s_per_iter", "data": "data_s", "max mem": "memory_mb"},
-    once=b" INFO: ",
+    once=b"INFO: ",
     end=re.compile(rb" max mem: \d+$"),
     closed=False,
     others=(

@@ -22,14 +22,14 @@ FORMAT = Format(
     title="mmdetection 1.x/2.x, text",
     marker=b", data_time: ",
     start=re.compile(
-        rb"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}) - (?:\S{1,100} - )?INFO - "
+        rb"(?:(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}) - (?:\S{1,100} - )?INFO - |^)"
         rb"(?:Epoch(?:\(train\))? \[(\d+)\]\[|Iter(?:\(train\))? \[)(\d+)/(\d+)\][\t ]{1,20}"
     ),
     claim=re.compile(
         rb"(?:Epoch|Iter)(?:\(train\))? \[\d[\d\]\[]{0,40}/?\d{0,20}(?:\][\t ]|$)|/\d{1,20}\][\t ]{1,20}lr: "
     ),
     keys={"lr": "lr", "time": "s_per_iter", "data_time": "data_s", "memory": "memory_mb"},
-    once=b" - INFO - ",
+    once=b" [",
     end=re.compile(rb"(?:\d|nan|inf)$"),
     closed=False,
     first_epoch=1,

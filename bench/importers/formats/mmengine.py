@@ -30,12 +30,12 @@ FORMAT = Format(
     title="mmengine (mmdetection 3.x), text",
     marker=b"(train) ",
     start=re.compile(
-        rb"((?:\d{4}/)?\d\d/\d\d \d\d:\d\d:\d\d) - \S{1,100} - INFO - "
+        rb"(?:((?:\d{4}/)?\d\d/\d\d \d\d:\d\d:\d\d) - \S{1,100} - INFO - |^)"
         rb"(?:Epoch\(train\) {0,9}\[ {0,9}(\d+)\]\[ {0,9}|Iter\(train\) {0,9}\[ {0,9})(\d+)/ {0,9}(\d+)\] {1,9}"
     ),
     claim=re.compile(rb"^(?!\d{4}-).{0,200}\(train\) {0,9}\["),
     keys={"lr": "lr", "time": "s_per_iter", "data_time": "data_s", "memory": "memory_mb"},
-    once=b" - INFO - ",
+    once=b" [",
     end=re.compile(rb"(?:\d|nan|inf)$"),
     closed=False,
     first_epoch=1,

@@ -2,6 +2,8 @@
 
     2020-12-04 13:22:53,014-INFO: iter: 20, lr: 0.000200, 'loss_ins': '2.592217', 'loss_cate': '1.082973', 'loss': '3.650249', eta: 4 days, 11:00:21, batch_cost: 1.42685 sec, ips: 8.41013 images/sec
     2020-12-04 22:03:53,315-INFO: Total iteration: 5000, inference time: 6.46526465264554 batch/s.
+    2020-09-18 13:08:28,833-INFO: Total number of images: 248, inference time: 8.814965413086895 fps.
+    2020-09-18 13:08:28,896-INFO: mAP(0.50, 11point) = 1.33                                            (VOC, in percent)
     2020-12-04 22:05:51,340-INFO: Best test box ap: 0.27520791997286925, in iter: 20000
 
 Before, a line ended in `time: 0.412, eta: 5:00:00` or `batch_cost: 0.41200 s, eta: 5:00:00, ips: … images/sec`. Losses are medians of the last 20 iterations, batch_cost is
@@ -10,7 +12,7 @@ their mean wall time.
 
 import re
 
-from bench.importers.events import BestMetric, Evaluating, Inference
+from bench.importers.events import BestMetric, Evaluating, Evaluation, Inference
 from bench.importers.format import Format
 
 NAME = "paddledetection-2020"
@@ -33,6 +35,16 @@ FORMAT = Format(
             lambda m: (Inference(NAME, batches=int(m[1]), batches_per_s=float(m[2])),),
         ),
         (
+            b"INFO: mAP(",
+            re.compile(rb"-INFO: (mAP\(0\.\d\d, \w{1,20}\)) = (\d+\.\d\d)$"),
+            lambda m: (Evaluation("", {m[1].decode(): float(m[2]) / 100}, "line"),),
+        ),
+        (
+            b"Total number of images",
+            re.compile(rb"-INFO: Total number of images: (\d+), inference time: (\d+\.\d+) fps\.$"),
+            lambda m: (Inference(NAME, images=int(m[1]), fps=float(m[2])),),
+        ),
+        (
             b"Best test",
             re.compile(rb"-INFO: Best test (box|mask) ap: (\d+\.\d+), in iter: (\d+)$"),
             lambda m: (BestMetric(NAME, f"{m[1].decode()} ap", float(m[2]), int(m[3])),),
@@ -41,6 +53,6 @@ FORMAT = Format(
     caveats=(
         "batch_cost is the mean of the last 20 iterations: the line after an evaluation holds the evaluation's time",
         "losses are medians of the last 20 iterations, ips is images by batch_cost",
-        "`Best test box ap` is the mask AP of a model without boxes",
+        "`Best test box ap` is the mask AP of a model without boxes, and in percent of VOC",
     ),
 )

@@ -24,7 +24,8 @@ FORMAT = Format(
     title="PaddleDetection 2.x",
     marker=b" learning_rate: ",
     start=re.compile(
-        rb"\[(\d\d/\d\d \d\d:\d\d:\d\d)\] ppdet\.\S{1,100} INFO: {1,20}(?:\d{1,9}/\d{1,9} iters )?Epoch: \[(\d+)\] "
+        rb"(?:\[(\d\d/\d\d \d\d:\d\d:\d\d)\] |^)ppdet\.\S{1,100} INFO: {1,20}"
+        rb"(?:\d{1,9}/\d{1,9} iters )?Epoch: \[(\d+)\] "
         rb"\[ {0,9}(\d+)/(\d+)\] (?=learning_rate: )"
     ),
     claim=re.compile(rb"Epoch: \[\d{1,20}\] \[ {0,9}\d{1,20}/\d{1,20}\] |\] learning_rate: "),

@@ -81,7 +81,7 @@ def fit(block: Table, width: int) -> Table:
         widths[longest] -= 1
     rows = tuple(
         tuple(
-            replace(cell, text=shorten(text, widths[index], at_end=block.columns[index].prose))
+            replace(cell, text=_shortened(text, widths[index], at_end=block.columns[index].prose))
             if index in texts and len(text := for_terminal(cell.text)) > widths[index]
             else cell
             for index, cell in enumerate(row)
@@ -89,6 +89,16 @@ def fit(block: Table, width: int) -> Table:
         for row in block.rows
     )
     return replace(block, rows=rows)
+
+
+def _shortened(text: str, width: int, *, at_end: bool) -> str:
+    """At most so wide; of `ARM / BASELINE` each name loses its own middle."""
+    arm, slash, base = text.partition(" / ")
+    if not slash or at_end or width < NARROWEST:
+        return shorten(text, width, at_end=at_end)
+    room = width - len(slash)
+    left = max(room // 2, room - len(base))
+    return f"{shorten(arm, left)}{slash}{shorten(base, room - min(left, len(arm)))}"
 
 
 def _renderables(block: Block, width: int) -> Iterable[RenderableType]:

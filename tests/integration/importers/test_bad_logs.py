@@ -59,6 +59,30 @@ def test_a_file_without_line_ends_does_not_fill_the_memory() -> None:
         read(b"\0" * (1 << 25))
 
 
+#: A line of each tool that is not read, from public logs.
+FOREIGN = {
+    "YOLOv5": "    70/1000      6.73G      1.081     0.4706      1.084         10        640: 100%|███| 16/16",
+    "TensorFlow": "I0507 01:01:11.942076 140208909420352 model_lib_v2.py:676] Step 100 per-step time 22.002s loss=0.8",
+    "darknet": " 5045: 0.872799, 0.996185 avg loss, 0.000261 rate, 0.466129 seconds, 242160 images, 0.14 hours left",
+    "Lightning": "Epoch 0:  22%|██▏       | 4/18 [00:17<01:02,  4.47s/it, loss=10.072, v_num=193315]",
+    "transformers": "{'loss': 2.1034, 'grad_norm': 12.2, 'learning_rate': 4.5e-05, 'epoch': 0.5}",
+    "OpenPCDet": "2023-01-05 16:34:37,748   INFO  Train:    1/3 ( 33%) [   0/323 (  0%)]  Loss: 516.7 (517.)",
+    "PaddleSeg": "2021-03-30 06:55:57 [INFO]\t[TRAIN] epoch: 1, iter: 20/500, loss: 2.0859, lr: 0.009657",
+}
+
+
+@pytest.mark.parametrize("tool", FOREIGN)
+def test_log_of_a_known_stranger_is_refused_with_a_remedy(tool: str) -> None:
+    with pytest.raises(BenchError, match=tool) as error:
+        read(f"some words\n{FOREIGN[tool]}\n")
+    assert "results.csv" in str(error.value) or "wrap it" in str(error.value)
+
+
+def test_strangers_lines_in_a_log_that_is_read_are_counted() -> None:
+    result = read(text("mmdet2", run(3)) + FOREIGN["Lightning"] + "\n")
+    assert "not read: 1 lines of PyTorch Lightning: wrap it" in render(result)
+
+
 # -- Fuzzing ---------------------------------------------------------------------------------------------------
 
 

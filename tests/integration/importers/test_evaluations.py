@@ -88,6 +88,10 @@ def test_keypoints_have_recalls_of_their_own() -> None:
             "[11/22 03:13:27] ppdet.metrics.metrics INFO: mAP(0.50, 11point) = 84.50%",
             {"mAP(0.50, 11point)": 0.845},
         ),
+        (  # github.com/PaddlePaddle/PaddleDetection/issues/1436
+            "2020-09-18 13:08:28,896-INFO: mAP(0.50, 11point) = 1.33",
+            {"mAP(0.50, 11point)": pytest.approx(0.0133)},
+        ),
     ],
 )
 def test_metrics_that_are_not_coco_s_keep_their_names(line: str, metrics: dict[str, float | None]) -> None:
@@ -120,6 +124,20 @@ def test_lvis_has_rare_common_and_frequent_classes(label: str) -> None:
     evaluation = only_evaluation("".join(f"{label}{row}\n" for row in rows) + names)
     assert evaluation.metrics == pytest.approx(
         {"AP": 0.2712, "APs": 0.2071, "APr": 0.2631, "APf": 0.2866, "AR1": 0.312}
+    )
+
+
+def test_recalls_below_summary_belong_to_it() -> None:
+    # github.com/dnth/DEIMKit/issues/30
+    rows = [
+        f" Average Recall     (AR) @[ IoU={iou}      | area=   all | maxDets=100 ] = {value}"
+        for iou, value in (("0.50", "0.608"), ("0.75", "0.301"))
+    ]
+    evaluation = only_evaluation("IoU metric: bbox\n" + COCO_BLOCK + "\n".join(rows) + "\n")
+    assert (len(evaluation.metrics), evaluation.metrics["AR50"], evaluation.metrics["AR75"]) == (
+        14,
+        0.608,
+        0.301,
     )
 
 
@@ -209,6 +227,15 @@ def test_detectron2s_percentages_become_fractions() -> None:
             "[10/10 13:00:00 d2.evaluation.evaluator]: Total inference time: 1 day, 0:04:12.5 "
             "(0.050469 s / iter per device, on 8 devices)",
             {"total_s": 86652.5, "s_per_batch": 0.050469},
+        ),
+        (
+            "[06/27 05:46:10 d2.evaluation.evaluator]: Total inference time: 0:59:41 "
+            "(0.716917 s / img per device, on 1 devices)",
+            {"total_s": 3581, "s_per_image": 0.716917},
+        ),
+        (
+            "2020-09-18 13:08:28,833-INFO: Total number of images: 248, inference time: 8.814965413086895 fps.",
+            {"images": 248, "fps": 8.814965413086895},
         ),
         ("Test: Total time: 0:04:00 (0.0480 s / it)", {"total_s": 240, "s_per_batch": 0.048}),
         (

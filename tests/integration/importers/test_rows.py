@@ -107,6 +107,45 @@ def test_a_line_after_a_whole_one_is_not_joined() -> None:
     assert fields.losses == {"loss_cls": 0.25, "loss": 0.75}
 
 
+def test_padding_within_a_word_or_number_is_taken_out() -> None:
+    # github.com/TeleeMa/DAA-DA8, README: a terminal's copy
+    row = "[08/25 12:23:{} d2.utils.events]:  eta: 5:33:13  iter: {}  loss_cls: 4.116  time: {}_time: 0.0{}"
+    pad = " " * 30
+    rows = [
+        row.format("03", 479, f"0.8208{pad}data", "276  lr: 5.035e-05  max_mem: 5069M"),
+        row.format("20", 499, f"0.8207  d{pad}ata", "276  lr: 5.035e-05  max_mem: 5069M"),
+        row.format("36", 519, "0.8210  data", f"2{pad}76  lr: 5.035{pad}e-05  max_mem: 5069M"),
+    ]
+    curve = only(read("\n".join(rows) + "\n")).curve
+    assert {(point.fields.data_s, point.fields.lr) for point in curve} == {(0.0276, 5.035e-05)}
+    assert [dict(point.fields.other) for point in curve] == [{}] * 3
+
+
+def test_json_spread_over_several_lines_is_read() -> None:
+    # github.com/facebookresearch/Detectron/issues/247
+    rows = ['"eta": "1 day, 13:30:44",', '  "iter": 120000,', '  "loss": 0.562384, ', '  "mb_qsize": 64, ']
+    for begin in ('{"accuracy_cls": 0.923639, ', 'json_stats: {\n"accuracy_cls": 0.923639,'):
+        section = only(read("\n".join([begin, *rows, '  "time": 0.562685}', ""])))
+        assert (section.first, section.curve[0].fields.s_per_iter) == (120000, 0.562685)
+
+
+def test_epochs_of_detr_that_are_not_printed_are_counted() -> None:
+    rows = [
+        row.replace(f', "epoch": {n * 20 - 1}', "")
+        for n, row in enumerate(text("detr", run(3)).split("\n"), 1)
+    ]
+    result = read("\n".join(rows))
+    assert (only(result).first, only(result).last, only(result).lines) == (0, 2, 3)
+    assert [placed.after_iteration for placed in result.log.found] == [0, 1, 2]
+
+
+def test_lines_without_time_are_a_section_of_their_own() -> None:
+    rows = text("ppdet", run(6)).splitlines()
+    bare = [row.partition("] ")[2] for row in rows[3:]]
+    sections = read("\n".join([*rows[:3], *bare]) + "\n").log.sections
+    assert [(section.lines, section.wall_clock is None) for section in sections] == [(3, False), (3, True)]
+
+
 @pytest.mark.parametrize("lost", ["", "^[", "\\x1b", "\\033", "␛"])
 def test_colours_without_their_escape_character_change_nothing(lost: str) -> None:
     for name in TEXT:

@@ -86,11 +86,32 @@ def test_config_of_an_arm_goes_to_the_codebase_option(tmp_path: Path) -> None:
         ("natve:x", "unknown codebase 'natve'"),
         ("native:mask_rcn_r50_fpn", "did you mean mask_rcnn_r50_fpn"),
         ("mmdet:./nothing.py", "no file ./nothing.py"),
+        ("mmdet:my_cnfig.py", "did you mean my_config.py?; one of the codebase's own: my_cnfig"),
+        ("mmdet=./fork:x.py", "no checkout and no interpreter ./fork"),
     ],
 )
-def test_wrong_arm_is_one_clear_error(text: str, words: str) -> None:
+def test_wrong_arm_is_one_clear_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_config.py").touch()
     with pytest.raises(BenchError) as caught:
         parse_arm(text, CODEBASES)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [("phtos", "did you mean photos?"), ("export.json", "--data export.json=FOLDER")],
+)
+def test_data_that_is_not_there_names_what_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: str, words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "export.json").touch()
+    with pytest.raises(BenchError) as caught:
+        composed(Asked(("native:mask_rcnn_r50_fpn",), data=data), CODEBASES)
     assert words in str(caught.value)
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import fcntl
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
-from bench.errors import BenchError
+from bench.errors import BenchError, StorageError
 from bench.recipe.workload import Workload
 from bench.record.models import SCHEMA_VERSION, ArmRecord, Block, Losses, RankTimes, RunRecord
 from bench.record.run import JOURNAL, Run
@@ -52,6 +53,13 @@ def change(path: Path, *keys: str, value: Any) -> None:
         target = target[key]
     target[keys[-1]] = value
     path.write_text(json.dumps(content))
+
+
+def test_a_removed_folder_is_said_to_be_lost(run: Run) -> None:
+    shutil.rmtree(run.folder)
+    with pytest.raises(StorageError, match="measure again") as error:
+        run.append_block(block())
+    assert "is kept" not in str(error.value)
 
 
 # -- records ---------------------------------------------------------------------------------------------------

@@ -19,8 +19,10 @@ from bench.report.answer import geometric_mean, headline, outcome_blocks, pivot_
 from bench.report.app.page import render_page
 from bench.report.build import run_report
 from bench.report.colours import CODEBASES, OTHERS, contrast, look
+from bench.report.document import Column, Table
 from bench.report.render import markdown
-from bench.report.render.terminal import show
+from bench.report.render.terminal import fit, show
+from bench.report.text import cell
 from bench.report.values import MARKS, Report, model_title
 from bench.report.write import MARKDOWN_LIMIT, generate
 from tests.helpers.report_runs import arm, equal_audits, markdown_of, samples, tables_of, write_run
@@ -170,6 +172,15 @@ def test_the_terminal_table_fits_and_keeps_numbers(tmp_path: Path, width: int) -
     ratios = [line for line in lines if "[" in line and "interval" not in line]
     assert len(ratios) == 3
     assert all("] ?" in line for line in ratios)
+
+
+def test_narrow_cells_keep_both_names() -> None:
+    names = "torchvision fasterrcnn_mobilenet_v3_large_320_fpn / python mypackage.models:build"
+    block = Table((Column("codebase"), Column("ratio", True)), ((cell(names), cell("2.5 [0.083, 75] ◇‡")),))
+    shown = fit(block, 60).rows[0][0].text
+    assert len(shown) <= 42
+    arm, base = shown.split(" / ")
+    assert (arm[:5], arm[-3:], base[:5], base[-3:]) == ("torch", "fpn", "pytho", "ild")
 
 
 def test_colours_are_fixed_and_seen_in_both_themes() -> None:

@@ -131,6 +131,18 @@ def rules(a: Json, b: Json, number: int, at: str) -> Iterator[Fact]:
         if name != "momentum" or number:  # in the first step there is none before it
             explained = frozenset({name, "optimizer", "lr"})
             yield Fact(f"{title} as the weights show it{at}", a.get(name), b.get(name), tolerance, explained)
+            first, second = a.get("vectors", {}), b.get("vectors", {})  # not of old records
+            if name in first and name in second:
+                yield _of_vectors(title, name, first, second, at, 2 * tolerance, explained)
+
+
+def _of_vectors(
+    title: str, name: str, a: Json, b: Json, at: str, tolerance: float, explained: frozenset[str]
+) -> Fact:
+    """A constant for biases and scales. A weight decay counts as far as it stands out of what rounding adds."""
+    floor = 10 * max(a["blur"], b["blur"]) / tolerance if name == "weight_decay" else 1e-12
+    distance = abs(a[name] - b[name]) / max(abs(a[name]), abs(b[name]), floor)
+    return Fact(f"{title} as biases show it{at}", a[name], b[name], tolerance, explained, distance=distance)
 
 
 def averages(a: Json, b: Json, at: str) -> Iterator[Fact]:

@@ -198,7 +198,7 @@ class Change:
     def after_step(self) -> Facts:
         weights, momentum = self._observer.tensors("weights"), self._observer.tensors("momentum")
         facts: Facts = {"gradient": {}, "update": {}, "momentum": {}, "average": {}}
-        sums = np.zeros(7)
+        sums = {"all": np.zeros(7), "vectors": np.zeros(7)}
         for name, value in weights.items():
             update = self._difference(value, self._weights[name])
             if update.any():
@@ -209,7 +209,9 @@ class Change:
             facts["update"][name] = norm(update)
             if name in momentum:
                 facts["momentum"][name] = norm(momentum[name])
-                sums += self._products(name, momentum[name], update)
+                products = self._products(name, momentum[name], update)
+                for kind in ("all", "vectors") if value.ndim < 2 else ("all",):
+                    sums[kind] += products
         average = self._observer.tensors("average")
         for name, value in average.items():
             if name in self._gradients:
@@ -217,7 +219,8 @@ class Change:
                 distance = self._difference(weights[name], old).copy()
                 step = self._difference(value, old)
                 facts["average"][name] = [_dot(step, distance), _dot(distance, distance)]
-        facts["rule"] = self._rule(sums) if facts["momentum"] else {}
+        rules = {kind: self._rule(one) for kind, one in sums.items()}
+        facts["rule"] = {**rules["all"], "vectors": rules["vectors"]} if facts["momentum"] else {}
         self._weights, self._momentum = _kept(self._weights, weights), _kept(self._momentum, momentum)
         self._average = _kept(self._average, average)
         return facts
@@ -240,10 +243,11 @@ class Change:
     def _rule(self, sums: np.ndarray) -> Facts:
         """The optimizer's constants, as its tensors show them: v ← momentum · v + g + decay · w, w ← w - lr · v.
 
-        Least squares over all parameters.
+        Least squares over all parameters, or over biases and scales. ``blur``: what rounding may add to the decay.
         """
         update_v, v_v, rest_w, w_w, rest_old, old_old, w_old = sums
-        rule = {"lr": -update_v / max(v_v, 1e-30)}
+        blur = 1e-7 * float(np.sqrt(v_v / max(w_w, 1e-30)))
+        rule = {"lr": -update_v / max(v_v, 1e-30), "blur": blur}
         if not old_old:
             return {**rule, "weight_decay": rest_w / max(w_w, 1e-30)}
         matrix, right = np.array([[w_w, w_old], [w_old, old_old]]), np.array([rest_w, rest_old])

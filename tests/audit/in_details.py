@@ -276,6 +276,25 @@ def weight_decay_of_heads_only(adapter: Any) -> None:
     adapter.optimizer.add_param_group({**group, "params": rest, "weight_decay": 0.0})
 
 
+def _set_vectors(adapter: Any, **values: Any) -> None:
+    """Give biases and scales a group of the optimizer of their own."""
+    optimizer = adapter.optimizer
+    for group in list(optimizer.param_groups):
+        vectors = [one for one in group["params"] if one.ndim < 2]
+        group["params"] = [one for one in group["params"] if one.ndim >= 2]
+        optimizer.param_groups.append({**group, **values, "params": vectors})
+
+
+@training("ssd retinanet")
+def learning_rate_of_biases_doubled(adapter: Any) -> None:
+    _set_vectors(adapter, lr=2 * adapter.optimizer.param_groups[0]["lr"])
+
+
+@training("ssd retinanet")
+def no_weight_decay_of_biases(adapter: Any) -> None:
+    _set_vectors(adapter, weight_decay=0.0)
+
+
 @training("ssd retinanet")
 def gradients_of_the_step_before(adapter: Any) -> None:
     plain: Callable[[], None] = adapter.optimizer_step

@@ -104,6 +104,15 @@ def larger_masks(adapter: Any) -> None:
 
 
 @inference("solov2")
+def masks_of_half_resolution(adapter: Any) -> None:
+    def coarse(masks: Any) -> Any:
+        height, width = masks.shape[1:]
+        return masks[:, ::2, ::2].repeat_interleave(2, 1).repeat_interleave(2, 2)[:, :height, :width]
+
+    after(adapter, "predict_final", lambda found: [{**one, "masks": coarse(one["masks"])} for one in found])
+
+
+@inference("solov2")
 def masks_of_the_input(adapter: Any) -> None:
     """Not scaled to the file."""
 

@@ -365,3 +365,12 @@ def test_optimizer_of_later_steps_is_compared() -> None:
     assert [one.fact for one in found.differences] == [
         "learning rate as the weights show it after the timed blocks"
     ]
+
+
+@pytest.mark.parametrize(("decay", "blur", "expected"), [(0.0, 1e-7, "unequal"), (0.0, 1e-4, "equal")])
+def test_decay_of_biases_counts_where_rounding_allows(decay: float, blur: float, expected: str) -> None:
+    first, second = (
+        arm(label, {"steps/1/rule": {**STEP["rule"], "vectors": {"weight_decay": one, "blur": blur}}})
+        for label, one in (("reference", 1e-4), ("other", decay))
+    )
+    assert audit(second, first).verdict == expected

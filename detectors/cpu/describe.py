@@ -19,7 +19,7 @@ def describe(device: torch.device | str) -> str:
     if torch.device(device).type != "cpu" or switch.chosen() == "torch":
         return "torch"
     parts = ["deformable convolution"]
-    if products.split_by_library():
+    if products.SPLIT_BY_LIBRARY:
         parts.insert(0, "oneDNN products")
     if library.available():
         parts.insert(0, "Winograd 3×3")

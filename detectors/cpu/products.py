@@ -8,7 +8,6 @@ half of what one with AVX-512 can do. Convolutions are oneDNN's, which goes by w
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
 
 import torch
@@ -23,9 +22,7 @@ FEWEST_ROWS = 384
 LONGEST_SUM = 16  #: times the number of rows
 
 
-@cache
-@torch.compiler.assume_constant_result
-def split_by_library() -> bool:
+def _split_by_library() -> bool:
     """Whether torch's products use half of this processor, so that some are made by oneDNN."""
     if torch.backends.cpu.get_cpu_capability() != "AVX512" or not torch.backends.mkl.is_available():
         return False
@@ -33,6 +30,10 @@ def split_by_library() -> bool:
         return "AuthenticAMD" in Path("/proc/cpuinfo").read_text()
     except OSError:
         return False
+
+
+#: A constant, so that a compiled graph need not ask.
+SPLIT_BY_LIBRARY = _split_by_library()
 
 
 def product(a: Tensor, b: Tensor, *, out: Tensor | None = None) -> Tensor:
@@ -73,7 +74,7 @@ def worthwhile(a: Tensor, b: Tensor) -> bool:
         ours(a, b)
         and a.dtype == b.dtype == torch.float32
         and len(a) >= max(FEWEST_ROWS, a.shape[1] // LONGEST_SUM)
-        and split_by_library()
+        and SPLIT_BY_LIBRARY
     )
 
 

@@ -87,7 +87,7 @@ def test_arms_take_turns_in_an_order_that_flips(whole: Path) -> None:
     assert [number for number, _ in order] == sorted(number for number, _ in order)
 
 
-@pytest.mark.parametrize("blocks", [1, 7])
+@pytest.mark.parametrize("blocks", [pytest.param(1, marks=pytest.mark.nightly), 7])
 def test_killed_run_is_completed_with_same_losses_and_ap(cli: Cli, whole: Path, blocks: int) -> None:
     recipe = cli.recipe(workload=WORK, arms=ARMS, measure={"deadline_s": 60})
     process = cli.start("run", recipe, "--adapters", FAKE, "--results", cli.results)
@@ -105,6 +105,7 @@ def test_killed_run_is_completed_with_same_losses_and_ap(cli: Cli, whole: Path, 
     assert Run(folder).journal() == journal
 
 
+@pytest.mark.nightly
 def test_kill_before_the_last_evaluation_leaves_only_that(cli: Cli) -> None:
     trained(cli)
     (folder,) = cli.runs()

@@ -172,6 +172,7 @@ def test_a_dense_model_trains_on_its_own_loader_and_predicts(bench: Bench, model
     assert len({detection["image_id"] for detection in found}) == 2
 
 
+@pytest.mark.nightly
 @pytest.mark.peers
 def test_floating_point_operations_are_counted_as_in_torch(bench: Bench) -> None:
     """RetinaNet is the same network in both, layer by layer, backwards too."""
@@ -237,7 +238,9 @@ json.dump(rows, open(sys.argv[3], "w"))
 
 
 @pytest.mark.peers
-@pytest.mark.parametrize("size", [(160, 128), {"short": 128, "long": 192}])
+@pytest.mark.parametrize(
+    "size", [pytest.param((160, 128), marks=pytest.mark.nightly), {"short": 128, "long": 192}]
+)
 def test_own_loader_gives_same_images_and_objects_in_same_order(bench: Bench, size: Any) -> None:
     """Pixels differ by the resize (OpenCV's is not antialiased) and boxes by the rounding of the image's size."""
     task = workload("mask_rcnn_r50_fpn", input=Input(images=4, size=size, mode="pipeline"))

@@ -132,7 +132,9 @@ NO_DROP_BLOCK = {"SOLOv2Head": {"drop_block": False}}
 @pytest.mark.parametrize(
     ("name", "frozen", "settings", "config"),
     [
-        ("solov2_light_r50_fpn", True, {"conventions": "paddledet"}, {}),
+        pytest.param(
+            *("solov2_light_r50_fpn", True, {"conventions": "paddledet"}, {}), marks=pytest.mark.nightly
+        ),
         pytest.param(
             *(VD_DCN, True, {"frozen_stages": 1, "frozen_bn": True}, NO_DROP_BLOCK), marks=pytest.mark.nightly
         ),

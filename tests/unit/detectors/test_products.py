@@ -16,7 +16,7 @@ from detectors.layers import Linear
 
 @pytest.fixture(params=[True, False], ids=["by convolution", "by torch"])
 def ours(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
-    monkeypatch.setattr(products, "split_by_library", lambda: request.param)
+    monkeypatch.setattr(products, "SPLIT_BY_LIBRARY", request.param)
     return bool(request.param)
 
 

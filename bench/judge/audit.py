@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from bench.errors import BenchError
 from bench.judge.fact import Fact
 from bench.judge.facts import declared, observed
 from bench.judge.pairs import baselines_of
@@ -142,7 +143,13 @@ def audit_run(arms: Sequence[ArmRecord], baseline: Mapping[str, Any]) -> dict[st
     for arm in arms:
         reference = baselines[arm.id]
         if reference is not None and reference.id != arm.id and arm.description and reference.description:
-            verdicts[arm.id] = audit(arm, reference)
+            try:
+                verdicts[arm.id] = audit(arm, reference)
+            except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as problem:
+                where = f"arms/{arm.id}.json or arms/{reference.id}.json"
+                raise BenchError(
+                    f"the facts of its audit cannot be read: {problem!r}", where=where
+                ) from problem
     return verdicts
 
 

@@ -43,9 +43,9 @@ def _described(*path: str) -> Callable[[ArmRecord], Any]:
 
 def _all_parameters(record: ArmRecord) -> Any:
     """Parameters, and the affine values of frozen normalisation that some codebases keep as buffers."""
-    count = record.description.get("parameters")
-    frozen = record.description.get("extra", {}).get("frozen_affine_values") or 0
-    return None if count is None else count + frozen
+    counts = _described("parameters")(record), _described("extra", "frozen_affine_values")(record)
+    count, frozen = (one if isinstance(one, int | float) else None for one in counts)
+    return None if count is None else count + (frozen or 0)
 
 
 TRAINED = WORK - (SIZES - {"model"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import UnionType
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat
@@ -161,10 +162,16 @@ class Truth(RecordModel):
     """Images evaluated."""
 
 
+def _with_ap(metrics: dict[str, float | None]) -> dict[str, float | None]:
+    if "AP" not in metrics:
+        raise ValueError("AP is missing")
+    return metrics
+
+
 class Accuracy(RecordModel):
     """Boxes or masks of one evaluation (`bench.judge.accuracy.Evaluation`, without the image ids)."""
 
-    metrics: dict[str, float | None]
+    metrics: Annotated[dict[str, float | None], AfterValidator(_with_ap)]
     """Metric of COCO → value from 0 to 1; None where it is undefined."""
     objects: int = 0
     """Objects to find, crowds not counted."""
@@ -253,6 +260,25 @@ class DatasetRecord(RecordModel):
 # -- records ---------------------------------------------------------------------------------------------------
 
 
+#: Of a description: names of facts, and what they are.
+DESCRIBED: tuple[tuple[tuple[str, ...], type | UnionType], ...] = (
+    (("parameters", "trainable_parameters", "forward_flops", "training_flops", "threads"), int | float),
+    (("extra", "library", "optimizer", "postprocess", "peak_flops_per_s"), dict),
+    (("kernels", "codebase_version"), str),
+)
+
+
+def _known_description(description: Facts) -> Facts:
+    """Check the kinds of the facts that reports and the audit use."""
+    for names, kind in DESCRIBED:
+        for name in names:
+            if description.get(name) is not None and not isinstance(description[name], kind):
+                raise ValueError(f"{name} is not what a description has there")
+    if not all(isinstance(one, int | float) for one in (description.get("peak_flops_per_s") or {}).values()):
+        raise ValueError("peak_flops_per_s holds what is no number")
+    return description
+
+
 class ArmRecord(RecordModel):
     """Identity, facts and outcome of one arm; the raw samples are beside it."""
 
@@ -288,7 +314,7 @@ class ArmRecord(RecordModel):
     """Blocks that were measured."""
     steps: int = 0
     """Steps that were measured."""
-    description: Facts = Field(default_factory=dict)
+    description: Annotated[Facts, AfterValidator(_known_description)] = Field(default_factory=dict)
     """What the worker said of the work (bench.worker.api.Description)."""
     audit: dict[str, list[Facts]] = Field(default_factory=dict)
     """What was observed of a few steps: ``ranks``, one `bench.worker.audit.audit` per rank, in canonical names; and
@@ -330,6 +356,13 @@ class ArmRecord(RecordModel):
 def _named_recipe(recipe: Facts) -> Facts:
     if "name" in recipe:
         file_name(str(recipe["name"]))
+    measure = recipe.get("measure") or {}
+    if not isinstance(measure, dict):
+        raise ValueError("measure is not what a recipe has there")
+    for name, kind, most in (("until", int | float, 1), ("launches", int, 100_000)):
+        value = measure.get(name)
+        if value is not None and not (isinstance(value, kind) and 0 <= value <= most):
+            raise ValueError(f"measure.{name} is not what a recipe has there")
     return recipe
 
 

@@ -17,7 +17,10 @@ CHANGES: list[tuple[str, list[str], Any]] = [
     ("run.json", ["schema_version"], 99),
     ("run.json", ["machine", "memory"], "much"),
     ("arms/fast.json", ["predictions", "path"], "/etc/passwd"),
+    ("run.json", ["recipe", "measure"], [1]),
     ("arms/fast.json", ["workload", "task"], 5),
+    ("arms/fast.json", ["description", "extra"], [1]),
+    ("arms/fast.json", ["description", "parameters"], "many"),
 ]
 
 
@@ -43,6 +46,16 @@ def test_report_of_a_forged_record_is_refused(
     assert keys[-1] in done.err or keys[0] in done.err
     assert "Traceback" not in done.err
     assert sorted(cli.folder.rglob("*")) == before
+
+
+def test_forged_facts_of_an_audit_are_one_error(cli: Cli, folder: Path) -> None:
+    for file in (folder / "arms").glob("*.json"):
+        forged = {"ranks": [{"steps": [5], "weights": {"w": 1.0}, "named": "own"}]}
+        file.write_text(json.dumps({**json.loads(file.read_text()), "audit": forged}))
+    done = cli("report", folder)
+    assert done.code == 2, done.err
+    assert "the facts of its audit cannot be read" in done.err
+    assert "Traceback" not in done.err
 
 
 def test_list_shows_broken_and_killed_runs(cli: Cli, folder: Path) -> None:

@@ -21,7 +21,7 @@ RUN = Path(__file__).resolve().parents[1] / "data" / "run"
 VALUES: list[Any] = [
     None, True, -1, 0, 1e308, float("nan"), 2**70, "", "x" * 50, "../x", "\ud800", [], {}, [None], {"a": None}, "5",
 ]  # fmt: skip
-MUTATIONS = 500
+MUTATIONS = 2000
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:

@@ -66,10 +66,13 @@ def storing(path: Path, hint: str | None = None) -> Iterator[None]:
         raise StorageError(f"cannot write {path}: {error.strerror or error}", hint=hint) from error
 
 
+def near(name: str, known: Iterable[str]) -> str:
+    """A hint that names the nearest known names; empty when none is near."""
+    found = difflib.get_close_matches(name, sorted(known), n=3, cutoff=0.6)
+    return f"did you mean {' or '.join(found)}?" if found else ""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A hint that names the nearest known names, or all of them when none is near."""
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
-    if near:
-        return f"did you mean {' or '.join(near)}?"
-    return f"known: {', '.join(names)}" if names else "none is known"
+    return near(name, names) or (f"known: {', '.join(names)}" if names else "none is known")

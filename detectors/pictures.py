@@ -65,9 +65,8 @@ def draw(pixels: np.ndarray, found: Detections, names: Sequence[str]) -> np.ndar
     labels = found.labels.tolist()
     colours = [colour_of(label) for label in labels]
     if found.masks is not None:
-        painted = (
-            drawn.int()
-        )  # torchvision blackens what two masks have in common; here the better one is on top
+        painted = drawn.int()
+        # torchvision blackens what two masks have in common; here the better one is on top.
         for mask, colour in zip(found.masks.cpu().flip(0), reversed(colours), strict=True):
             painted[:, mask] = torch.tensor(colour, dtype=torch.int32)[:, None]
         drawn = ((drawn + painted) // 2).to(torch.uint8)

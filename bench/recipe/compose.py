@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from bench.errors import BenchError, did_you_mean
+from bench.errors import BenchError, did_you_mean, near
 from bench.recipe.codebases import Codebase, get_codebase
 
 #: What stands beside the keys of a recipe that is written here.
@@ -109,18 +109,17 @@ def parse_arm(text: str, codebases: Mapping[str, Codebase]) -> ArmText:
 def _refuse_missing_file(model: str, text: str) -> None:
     """A path whose folder exists and whose file does not is a typing error, and so is a name near that of a file here;
     else it is a name of a zoo."""
-    file, near = Path(model).expanduser(), _near(model)
-    if file.parent.is_dir() and not file.exists() and ("/" in model or near):
+    file, hint = Path(model).expanduser(), _near(model)
+    if file.parent.is_dir() and not file.exists() and ("/" in model or hint):
         zoo = f"; one of the codebase's own: {file.stem}" if "/" not in model else ""
-        raise BenchError(f"no file {model}", where=text, hint=f"{near}{zoo}")
+        raise BenchError(f"no file {model}", where=text, hint=f"{hint}{zoo}")
 
 
 def _near(path: str) -> str:
     """What is called nearly so in the folder of a path that is not there; empty without any."""
     folder = Path(path).expanduser().parent
     names = [str(folder / one) for one in os.listdir(folder)] if folder.is_dir() else []
-    hint = did_you_mean(str(Path(path).expanduser()), names)
-    return hint if hint.startswith("did") else ""
+    return near(str(Path(path).expanduser()), names)
 
 
 def size_of(text: str) -> list[int] | dict[str, int]:

@@ -353,7 +353,8 @@ class ArmRecord(RecordModel):
         return [one for one in self.memory if not one.described] or self.memory
 
 
-def _named_recipe(recipe: Facts) -> Facts:
+def _known_recipe(recipe: Facts) -> Facts:
+    """Check the name, and the kinds of the settings that reports use."""
     if "name" in recipe:
         file_name(str(recipe["name"]))
     measure = recipe.get("measure") or {}
@@ -409,7 +410,7 @@ class RunRecord(RecordModel):
     """Version of this schema."""
     id: FileName
     """Name of the run folder."""
-    recipe: Annotated[Facts, AfterValidator(_named_recipe)]
+    recipe: Annotated[Facts, AfterValidator(_known_recipe)]
     """The recipe as resolved, factors and overrides applied."""
     recipe_path: str = ""
     """File of the recipe."""

@@ -15,11 +15,12 @@ from xml.etree import ElementTree
 import pandas as pd
 
 from bench.errors import BenchError, did_you_mean
+from bench.judge.numbers import ratio_text, significant
 from bench.record.machine import fingerprint
 from bench.report.answer import pivot_table
 from bench.report.notebook import LoadedRun
 from bench.report.render import markdown
-from bench.report.text import marked, ratio_text, significant
+from bench.report.text import marked
 from bench.text_safety import visible
 
 #: What a spreadsheet would run as a formula.

@@ -18,10 +18,11 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 
+from bench.judge.numbers import ratio_text
 from bench.record.run import write_atomic
 from bench.report.colours import CODEBASES, look, luminance, phase_colour
 from bench.report.document import Figure
-from bench.report.text import PHASE_TITLES, marked, ratio_text, seconds_text
+from bench.report.text import PHASE_TITLES, marked, seconds_text
 from bench.report.values import Group, Row, RunReport
 
 matplotlib.use("Agg")  # before pyplot: no display is needed, and none is asked for

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bench.gate.history import Series, change_text
-from bench.report.text import significant
+from bench.judge.numbers import significant
 
 #: Of a drawing on a desk, and on a phone: text has one size on both.
 WIDTHS = (860, 350)

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
+from bench.judge.numbers import significant
 from bench.report.colours import look, phase_colour
 from bench.report.sections import log_tail
-from bench.report.text import PHASE_TITLES, significant, value_text
+from bench.report.text import PHASE_TITLES, value_text
 from bench.report.values import MARKS, Group, Report, Row, RunReport
 
 #: Steps in the page over all arms; the Parquet files beside the run hold every one.

@@ -1,18 +1,18 @@
 // Filters, tools, keys, and drawing it all.
 
-function chip(/** @type {string} */ name, /** @type {string} */ title) {
+function chip(name, title) {
   return button(title, () => set({ [name]: state[name] ? "" : "1" }), { "aria-pressed": state[name] === "1" });
 }
-function choice(/** @type {string} */ name, /** @type {string} */ title, /** @type {Any[]} */ options) {
+function choice(name, title, options) {
   if (options.length < 2) return "";
-  return h("select", { "aria-label": title, onchange: (/** @type {Any} */ event) => set({ [name]: event.target.value }) },
+  return h("select", { "aria-label": title, onchange: (event) => set({ [name]: event.target.value }) },
     options.map(([value, text]) => h("option", { value, selected: state[name] === value }, text)));
 }
-const distinct = (/** @type {string} */ key) => [["", `all ${key}s`], ...unique(groups.map((group) => group[key])).map((one) => [one, one])];
+const distinct = (key) => [["", `all ${key}s`], ...unique(groups.map((group) => group[key])).map((one) => [one, one])];
 
 function drawFilters() {
   const { all } = names(), off = hidden();
-  const typed = h("input", { type: "search", id: "query", placeholder: "filter (/)", "aria-label": "Filter by text", value: state.q, oninput: (/** @type {Any} */ event) => set({ q: event.target.value }, true) });
+  const typed = h("input", { type: "search", id: "query", placeholder: "filter (/)", "aria-label": "Filter by text", value: state.q, oninput: (event) => set({ q: event.target.value }, true) });
   const metrics = Object.entries(METRICS).filter(([, metric]) => arms.some((arm) => metric[1](arm) !== null)).map(([key, metric]) => [key, metric[0]]);
   const comparable = all.filter((name) => arms.some((arm) => arm.name === name && arm.median !== null));
   $("filters").replaceChildren(...[typed,
@@ -29,7 +29,7 @@ function drawFilters() {
 }
 
 /** Change the state; `typing` keeps the field that has the focus. */
-function set(/** @type {Any} */ change, typing = false) {
+function set(change, typing = false) {
   Object.assign(state, change);
   writeHash();
   if (!typing) {
@@ -74,14 +74,14 @@ function spy() {
 
 function table() {
   const head = ["workload", "codebase", "baseline", "s/iter", "images/s", "ratio", "low", "high", "memory MiB", "AP", "marks", "status"];
-  const body = current.flatMap((row) => row.arms.map((/** @type {Any} */ arm) => {
+  const body = current.flatMap((row) => row.arms.map((arm) => {
     const ratio = ratioOf(arm), base = baseOf(row.group);
     return [row.group.title, arm.name, base ? base.name : "", arm.median, arm.rate, ratio?.value, ratio?.low, ratio?.high, arm.memory, arm.ap, marksOf(arm), arm.reason ? `${arm.status}: ${arm.reason}` : arm.status];
   }));
   return [head, ...body];
 }
 function copyMarkdown() {
-  const [head, ...body] = table().map((row) => row.map((/** @type {Any} */ value) => typeof value === "number" ? number(value, 4) : markdownCell(value ?? "")));
+  const [head, ...body] = table().map((row) => row.map((value) => typeof value === "number" ? number(value, 4) : markdownCell(value ?? "")));
   const text = [head, head.map(() => "---"), ...body].map((row) => `| ${row.join(" | ")} |`).join("\n") + "\n";
   navigator.clipboard?.writeText(text).then(() => say("copied"));
 }
@@ -100,7 +100,7 @@ function keys() {
   $("keys").showModal();
 }
 
-function tip(/** @type {Any} */ event) {
+function tip(event) {
   const target = event.target instanceof Element ? event.target.closest("[data-arm]") : null;
   const box = $("tip");
   if (!target || event.type === "focusout" || event.type === "mouseout") { box.hidden = true; return; }

@@ -7,10 +7,10 @@ from records as text only.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from importlib import resources
 
+import rjsmin
 from markupsafe import Markup
 
 from bench.report.answer import headline, legend, pivot_table
@@ -65,29 +65,9 @@ def render_page(report: Report, history: Markup | str = "") -> str:
 
 
 def own_script() -> str:
-    """What this project wrote, as one script, without types, comments and blanks."""
-    body = re.sub(r"/\*\*.*?\*/ ?", "", "\n".join(map(_resource, SCRIPTS)), flags=re.DOTALL)
-    lines = [
-        line.strip() for line in body.splitlines() if line.strip() and not line.lstrip().startswith("//")
-    ]
-    body = "\n".join(map(_squeezed, lines))
+    """What this project wrote, as one script, without comments and blanks."""
+    body: str = rjsmin.jsmin("\n".join(map(_resource, SCRIPTS)))
     return f'"use strict";\n(() => {{\n{body}\n}})();\n'
-
-
-def _squeezed(line: str) -> str:
-    """A line of script without the blanks that mean nothing.
-
-    Text in double quotes stays as it is, and a template that is alone in its line. A line with another kind of text,
-    or with a slash that may begin a pattern, stays whole.
-    """
-    template = "|`[^`\\\\]*`" if line.count("`") == 2 else ""
-    parts = re.split(rf'("[^"\\]*"{template})', line)
-    if re.search("[\"'`/\\\\]", "".join(parts[::2])):
-        return line
-    for at in range(0, len(parts), 2):
-        code = re.sub(r" ?([=*{}(),;:<>?&|\[\]]) ?", r"\1", parts[at])
-        parts[at] = re.sub(r"(?<=[\w)\]]) ([+-]) (?=[\w(\[])", r"\1", code)
-    return "".join(parts)
 
 
 def _run(run: RunReport, *, several: bool) -> dict[str, object]:

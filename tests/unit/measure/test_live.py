@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from bench.judge.numbers import duration_text
 from bench.measure.live import SoFar
-from bench.measure.progress import Bar, Board, Lines, duration_text
+from bench.measure.progress import Bar, Board, Lines
 from bench.recipe.workload import Workload
 from bench.record.models import Failure
 

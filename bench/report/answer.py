@@ -116,10 +116,8 @@ def _sentence(name: str, base: str, found: Sequence[Pivot]) -> str:
         if len(found) == 1 and found[0].row.ratio:
             return _alone(name, base, found[0])
         values = [one.row.ratio.value for one in found if one.row.ratio]
-        return (
-            f"{name} against {base}: no mean, for no ratio is shown to be of equal work ({left_out}); "
-            f"{_range(values)}."
-        )
+        where = f"in {counted(len(found), 'workload')}: no mean, for none is shown to be of equal work"
+        return f"{name} against {base}, {_range(values)} {where} ({left_out})."
     values = [row.ratio.value for row in equal if row.ratio]
     sure = [row for row in equal if row.ratio and row.ratio.differs]
     if len(equal) == 1 and equal[0].ratio:

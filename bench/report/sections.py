@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -341,7 +342,7 @@ def warning_text(warning: str, arms: Sequence[str], run: RunReport) -> str:
 
 
 def _reproduce_blocks(run: RunReport) -> Iterator[Block]:
-    yield Code(reproduce(run), "sh")
+    yield Code("\n".join(reproduce(run)), "sh")
     folders = ", ".join(run.sessions or [run.folder])
     yield Text(
         f"Raw data: {folders} (run.json; arms/: one record per arm; samples/: every step, in Parquet; logs/: what "
@@ -349,10 +350,16 @@ def _reproduce_blocks(run: RunReport) -> Iterator[Block]:
     )
 
 
-def reproduce(run: RunReport) -> str:
-    """Shell lines that repeat the run and this report."""
+def reproduce(run: RunReport, group: Group | None = None) -> list[str]:
+    """Shell lines that repeat the run, or one workload of it, and this report."""
     revision = str(run.git.get("revision") or "")
     lines = [f"git checkout {shlex.quote(revision)}"] if revision else []
-    lines.append(shlex.join(run.command) if run.command else shlex.join(["bench", "run", run.recipe_path]))
-    lines.append(shlex.join(["bench", "report", *(run.sessions or [run.folder])]))
-    return "\n".join(lines)
+    command = list(run.command) or ["bench", "run", run.recipe_path]
+    if group is not None:
+        told = {name: level for name, level in group.rows[0].levels.items() if name not in group.factors}
+        command += [
+            word
+            for name, level in told.items()
+            for word in ("--set", f"factors.{name}=[{json.dumps(level)}]")
+        ]
+    return [*lines, shlex.join(command), shlex.join(["bench", "report", *(run.sessions or [run.folder])])]

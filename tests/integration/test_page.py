@@ -116,12 +116,16 @@ def test_the_policy_allows_our_two_scripts_only(page: Page) -> None:
     assert re.findall(r"'(sha256-[^']+)'", policy) == [hash_of(vendor), hash_of(own)]
     assert "MIT License" in vendor
     assert len(own_script().encode()) <= 40 * 1024
+    sources = "".join(path.read_text() for path in SCRIPTS)
+    assert not re.search(r"`[^`\n]*\$\{[^`}\n]*`", sources), (
+        "rjsmin takes blanks out of a template in a template"
+    )
 
 
 def test_the_page_needs_no_network_and_no_file(page: Page) -> None:
     assert [attributes["src"] for _, attributes in page.tags if "src" in attributes] == []
     links = [attributes["href"] for _, attributes in page.tags if "href" in attributes]
-    assert links == ["#results"]
+    assert links == ["#results", "#notes"]
 
 
 def test_the_answer_is_there_without_javascript(page: Page, folder: Path) -> None:
@@ -223,10 +227,20 @@ def test_downloads_hold_the_rows_shown(tab: Tab) -> None:
     assert text.splitlines()[0].startswith("workload,codebase,baseline")
     assert len(text.splitlines()) == 8
     with tab.expect_download() as found:
-        tab.get_by_role("button", name="SVG").click()
-    svg = Path(found.value.path()).read_text()
-    assert svg.startswith("<svg")
-    assert "var(--" not in svg
+        tab.get_by_role("button", name="JSON").click()
+    rows = json.loads(Path(found.value.path()).read_text())
+    assert {row["marks"] for row in rows} >= {"≠", "✕"}
+    figures = tab.locator("#views section", has=tab.get_by_role("button", name="SVG"))
+    for section in figures.all():
+        with tab.expect_download() as found:
+            section.get_by_role("button", name="SVG").click()
+        svg = Path(found.value.path()).read_text()
+        assert svg.startswith("<svg")
+        assert "var(--" not in svg
+        with tab.expect_download() as found:
+            section.get_by_role("button", name="PNG").click()
+        assert Path(found.value.path()).read_bytes().startswith(b"\x89PNG")
+    assert figures.count() >= 2
 
 
 def test_odd_characters_are_escapes(tab: Tab) -> None:

@@ -14,9 +14,9 @@ function make(element, attributes, children) {
   element.append(...children.flat(9).filter((one) => one || one === "0").map(shown));
   return element;
 }
-const h = (tag, attributes = {}, /** @type {Any[]} */ ...children) =>
+const h = (tag, attributes = {}, ...children) =>
   make(document.createElement(tag), attributes, children);
-const s = (tag, attributes = {}, /** @type {Any[]} */ ...children) =>
+const s = (tag, attributes = {}, ...children) =>
   make(document.createElementNS(SVG, tag), attributes, children);
 
 /** Control and bidirectional characters as escapes. */
@@ -26,8 +26,8 @@ function shown(value) {
     (char) => "\\u" + char.charCodeAt(0).toString(16).padStart(4, "0"));
 }
 
-const div = (name, /** @type {Any[]} */ ...children) => h("div", { class: name }, children);
-const span = (name, /** @type {Any[]} */ ...children) => h("span", { class: name }, children);
+const div = (name, ...children) => h("div", { class: name }, children);
+const span = (name, ...children) => h("span", { class: name }, children);
 const button = (text, onclick, attributes = {}) => h("button", { type: "button", onclick, ...attributes }, text);
 /** A colour of the theme. */
 const css = (name) => getComputedStyle(ROOT).getPropertyValue("--" + name).trim();

@@ -22,18 +22,18 @@ function shut() {
 function content(arm) {
   const ratio = ratioOf(arm), base = baseOf(arm.group);
   const facts = [
-    ["throughput ratio", ratio && base ? `${ratioText(ratio)} ${intervalText(ratio)} of ${base.name}` : arm === base ? "this is the baseline" : NONE],
+    ["throughput ratio", ratio && base ? `${ratioText(ratio)} of ${base.name}` : arm === base ? "this is the baseline" : NONE],
     ["marks", [...marksOf(arm)].map((mark) => `${mark} ${D.marks[mark]}`).join("; ")],
     ["detectable effect", arm.detectable !== null && !state.base ? `an effect smaller than ${number(100 * arm.detectable, 2)} % would not have been seen (in 80 % of such runs)` : ""],
     ["s/iter", arm.median === null ? NONE : `${number(arm.median)} (p5–p95: ${number(arm.p5)}–${number(arm.p95)})`],
     ["by batch", arm.batches],
     ["images/s", arm.median === null ? "" : `${number(arm.rate)}, ${arm.images} images per step`],
     ["design", arm.median === null ? "" : `${arm.sessions > 1 ? arm.sessions + " sessions, " : ""}${arm.launches} launches, ${arm.rounds} rounds in all`],
-    ["max memory", arm.memory === null ? "" : `${number(arm.memory, 4)} MiB${arm.resident ? `, ${number(arm.resident, 4)} MiB of it before the model was built` : ""}`],
+    ["max memory", arm.memory === null ? "" : number(arm.memory, 4) + " MiB" + (arm.resident ? `, ${number(arm.resident, 4)} MiB of it before the model was built` : "")],
     ["AP", arm.ap === null ? "" : (100 * arm.ap).toFixed(1) + " %"],
-    ["GFLOP/s", arm.gflops === null ? "" : `${number(arm.gflops)}${arm.peak === null ? "" : `, ${(100 * arm.peak).toFixed(0)} % of the peak measured here`}${arm.peak > 1 ? " (fewer multiplications than counted)" : ""}`],
+    ["GFLOP/s", arm.gflops === null ? "" : number(arm.gflops) + (arm.peak === null ? "" : `, ${(100 * arm.peak).toFixed(0)} % of the peak measured here`) + (arm.peak > 1 ? " (fewer multiplications than counted)" : "")],
     ["equal work", arm.base ? "" : arm.verdict],
-    ["software", arm.software], ["options", arm.options], ["arm", arm.id],
+    ["software", arm.software], ["options", arm.options], ["arm", arm.id], ["measure this workload", arm.group.command],
     ["status", arm.reason ? `${arm.status}: ${arm.reason}` : arm.status],
     ...arm.warnings.map((warning) => ["warning", D.strings[warning]]),
   ].filter(([, text]) => text);
@@ -41,7 +41,7 @@ function content(arm) {
   return [
     div("top", h("h2", { id: "drawer-title" }, `${arm.name} · ${arm.group.title}`), button("✕", () => $("drawer").close(), { "aria-label": "Close" })),
     h("dl", {}, facts.map(([name, text]) => [h("dt", {}, name), h("dd", {}, text)])),
-    arm.differences.length ? [h("h3", {}, "Unequal work"), h("ul", {}, arm.differences.map((d) => h("li", {}, `${D.strings[d[0]]}: ${D.strings[d[2]]}, the baseline has ${D.strings[d[1]]}${d[3] === null ? "" : ` (${percent(d[3])})`}`)))] : "",
+    arm.differences.length ? [h("h3", {}, "Unequal work"), h("ul", {}, arm.differences.map((d) => h("li", {}, `${D.strings[d[0]]}: ${D.strings[d[2]]}, the baseline has ${D.strings[d[1]]}` + (d[3] === null ? "" : ` (${percent(d[3])})`))))] : "",
     arm.unknown.length ? [h("h3", {}, "Not shown"), h("p", {}, arm.unknown.map((one) => D.strings[one]).join(", "))] : "",
     drawn ? [h("h3", {}, "Seconds of each step"), div("bar",
       button("Log scale", () => { logScale = !logScale; openArm(arm); }, { "aria-pressed": logScale }), arm.batch.length && button("This arm by batch", () => { byBatch = !byBatch; openArm(arm); }, { "aria-pressed": byBatch }), button("Steps as CSV", () => samples(arm))),

@@ -41,7 +41,7 @@ function tipOf(arm) {
   const ratio = ratioOf(arm);
   const base = baseOf(arm.group);
   const lines = [`${arm.name} · ${arm.group.title}`];
-  if (ratio && base) lines.push(`${ratioText(ratio)} ${intervalText(ratio)} of ${base.name}'s throughput`);
+  if (ratio && base) lines.push(`${ratioText(ratio)} of ${base.name}'s throughput`);
   if (arm.median !== null) lines.push(`${number(arm.median)} s/iter, ${arm.launches} launches, ${arm.rounds} rounds`);
   for (const mark of marksOf(arm)) lines.push(`${mark} ${D.marks[mark]}`);
   if (arm.reason) lines.push(`${arm.status}: ${arm.reason.slice(0, 200)}`);
@@ -56,13 +56,13 @@ function cell(row, name) {
   const ratio = ratioOf(arm);
   const own = value(arm);
   let relative = /** @type {Any} */ (null);
-  let said = own === null ? NONE : text(own);
+  let said = own !== null ? text(own, arm) : arm.median !== null ? NONE : arm.status === "failed" ? "failed" : "no time";
   let small = "";
   if (state.metric === "ratio") {
     relative = own;
-    small = intervalText(ratio);
+    small = ratioTexts(ratio)[1];
     if (arm === base && arm.median !== null) said = number(arm.median) + " s";
-    else if (own === null && arm.median !== null && state.base) said = "not interleaved";
+    else if (own === null && arm.median !== null && base) said = base.median === null ? "baseline failed" : state.base ? "not interleaved" : NONE;
   } else if (base && base !== arm && own !== null && value(base)) relative = more ? own / value(base) : value(base) / own;
   const marks = marksOf(arm);
   const unsure = ratio && !sure(ratio) && state.metric === "ratio";
@@ -92,13 +92,14 @@ function drawMatrix(left) {
       button(name + arrow, null, { tabindex: -1, "data-sort": key }));
   }));
   const virtual = list(grid, left.length, height, row);
-  const foot = h("div", { class: "foot", role: "row", style: template }, h("div", { class: "cell name", role: "rowheader" }, "geometric mean, equal work"),
-    columns.map((name) => {
-      const mean = geometric(left.flatMap((one) => one.arms.filter((arm) => arm.name === name)));
-      return h("div", { class: "cell value", role: "gridcell", style: shade(mean ? mean.value : null) }, span("only", name),
-        h("span", {}, ratioText(mean), mean && h("small", {}, ` ${intervalText(mean)} of ${mean.count}`)));
+  const means = columns.map((name) => geometric(left.flatMap((one) => one.arms.filter((arm) => arm.name === name))));
+  const foot = means.some(Boolean) && h("div", { class: "foot", role: "row", style: template }, h("div", { class: "cell name", role: "rowheader" }, "geometric mean, equal work"),
+    means.map((mean, at) => {
+      const [value, interval] = ratioTexts(mean);
+      return h("div", { class: "cell value", role: "gridcell", style: shade(mean ? mean.value : null) }, span("only", columns[at]),
+        h("span", {}, value, mean && h("small", {}, ` ${interval} of ${mean.count}`)));
     }));
-  grid.append(h("div", { role: "rowgroup" }, head), virtual.body, h("div", { role: "rowgroup" }, foot));
+  grid.append(h("div", { role: "rowgroup" }, head), virtual.body, foot ? h("div", { role: "rowgroup" }, foot) : "");
   const more = kept.length - columns.length;
   box.replaceChildren(grid, more > 0 ? note(`${more} more columns: hide some to see them.`) : "");
   virtual.fill();

@@ -80,6 +80,10 @@ function table() {
   }));
   return [head, ...body];
 }
+function json() {
+  const [head, ...body] = table();
+  return JSON.stringify(body.map((row) => Object.fromEntries(row.map((value, at) => [head[at], value ?? null]))), null, 1);
+}
 function copyMarkdown() {
   const [head, ...body] = table().map((row) => row.map((value) => typeof value === "number" ? number(value, 4) : markdownCell(value ?? "")));
   const text = [head, head.map(() => "---"), ...body].map((row) => `| ${row.join(" | ")} |`).join("\n") + "\n";
@@ -90,8 +94,8 @@ function drawTools() {
   const dark = () => (ROOT.dataset.theme || (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
   $("tools").replaceChildren(
     button("CSV", () => download("rows.csv", "text/csv", csv(table()))),
-    button("JSON", () => download("report.json", "application/json", JSON.stringify(D))), button("Copy as Markdown", copyMarkdown),
-    button("Light / dark", () => { ROOT.dataset.theme = dark() ? "light" : "dark"; render(); }), button("?", keys, { "aria-label": "Keys" }));
+    button("JSON", () => download("rows.json", "application/json", json())), button("Copy Markdown", copyMarkdown),
+    button("Theme", () => { ROOT.dataset.theme = dark() ? "light" : "dark"; render(); }), button("?", keys, { "aria-label": "Keys" }));
 }
 function keys() {
   const list = [["/", "filter"], ["arrow keys", "move in the matrix"], ["Enter", "all about an arm"], ["Esc", "close"], ["?", "this list"]];
@@ -139,7 +143,11 @@ function listen() {
   });
   $("drawer").addEventListener("close", shut);
   addEventListener("hashchange", () => { readHash(); drawFilters(); render(); openFromHash(); });
-  addEventListener("beforeprint", () => { printing = true; render(); });
+  addEventListener("beforeprint", () => {
+    printing = true;
+    render();
+    for (const one of document.querySelectorAll("#answer details, #audit details")) one.setAttribute("open", "");
+  });
   addEventListener("afterprint", () => { printing = false; render(); });
   addEventListener("scroll", spy, { passive: true });
   let width = innerWidth;
@@ -155,6 +163,7 @@ unpack($("data").textContent).then((data) => {
   readHash();
   $("static").remove();
   drawTools();
+  for (const id of ["results", "history", "notes"]) $(id)?.querySelector("h2").append(anchor(id, id));
   if (arms.length) { drawFilters(); render(); } else $("matrix").textContent = "No arm has a record.";
   listen();
   openFromHash();

@@ -19,7 +19,7 @@ function load(data) {
   const text = (index) => D.strings[index];
   groups = D.groups.title.map((title, index) => ({
     index, title: text(title), model: text(D.groups.model[index]), task: text(D.groups.task[index]),
-    cell: text(D.groups.cell[index]), arms: [],
+    cell: text(D.groups.cell[index]), command: text(D.groups.command[index]), arms: [],
   }));
   arms = D.arms.id.map((id, index) => {
     const arm = /** @type {Any} */ ({ index, id });
@@ -123,18 +123,26 @@ function geometric(list) {
   const half = wide ? Infinity : sqrt(found.reduce((sum, one) => sum + (log(one.high / one.low) / 2) ** 2, 0)) / found.length;
   return { value: exp(centre), low: exp(centre - half), high: wide ? null : exp(centre + half), count: found.length };
 }
-function ratioText(ratio) {
-  if (!ratio) return NONE;
-  return number(ratio.value) + "×";
+/** Ratio and interval in the digits that the interval supports, as `bench.judge.numbers` writes them. */
+function ratioTexts(ratio) {
+  if (!ratio) return [NONE, ""];
+  const { value, low, high } = ratio, power = (v) => floor(log10(v));
+  if (high === null) return [number(value, 2) + "×", "(no interval)"];
+  let write = (v) => number(v, 2);
+  if (!(low > 0 && 100 * low < high)) {
+    const half = (high - low) / 2;
+    const digits = half <= value * 1e-6 ? 5 - power(value) : (half / 10 ** power(half) < 2 ? 1 : 0) - power(half);
+    write = (v) => v.toFixed(min(12, max(0, digits, low > 0 ? ceil(-log10(low)) : 0)));
+  }
+  return [write(value) + "×", `[${write(low)}, ${write(high)}]`];
 }
-const intervalText = (ratio) =>
-  !ratio ? "" : ratio.high === null ? "[no interval]" : `[${number(ratio.low)}, ${number(ratio.high)}]`;
+const ratioText = (ratio) => ratioTexts(ratio).join(" ");
 
 // -- metrics and filters -----------------------------------------------------------------------------
 
 /** What the matrix can show: title, value, text, and whether more is better. */
 const METRICS = /** @type {Any} */ ({
-  ratio: ["throughput ratio", (a) => ratioOf(a)?.value ?? null, (v) => number(v) + "×", true],
+  ratio: ["throughput ratio", (a) => ratioOf(a)?.value ?? null, (v, a) => ratioTexts(ratioOf(a))[0], true],
   seconds: ["s/iter", (a) => a.median, (v) => number(v) + " s", false],
   rate: ["images/s", (a) => a.rate, (v) => number(v), true],
   memory: ["max memory", (a) => a.memory, (v) => number(v, 4) + " MiB", false],

@@ -76,9 +76,19 @@ def _run(run: RunReport, *, several: bool) -> dict[str, object]:
         "title": f"{run.name}, run {run.id}" if several else "",
         "sentences": headline(run),
         "facts": facts_line(run).split(" · "),
-        "table": html_of([pivot_table(run, STATIC_ROWS // 2)] if run.rows else []),
+        # The script draws both itself, and takes these away.
+        "table": html_of(_static(run)),
         "marks": legend(run.rows),
     }
+
+
+def _static(run: RunReport) -> Iterator[Block]:
+    """The ratios and what work differs, for readers without JavaScript."""
+    if run.rows:
+        yield pivot_table(run, STATIC_ROWS // 2)
+    audit = tuple(_clipped(block) for block in audit_blocks(run))
+    if audit:
+        yield Details("Equal work: what differs, and what was not shown", audit)
 
 
 def _notes(report: Report) -> Iterator[Block]:
@@ -93,9 +103,6 @@ def _notes(report: Report) -> Iterator[Block]:
             yield Text(f"{len(warnings) - MOST_WARNINGS} more are in report.json.")
         if run.unmeasured:
             yield Text(f"Planned but without a record: {', '.join(run.unmeasured[:MOST_WARNINGS])}.")
-        audit = tuple(_clipped(block) for block in audit_blocks(run))
-        if audit:
-            yield Details("Equal work: what differs, and what was not shown", audit)
         setting = tuple(_clipped(block) for block in setting_blocks(run))
         if setting:
             yield Details("Setting: weights, types of numbers, threads, images", setting)
@@ -104,7 +111,7 @@ def _notes(report: Report) -> Iterator[Block]:
         yield Details("As recorded", tuple(machine_blocks(run)))
         yield Details("Recipe as resolved", (Code(as_yaml(run.recipe), "yaml"),))
         yield Heading(3, "Reproduce")
-        yield Code(reproduce(run), "sh")
+        yield Code("\n".join(reproduce(run)), "sh")
 
 
 def _clipped(block: Block) -> Block:

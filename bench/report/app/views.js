@@ -5,9 +5,18 @@ const label = (arm) => h("span", { "data-arm": arm.index }, swatch(arm), arm.nam
 const measured = (list) => list.flatMap((row) => row.arms);
 const room = () => printing ? 1000 : $("matrix").clientWidth || 900;
 
-function section(id, title, /** @type {Any[]} */ ...children) {
-  const link = h("a", { class: "anchor", href: "#" + id, "aria-label": "Link to " + title, "data-jump": id }, "¶");
-  return h("section", { id }, h("h2", {}, title, link), children);
+function section(id, title, ...children) {
+  return h("section", { id }, h("h2", {}, title, anchor(id, title)), children);
+}
+const anchor = (id, title) => h("a", { class: "anchor", href: "#" + id, "aria-label": "Link to " + title, "data-jump": id }, "¶");
+/** Buttons that save a figure. */
+const saved = (name, whole) => [button("SVG", () => download(name + ".svg", "image/svg+xml", svgText(whole()))), button("PNG", () => svgPng(whole(), name + ".png"))];
+/** One drawing of all rows, with their names: text at the left, what `draw` gives at the right. */
+function stacked(title, found, draw, ...below) {
+  const kept = found.slice(0, MOST_BARS), height = 22 * kept.length + 24;
+  return s("svg", { width: 1000, height, viewBox: `0 0 1000 ${height}` }, s("title", {}, title),
+    kept.map((arm, index) => s("g", { transform: `translate(0,${22 * index})` }, s("text", { y: 15 }, `${arm.group.title} · ${arm.name}`.slice(0, 60)), s("g", { transform: "translate(400)" }, draw(arm)))),
+    s("g", { transform: `translate(400,${height - 24})` }, below));
 }
 
 // -- forest ------------------------------------------------------------------------------------------
@@ -43,7 +52,7 @@ function axis(scale, width, y) {
     return s("text", { x: min(max(x, 10), width - 10), y, "text-anchor": "middle", class: "muted" }, tick + "×");
   });
 }
-const forestText = (arm) => `${ratioText(ratioOf(arm))} ${intervalText(ratioOf(arm))} `;
+const forestText = (arm) => ratioText(ratioOf(arm)) + " ";
 
 function drawForest(left) {
   const found = measured(left).filter(ratioOf);
@@ -59,14 +68,9 @@ function drawForest(left) {
   const virtual = list(box, found.length, phone() ? 46 : 22, line);
   virtual.body.setAttribute("role", "none");
   box.append(ruler("top"), virtual.body, ruler("bottom"));
-  const whole = () => {
-    const kept = found.slice(0, MOST_BARS), height = 22 * kept.length + 24;
-    return s("svg", { width: 1000, height, viewBox: `0 0 1000 ${height}` }, s("title", {}, "Throughput ratios with 95 % intervals"), kept.map((arm, index) => s("g", { transform: `translate(0,${22 * index})` },
-      s("text", { y: 15 }, `${arm.group.title} · ${arm.name}`.slice(0, 60)), s("g", { transform: "translate(400)" }, forestLine(arm, scale, 400)),
-      s("text", { x: 812, y: 15 }, forestText(arm) + marksOf(arm)))), s("g", { transform: `translate(400,${height - 24})` }, axis(scale, 400, 16)));
-  };
-  return [section("forest", "Forest plot", div("bar",
-    button("SVG", () => download("ratios.svg", "image/svg+xml", svgText(whole()))), button("PNG", () => svgPng(whole(), "ratios.png"))),
+  const whole = () => stacked("Throughput ratios with 95 % intervals", found,
+    (arm) => [forestLine(arm, scale, 400), s("text", { x: 412, y: 15 }, forestText(arm) + marksOf(arm))], axis(scale, 400, 16));
+  return [section("forest", "Forest plot", div("bar", saved("ratios", whole)),
     note("Hollow: the interval contains 1. Grey band: effects that this design would not have seen. The line at 1 is the baseline."), box), virtual.fill];
 }
 
@@ -74,11 +78,12 @@ function drawForest(left) {
 
 let difference = false;
 /** A section with one drawing per arm. */
-function bars(id, title, found, draw, /** @type {Any[]} */ ...above) {
-  return found.length ? section(id, title, above, div("bars", found.slice(0, MOST_BARS).map((arm) => [label(arm), draw(arm)])),
+function bars(id, title, found, draw, ...above) {
+  const key = () => Object.values(id === "phases" && D.phases).map(([name, colour], at) => [s("rect", { x: 95 * at, y: 8, width: 10, height: 10, fill: colour }), s("text", { x: 95 * at + 14, y: 17 }, name)]);
+  return found.length ? section(id, title, div("bar", saved(id, () => stacked(title, found, draw, key()))), above, div("bars", found.slice(0, MOST_BARS).map((arm) => [label(arm), draw(arm)])),
     found.length > MOST_BARS && note(`The first ${MOST_BARS} of ${found.length} rows; filter to see others.`)) : "";
 }
-const barWidth = () => max(260, room() - (phone() ? 8 : 380));
+const barWidth = () => max(260, min(600, room() - (phone() ? 8 : 380)));
 
 function drawPhases(left) {
   const width = barWidth();
@@ -118,7 +123,7 @@ function drawMemory(left) {
       s("path", { d: `M${before},10H${x(arm.memory)}M${before},4v12`, stroke: arm.look[0] }),
       other && marker(base.look[1], x(other), 10, 4, { fill: "var(--page)", stroke: base.look[0] }),
       marker(arm.look[1], x(arm.memory), 10, 4.5, { fill: arm.look[0] }),
-      s("text", { x: x(max(arm.memory, other || 0)) + 9, y: 14 }, `${number(arm.memory, 4)} MiB${other ? ` (${number(arm.memory / other)}×)` : ""}`));
+      s("text", { x: x(max(arm.memory, other || 0)) + 9, y: 14 }, number(arm.memory, 4) + " MiB" + (other ? ` (${number(arm.memory / other)}×)` : "")));
   };
   return bars("memory", "Max memory", found, dots, note("Filled: the arm. Hollow: its baseline. Tick: resident before the model was built."));
 }
@@ -158,7 +163,7 @@ function drawScatter(left) {
   }
   const choose = h("select", { "aria-label": "Horizontal axis", onchange: (event) => { xMetric = event.target.value; render(); } },
     ["rate", "seconds", "memory"].map((key) => h("option", { value: key, selected: key === xMetric }, METRICS[key][0])));
-  return section("accuracy", "Speed and accuracy", div("bar", choose), note("Dashed: the arms of one model that no other one beats in both."), svg);
+  return section("accuracy", "Speed and accuracy", div("bar", choose, saved("accuracy", () => svg)), note("Dashed: the arms of one model that no other one beats in both."), svg);
 }
 
 const percent = (v) => `${v > 0 ? "+" : ""}${number(100 * v, 2)} %`;
@@ -187,6 +192,6 @@ function drawAudit(left) {
     h("tbody", {}, entries.slice(0, MOST_BARS).map(([fact, row]) => h("tr", {}, h("th", { scope: "row" }, D.strings[fact]), columns.map((name) => h("td", {}, auditCell(row.cells[name])))))))) : "";
   const all = [...facts].sort((a, b) => b[1].differs - a[1].differs);
   const differ = all.filter(([, row]) => row.differs), rest = all.filter(([, row]) => !row.differs);
-  return section("audit", "Equal work", note(`Against the run's baseline. ${differ.length} facts differ, ${rest.length} could not be observed in both arms.`),
+  return section("audit", "Equal work", note(`Against the run's baseline. Facts that differ: ${differ.length}; that could not be observed in both arms: ${rest.length}.`),
     table(differ), rest.length && h("details", {}, h("summary", {}, "What was not shown"), table(rest)));
 }

@@ -232,7 +232,7 @@ def test_a_failed_baseline_leaves_no_ratio_and_says_why(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", [(base, samples(1.0)), (arm("native"), samples(1.0))])
     text = markdown_of(run)
     rows = rows_of(text, "Faster R-CNN R-50-FPN, training")
-    assert [row[RATIO] for row in rows] == ["✕", "–"]
+    assert [row[RATIO] for row in rows] == ["✕", "baseline failed"]
     assert rows[1][SECONDS] != "–", "the other arm keeps its own numbers"
     assert "No ratios: the baseline torchvision has no result." in text
 

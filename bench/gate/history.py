@@ -191,8 +191,8 @@ COLUMNS: dict[Column, Callable[[Series], Any]] = {
     Column("metric"): lambda one: (
         f"{one.metric} ÷ {one.relative_to}" if one.relative_to else f"{one.metric} ({one.unit})"
     ),
-    Column("machine", priority=3): lambda one: one.machine,
-    Column("runs", True, priority=2): lambda one: len(one.points),
-    Column("latest", True, priority=1): lambda one: f"{one.values[-1]:.4g}",
+    Column("machine", priority=1): lambda one: one.machine,
+    Column("runs", True, priority=3): lambda one: len(one.points),
+    Column("latest", True, priority=2): lambda one: f"{one.values[-1]:.4g}",
     Column("change", True): _changes_text,
 }

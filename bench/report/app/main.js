@@ -23,7 +23,7 @@ function drawFilters() {
     D.interleaved ? choice("base", "Baseline", [["", "baseline of the run"], ...comparable.slice(0, 50).map((name) => [name, "against " + name])]) : "",
     all.length > 1 ? all.slice(0, MOST_COLUMNS).map((name) => button(name, () => {
       off.delete(name) || off.add(name);
-      set({ hide: [...off].join("|") });
+      set({ hide: [...off].map((one) => one.replaceAll("|", "%7C")).join("|") });
     }, { "aria-pressed": !off.has(name) })) : "",
     h("span", { id: "count" }), button("Reset", () => set({ ...START }))].flat().filter(Boolean));
 }
@@ -68,7 +68,7 @@ function drawSide() {
 /** Mark the section that is read now. */
 function spy() {
   const links = [...$("side").children], end = innerHeight + scrollY > ROOT.scrollHeight - 4;
-  const at = end ? links.at(-1) : links.filter((one) => $(one.dataset.jump).getBoundingClientRect().top < 150).at(-1);
+  const at = end ? links.at(-1) : links.filter((one) => $(one.dataset.jump)?.getBoundingClientRect().top < 150).at(-1);
   for (const one of links) one.setAttribute("aria-current", one === (at || links[0]));
 }
 

@@ -4,7 +4,6 @@ let D = /** @type {Any} */ (null);
 let arms = [];
 /** @type {Any[]} */
 let groups = [];
-const MARKERS = /** @type {Any} */ ({});
 const START = /** @type {Any} */ ({ q: "", task: "", model: "", hide: "", equal: "", sure: "", base: "", metric: "ratio", sort: "", arm: "" });
 let state = /** @type {Any} */ ({ ...START });
 
@@ -39,14 +38,15 @@ function load(data) {
 
 function readHash() {
   state = { ...START };
-  for (const [name, value] of new URLSearchParams(location.hash.slice(1))) if (name in START) state[name] = value;
+  for (const [name, value] of new URLSearchParams(location.hash.slice(1))) if (Object.hasOwn(START, name)) state[name] = value;
+  if (!Object.hasOwn(METRICS, state.metric)) state.metric = START.metric;
 }
 function writeHash() {
   const kept = Object.entries(state).filter(([name, value]) => value !== START[name]);
   const hash = new URLSearchParams(kept).toString();
   history.replaceState(null, "", hash ? "#" + hash : location.pathname + location.search);
 }
-const hidden = () => new Set(state.hide ? state.hide.split("|") : []);
+const hidden = () => new Set(state.hide ? state.hide.split("|").map((name) => name.replaceAll("%7C", "|")) : []);
 
 // -- ratios ----------------------------------------------------------------------------------------
 

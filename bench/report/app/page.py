@@ -28,6 +28,7 @@ from bench.report.sections import (
     warnings_of,
 )
 from bench.report.setting import setting_blocks
+from bench.report.text import shorten
 from bench.report.values import Report, RunReport
 
 #: The page's own script, in order.
@@ -52,7 +53,9 @@ def render_page(report: Report, history: Markup | str = "") -> str:
         .get_template("app.html.j2")
         .render(
             title=f"Benchmark report: {names}",
-            description=report.runs[0].description if len(report.runs) == 1 else "",
+            description=shorten(report.runs[0].description, 400, at_end=True)
+            if len(report.runs) == 1
+            else "",
             runs=[_run(run, several=len(report.runs) > 1) for run in report.runs],
             history=history,
             notes=html_of(_notes(report)),

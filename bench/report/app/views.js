@@ -89,9 +89,9 @@ function drawPhases(left) {
   const width = barWidth();
   const total = (arm) => arm.phases.reduce((sum, p) => sum + p[1], 0);
   const bar = (arm) => {
-    const base = baseOf(arm.group), theirs = Object.fromEntries(difference && base ? base.phases : []), all = arm.group.arms;
+    const base = baseOf(arm.group), theirs = new Map(difference && base ? base.phases : []), all = arm.group.arms;
     if (difference && (!base || base === arm)) return note(base ? "baseline" : "no baseline");
-    const parts = arm.phases.map((p) => [D.phases[p[0]], p[1] - (theirs[p[0]] || 0)]);
+    const parts = arm.phases.map((p) => [D.phases[p[0]], p[1] - (theirs.get(p[0]) || 0)]);
     const zero = difference ? width / 2 : 0;
     const most = difference ? max(...all.map((one) => max(total(one), total(base)) - min(total(one), total(base))), ...parts.map((p) => abs(p[1]))) * 1.6 || 1 : max(...all.map(total));
     const scale = (width - zero - 80) / most;
@@ -182,7 +182,7 @@ function drawAudit(left) {
   const columns = unique(found.map((arm) => arm.name)).slice(0, MOST_COLUMNS), facts = new Map();
   for (const arm of found)
     for (const entry of [...arm.differences, ...arm.unknown]) {
-      const fact = entry[0] ?? entry, row = facts.get(fact) || { differs: 0, cells: {} };
+      const fact = entry[0] ?? entry, row = facts.get(fact) || { differs: 0, cells: Object.create(null) };
       facts.set(fact, row);
       if (entry.length) row.differs++;
       (row.cells[arm.name] ||= []).push(entry.length ? entry : null);

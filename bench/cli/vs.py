@@ -101,6 +101,8 @@ def vs(
     if dry_run:
         print_json({"recipe": str(path)}) if as_json else say(path)
         return
+    if not quiet:
+        say(content["description"], error=True)
     outcome = measure(loaded, plan, results, adapters, quiet=quiet or as_json)
     target = output or Path("reports") / plan.name / outcome.run.folder.name
     report = None

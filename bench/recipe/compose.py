@@ -14,11 +14,13 @@ import yaml
 from bench.errors import BenchError, did_you_mean, near
 from bench.recipe.codebases import Codebase, get_codebase
 
+TASKS = ("train", "infer", "serve")
+
 #: What stands beside the keys of a recipe that is written here.
 COMMENTS = {
     "name": "name of the folder of its runs",
     "workload": "the work of every arm (docs/reference/recipe.md has all fields)",
-    "task": "train or infer: time steps; eval: infer, and AP of the weights",
+    "task": "train or infer: time steps; eval: infer, and AP of the weights; serve: infer, and requests",
     "input": "the same images for every codebase",
     "dataset": "a folder of COCO, YOLO or Pascal VOC, or shapes",
     "size": "[height, width]: exactly that; or short and long side with the ratio kept",
@@ -153,9 +155,9 @@ def composed(asked: Asked, codebases: Mapping[str, Codebase]) -> dict[str, Any]:
     arms = [parse_arm(text, codebases) for text in asked.arms]
     if not arms:
         raise BenchError("no arm", hint="bench vs native:mask_rcnn_r50_fpn torchvision:maskrcnn_resnet50_fpn")
-    if asked.task not in ("train", "infer"):
+    if asked.task not in TASKS:
         raise BenchError(
-            f"task {asked.task}: expected train or infer", hint=did_you_mean(asked.task, ["train", "infer"])
+            f"task {asked.task}: expected train, infer or serve", hint=did_you_mean(asked.task, TASKS)
         )
     shared = arms[0].canonical if len({arm.canonical for arm in arms}) == 1 else None
     weighted = any(arm.weights or (arm.codebase.pretrained and arm.canonical is None) for arm in arms)

@@ -174,7 +174,9 @@ def check_offer(codebase: Codebase, workload: Workload) -> str | None:
         return f"{codebase.name} offers no {model}: {codebase.why_missing(model)}"
     if scheme is not None and scheme not in codebase.schemes:
         return f"{codebase.name} takes no model of its own by name, only canonical ones (and no {scheme}:// models)"
-    needed = {"eval": ("infer",), "train_eval": ("train", "infer")}.get(workload.task, (workload.task,))
+    needed = {"eval": ("infer",), "serve": ("infer",), "train_eval": ("train", "infer")}.get(
+        workload.task, (workload.task,)
+    )
     if scheme is None and (lacking := set(needed) - set(codebase.models[model].tasks)):
         return f"{codebase.name} offers {model} not for {lacking.pop()}"
     offered: dict[str, tuple[Any, Sequence[Any]]] = {

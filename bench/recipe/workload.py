@@ -111,8 +111,9 @@ class Optimizer(Strict):
 class Workload(Strict):
     """The work of one arm. Two arms are comparable when their workloads are equal but for the factor compared."""
 
-    task: Literal["train", "infer", "eval", "train_eval"] = "train"
-    """train, infer: time steps. eval: infer, and AP of the weights. train_eval: ``steps`` steps, with AP on the way."""
+    task: Literal["train", "infer", "eval", "serve", "train_eval"] = "train"
+    """train, infer: time steps. eval: infer, and AP of the weights. serve: infer, and requests that MLPerf's load
+    generator makes. train_eval: ``steps`` steps, with AP on the way."""
     model: str = ""
     """A canonical model name (`bench list models`). Not needed where every arm names its own."""
     input: Input = Input()
@@ -184,6 +185,8 @@ class Workload(Strict):
     def _even(self) -> Workload:
         if self.ranks % self.nodes:
             raise ValueError(f"{self.ranks} ranks cannot be spread evenly over {self.nodes} nodes")
+        if self.task == "serve" and self.ranks > 1:
+            raise ValueError("requests are served by one rank")
         return self
 
     @property

@@ -134,6 +134,33 @@ class Losses(RecordModel):
     """Loss → value; None where it is no finite number."""
 
 
+class Served(RecordModel):
+    """What MLPerf's load generator found in one scenario; a request is one batch."""
+
+    launch: int
+    """Launch, from 0."""
+    scenario: Literal["SingleStream", "Offline", "Server"]
+    """The generator's name of it."""
+    samples: Annotated[int, Field(ge=0)]
+    """Requests answered."""
+    samples_per_s: FiniteFloat
+    """Requests answered per second."""
+    p50_ms: FiniteFloat | None = None
+    """Median latency in milliseconds. None, as of the others: too few requests, or Offline."""
+    p90_ms: FiniteFloat | None = None
+    """90th percentile."""
+    p99_ms: FiniteFloat | None = None
+    """99th percentile."""
+    asked_per_s: FiniteFloat | None = None
+    """Of Server: requests per second that were made."""
+    p99_bound_ms: FiniteFloat | None = None
+    """Of Server: 99 % of the answers have to come within so many milliseconds."""
+    within: bool | None = None
+    """Of Server: they did."""
+    valid: bool = False
+    """The generator calls its result valid, which takes more requests than most short runs make."""
+
+
 class Prediction(RecordModel):
     """One prediction pass: every image once."""
 
@@ -341,6 +368,8 @@ class ArmRecord(RecordModel):
     """What the predictions are evaluated against."""
     evaluations: list[Evaluation] = Field(default_factory=list)
     """Every evaluation, by steps."""
+    served: list[Served] = Field(default_factory=list)
+    """Of a serve arm: every scenario, launch by launch."""
     input: Facts = Field(default_factory=dict)
     """Of a train_eval arm: what decided order and augmentation: SHA-256 of the schedule of its batches, seed, flip."""
     warnings: list[str] = Field(default_factory=list)

@@ -194,6 +194,7 @@ def _row(
         phases=_phases(arm),
         operator_shares=_operator_shares(arm),
         ap=_last_ap(arm),
+        served=tuple(arm.served),
         warnings=(*arm.warnings, *noise.check(blocks)),
         trace=measured.trace,
     )

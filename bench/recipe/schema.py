@@ -174,7 +174,12 @@ def factor_target(name: str) -> tuple[FactorRoot, tuple[str, ...]]:
             if name in inner.model_fields:
                 return "workload", (outer, name)
     known = [*Workload.model_fields, "devices", "size", "mode", "images", "lr", "threads", "options.<name>"]
-    raise BenchError(f"unknown factor '{name}'", hint=did_you_mean(name, known))
+    hint = (
+        "its dtype is the field precision: [float32, bfloat16]"
+        if name == "amp"
+        else did_you_mean(name, known)
+    )
+    raise BenchError(f"unknown factor '{name}'", hint=hint)
 
 
 def level_text(level: Any) -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from types import UnionType
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat
+from pydantic import AfterValidator, Field, FiniteFloat
 
 from bench.recipe.workload import Workload
 from bench.record.names import FileName, InnerPath, file_name
+from bench.record.served import RecordModel, Served
 
 #: 2: data sets by name, split and checksum; no path, host or user name of the machine; ground truth beside predictions.
 SCHEMA_VERSION = 2
@@ -32,15 +33,6 @@ def _known_version(version: int) -> int:
 
 
 SchemaVersion = Annotated[int, AfterValidator(_known_version)]
-
-
-class RecordModel(BaseModel):
-    """A record may hold more keys than the schema; they are kept, not refused."""
-
-    model_config = ConfigDict(extra="allow", use_attribute_docstrings=True)
-
-
-# -- the journal ---------------------------------------------------------------------------------------------
 
 
 class RankTimes(RecordModel):
@@ -132,33 +124,6 @@ class Losses(RecordModel):
     """Of a train_eval arm: 0-based step of the training."""
     losses: dict[str, float | None]
     """Loss → value; None where it is no finite number."""
-
-
-class Served(RecordModel):
-    """What MLPerf's load generator found in one scenario; a request is one batch."""
-
-    launch: int
-    """Launch, from 0."""
-    scenario: Literal["SingleStream", "Offline", "Server"]
-    """The generator's name of it."""
-    samples: Annotated[int, Field(ge=0)]
-    """Requests answered."""
-    samples_per_s: FiniteFloat
-    """Requests answered per second."""
-    p50_ms: FiniteFloat | None = None
-    """Median latency in milliseconds. None, as of the others: too few requests, or Offline."""
-    p90_ms: FiniteFloat | None = None
-    """90th percentile."""
-    p99_ms: FiniteFloat | None = None
-    """99th percentile."""
-    asked_per_s: FiniteFloat | None = None
-    """Of Server: requests per second that were made."""
-    p99_bound_ms: FiniteFloat | None = None
-    """Of Server: 99 % of the answers have to come within so many milliseconds."""
-    within: bool | None = None
-    """Of Server: they did."""
-    valid: bool = False
-    """The generator calls its result valid, which takes more requests than most short runs make."""
 
 
 class Prediction(RecordModel):
@@ -368,8 +333,12 @@ class ArmRecord(RecordModel):
     """What the predictions are evaluated against."""
     evaluations: list[Evaluation] = Field(default_factory=list)
     """Every evaluation, by steps."""
+    energy: dict[str, list[FiniteFloat]] = Field(default_factory=dict)
+    """Device (CPU, GPU) → joules per image of every block, settling steps counted."""
+    no_energy: dict[str, str] = Field(default_factory=dict)
+    """Device → why its energy is not known."""
     served: list[Served] = Field(default_factory=list)
-    """Of a serve arm: every scenario, launch by launch."""
+    """Of a serve arm: every scenario, by launches."""
     input: Facts = Field(default_factory=dict)
     """Of a train_eval arm: what decided order and augmentation: SHA-256 of the schedule of its batches, seed, flip."""
     warnings: list[str] = Field(default_factory=list)

@@ -105,7 +105,8 @@ class PooledRun(Run):
             pooled.served += [part.model_copy(update={"launch": part.launch + first}) for part in one.served]
             pooled.warnings += [text for text in one.warnings if text not in pooled.warnings]
             if one is not sound[0][1]:
-                for into, more in ((pooled.phases, one.phases), (pooled.operators, one.operators)):
+                tables = ("phases", "operators", "energy")
+                for into, more in ((getattr(pooled, name), getattr(one, name)) for name in tables):
                     for name, seconds in more.items():
                         into[name] = [*into.get(name, []), *seconds]
         for field in ("launches", "blocks", "steps"):

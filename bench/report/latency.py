@@ -1,4 +1,4 @@
-"""Latency of inference: percentiles of single steps, where enough of them were measured; and of served requests."""
+"""Beside throughput: percentiles of single steps, what was served, and energy."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from bench.record.models import Served
-from bench.report.document import Block, Cell, Column, Table, Text
+from bench.record.served import Served
+from bench.report.document import Block, Bullets, Cell, Column, Table, Text
 from bench.report.text import cell, number, significant
 from bench.report.values import Group, Row, RunReport, trains
 
@@ -118,6 +118,32 @@ def _served_cells(
     valid = "yes" if found and all(one.valid for one in found) else "no"
     named = (cell(group.title), cell(group.row_name(row)), cell(title), requests)
     return (*named, *(number(one, 4) for one in values), cell(valid))
+
+
+def energy_blocks(run: RunReport) -> Iterator[Block]:
+    """Joules per image of every arm, or why they are not known."""
+    devices = list(dict.fromkeys(name for row in run.rows for name in (*row.energy, *row.no_energy)))
+    if not devices:
+        return
+    if any(row.energy for row in run.rows):
+        yield Text(
+            "Joules per image, the median of blocks: of the processor packages by RAPL, of the arm's GPUs by NVML. "
+            "They are of the whole package or GPU, so idle power and other processes count."
+        )
+        columns = (
+            Column("workload"),
+            Column("codebase"),
+            *(Column(f"{one} (J/image)", True) for one in devices),
+        )
+        values = (
+            (group, row, [number(row.energy.get(one), 3) for one in devices]) for group, row in run.placed
+        )
+        yield Table(columns, tuple((cell(g.title), cell(g.row_name(r)), *found) for g, r, found in values))
+    reasons = dict.fromkeys(
+        f"{name}: n/a, {text}." for row in run.rows for name, text in row.no_energy.items()
+    )
+    if reasons:
+        yield Bullets(tuple(reasons))
 
 
 def _median(values: Sequence[float | None]) -> float | None:

@@ -22,7 +22,8 @@ from bench.judge.ratio import Cost, Ratio, Summary
 from bench.recipe.models import BACKBONES, MODELS
 from bench.recipe.schema import level_text
 from bench.recipe.workload import Workload
-from bench.record.models import Served, Status
+from bench.record.models import Status
+from bench.record.served import Served
 from bench.report import accuracy_values
 
 
@@ -143,6 +144,10 @@ class Row:
     """Of the last evaluation, 0..1, by IoU type (bbox, segm); empty where nothing was evaluated."""
     served: tuple[Served, ...] = ()
     """Of a serve arm: what MLPerf's load generator found."""
+    energy: Mapping[str, float] = field(default_factory=dict)
+    """Device → joules per image, the median of blocks."""
+    no_energy: Mapping[str, str] = field(default_factory=dict)
+    """Device → why its energy is not known."""
     is_baseline: bool = False
     ratio: Ratio | None = None
     """Throughput of this arm over the baseline's: above 1 is faster."""

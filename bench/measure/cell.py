@@ -11,6 +11,7 @@ from bench.errors import StorageError
 from bench.judge.audit import audit_run
 from bench.measure.arm import MeasuredArm
 from bench.measure.process import WorkerFailure
+from bench.measure.serving import serve
 from bench.measure.site import Site
 from bench.recipe.plan import round_orders
 from bench.record.samples import samples_columns
@@ -72,6 +73,8 @@ def _run_launch(site: Site, arms: Sequence[MeasuredArm], launch: int, rounds: in
             if one.alive:
                 with one.failing(launch):
                     one.passes(launch)
+                    if one.arm.workload.task == "serve":
+                        one.record.served.extend(serve(one, launch))
                     one.look()
             one.stop()
 

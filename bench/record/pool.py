@@ -96,16 +96,18 @@ class PooledRun(Run):
         if not sound:
             return found[0][1]
         pooled = sound[0][1].model_copy(deep=True)
-        pooled.memory, pooled.losses, pooled.warnings = [], [], []
+        pooled.memory, pooled.losses, pooled.served, pooled.warnings = [], [], [], []
         if sound[0][0]:  # accuracy is read from the folder of the first session
             pooled.evaluations, pooled.predictions = [], None
         for number, one in sound:
             first = self._first_launches[number]
             pooled.memory += [part.model_copy(update={"launch": part.launch + first}) for part in one.memory]
             pooled.losses += [part.model_copy(update={"launch": part.launch + first}) for part in one.losses]
+            pooled.served += [part.model_copy(update={"launch": part.launch + first}) for part in one.served]
             pooled.warnings += [text for text in one.warnings if text not in pooled.warnings]
             if one is not sound[0][1]:
-                for into, more in ((pooled.phases, one.phases), (pooled.operators, one.operators)):
+                tables = ("phases", "operators", "energy")
+                for into, more in ((getattr(pooled, name), getattr(one, name)) for name in tables):
                     for name, seconds in more.items():
                         into[name] = [*into.get(name, []), *seconds]
         for field in ("launches", "blocks", "steps"):

@@ -195,6 +195,9 @@ def _row(
         phases=_phases(arm),
         operator_shares=_operator_shares(arm),
         ap=_last_ap(arm),
+        served=tuple(arm.served),
+        energy={name: float(np.median(values)) for name, values in arm.energy.items() if values},
+        no_energy=arm.no_energy,
         warnings=(*arm.warnings, *noise.check(blocks)),
         trace=measured.trace,
     )

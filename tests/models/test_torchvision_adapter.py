@@ -336,6 +336,17 @@ def test_options_change_how_it_runs_and_not_what_it_computes() -> None:
     assert first == pytest.approx(second, rel=1e-4)
 
 
+def test_switches_of_cuda_are_set_as_asked() -> None:
+    products, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = products.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
+    try:
+        for on in (True, False):
+            prepared("fcos_r50_fpn", options={"tf32": on, "cudnn_benchmark": on})
+            assert (products.allow_tf32, cudnn.allow_tf32, cudnn.benchmark) == (on, on, on)
+    finally:
+        products.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = before
+
+
 def test_lower_precision_still_trains_and_predicts() -> None:
     batch = make_batch(96, 128)
     adapter = prepared("fcos_r50_fpn", precision="bfloat16", score_threshold=0.001)

@@ -107,7 +107,7 @@ METRICS_OF_TASK = {
     "train": ("s/iter", "s/iter mean", "s/iter p90", "s/iter p99", "images/s", "max memory", "EMA cost"),
     "infer": ("FPS", "FPS mean", "s/iter", "s/iter p90", "s/iter p99", "images/s", "max memory", "AP"),
 }
-METRICS_OF_TASK["eval"] = METRICS_OF_TASK["infer"]
+METRICS_OF_TASK["eval"] = METRICS_OF_TASK["serve"] = METRICS_OF_TASK["infer"]
 ALWAYS = 2
 """So many metrics of a task are always checked; the others when they are given a tolerance."""
 

@@ -11,9 +11,10 @@ from bench.errors import StorageError
 from bench.judge.audit import audit_run
 from bench.measure.arm import MeasuredArm
 from bench.measure.process import WorkerFailure
+from bench.measure.serving import serve
 from bench.measure.site import Site
 from bench.recipe.plan import round_orders
-from bench.record.samples import samples_frame
+from bench.record.samples import samples_columns
 
 
 def run_cell(site: Site, arms: Sequence[MeasuredArm]) -> None:
@@ -72,6 +73,8 @@ def _run_launch(site: Site, arms: Sequence[MeasuredArm], launch: int, rounds: in
             if one.alive:
                 with one.failing(launch):
                     one.passes(launch)
+                    if one.arm.workload.task == "serve":
+                        one.record.served.extend(serve(one, launch))
                     one.look()
             one.stop()
 
@@ -161,4 +164,4 @@ def write_arms(site: Site, arms: Sequence[MeasuredArm], *, complete: bool) -> No
             record.status = "failed"
         else:
             record.status = "ok" if complete and measured else "partial"
-        site.run.write_arm(record, samples_frame(blocks))
+        site.run.write_arm(record, samples_columns(blocks))

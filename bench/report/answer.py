@@ -10,6 +10,7 @@ from bench.judge.numbers import MISSING, interval_text, interval_texts, signific
 from bench.judge.ratio import Ratio
 from bench.record.models import RANDOM_WEIGHTS
 from bench.report.document import Block, Bullets, Cell, Column, Table, Text
+from bench.report.latency import serving_sentences
 from bench.report.text import cell, counted, number, ratio_cell, seconds_cell
 from bench.report.values import MARKS, Group, Row, RunReport
 
@@ -102,6 +103,7 @@ def headline(run: RunReport) -> tuple[str, ...]:
     # Plain comparisons of codebases first, then those of their levels.
     ordered = sorted(contenders.items(), key=lambda one: "," in one[0][0])
     sentences += [_sentence(name, base, found) for (name, base), found in ordered]
+    sentences += serving_sentences(run)
     if not contenders:
         sentences.append("No ratio: no arm was measured beside a baseline.")
     more = len(sentences) - MOST_SENTENCES

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import textwrap
 import warnings
@@ -237,8 +238,10 @@ def step_times(group: Group) -> Canvas:
     steps = [(row, *one) for row in rows for one in zip(row.trace.seconds, row.trace.warmup, strict=True)]
     # Warm-up never sets the scale.
     top = max([seconds for _, seconds, warm in steps if not warm] or [seconds for _, seconds, _ in steps])
-    for row in rows:
-        hue, marker = look(row.codebase)
+    for row, marker in zip(
+        rows, itertools.cycle("osD^vPX")
+    ):  # a codebase may have several arms, of one colour
+        hue, _ = look(row.codebase)
         for warmup in (True, False):
             chosen = [index for index, warm in enumerate(row.trace.warmup) if warm is warmup]
             ax.plot(

@@ -81,13 +81,16 @@ function plot(arm) {
   const data = /** @type {Any[]} */ ([Array.from({ length }, (_, index) => index + 1)]);
   const series = /** @type {Any[]} */ ([{ label: "step" }]);
   let top = 0, least = Infinity;
+  const seen = /** @type {Any} */ ({});
   for (const one of list) {
+    const nth = seen[one.look[0]] = (seen[one.look[0]] ?? -1) + 1; // arms of one codebase: lighter, or darker on a dark page
+    const colour = nth ? `color-mix(in srgb, ${one.look[0]} ${100 / (1 + nth)}%, ${css("muted")})` : one.look[0];
     const at = places(one), warm = at.map((p) => p[1] < 0);
     const pick = (wanted) => data[0].map((_, index) => index < one.steps.length && warm[index] === wanted ? one.steps[index] : null);
     for (const value of pick(false)) if (value !== null) { top = max(top, value); least = min(least, value); }
     data.push(pick(false), pick(true));
-    const look = { stroke: one.look[0], paths: () => null, value: (_, v) => (v === null || v === undefined ? NONE : number(v) + " s") };
-    series.push({ ...look, label: one.name, points: { show: true, size: 6, fill: one.look[0] } }, { ...look, label: one.name + " (hollow)", points: { show: true, size: 6, fill: css("page") } });
+    const look = { stroke: colour, paths: () => null, value: (_, v) => (v === null || v === undefined ? NONE : number(v) + " s") };
+    series.push({ ...look, label: one.name, points: { show: true, size: 6, fill: colour } }, { ...look, label: one.name + " (hollow)", points: { show: true, size: 6, fill: css("page") } });
   }
   if (!top) { top = max(...list.flatMap((one) => one.steps)); least = top / 10; }
   const bands = (u) => {

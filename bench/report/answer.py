@@ -102,7 +102,18 @@ def headline(run: RunReport) -> tuple[str, ...]:
             contenders.setdefault((one.name, one.base_name), []).append(one)
     # Plain comparisons of codebases first, then those of their levels.
     ordered = sorted(contenders.items(), key=lambda one: "," in one[0][0])
-    sentences += [_sentence(name, base, found) for (name, base), found in ordered]
+    without: dict[str, list[str]] = {}
+    for (name, base), found in ordered:
+        if len(found) == 1 or geometric_mean([one.row for one in found]):
+            sentences.append(_sentence(name, base, found))
+        else:
+            ratios = _range([one.row.ratio.value for one in found if one.row.ratio])
+            told = f"{name}, {ratios} in {counted(len(found), 'workload')} ({_left_out(found)})"
+            without.setdefault(base, []).append(told)
+    sentences += [
+        f"Against {base}, no ratio is shown to be of equal work, so there is no mean: {'; '.join(told)}."
+        for base, told in without.items()
+    ]
     sentences += serving_sentences(run)
     if not contenders:
         sentences.append("No ratio: no arm was measured beside a baseline.")
@@ -115,11 +126,7 @@ def _sentence(name: str, base: str, found: Sequence[Pivot]) -> str:
     mean = geometric_mean(equal)
     left_out = _left_out(found)
     if mean is None:
-        if len(found) == 1 and found[0].row.ratio:
-            return _alone(name, base, found[0])
-        values = [one.row.ratio.value for one in found if one.row.ratio]
-        where = f"in {counted(len(found), 'workload')}: no mean, for none is shown to be of equal work"
-        return f"{name} against {base}, {_range(values)} {where} ({left_out})."
+        return _alone(name, base, found[0])
     values = [row.ratio.value for row in equal if row.ratio]
     sure = [row for row in equal if row.ratio and row.ratio.differs]
     if len(equal) == 1 and equal[0].ratio:

@@ -10,7 +10,7 @@ import yaml
 
 from bench.errors import BenchError
 from bench.recipe.codebases import find_codebases
-from bench.recipe.compose import Asked, composed, parse_arm, recipe_text, size_of
+from bench.recipe.compose import Asked, composed, misspelt, parse_arm, recipe_text, size_of
 from bench.recipe.load import load_recipe
 from bench.recipe.plan import Plan, make_plan
 from bench.recipe.trust import refuse_untrusted
@@ -105,7 +105,8 @@ def test_config_of_an_arm_goes_to_the_codebase_option(tmp_path: Path) -> None:
         ("natve:x", "unknown codebase 'natve'"),
         ("native:mask_rcn_r50_fpn", "did you mean mask_rcnn_r50_fpn"),
         ("mmdet:./nothing.py", "no file ./nothing.py"),
-        ("mmdet:my_cnfig.py", "did you mean my_config.py?; one of the codebase's own: my_cnfig"),
+        ("mmdet:my_cnfig.py", "did you mean my_config.py?; or, of the codebase's own, my_cnfig"),
+        ("paddledet:solov2.yml", "no file solov2.yml"),
         ("mmdet=./fork:x.py", "no checkout and no interpreter ./fork"),
     ],
 )
@@ -117,6 +118,13 @@ def test_wrong_arm_is_one_clear_error(
     with pytest.raises(BenchError) as caught:
         parse_arm(text, CODEBASES)
     assert words in str(caught.value)
+
+
+def test_a_name_nearly_canonical_is_noted() -> None:
+    arms = ("mmdet:faster_rcnn_r50_fnp", "torchvision:fasterrcnn_resnet50_fpn_v2", "native:retinanet_r50_fpn")
+    assert list(misspelt(arms, CODEBASES)) == [
+        "faster_rcnn_r50_fnp is taken for a name of mmdet's own; did you mean faster_rcnn_r50_fpn?"
+    ]
 
 
 @pytest.mark.parametrize(

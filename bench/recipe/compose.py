@@ -104,10 +104,10 @@ def parse_arm(text: str, codebases: Mapping[str, Codebase]) -> ArmText:
             where=text,
             hint=did_you_mean(model, codebase.models),
         )
-    if arm.canonical is None and model.endswith(FILES):
-        _refuse_missing_file(model, text)
     if where and "/" in where and not Path(where).expanduser().exists():
         raise BenchError(f"no checkout and no interpreter {where}", where=text, hint=_near(where))
+    if arm.canonical is None and model.endswith(FILES):
+        _refuse_missing_file(model, text)
     return arm
 
 
@@ -122,9 +122,9 @@ def _refuse_missing_file(model: str, text: str) -> None:
 def misspelt(texts: Sequence[str], codebases: Mapping[str, Codebase]) -> Iterator[str]:
     """Notes on models that are taken for a codebase's own and are called nearly as one that all know."""
     for arm in (parse_arm(text, codebases) for text in texts):
-        if arm.canonical is None and not arm.model.endswith(FILES):
-            if hint := near(arm.model, arm.codebase.models, cutoff=0.9):
-                yield f"{arm.model} is taken for a name of {arm.codebase.name}'s own; {hint}"
+        hint = near(arm.model, arm.codebase.models, cutoff=0.9)
+        if hint and arm.canonical is None and not arm.model.endswith(FILES):
+            yield f"{arm.model} is taken for a name of {arm.codebase.name}'s own; {hint}"
 
 
 def _near(path: str) -> str:

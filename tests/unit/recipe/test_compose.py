@@ -12,7 +12,7 @@ from bench.errors import BenchError
 from bench.recipe.codebases import find_codebases
 from bench.recipe.compose import Asked, composed, misspelt, parse_arm, recipe_text, size_of
 from bench.recipe.load import load_recipe
-from bench.recipe.plan import Plan, make_plan
+from bench.recipe.plan import Plan, make_plan, other_conventions
 from bench.recipe.trust import refuse_untrusted
 
 CODEBASES = find_codebases()
@@ -54,6 +54,17 @@ def test_conventions_are_those_of_the_other_codebase(
     content = composed(Asked(arms), CODEBASES)
     assert [arm.get("options", {}) for arm in content["arms"]] == chosen
     assert all(f"({key}: {value})" in content["description"] for it in chosen for key, value in it.items())
+
+
+def test_recipe_without_these_options_is_noted(tmp_path: Path) -> None:
+    content = composed(
+        Asked(("mmdet:fcos_r50_fpn", "native:fcos_r50_fpn", "torchvision:fcos_r50_fpn")), CODEBASES
+    )
+    assert other_conventions(plan(tmp_path, content), CODEBASES) == {}
+    del content["arms"][1]["options"]
+    assert other_conventions(plan(tmp_path, content), CODEBASES) == {
+        "native beside mmdet": "options: {conventions: mmdet} make its work the other's"
+    }
 
 
 def test_models_of_their_own_keep_their_configuration(tmp_path: Path) -> None:

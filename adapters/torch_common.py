@@ -267,6 +267,10 @@ class TorchAdapter(TorchDevice):
     def backward(self, losses: Any) -> None:
         self.scaler.scale(sum(losses.values())).backward()
 
+    def unaveraged(self) -> contextlib.AbstractContextManager[None] | None:
+        parallel = isinstance(self.loss_module, nn.parallel.DistributedDataParallel)
+        return self.loss_module.no_sync() if parallel else None
+
     def optimizer_step(self) -> None:
         self.scaler.step(self.optimizer)
         self.scaler.update()

@@ -24,7 +24,7 @@ from bench.record.samples import samples_columns
 from bench.report import accuracy_values
 from bench.report.effects import effects_and_scaling
 from bench.report.measured import Measured, throughput_ratio
-from bench.report.scaling import stragglers
+from bench.report.scaling import medians_of, stragglers
 from bench.report.setting import setting_of
 from bench.report.values import (
     Group,
@@ -63,7 +63,8 @@ def _last_ap(arm: ArmRecord) -> dict[str, float | None]:
 
 
 def _phases(arm: ArmRecord) -> tuple[Phase, ...]:
-    medians = {name: float(np.median(values)) for name, values in arm.phases.items() if values}
+    medians = medians_of(arm)
+    medians.pop("averaging", None)  # is a part of backward
     total = sum(medians.values())
     if not total > 0:
         return ()

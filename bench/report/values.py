@@ -280,6 +280,10 @@ class Straggler:
     slowest: int
     share: float
     """Of the steps, those in which it is the slowest."""
+    averaging_share: float | None = None
+    """Of a step's time, what averaging the gradients over the ranks takes. None: not known."""
+    averaged_bytes: int | None = None
+    """Gradients that a step averages: float32, one per trainable parameter."""
 
 
 @dataclass(frozen=True)

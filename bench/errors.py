@@ -66,9 +66,9 @@ def storing(path: Path, hint: str | None = None) -> Iterator[None]:
         raise StorageError(f"cannot write {path}: {error.strerror or error}", hint=hint) from error
 
 
-def near(name: str, known: Iterable[str]) -> str:
-    """A hint that names the nearest known names; empty when none is near."""
-    found = difflib.get_close_matches(name, sorted(known), n=3, cutoff=0.6)
+def near(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """A hint that names the nearest known names; empty when none is as near as `cutoff` (1: the same)."""
+    found = difflib.get_close_matches(name, sorted(known), n=3, cutoff=cutoff)
     return f"did you mean {' or '.join(found)}?" if found else ""
 
 

@@ -122,6 +122,9 @@ def main() -> NoReturn:
             end.__context__, BrokenPipeError
         ):  # `bench list models | head`: typer would make it a 1
             sys.exit(ExitCode.SUCCESS)
+        if isinstance(end.__context__, typer.Abort):  # of a question; typer would make it a 1 too
+            stopped = isinstance(end.__context__.__context__, KeyboardInterrupt)
+            sys.exit(ExitCode.INTERRUPTED if stopped else ExitCode.BAD_INPUT)
         raise
     except OSError as error:
         print(for_terminal(f"error: {error}"), file=sys.stderr)

@@ -43,7 +43,7 @@ from bench.measure.session import Session, new_run, resumed
 from bench.measure.until import growing
 from bench.recipe.codebases import find_codebases
 from bench.recipe.load import LoadedRecipe, load_recipe
-from bench.recipe.plan import Plan, make_plan
+from bench.recipe.plan import Plan, make_plan, other_conventions
 from bench.recipe.schema import level_text
 from bench.recipe.trust import refuse_untrusted
 from bench.recipe.variables import refuse_variables
@@ -311,6 +311,8 @@ def _execute(
     with listener(plan, quiet=quiet, done=run.journal()) as shown:
         plan, more = growing(plan, run, shown.note)
         codebases = find_codebases(adapters)
+        for arms, note in other_conventions(plan, codebases).items():
+            shown.note(f"{arms}: {note}")
         session = Session(plan, run, record, codebases, cache_folder(), shown, strict, more_launches=more)
         code = session.execute(retry_failed=retry_failed)
     return Outcome(run, code)

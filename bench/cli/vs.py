@@ -23,7 +23,7 @@ from bench.cli.run import measure, plan_of, print_outcome, width_settings
 from bench.errors import BenchError, ExitCode, telling
 from bench.measure.preflight import check_plan
 from bench.recipe.codebases import find_codebases
-from bench.recipe.compose import Asked, composed, recipe_text
+from bench.recipe.compose import Asked, composed, misspelt, parse_arm, recipe_text
 from bench.recipe.load import apply_override, load_recipe
 from bench.recipe.plan import make_plan
 from bench.recipe.trust import code_of
@@ -93,6 +93,8 @@ def vs(
     asked = Asked(tuple(arms), data, task, size, batch, images, device, launches, rounds, steps)
     codebases = find_codebases(adapters)
     content = composed(asked, codebases)
+    for note in misspelt(arms, codebases):
+        say(f"note: {note}", error=True)
     for one in [*width_settings(until), *settings]:
         apply_override(content, {}, one)
     path = save or results / str(content["name"]) / "recipe.yaml"
@@ -141,6 +143,11 @@ def init(
         say(f"An arm is CODEBASE:MODEL[@WEIGHTS]. Codebases: {', '.join(known)}.", error=True)
         asking = "First arm, the baseline"
         while answer := typer.prompt(asking, default="", show_default=False).strip():
+            try:
+                parse_arm(answer, known)
+            except BenchError as error:  # a slip must not cost the answers before it
+                say(error, error=True)
+                continue
             chosen.append(answer)
             asking = "Next arm, or nothing"
     asked = Asked(

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.errors import BenchError
+from bench.errors import BenchError, near
 from bench.recipe.codebases import BUILTIN, Codebase, get_codebase, load_codebase
 from bench.recipe.plan import Checkout
 
@@ -35,10 +35,10 @@ class Source:
         try:
             return _git(self.repository, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}")
         except BenchError:
-            raise BenchError(
-                f"unknown revision '{revision}' in {self.repository}",
-                hint="CI fetches only the newest commit: actions/checkout with fetch-depth: 0",
-            ) from None
+            names = _git(self.repository, "for-each-ref", "--format=%(refname:short)").split()
+            fetched = "CI fetches only the newest commit: actions/checkout with fetch-depth: 0"
+            hint = near(revision, names) or fetched
+            raise BenchError(f"unknown revision '{revision}' in {self.repository}", hint=hint) from None
 
     @contextlib.contextmanager
     def checkout(self, commit: str, tree: Path) -> Iterator[Checkout]:

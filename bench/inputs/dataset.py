@@ -190,7 +190,9 @@ def _coco_paths(input: Input, task: str) -> tuple[Path, Path]:
         if not annotations.is_file():
             names = annotations.parent.glob("instances_*.json")
             known = [path.stem.removeprefix("instances_") for path in names]
-            hint = f"input.split: {did_you_mean(split, known)}" if known else f"not here: {LAYOUTS}"
+            if not known:
+                raise BenchError("no data set in this folder", where=str(root), hint=f"expected {LAYOUTS}")
+            hint = f"input.split: {did_you_mean(split, known)}"
             raise BenchError(f"the data set has no split '{split}'", where=str(annotations), hint=hint)
     if not images.is_dir():
         raise BenchError("no folder with the images of this split", where=str(images))

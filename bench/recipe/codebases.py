@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import os
+import re
 import warnings
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
@@ -212,4 +213,8 @@ def get_codebase(name: str, codebases: Mapping[str, Codebase], where: str = "") 
     for codebase in codebases.values():
         if name == codebase.name or (name in codebase.aliases and name not in codebases):
             return codebase
-    raise BenchError(f"unknown codebase '{name}'", where=where, hint=did_you_mean(name, codebases))
+    named = re.compile(rf"^name:\s*['\"]?{re.escape(name)}['\"]?\s*$", re.MULTILINE)
+    here = (file for pattern in ("", "*/", "*/*/") for file in Path().glob(f"{pattern}adapter.yaml"))
+    own = next((file.parent for file in here if named.search(file.read_text(errors="replace"))), None)
+    hint = did_you_mean(name, codebases) if own is None else f"its adapter is here: --adapters {own}"
+    raise BenchError(f"unknown codebase '{name}'", where=where, hint=hint)

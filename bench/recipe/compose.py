@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ import yaml
 from bench.errors import BenchError, did_you_mean, near
 from bench.recipe.codebases import Codebase, get_codebase
 
+#: How files of models end, of one that a codebase's zoo has by name too.
+FILES = (".py", ".yaml", ".yml", ".onnx")
 TASKS = ("train", "infer", "serve")
 
 #: What stands beside the keys of a recipe that is written here.
@@ -102,27 +104,34 @@ def parse_arm(text: str, codebases: Mapping[str, Codebase]) -> ArmText:
             where=text,
             hint=did_you_mean(model, codebase.models),
         )
-    if arm.canonical is None and model.endswith((".py", ".yaml", ".yml", ".onnx")):
-        _refuse_missing_file(model, text)
     if where and "/" in where and not Path(where).expanduser().exists():
         raise BenchError(f"no checkout and no interpreter {where}", where=text, hint=_near(where))
+    if arm.canonical is None and model.endswith(FILES):
+        _refuse_missing_file(model, text)
     return arm
 
 
 def _refuse_missing_file(model: str, text: str) -> None:
-    """A path whose folder exists and whose file does not is a typing error, and so is a name near that of a file here;
-    else it is a name of a zoo."""
+    """A path whose folder exists and whose file does not is a typing error; else it is a name of a zoo."""
     file, hint = Path(model).expanduser(), _near(model)
-    if file.parent.is_dir() and not file.exists() and ("/" in model or hint):
-        zoo = f"; one of the codebase's own: {file.stem}" if "/" not in model else ""
-        raise BenchError(f"no file {model}", where=text, hint=f"{hint}{zoo}")
+    if file.parent.is_dir() and not file.exists():
+        zoo = "" if "/" in model else f"or, of the codebase's own, {file.stem}"
+        raise BenchError(f"no file {model}", where=text, hint="; ".join(filter(None, (hint, zoo))))
+
+
+def misspelt(texts: Sequence[str], codebases: Mapping[str, Codebase]) -> Iterator[str]:
+    """Notes on models that are taken for a codebase's own and are called nearly as one that all know."""
+    for arm in (parse_arm(text, codebases) for text in texts):
+        hint = near(arm.model, arm.codebase.models, cutoff=0.9)
+        if hint and arm.canonical is None and not arm.model.endswith(FILES):
+            yield f"{arm.model} is taken for a name of {arm.codebase.name}'s own; {hint}"
 
 
 def _near(path: str) -> str:
     """What is called nearly so in the folder of a path that is not there; empty without any."""
     folder = Path(path).expanduser().parent
     names = [str(folder / one) for one in os.listdir(folder)] if folder.is_dir() else []
-    return near(str(Path(path).expanduser()), names)
+    return near(str(Path(path).expanduser()), names, cutoff=0.75)
 
 
 def size_of(text: str) -> list[int] | dict[str, int]:

@@ -350,6 +350,21 @@ def _make_arm(
     )
 
 
+def other_conventions(plan: Plan, codebases: Mapping[str, Codebase]) -> dict[str, str]:
+    """Notes on arms whose options are not those that make their work the baseline's, where an adapter knows them."""
+    arms = {arm.id: arm for arm in plan.arms}
+    notes = {}
+    for arm in plan.arms:
+        base = arms.get(arm.baseline or "", arm)
+        for one, other in ((arm, base), (base, arm)):
+            known = codebases.get(one.codebase)
+            wanted = known.options_beside(other.codebase, arm.workload.model) if known else {}
+            if arm.workload.model == base.workload.model and not wanted.items() <= one.options.items():
+                text = ", ".join(f"{name}: {value}" for name, value in wanted.items())
+                notes[f"{one.label} beside {other.label}"] = f"options: {{{text}}} make its work the other's"
+    return notes
+
+
 def round_orders(arms: int, rounds: int, seed: int) -> list[list[int]]:
     """The order of arms in each round: the rows of a Williams square, each followed by its reverse.
 

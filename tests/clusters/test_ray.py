@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from bench.record.run import Run
 from tests.conftest import FAKE, Cli
 from tests.helpers.clusters import MEASURE, assert_once_each, finished, until
 from tests.helpers.slurm import free_ports
@@ -40,7 +41,8 @@ class Nodes:
         head = ["--head", f"--port={self.address.rpartition(':')[2]}", "--include-dashboard=false"]
         self._start("head", *head, "--resources={}")
         for number in range(self.count):  # one after the other: each takes seconds of the processors
-            self._start(f"node{number}", f"--address={self.address}", '--resources={"timing": 1}')
+            place = f"--node-ip-address=127.0.0.{2 + number}"
+            self._start(f"node{number}", f"--address={self.address}", place, '--resources={"timing": 1}')
         return self
 
     def _start(self, name: str, *more: str) -> None:
@@ -101,3 +103,31 @@ def test_lost_node_gives_its_cell_to_another(cli: Cli, nodes: Nodes) -> None:
     assert max(cell.attempt for cell in found) == 2, err
     assert "it starts again" in err
     assert str(cli.runs()[0]) == out.strip()
+
+
+def test_arm_on_two_nodes(cli: Cli, nodes: Nodes) -> None:
+    """Ranks on two of three nodes have one gradient, of different images."""
+    devices = {"nodes": 2, "per_node": 1}
+    workload = {"task": "train", "model": "retinanet_r50_fpn", "weights": "random", "devices": devices}
+    recipe = cli.recipe(
+        workload={**workload, "input": {"images": 2, "size": [64, 64]}, "batch_size": 1},
+        arms=["native"],
+        baseline={},
+        measure={**MEASURE, "steps": 1, "rounds": 1, "deadline_s": 300},
+        environment={"threads": 1},
+    )
+    command = ["run", recipe, "--results", cli.results, "--executor", "ray", "--address", nodes.address]
+    done = cli(*command, env=nodes.environment)
+    assert done.code == 0, done.err
+    (arm,) = Run(cli.runs()[0]).arms()
+    first, second = (rank["steps"][0] for rank in arm.audit["ranks"])
+    assert first["images"] != second["images"]
+    assert first["gradient"] == pytest.approx(second["gradient"], rel=1e-6)
+
+
+def test_too_few_nodes_are_an_error(cli: Cli, nodes: Nodes) -> None:
+    workload = {"model": "retinanet_r50_fpn", "weights": "random", "devices": {"nodes": 4, "per_node": 1}}
+    recipe = cli.recipe(workload=workload, arms=["native"], baseline={})
+    command = ["run", recipe, "--results", cli.results, "--executor", "ray", "--address", nodes.address]
+    done = cli(*command, env=nodes.environment)
+    assert (done.code, "3 nodes of the Ray cluster" in done.err) == (2, True), done.err

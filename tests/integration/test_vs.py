@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 import yaml
 
 from bench.recipe.load import load_recipe
-from tests.conftest import FAKE, Cli
+from tests.conftest import FAKE, ROOT, Cli
 
 LESS = (
     "--size",
@@ -122,3 +126,18 @@ def test_configuration_of_a_paddledetection_user_trains(cli: Cli) -> None:
         pytest.skip("no environment of paddledet")
     assert done.code == 0, done.err
     assert [one["verdict"] for one in done.json()["audit"]] == ["different models"]
+
+
+def test_a_slip_in_an_answer_is_asked_again(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter(["natve:retinanet_r50_fpn", "native:retinanet_r50_fpn", "", "shapes", "infer", "640", 1])
+    monkeypatch.setattr("typer.prompt", lambda *_, **__: next(answers))
+    done = cli("init", cli.folder / "mine.yaml")
+    assert done.code == 0, done.err
+    assert "did you mean native?" in done.err
+    assert [arm.codebase for arm in load_recipe(cli.folder / "mine.yaml").recipe.arms] == ["native"]
+
+
+def test_a_question_without_an_answer_is_bad_input(cli: Cli) -> None:
+    done = subprocess.run([sys.executable, "-m", "bench", "init", cli.folder / "mine.yaml"], stdin=subprocess.DEVNULL,
+                          env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, check=False)  # fmt: skip
+    assert done.returncode == 2  # 1 is a regression

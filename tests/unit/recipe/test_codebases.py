@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from bench.environments import cache_folder
-from bench.recipe.codebases import ENTRY_POINT_GROUP, find_codebases
+from bench.errors import BenchError
+from bench.recipe.codebases import ENTRY_POINT_GROUP, find_codebases, get_codebase
 
 
 @pytest.mark.parametrize("broken", ["no.such.package", "broken_plugin"])
@@ -43,3 +44,12 @@ def test_a_user_without_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch
         cache_folder()
     monkeypatch.setenv("BENCH_CACHE", "/x")
     assert cache_folder() == Path("/x")
+
+
+def test_an_adapter_in_this_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter.yaml").write_text("name: mine\n")
+    with pytest.raises(BenchError, match="unknown codebase 'mine'") as caught:
+        get_codebase("mine", find_codebases())
+    assert caught.value.hint == "its adapter is here: --adapters adapter"

@@ -10,9 +10,9 @@ import yaml
 
 from bench.errors import BenchError
 from bench.recipe.codebases import find_codebases
-from bench.recipe.compose import Asked, composed, parse_arm, recipe_text, size_of
+from bench.recipe.compose import Asked, composed, misspelt, parse_arm, recipe_text, size_of
 from bench.recipe.load import load_recipe
-from bench.recipe.plan import Plan, make_plan
+from bench.recipe.plan import Plan, make_plan, other_conventions
 from bench.recipe.trust import refuse_untrusted
 
 CODEBASES = find_codebases()
@@ -54,6 +54,17 @@ def test_conventions_are_those_of_the_other_codebase(
     content = composed(Asked(arms), CODEBASES)
     assert [arm.get("options", {}) for arm in content["arms"]] == chosen
     assert all(f"({key}: {value})" in content["description"] for it in chosen for key, value in it.items())
+
+
+def test_recipe_without_these_options_is_noted(tmp_path: Path) -> None:
+    content = composed(
+        Asked(("mmdet:fcos_r50_fpn", "native:fcos_r50_fpn", "torchvision:fcos_r50_fpn")), CODEBASES
+    )
+    assert other_conventions(plan(tmp_path, content), CODEBASES) == {}
+    del content["arms"][1]["options"]
+    assert other_conventions(plan(tmp_path, content), CODEBASES) == {
+        "native beside mmdet": "options: {conventions: mmdet} make its work the other's"
+    }
 
 
 def test_models_of_their_own_keep_their_configuration(tmp_path: Path) -> None:
@@ -105,7 +116,8 @@ def test_config_of_an_arm_goes_to_the_codebase_option(tmp_path: Path) -> None:
         ("natve:x", "unknown codebase 'natve'"),
         ("native:mask_rcn_r50_fpn", "did you mean mask_rcnn_r50_fpn"),
         ("mmdet:./nothing.py", "no file ./nothing.py"),
-        ("mmdet:my_cnfig.py", "did you mean my_config.py?; one of the codebase's own: my_cnfig"),
+        ("mmdet:my_cnfig.py", "did you mean my_config.py?; or, of the codebase's own, my_cnfig"),
+        ("paddledet:solov2.yml", "no file solov2.yml"),
         ("mmdet=./fork:x.py", "no checkout and no interpreter ./fork"),
     ],
 )
@@ -117,6 +129,13 @@ def test_wrong_arm_is_one_clear_error(
     with pytest.raises(BenchError) as caught:
         parse_arm(text, CODEBASES)
     assert words in str(caught.value)
+
+
+def test_a_name_nearly_canonical_is_noted() -> None:
+    arms = ("mmdet:faster_rcnn_r50_fnp", "torchvision:fasterrcnn_resnet50_fpn_v2", "native:retinanet_r50_fpn")
+    assert list(misspelt(arms, CODEBASES)) == [
+        "faster_rcnn_r50_fnp is taken for a name of mmdet's own; did you mean faster_rcnn_r50_fpn?"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from bench.judge.numbers import MISSING, interval_text, interval_texts, significant
 from bench.judge.ratio import Ratio
@@ -91,6 +92,8 @@ def headline(run: RunReport) -> tuple[str, ...]:
     sentences = []
     if run.aa:
         sentences.append("A/A run: the arms are the same, so every difference is noise.")
+    if run.check is not None:
+        sentences.append(_check_sentence(run.check))
     failed = sum(row.step_s is None for row in run.rows)
     if failed or run.unmeasured:
         planned = len(run.rows) + len(run.unmeasured)
@@ -119,6 +122,25 @@ def headline(run: RunReport) -> tuple[str, ...]:
         sentences.append("No ratio: no arm was measured beside a baseline.")
     more = len(sentences) - MOST_SENTENCES
     return (*sentences[:MOST_SENTENCES], *([f"{more} more in the page."] if more > 0 else []))
+
+
+CHECKS = {"pass": "PASS", "fail": "REGRESSION", "inconclusive": "INCONCLUSIVE", "error": "NOT MEASURED"}
+
+
+def _check_sentence(check: Mapping[str, Any]) -> str:
+    """The outcome, the two sides, and the reasons of the first comparisons."""
+    outcome = CHECKS.get(str(check.get("state")))
+    if outcome is None:
+        return "A check without an outcome: it was interrupted."
+    found = check.get("comparisons")
+    reasons = [
+        f"{one.get('name')}: {one.get('reason')}"
+        for one in (found if isinstance(found, list) else ())
+        if isinstance(one, Mapping)
+    ]
+    more = [f"{len(reasons) - 3} more"] if len(reasons) > 3 else []
+    said = f"{outcome}: {check.get('head')} against {check.get('base')}."
+    return f"{said} {'; '.join([*reasons[:3], *more])}." if reasons else said
 
 
 def _sentence(name: str, base: str, found: Sequence[Pivot]) -> str:

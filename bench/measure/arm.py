@@ -152,7 +152,9 @@ class MeasuredArm:
         replies = self.request("run_block", steps=steps, settle=measure.settle, first=first, hold=hold)
         taken = None if measure.quiet == "off" else taken_cores(before, read_clock())
         self.keep_block(launch, round_, position, replies, taken_cores=taken, batches=replies[0]["batches"])
-        self.record.losses.append(Losses(launch=launch, round=round_, losses=replies[0]["losses"]))
+        reply = replies[0]
+        entry = Losses(launch=launch, round=round_, losses=reply["losses"], done=reply.get("done", {}))
+        self.record.losses.append(entry)
         if round_ >= 0:
             self._note_processors(replies)
         self.show_block(launch, round_, replies, steps)

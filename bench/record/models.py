@@ -132,6 +132,8 @@ class Losses(RecordModel):
     """Of a train_eval arm: 0-based step of the training."""
     losses: dict[str, float | None]
     """Loss → value; None where it is no finite number."""
+    done: dict[str, float] = Field(default_factory=dict)
+    """Of a timed block: what it came to (`bench.worker.probe.done`)."""
 
 
 class Prediction(RecordModel):

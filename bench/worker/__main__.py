@@ -114,7 +114,10 @@ class Worker:
         """Take some steps more, watched, after the timed ones."""
         from bench.worker.audit import look
 
-        return {"look": look(self.adapter, self.batches, f"{state}.{self.adapter.job.rank}")}
+        if isinstance(self.source, Rotation):
+            self.source.seek(1, 1)
+        kept = f"{state}.{self.adapter.job.rank}"
+        return {"look": look(self.adapter, self.batches, kept, self.source)}
 
     def run_block(
         self, steps: int, settle: int, first: Optional[int] = None, hold: bool = False

@@ -29,7 +29,10 @@ WHAT_TO_CHANGE = "; lower the learning rate (--set workload.optimizer.lr=1e-5), 
 
 
 def phases_of(adapter: Adapter, source: Iterator[Any]) -> List[Phase]:
-    """The step as its phases in order; each takes what the one before returned."""
+    """The step as its phases in order; each takes what the one before returned.
+
+    The last one returns the losses, or the arguments of `Adapter.detections`.
+    """
     if not adapter.job.training:
         loaded: List[Any] = [None]
 
@@ -40,7 +43,7 @@ def phases_of(adapter: Adapter, source: Iterator[Any]) -> List[Phase]:
         return [
             ("data", data),
             ("network", adapter.network),
-            ("post", lambda raw: adapter.postprocess(raw, loaded[0])),
+            ("post", lambda raw: (adapter.postprocess(raw, loaded[0]), loaded[0])),
         ]
 
     def backward(losses: Any) -> Any:
@@ -82,8 +85,8 @@ def run_block(adapter: Adapter, phases: Sequence[Phase], steps: int, settle: int
     `settle` steps run before them, untimed: they bring back the caches that the arms in between took.
 
     Returns:
-        {start_ns: [k], end_ns} on the worker's monotonic clock, losses, threads of the framework now, and the
-        processors that this process kept busy meanwhile.
+        {start_ns: [k], end_ns} on the worker's monotonic clock, losses and `done` of the last step, threads of the
+        framework now, and the processors that this process kept busy meanwhile.
     """
     marks: List[Any] = []
     run_steps(phases, settle, before=lambda: None)
@@ -99,8 +102,27 @@ def run_block(adapter: Adapter, phases: Sequence[Phase], steps: int, settle: int
         "start_ns": [int(start + shift_ns) for start in starts_ns],
         "end_ns": int(end_ns),
         "losses": finite_losses(adapter, value),
+        "done": done(adapter, value),
         "threads": adapter.current_threads(),
         "busy_processors": (end_cpu_ns - begin_cpu_ns) / max(1, end_ns - begin_ns),
+    }
+
+
+def done(adapter: Adapter, value: Any) -> Dict[str, float]:
+    """What the steps came to, in a few numbers that every codebase has.
+
+    Returns:
+        In training `Adapter.squares`; in inference the number of detections of the last batch, the sum of their
+        scores, and of the sizes of their coordinates in pixels.
+    """
+    if adapter.job.training:
+        return {name: one for name, one in adapter.squares().items() if math.isfinite(one)}
+    found = adapter.detections(*value)
+    sums = (sum(float(np.abs(array).sum(dtype=np.float64)) for array in arrays)
+            for arrays in ([one.scores for one in found], [one.boxes for one in found]))  # fmt: skip
+    return {
+        "detections": float(sum(len(one.scores) for one in found)),
+        **dict(zip(("scores", "boxes"), sums)),
     }
 
 

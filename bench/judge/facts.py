@@ -132,9 +132,10 @@ def _timed(arm: ArmRecord, baseline: ArmRecord) -> Iterator[Fact]:
     )
     places = sorted(set(theirs) & set(ours))
     at_random = _samples(arm) or arm.workload.input.mode == "pipeline"
+    growing = None if at_random else _tolerances(arm, baseline)[0]
     for launch in sorted({launch for launch, _ in places}):
         pairs = [(theirs[place], ours[place]) for place in places if place[0] == launch]
-        yield from timed.launch(pairs, f" of launch {launch + 1}", at_random=at_random)
+        yield from timed.launch(pairs, f" of launch {launch + 1}", growing)
 
 
 THREADS = frozenset({"threads", "ranks"})

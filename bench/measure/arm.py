@@ -149,11 +149,15 @@ class MeasuredArm:
         first = None if round_ < 0 else (launch * measure.rounds + round_) * measure.steps
         before = read_clock()
         hold = measure.hold_weights and self.arm.workload.task == "train"
-        replies = self.request("run_block", steps=steps, settle=measure.settle, first=first, hold=hold)
+        replies = self.request(
+            "run_block", steps=steps, settle=measure.settle, first=first, hold=hold, found=round_ == 0
+        )
         taken = None if measure.quiet == "off" else taken_cores(before, read_clock())
         self.keep_block(launch, round_, position, replies, taken_cores=taken, batches=replies[0]["batches"])
         reply = replies[0]
-        entry = Losses(launch=launch, round=round_, losses=reply["losses"], done=reply.get("done", {}))
+        entry = Losses(
+            launch=launch, round=round_, **{name: reply[name] for name in ("losses", "done", "found")}
+        )
         self.record.losses.append(entry)
         if round_ >= 0:
             self._note_processors(replies)

@@ -132,8 +132,10 @@ class Losses(RecordModel):
     """Of a train_eval arm: 0-based step of the training."""
     losses: dict[str, float | None]
     """Loss → value; None where it is no finite number."""
-    done: dict[str, float] = Field(default_factory=dict)
-    """Of a timed block: what it came to (`bench.worker.probe.done`)."""
+    done: dict[str, FiniteFloat | None] = Field(default_factory=dict)
+    """Of a timed block: ``steps`` of its process so far, and `bench.worker.api.Adapter.squares` after them."""
+    found: list[Facts] = Field(default_factory=list)
+    """Of the first timed block in inference: detections of each image of the last step."""
 
 
 class Prediction(RecordModel):

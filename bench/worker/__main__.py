@@ -58,6 +58,7 @@ class Worker:
         self.baseline_bytes = 0
         self.trainer: Any = None
         self.source: Any = None
+        self.steps = 0
 
     def prepare(self, adapter_file: str, job: Dict[str, Any]) -> Dict[str, Any]:
         """Import the adapter and its codebase, build the model, convert the shared batches."""
@@ -120,12 +121,17 @@ class Worker:
         return {"look": look(self.adapter, self.batches, kept, self.source)}
 
     def run_block(
-        self, steps: int, settle: int, first: Optional[int] = None, hold: bool = False
+        self,
+        steps: int,
+        settle: int,
+        first: Optional[int] = None,
+        hold: bool = False,
+        found: bool = False,
     ) -> Dict[str, Any]:
         """Time steps.
 
         ``first``: number of the first timed step's batch, where the batches are shared. ``hold``: with learning rate 0,
-        from now on.
+        from now on. ``found``: with all detections of the last step.
         """
         from bench.worker import probe
 
@@ -134,7 +140,10 @@ class Worker:
         batches: List[int] = []
         if first is not None and isinstance(self.source, Rotation):
             batches = self.source.seek(first - settle, settle + steps)[settle:]
-        return {**probe.run_block(self.adapter, self.phases, steps, settle), "batches": batches}
+        reply = probe.run_block(self.adapter, self.phases, steps, settle, found)
+        self.steps += settle + steps
+        reply["done"]["steps"] = self.steps
+        return {**reply, "batches": batches}
 
     def phase_pass(self, steps: int) -> Dict[str, Any]:
         from bench.worker import probe

@@ -15,8 +15,8 @@ from typing import Any, Dict, Iterator, List, Sequence, Tuple
 
 import numpy as np
 
-from bench.worker.api import Adapter, Batch, Detections, Observer
-from bench.worker.probe import finite_losses, phases_of
+from bench.worker.api import Adapter, Batch, Observer
+from bench.worker.probe import finite_losses, found_in, phases_of
 from bench.worker.training import compose, images_of
 
 STEPS = 3
@@ -309,27 +309,6 @@ def _train(adapter: Adapter, observer: Observer, source: Iterator[Any], count: i
 # -- inference ---------------------------------------------------------------------------------
 
 
-def _found(one: Detections) -> Facts:
-    """Detections of one image in numbers of a few digits, the best first; of masks area and centre."""
-    order = np.argsort(-one.scores, kind="stable")
-    facts: Facts = {
-        "image_id": int(one.image_id),
-        "boxes": np.round(one.boxes[order].astype(np.float64), 3).tolist(),
-        "scores": np.round(one.scores[order].astype(np.float64), 6).tolist(),
-        "labels": [int(label) for label in one.labels[order]],
-    }
-    if one.masks is not None:
-        facts["masks"] = [_mask(one.masks[index]) for index in order]
-    return facts
-
-
-def _mask(mask: np.ndarray) -> List[float]:
-    """Height and width of the image, area, and the centre of the pixels (row, column)."""
-    rows, columns = np.nonzero(mask)
-    centre = (rows.mean(), columns.mean()) if len(rows) else (0.0, 0.0)
-    return [*mask.shape, len(rows), *(round(float(value), 3) for value in centre)]
-
-
 def _infer(adapter: Adapter, observer: Observer, source: Iterator[Any], count: int) -> Facts:
     project = Projection()
     weights = {name: norm(value) for name, value in observer.tensors("weights").items()}
@@ -340,7 +319,7 @@ def _infer(adapter: Adapter, observer: Observer, source: Iterator[Any], count: i
         for name, call in phases_of(adapter, source):
             with observer.watching(name, sink):
                 value = call(value)
-        found = [_found(one) for one in adapter.detections(*value)]
+        found = [found_in(one) for one in adapter.detections(*value)]
         steps.append({"detections": found, **sink.facts()})
     return {"steps": steps, "weights": weights}
 

@@ -79,14 +79,16 @@ def run_steps(phases: Sequence[Phase], steps: int, before: Callable[[], Any]) ->
     return value
 
 
-def run_block(adapter: Adapter, phases: Sequence[Phase], steps: int, settle: int = 0) -> Dict[str, Any]:
+def run_block(
+    adapter: Adapter, phases: Sequence[Phase], steps: int, settle: int = 0, found: bool = False
+) -> Dict[str, Any]:
     """Time `steps` consecutive steps.
 
     `settle` steps run before them, untimed: they bring back the caches that the arms in between took.
 
     Returns:
-        {start_ns: [k], end_ns} on the worker's monotonic clock, losses and `done` of the last step, threads of the
-        framework now, and the processors that this process kept busy meanwhile.
+        {start_ns: [k], end_ns} on the worker's monotonic clock, losses and with ``found`` detections of the last
+        step, what the steps came to (``done``), threads of the framework now, and the processors that this process kept busy meanwhile.
     """
     marks: List[Any] = []
     run_steps(phases, settle, before=lambda: None)
@@ -102,28 +104,34 @@ def run_block(adapter: Adapter, phases: Sequence[Phase], steps: int, settle: int
         "start_ns": [int(start + shift_ns) for start in starts_ns],
         "end_ns": int(end_ns),
         "losses": finite_losses(adapter, value),
-        "done": done(adapter, value),
+        "done": adapter.squares() if adapter.job.training else {},
+        "found": [found_in(one) for one in adapter.detections(*value)]
+        if found and not adapter.job.training
+        else [],
         "threads": adapter.current_threads(),
         "busy_processors": (end_cpu_ns - begin_cpu_ns) / max(1, end_ns - begin_ns),
     }
 
 
-def done(adapter: Adapter, value: Any) -> Dict[str, float]:
-    """What the steps came to, in a few numbers that every codebase has.
-
-    Returns:
-        In training `Adapter.squares`; in inference the number of detections of the last batch, the sum of their
-        scores, and of the sizes of their coordinates in pixels.
-    """
-    if adapter.job.training:
-        return {name: one for name, one in adapter.squares().items() if math.isfinite(one)}
-    found = adapter.detections(*value)
-    sums = (sum(float(np.abs(array).sum(dtype=np.float64)) for array in arrays)
-            for arrays in ([one.scores for one in found], [one.boxes for one in found]))  # fmt: skip
-    return {
-        "detections": float(sum(len(one.scores) for one in found)),
-        **dict(zip(("scores", "boxes"), sums)),
+def found_in(one: Detections) -> Dict[str, Any]:
+    """Detections of one image in numbers of a few digits, the best first; of masks area and centre."""
+    order = np.argsort(-one.scores, kind="stable")
+    facts: Dict[str, Any] = {
+        "image_id": int(one.image_id),
+        "boxes": np.round(one.boxes[order].astype(np.float64), 3).tolist(),
+        "scores": np.round(one.scores[order].astype(np.float64), 6).tolist(),
+        "labels": [int(label) for label in one.labels[order]],
     }
+    if one.masks is not None:
+        facts["masks"] = [_mask(one.masks[index]) for index in order]
+    return facts
+
+
+def _mask(mask: np.ndarray) -> List[float]:
+    """Height and width of the image, area, and the centre of the pixels (row, column)."""
+    rows, columns = np.nonzero(mask)
+    centre = (rows.mean(), columns.mean()) if len(rows) else (0.0, 0.0)
+    return [*mask.shape, len(rows), *(round(float(value), 3) for value in centre)]
 
 
 LONGEST_REST_S = 1.0

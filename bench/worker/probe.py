@@ -87,8 +87,9 @@ def run_block(
     `settle` steps run before them, untimed: they bring back the caches that the arms in between took.
 
     Returns:
-        {start_ns: [k], end_ns} on the worker's monotonic clock, losses and with ``found`` detections of the last
-        step, what the steps came to (``done``), threads of the framework now, and the processors that this process kept busy meanwhile.
+        {start_ns: [k], end_ns} on the worker's monotonic clock, losses and with ``found`` detections of the last step,
+        `Adapter.squares` after it (``done``), threads of the framework now, and the processors that this process kept
+        busy meanwhile.
     """
     marks: List[Any] = []
     run_steps(phases, settle, before=lambda: None)
@@ -98,6 +99,7 @@ def run_block(
     adapter.synchronize()
     end_ns, end_cpu_ns = time.perf_counter_ns(), time.process_time_ns()
     starts_ns = adapter.marks_ns(marks)
+    detections = adapter.detections(*value) if found and not adapter.job.training else []
     # A device's clock has an origin of its own; the block starts when the host's clock says so.
     shift_ns = begin_ns - starts_ns[0]
     return {
@@ -105,9 +107,7 @@ def run_block(
         "end_ns": int(end_ns),
         "losses": finite_losses(adapter, value),
         "done": adapter.squares() if adapter.job.training else {},
-        "found": [found_in(one) for one in adapter.detections(*value)]
-        if found and not adapter.job.training
-        else [],
+        "found": [found_in(one) for one in detections],
         "threads": adapter.current_threads(),
         "busy_processors": (end_cpu_ns - begin_cpu_ns) / max(1, end_ns - begin_ns),
     }

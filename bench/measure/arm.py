@@ -135,6 +135,21 @@ class MeasuredArm:
             assert self.group is not None
             self.group.receive("prepare", self.site.deadline_s)
 
+    def shake(self, launch: int) -> None:
+        """Have an arm watched once more in a process of its own, to see what rounding does to the facts."""
+        assert self.prepared is not None
+        try:
+            with contextlib.ExitStack() as stack, refusing_nonsense():
+                self.begin(launch, stack)
+                assert self.group is not None
+                self.group.receive("prepare", self.site.deadline_s)
+                seen = self.request("audit", shake=True)
+                self.record.audit["shaken"] = [summary(one["audit"], self.prepared.names) for one in seen]
+        except WorkerFailure as error:
+            self.site.warn(f"{self.arm.id}: not watched a second time: {error}")
+        finally:
+            self.stop()
+
     def stop(self) -> None:
         if self.group is not None:
             self.group.stop()

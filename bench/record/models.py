@@ -322,7 +322,8 @@ class ArmRecord(RecordModel):
     """What the worker said of the work (bench.worker.api.Description)."""
     audit: dict[str, list[Facts]] = Field(default_factory=dict)
     """What was observed of a few steps: ``ranks``, one `bench.worker.audit.audit` per rank, in canonical names; and
-    ``closing``, one `bench.worker.audit.look` per rank, after the timed blocks (empty: it failed)."""
+    ``closing``, one `bench.worker.audit.look` per rank, after the timed blocks (empty: it failed); and ``shaken``, as
+    ``ranks`` with images that differ in their last place, where facts differed by little."""
     threads: list[int] = Field(default_factory=list)
     """Threads of the framework after timed blocks: every number that was seen."""
     busy_processors: FiniteFloat | None = None

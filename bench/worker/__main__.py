@@ -98,11 +98,11 @@ class Worker:
         data = self.adapter.load(self.adapter.convert(self.batches[0]))
         return {"description": dataclasses.asdict(self.adapter.describe(data))}
 
-    def audit(self) -> Dict[str, Any]:
+    def audit(self, shake: bool = False) -> Dict[str, Any]:
         """Take the audited steps. What is timed after them would not start from the weights that were given."""
         from bench.worker.audit import audit
 
-        return {"audit": audit(self.adapter, self.batches)}
+        return {"audit": audit(self.adapter, self.batches, shake)}
 
     def keep(self, state: str) -> Dict[str, Any]:
         """Write what the arm is before its first step, for `look`."""

@@ -44,6 +44,13 @@ def audited_batches(batches: Sequence[Batch], steps: int = STEPS) -> List[Batch]
     return [*chosen, without_an_object(chosen[0])]
 
 
+def shaken(batch: Batch) -> Batch:
+    """The batch with every value of its images moved by two units in its last place, up or down: so little that all
+    which it changes is how the arm rounds from there on."""
+    signs = np.random.RandomState(0).randint(0, 2, batch.images.shape).astype(np.float32) * 2 - 1
+    return replace(batch, images=batch.images * (1 + signs * np.float32(2.0**-22)))
+
+
 def without_an_object(batch: Batch) -> Batch:
     """The batch without the first object of each image that has several."""
     starts = [int(len(labels) > 1) for labels in batch.labels]
@@ -343,8 +350,13 @@ def _walk(adapter: Adapter, observer: Observer, batches: Sequence[Batch]) -> Fac
     return walk(adapter, observer, map(adapter.convert, batches), len(batches))
 
 
-def audit(adapter: Adapter, batches: Sequence[Batch]) -> Facts:
+def audit(adapter: Adapter, batches: Sequence[Batch], shake: bool = False) -> Facts:
     """Take the audited steps with a prepared adapter, which is not to be timed afterwards.
+
+    Args:
+        adapter: One arm.
+        batches: Its shared batches.
+        shake: Take `shaken` ones, to see what rounding does to the facts of this arm.
 
     Returns:
         ``steps``: facts of each (see `Sink`, `Change`; ``losses`` or ``detections``); ``weights``: norms by name before
@@ -354,7 +366,8 @@ def audit(adapter: Adapter, batches: Sequence[Batch]) -> Facts:
     with _observer(adapter) as observer:
         if observer is None:
             return {}
-        facts = _walk(adapter, observer, audited_batches(batches))
+        chosen = audited_batches(batches)
+        facts = _walk(adapter, observer, [shaken(one) for one in chosen] if shake else chosen)
         return {**facts, "after": observer.settings(), "randomness": observer.randomness}
 
 

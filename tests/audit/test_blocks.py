@@ -13,6 +13,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("torchvision")
 
 from torch import nn  # noqa: E402
+from torchvision.ops import box_iou  # noqa: E402
 
 from bench.record.models import ArmRecord  # noqa: E402
 from bench.worker.__main__ import Rotation  # noqa: E402
@@ -121,24 +122,16 @@ def beginning(adapter: Any) -> None:
 
 
 def anchors_of_objects(adapter: Any) -> None:
-    adapter.model.proposal_matcher.__class__ = type("Matcher", (type(adapter.model.proposal_matcher),), {})
-    matcher, plain = type(adapter.model.proposal_matcher), type(adapter.model.proposal_matcher).__call__
-    seen: dict[Any, Any] = {}
-    load, now = adapter.load, []
-
-    def loaded(data: Any) -> Any:
-        now[:] = [data, 0]
-        return load(data)
-
-    def matched(self: Any, overlaps: Any) -> Any:
-        now[1] += 1
-        key = id(now[0]), now[1]
-        if key not in seen:
-            seen[key] = now[0], plain(self, overlaps)
-        return seen[key][1]
-
-    adapter.load = loaded
-    matcher.__call__ = matched
+    model = adapter.model
+    remembered = type("Memory", (), {"matched": staticmethod(
+        lambda boxes, anchors: [
+            model.proposal_matcher(box_iou(one["boxes"], other)) for one, other in zip(boxes, anchors, strict=True)
+        ]
+    )})()  # fmt: skip
+    _on_the_batch(adapter, remembered, "matched")
+    model.compute_loss = lambda targets, outputs, anchors: model.head.compute_loss(
+        targets, outputs, anchors, remembered.matched(targets, anchors)
+    )
 
 
 def images_dimmed(adapter: Any) -> None:

@@ -13,7 +13,7 @@ from bench.record.models import Losses
 #: Of losses, and of models or input that are random in timed steps.
 TOLERANCE, AT_RANDOM = 0.1, 0.25
 #: Of the change of the sum of squares of the weights, and of their average.
-WAY = 0.25
+WAY, WAY_AT_RANDOM = 0.25, 0.5
 #: Steps in which what rounding makes of a loss may double.
 DOUBLING = 2
 
@@ -40,7 +40,7 @@ def launch(pairs: Sequence[Pair], at: str, growing: float | None) -> Iterator[Fa
         tolerance = (growing or 0.0) * 2.0 ** ((taken or 0) / DOUBLING)
         if taken and taken == b.done.get("steps") and a.losses and b.losses and tolerance < TOLERANCE:
             yield from steps.losses(a.losses, b.losses, f" in timed step {taken:g}{at}", tolerance)
-    yield from _way(pairs, at)
+    yield from _way(pairs, at, WAY_AT_RANDOM if growing is None else WAY)
     for a, b in rounds:
         if a.found and b.found:
             yield from steps.detections(a.found, b.found, f" in the timed blocks{at}")
@@ -52,7 +52,7 @@ def _total(one: Losses) -> float | None:
     return sum(terms.values()) if total is None and terms else total
 
 
-def _way(pairs: Sequence[Pair], at: str) -> Iterator[Fact]:
+def _way(pairs: Sequence[Pair], at: str, tolerance: float) -> Iterator[Fact]:
     """How far the sums of squares of weights and average went from the warm-up to the last block."""
     if len(pairs) < 2:
         return
@@ -62,4 +62,4 @@ def _way(pairs: Sequence[Pair], at: str) -> Iterator[Fact]:
         if first is not None and second is not None:
             explained = VALUES | ({"ema", "ema_decay"} if kind == "average" else frozenset())
             name = f"change of the squared norm of the {kind} in timed blocks{at}"
-            yield Fact(name, first, second, WAY, explained)
+            yield Fact(name, first, second, tolerance, explained)

@@ -202,11 +202,19 @@ class TorchAdapter(TorchDevice):
             freeze(stage)
         if self.job.training:
             self._prepare_training()
-        if self.job.options.get("compile", False):
-            for module in self.compiled_modules():
-                module.compile()
+        self._switch(self.job.options)
         # Sampling in the heads starts from the same numbers however many the initialisation drew.
         seed_everything(self.workload["seed"] + self.job.rank)
+
+    def _switch(self, options: Mapping[str, Any]) -> None:
+        """How the device computes, as the workload's fields of these names say."""
+        if "tf32" in options:
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = options["tf32"]
+        if "cudnn_benchmark" in options:
+            torch.backends.cudnn.benchmark = options["cudnn_benchmark"]
+        if options.get("compile", False):
+            for module in self.compiled_modules():
+                module.compile(mode="reduce-overhead" if options.get("cuda_graphs", False) else None)
 
     def _prepare_training(self) -> None:
         settings = self.workload["optimizer"]
@@ -259,6 +267,10 @@ class TorchAdapter(TorchDevice):
 
     def backward(self, losses: Any) -> None:
         self.scaler.scale(sum(losses.values())).backward()
+
+    def unaveraged(self) -> contextlib.AbstractContextManager[None] | None:
+        parallel = isinstance(self.loss_module, nn.parallel.DistributedDataParallel)
+        return self.loss_module.no_sync() if parallel else None
 
     def optimizer_step(self) -> None:
         self.scaler.step(self.optimizer)

@@ -171,7 +171,14 @@ class RPN(nn.Module):
         count, places = scores.shape
         number = torch.arange(count, device=boxes.device)
         groups = levels + (levels.max() + 1) * number[:, None]
-        kept = nms(boxes.flatten(0, 1), scores.flatten(), groups.flatten(), self.nms_threshold)
+        offered = boxes.flatten(0, 1), scores.flatten(), groups.flatten()
+        if (
+            boxes.device.type == "cpu" and not torch.compiler.is_compiling()
+        ):  # it knows at once how many are left
+            large = (offered[1] >= 0).nonzero().squeeze(1)
+            kept = large[nms(*(one[large] for one in offered), self.nms_threshold)]
+        else:
+            kept = nms(*offered, self.nms_threshold)
         image = (kept // places).unsqueeze(1)
         rank = (image == number).cumsum(0).gather(1, image) - 1  # among the image's own
         slot = torch.where(rank < limit, image * limit + rank, count * limit).squeeze(1)

@@ -45,7 +45,7 @@ class Adapter(BaseAdapter):
 
     def prepare(self) -> None:
         path = Path(self.job.model["name"])
-        if self.job.workload["task"] not in ("infer", "eval"):
+        if self.job.training:
             raise ValueError("an ONNX file is only run, not trained; set task: infer or eval")
         if not path.is_file():
             raise ValueError(f"no ONNX file at {path}")

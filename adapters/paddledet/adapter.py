@@ -205,6 +205,9 @@ class Adapter(api.Adapter):
     def backward(self, losses: dict[str, Tensor]) -> None:
         losses["loss"].backward()
 
+    def unaveraged(self) -> Any:
+        return self.parallel_model.no_sync() if self.parallel_model is not self.model else None
+
     def optimizer_step(self) -> None:
         self.optimizer.step()
 

@@ -37,7 +37,9 @@ Data = Annotated[
         "--data", help="A folder of COCO, YOLO or VOC; ANNOTATIONS.json=FOLDER; or shapes (generated)."
     ),
 ]
-Task = Annotated[str, typer.Option("--task", help="train or infer. Models with weights show their AP too.")]
+Task = Annotated[
+    str, typer.Option("--task", help="train, infer or serve. With infer, models with weights show AP.")
+]
 Size = Annotated[
     str, typer.Option("--size", help="800x1333: short and long side. 640 or 640x640: exactly that square.")
 ]
@@ -101,6 +103,8 @@ def vs(
     if dry_run:
         print_json({"recipe": str(path)}) if as_json else say(path)
         return
+    if not quiet:
+        say(content["description"], error=True)
     outcome = measure(loaded, plan, results, adapters, quiet=quiet or as_json)
     target = output or Path("reports") / plan.name / outcome.run.folder.name
     report = None
@@ -142,7 +146,7 @@ def init(
     asked = Asked(
         tuple(chosen),
         data or typer.prompt("Data set: a folder in COCO layout, or shapes", default="shapes"),
-        task or typer.prompt("Task: train or infer", default="infer"),
+        task or typer.prompt("Task: train, infer or serve", default="infer"),
         size or typer.prompt("Size: 800x1333 (short and long side), or 640 (a square)", default="800x1333"),
         batch or typer.prompt("Images per step", default=1, type=int),
     )

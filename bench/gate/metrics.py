@@ -117,7 +117,7 @@ METRICS_OF_TASK = {
 METRICS_OF_TASK = {
     task: (*names, *(f"phase {phase}" for phase in PHASES[task])) for task, names in METRICS_OF_TASK.items()
 }
-METRICS_OF_TASK["eval"] = METRICS_OF_TASK["infer"]
+METRICS_OF_TASK["eval"] = METRICS_OF_TASK["serve"] = METRICS_OF_TASK["infer"]
 ALWAYS = 2
 """So many metrics of a task are always checked; the others when they are given a tolerance."""
 

@@ -121,7 +121,7 @@ def _values(run: Run, arm: ArmRecord) -> Iterator[tuple[str, float]]:
     blocks = run.block_seconds(arm.id)
     if blocks.size:
         seconds = float(np.exp(np.log(blocks).mean()))
-        if arm.workload.task in ("infer", "eval"):
+        if not arm.workload.trains:
             yield "FPS", arm.workload.images_per_step / seconds
         else:
             yield "s/iter", seconds

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from bench.measure.process import WorkerFailure, WorkerGroup, refusing_nonsense,
 from bench.measure.quiet import allowed_cores, read_clock, taken_cores
 from bench.measure.site import Prepared, Site
 from bench.recipe.plan import Arm
+from bench.record.energy import Meter
 from bench.record.models import (
     Accuracy,
     ArmRecord,
@@ -33,7 +35,7 @@ from bench.record.models import (
     Truth,
 )
 from bench.record.run import write_atomic
-from bench.record.samples import block_times, samples_frame
+from bench.record.samples import block_columns, samples_columns
 from bench.record.software import speed_variables
 
 
@@ -162,7 +164,7 @@ class MeasuredArm:
         """
         measure = self.site.plan.measure
         first = None if round_ < 0 else (launch * measure.rounds + round_) * measure.steps
-        before = read_clock()
+        before, joules = read_clock(), self.meter.read()
         hold = measure.hold_weights and self.arm.workload.task == "train"
         replies = self.request(
             "run_block", steps=steps, settle=measure.settle, first=first, hold=hold, found=round_ == 0
@@ -176,8 +178,19 @@ class MeasuredArm:
         self.record.losses.append(entry)
         if round_ >= 0:
             self._note_processors(replies)
+            images = self.arm.workload.images_per_step * (measure.settle + steps)
+            for name, value in self.meter.since(joules).items():
+                self.record.energy.setdefault(name, []).append(value / images)
         self.show_block(launch, round_, replies, steps)
         return taken is not None and taken > allowed_cores()
+
+    @functools.cached_property
+    def meter(self) -> Meter:
+        """What the arm's devices use; the record says which of it cannot be read."""
+        workload = self.arm.workload
+        found = Meter(workload.device, workload.ranks, workload.nodes)
+        self.record.no_energy = found.missing
+        return found
 
     def _note_processors(self, replies: list[dict[str, Any]]) -> None:
         """One reply of each rank."""
@@ -319,7 +332,7 @@ class MeasuredArm:
     def _trained_s(self) -> float:
         """Seconds of all steps so far."""
         blocks = [block for block in self.site.run.journal() if block.arm == self.arm.id]
-        times = block_times(samples_frame(blocks))
+        times = block_columns(samples_columns(blocks))
         return float((times["s_per_step"] * times["steps"]).sum())
 
 

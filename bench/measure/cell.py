@@ -12,9 +12,10 @@ from bench.judge.audit import audit_run, doubtful
 from bench.judge.pairs import baselines_of
 from bench.measure.arm import MeasuredArm
 from bench.measure.process import WorkerFailure
+from bench.measure.serving import serve
 from bench.measure.site import Site
 from bench.recipe.plan import round_orders
-from bench.record.samples import samples_frame
+from bench.record.samples import samples_columns
 
 
 def run_cell(site: Site, arms: Sequence[MeasuredArm]) -> None:
@@ -86,6 +87,8 @@ def _run_launch(site: Site, arms: Sequence[MeasuredArm], launch: int, rounds: in
             if one.alive:
                 with one.failing(launch):
                     one.passes(launch)
+                    if one.arm.workload.task == "serve":
+                        one.record.served.extend(serve(one, launch))
                     one.look()
             one.stop()
     if not launch and not site.out_of_time():
@@ -177,4 +180,4 @@ def write_arms(site: Site, arms: Sequence[MeasuredArm], *, complete: bool) -> No
             record.status = "failed"
         else:
             record.status = "ok" if complete and measured else "partial"
-        site.run.write_arm(record, samples_frame(blocks))
+        site.run.write_arm(record, samples_columns(blocks))

@@ -20,6 +20,7 @@ from bench.inputs.npz import check_npz, read_npz, sha256_of
 from bench.measure.arm import MeasuredArm
 from bench.measure.preflight import check_weights, interpreter_of, refuse_other_packages
 from bench.measure.process import WorkerFailure
+from bench.measure.serving import generator
 from bench.measure.site import Prepared, Site
 from bench.recipe.codebases import Codebase
 from bench.recipe.plan import Arm
@@ -41,6 +42,8 @@ def prepare_all(site: Site, arms: Sequence[MeasuredArm]) -> None:
     try:
         for one in arms:
             check_weights(one.arm)
+            if one.arm.workload.task == "serve":
+                generator()
             one.prepared = made.input_of(one.arm.workload)
     finally:
         TOLD.reset(telling)

@@ -12,6 +12,7 @@ import importlib.util
 import os
 import warnings
 from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
@@ -92,6 +93,9 @@ class Codebase(Strict):
     """Canonical model → what this codebase calls it."""
     options: dict[str, str] | None = None
     """What an arm's `options` may be, and what each does; without this field any are handed on."""
+    beside: dict[str, dict[str, dict[str, Any]]] = {}
+    """Other codebase → canonical models (`solov2*`) → options with which the work here is the other's: `bench vs` and
+    `bench init` set those of the first pattern that fits."""
     missing: dict[str, str] = {}
     """Canonical model → why this codebase has none; `*` stands for all others."""
     aliases: list[str] = []
@@ -150,6 +154,11 @@ class Codebase(Strict):
         if os.path.exists(file):
             return f"{self.name}://{file.resolve().name}", str(file.resolve())
         return f"{self.name}://{name}", name
+
+    def options_beside(self, other: str, model: str) -> dict[str, Any]:
+        """Options with which a canonical model is that of the other codebase, where they have to be asked for."""
+        found = (it for pattern, it in self.beside.get(other, {}).items() if fnmatchcase(model, pattern))
+        return dict(next(found, {}))
 
     def why_missing(self, model: str) -> str:
         """Why the codebase does not offer a canonical model."""

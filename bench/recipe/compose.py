@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,13 @@ import yaml
 from bench.errors import BenchError, did_you_mean, near
 from bench.recipe.codebases import Codebase, get_codebase
 
+TASKS = ("train", "infer", "serve")
+
 #: What stands beside the keys of a recipe that is written here.
 COMMENTS = {
     "name": "name of the folder of its runs",
     "workload": "the work of every arm (docs/reference/recipe.md has all fields)",
-    "task": "train or infer: time steps; eval: infer, and AP of the weights",
+    "task": "train or infer: time steps; eval: infer, and AP of the weights; serve: infer, and requests",
     "input": "the same images for every codebase",
     "dataset": "a folder of COCO, YOLO or Pascal VOC, or shapes",
     "size": "[height, width]: exactly that; or short and long side with the ratio kept",
@@ -28,6 +30,7 @@ COMMENTS = {
     "eval_images": "images that AP is computed of",
     "arms": "what is compared: codebase, and a model of its own where the models differ",
     "baseline": "the arm that the others are compared with",
+    "options": "chosen so that the work is that of the other codebase",
     "measure": "launches: fresh processes; rounds: visits to every arm in each; steps: of a visit",
 }
 
@@ -152,9 +155,9 @@ def composed(asked: Asked, codebases: Mapping[str, Codebase]) -> dict[str, Any]:
     arms = [parse_arm(text, codebases) for text in asked.arms]
     if not arms:
         raise BenchError("no arm", hint="bench vs native:mask_rcnn_r50_fpn torchvision:maskrcnn_resnet50_fpn")
-    if asked.task not in ("train", "infer"):
+    if asked.task not in TASKS:
         raise BenchError(
-            f"task {asked.task}: expected train or infer", hint=did_you_mean(asked.task, ["train", "infer"])
+            f"task {asked.task}: expected train, infer or serve", hint=did_you_mean(asked.task, TASKS)
         )
     shared = arms[0].canonical if len({arm.canonical for arm in arms}) == 1 else None
     weighted = any(arm.weights or (arm.codebase.pretrained and arm.canonical is None) for arm in arms)
@@ -169,14 +172,14 @@ def composed(asked: Asked, codebases: Mapping[str, Codebase]) -> dict[str, Any]:
         **({} if shared else {"frozen_stages": None, "frozen_bn": None}),
         **({"eval_images": asked.images} if evaluates else {}),
     }
+    others = dict.fromkeys(arm.codebase.name for arm in arms)
+    contents = [_arm_content(arm, label, shared, others) for arm, label in zip(arms, labels, strict=True)]
     measure = {"launches": asked.launches, "rounds": asked.rounds, "steps": asked.steps}
     return {
         "name": "-".join(["vs", *dict.fromkeys(arm.codebase.name for arm in arms)])[:100],
-        "description": f"bench vs: {', '.join(labels)}."[:1000],
+        "description": f"bench vs: {', '.join(map(_told, contents))}."[:1000],
         "workload": workload,
-        "arms": [
-            _arm_content(arm, label, shared is not None) for arm, label in zip(arms, labels, strict=True)
-        ],
+        "arms": contents,
         "baseline": {"codebase": labels[0]},
         "measure": measure,
     }
@@ -199,9 +202,14 @@ def _data(asked: Asked) -> dict[str, Any]:
     return {"dataset": str(folder.resolve()), "images": asked.images}
 
 
-def _arm_content(arm: ArmText, label: str, one_model: bool) -> dict[str, Any]:
+def _arm_content(arm: ArmText, label: str, shared: str | None, others: Iterable[str]) -> dict[str, Any]:
+    """Keys of an arm. Of `others`, the codebases by arms, the first one that it has options for decides them."""
     content: dict[str, Any] = {"codebase": arm.codebase.name, "label": label}
-    if not one_model:
+    if shared:
+        fitting = (arm.codebase.options_beside(other, shared) for other in others)
+        if options := next(filter(None, fitting), None):
+            content["options"] = options
+    else:
         file = Path(arm.model).expanduser()
         content["model"] = str(file.resolve()) if file.exists() and arm.canonical is None else arm.model
     if arm.weights:
@@ -213,6 +221,12 @@ def _arm_content(arm: ArmText, label: str, one_model: bool) -> dict[str, Any]:
     ):
         content["source"] = str(Path.cwd())
     return content
+
+
+def _told(arm: Mapping[str, Any]) -> str:
+    """Label and options that were chosen."""
+    chosen = ", ".join(f"{name}: {value}" for name, value in arm.get("options", {}).items())
+    return f"{arm['label']} ({chosen})" if chosen else str(arm["label"])
 
 
 def _place(where: str) -> dict[str, str]:

@@ -15,7 +15,7 @@ from bench.recipe.codebases import Codebase, get_codebase
 from bench.recipe.load import LoadedRecipe, validate_workload
 from bench.recipe.models import MODELS
 from bench.recipe.schema import ArmSpec, Measure, factor_target, level_text
-from bench.recipe.workload import Workload
+from bench.recipe.workload import CUDA_ONLY, SWITCHES, Workload
 from bench.record.names import file_names
 
 #: What two idle cores and what a V100 reach on convolutions, for estimates only; past runs replace these guesses.
@@ -166,6 +166,18 @@ def _apply_levels(
     return validate_workload(values, where), options, threads
 
 
+def switched(workload: Workload) -> dict[str, bool]:
+    """Switches that a workload sets; on a CPU those of CUDA devices are off anyway."""
+    values = {name: getattr(workload, name) for name in SWITCHES}
+    if workload.device == "cpu":
+        values |= {name: values[name] or None for name in CUDA_ONLY}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def has_option(codebase: Codebase, name: str) -> bool:
+    return codebase.options is None or name in codebase.options
+
+
 def check_offer(codebase: Codebase, workload: Workload) -> str | None:
     """Why a codebase cannot do a workload, or None when its adapter says it can."""
     model = workload.model
@@ -174,7 +186,9 @@ def check_offer(codebase: Codebase, workload: Workload) -> str | None:
         return f"{codebase.name} offers no {model}: {codebase.why_missing(model)}"
     if scheme is not None and scheme not in codebase.schemes:
         return f"{codebase.name} takes no model of its own by name, only canonical ones (and no {scheme}:// models)"
-    needed = {"eval": ("infer",), "train_eval": ("train", "infer")}.get(workload.task, (workload.task,))
+    needed = {"eval": ("infer",), "serve": ("infer",), "train_eval": ("train", "infer")}.get(
+        workload.task, (workload.task,)
+    )
     if scheme is None and (lacking := set(needed) - set(codebase.models[model].tasks)):
         return f"{codebase.name} offers {model} not for {lacking.pop()}"
     offered: dict[str, tuple[Any, Sequence[Any]]] = {
@@ -187,6 +201,11 @@ def check_offer(codebase: Codebase, workload: Workload) -> str | None:
             return f"{codebase.name} offers {name} {', '.join(map(str, values))}, not {value}"
     if workload.ema and not codebase.ema:
         return f"{codebase.name} has no EMA"
+    for name, value in switched(workload).items():
+        if workload.device == "cpu" and name in CUDA_ONLY:
+            return f"{name} is a switch of CUDA devices, and the device is cpu"
+        if not has_option(codebase, name) and (value or name in ("cudnn_benchmark", "tf32")):
+            return f"{codebase.name} has no switch {name}"
     if workload.ranks > codebase.max_ranks:
         return f"{codebase.name} runs on at most {codebase.max_ranks} rank(s), not {workload.ranks}"
     return None
@@ -296,7 +315,8 @@ def _make_arm(
     if spec.model is not None:
         model, own = codebase.model_of(spec.model)
         workload = workload.model_copy(update={"model": model})
-    options.update(spec.options)
+    switches = {name: on for name, on in switched(workload).items() if has_option(codebase, name)}
+    options = {**switches, **options, **spec.options}
     if spec.config:
         options[codebase.config_option] = {**options.get(codebase.config_option, {}), **spec.config}
     _check_options(loaded, codebase, spec, options, place)

@@ -53,6 +53,15 @@ class ArmSpec(Strict):
         return self.label or self.codebase
 
 
+class Serve(Strict):
+    """What a `serve` arm is asked by MLPerf's load generator, in every launch."""
+
+    seconds: Annotated[float, Field(gt=0, le=86400)] = 10.0
+    """Least time of a scenario, and of each rate that Server tries."""
+    p99_ms: Annotated[float, Field(gt=0, le=1e9)] | None = None
+    """Server: the highest rate at which 99 % of requests are answered within so many milliseconds. null: not asked."""
+
+
 class Measure(Strict):
     """How much is measured, and in what order."""
 
@@ -82,6 +91,8 @@ class Measure(Strict):
     """Steps of the phase pass of each launch."""
     memory_steps: Annotated[int, Field(ge=0, le=100_000)] = 2
     """Steps of the memory pass of each launch."""
+    serve: Serve = Serve()
+    """Of `serve` arms: how long, and which bound of latency."""
     predict: bool = True
     """Write the detections of every image once (inference arms)."""
     keep_checkpoints: bool = True
@@ -163,7 +174,12 @@ def factor_target(name: str) -> tuple[FactorRoot, tuple[str, ...]]:
             if name in inner.model_fields:
                 return "workload", (outer, name)
     known = [*Workload.model_fields, "devices", "size", "mode", "images", "lr", "threads", "options.<name>"]
-    raise BenchError(f"unknown factor '{name}'", hint=did_you_mean(name, known))
+    hint = (
+        "its dtype is the field precision: [float32, bfloat16]"
+        if name == "amp"
+        else did_you_mean(name, known)
+    )
+    raise BenchError(f"unknown factor '{name}'", hint=hint)
 
 
 def level_text(level: Any) -> str:

@@ -108,11 +108,17 @@ class Optimizer(Strict):
     """Steps from which on the learning rate is a tenth of what it was before (train_eval)."""
 
 
+#: Fields that say how a device computes the work; each sets the option of that name where a codebase has it.
+SWITCHES = ("channels_last", "compile", "cudnn_benchmark", "tf32", "cuda_graphs")
+CUDA_ONLY = frozenset(SWITCHES[2:])
+
+
 class Workload(Strict):
     """The work of one arm. Two arms are comparable when their workloads are equal but for the factor compared."""
 
-    task: Literal["train", "infer", "eval", "train_eval"] = "train"
-    """train, infer: time steps. eval: infer, and AP of the weights. train_eval: ``steps`` steps, with AP on the way."""
+    task: Literal["train", "infer", "eval", "serve", "train_eval"] = "train"
+    """train, infer: time steps. eval: infer, and AP of the weights. serve: infer, and requests that MLPerf's load
+    generator makes. train_eval: ``steps`` steps, with AP on the way."""
     model: str = ""
     """A canonical model name (`bench list models`). Not needed where every arm names its own."""
     input: Input = Input()
@@ -120,7 +126,17 @@ class Workload(Strict):
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 2
     """Images per step and rank."""
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Type of weights and activations."""
+    """float32, or the type of autocast (automatic mixed precision, amp)."""
+    channels_last: bool | None = None
+    """Images and weights in NHWC memory. null, as of the next four: as the codebase has it."""
+    compile: bool | None = None
+    """What torch.compile can take is compiled."""
+    cudnn_benchmark: bool | None = None
+    """On CUDA: cuDNN tries its kernels for each shape and keeps the fastest."""
+    tf32: bool | None = None
+    """On CUDA: products of float32 numbers in TF32."""
+    cuda_graphs: bool | None = None
+    """On CUDA: what is compiled is captured in CUDA graphs (`reduce-overhead` of torch.compile)."""
     frozen_stages: Annotated[int, Field(ge=-1, le=5)] | None = 1
     """Backbone stages without gradient: 0 none, 1 the stem and the first stage, … (-1 means 0). null: as the model's
     own configuration says."""
@@ -184,6 +200,10 @@ class Workload(Strict):
     def _even(self) -> Workload:
         if self.ranks % self.nodes:
             raise ValueError(f"{self.ranks} ranks cannot be spread evenly over {self.nodes} nodes")
+        if self.task == "serve" and self.ranks > 1:
+            raise ValueError("requests are served by one rank")
+        if self.cuda_graphs and not self.compile:
+            raise ValueError("cuda_graphs captures what is compiled: set compile too")
         return self
 
     @property

@@ -5,10 +5,11 @@ from __future__ import annotations
 from types import UnionType
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat
+from pydantic import AfterValidator, Field, FiniteFloat
 
 from bench.recipe.workload import Workload
 from bench.record.names import FileName, InnerPath, file_name
+from bench.record.served import RecordModel, Served
 
 #: 2: data sets by name, split and checksum; no path, host or user name of the machine; ground truth beside predictions.
 SCHEMA_VERSION = 2
@@ -32,15 +33,6 @@ def _known_version(version: int) -> int:
 
 
 SchemaVersion = Annotated[int, AfterValidator(_known_version)]
-
-
-class RecordModel(BaseModel):
-    """A record may hold more keys than the schema; they are kept, not refused."""
-
-    model_config = ConfigDict(extra="allow", use_attribute_docstrings=True)
-
-
-# -- the journal ---------------------------------------------------------------------------------------------
 
 
 class RankTimes(RecordModel):
@@ -346,6 +338,12 @@ class ArmRecord(RecordModel):
     """What the predictions are evaluated against."""
     evaluations: list[Evaluation] = Field(default_factory=list)
     """Every evaluation, by steps."""
+    energy: dict[str, list[FiniteFloat]] = Field(default_factory=dict)
+    """Device (CPU, GPU) → joules per image of every block, settling steps counted."""
+    no_energy: dict[str, str] = Field(default_factory=dict)
+    """Device → why its energy is not known."""
+    served: list[Served] = Field(default_factory=list)
+    """Of a serve arm: every scenario, by launches."""
     input: Facts = Field(default_factory=dict)
     """Of a train_eval arm: what decided order and augmentation: SHA-256 of the schedule of its batches, seed, flip."""
     warnings: list[str] = Field(default_factory=list)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 
-import pandas as pd
+import numpy as np
 from pydantic import ValidationError
 
 from bench.errors import BenchError
@@ -14,6 +14,7 @@ from bench.record.differences import differences, named
 from bench.record.machine import fingerprint
 from bench.record.models import ArmRecord, Facts, RunRecord
 from bench.record.run import Run
+from bench.record.samples import Columns
 
 
 class PooledRun(Run):
@@ -49,8 +50,8 @@ class PooledRun(Run):
         firsts, first = [], 0
         for run, arms in zip(self.sessions, self._arms, strict=True):
             firsts.append(first)
-            launches = [launch for arm in _measured(arms) for launch in run.samples(arm)["launch"]]
-            first += max(launches, default=-1) + 1
+            launches = [launch for arm in _measured(arms) for launch in run.columns(arm)["launch"]]
+            first += int(max(launches, default=-1)) + 1
         return firsts
 
     def record(self) -> RunRecord:
@@ -97,16 +98,18 @@ class PooledRun(Run):
         if not sound:
             return found[0][1]
         pooled = sound[0][1].model_copy(deep=True)
-        pooled.memory, pooled.losses, pooled.warnings = [], [], []
+        pooled.memory, pooled.losses, pooled.served, pooled.warnings = [], [], [], []
         if sound[0][0]:  # accuracy is read from the folder of the first session
             pooled.evaluations, pooled.predictions = [], None
         for number, one in sound:
             first = self._first_launches[number]
             pooled.memory += [part.model_copy(update={"launch": part.launch + first}) for part in one.memory]
             pooled.losses += [part.model_copy(update={"launch": part.launch + first}) for part in one.losses]
+            pooled.served += [part.model_copy(update={"launch": part.launch + first}) for part in one.served]
             pooled.warnings += [text for text in one.warnings if text not in pooled.warnings]
             if one is not sound[0][1]:
-                for into, more in ((pooled.phases, one.phases), (pooled.operators, one.operators)):
+                tables = ("phases", "operators", "energy")
+                for into, more in ((getattr(pooled, name), getattr(one, name)) for name in tables):
                     for name, seconds in more.items():
                         into[name] = [*into.get(name, []), *seconds]
         for field in ("launches", "blocks", "steps"):
@@ -123,17 +126,18 @@ class PooledRun(Run):
             elif (failure := arms[arm].failure) is not None:
                 yield f"failed in session {record.id}: {failure.reason}: {failure.message}"
 
-    def samples(self, arm: str) -> pd.DataFrame:
+    def columns(self, arm: str) -> Columns:
         """Raw samples of an arm in all sessions (`SAMPLE_COLUMNS`, and `session` from 0)."""
-        frames = []
+        tables: list[Columns] = []
         for number, (run, arms) in enumerate(zip(self.sessions, self._arms, strict=True)):
             if arm in _measured(arms):
-                frame = run.samples(arm)
-                launch = (frame["launch"] + self._first_launches[number]).astype(frame["launch"].dtype)
-                frames.append(frame.assign(launch=launch, session=number))
-        if not frames:
-            return super().samples(arm).assign(session=0)
-        return pd.concat(frames, ignore_index=True)
+                tables.append(run.columns(arm))
+                tables[-1]["launch"] = tables[-1]["launch"] + np.int32(self._first_launches[number])
+                tables[-1]["session"] = np.full_like(tables[-1]["launch"], number)
+        if not tables:
+            found = super().columns(arm)
+            return {**found, "session": np.zeros_like(found["launch"])}
+        return {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
 
 
 def _measured(arms: Mapping[str, ArmRecord]) -> list[str]:

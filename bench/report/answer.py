@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from bench.record.models import RANDOM_WEIGHTS
 from bench.report.document import Block, Bullets, Cell, Column, Table, Text
+from bench.report.latency import serving_sentences
 from bench.report.text import cell, counted, interval_text, number, ratio_cell, seconds_cell, significant
 from bench.report.values import MARKS, Group, Row, RunReport
 
@@ -100,6 +101,7 @@ def headline(run: RunReport) -> tuple[str, ...]:
     # Plain comparisons of codebases first, then those of their levels.
     ordered = sorted(contenders.items(), key=lambda one: "," in one[0][0])
     sentences += [_sentence(name, base, found) for (name, base), found in ordered]
+    sentences += serving_sentences(run)
     if not contenders:
         sentences.append("No ratio: no arm was measured beside a baseline.")
     more = len(sentences) - MOST_SENTENCES
@@ -124,13 +126,13 @@ def _sentence(name: str, base: str, found: Sequence[Pivot]) -> str:
         ratio = equal[0].ratio
         pooled = f", {ratio.sessions} sessions" if ratio.sessions > 1 else ""
         group = next(one.group for one in found if one.row is equal[0])
-        how = f"{significant(ratio.value)}× as fast as {base} (95 % CI {_interval(ratio.low, ratio.high)}{pooled})"
+        how = f"{significant(ratio.value)}× as fast as {base} ({_interval(ratio.low, ratio.high)}{pooled})"
         said = f"{name} is {how} in {group.title}{'' if ratio.differs else ': not told apart'}"
     else:
         ahead = mean.value >= 1
         side = [row for row in equal if row.ratio and (row.ratio.value > 1) == ahead]
         surely = sum(row in side for row in sure)
-        interval = f" [{_interval(mean.low, mean.high)}]" if mean.low and mean.high else ""
+        interval = f" [{significant(mean.low)}–{significant(mean.high)}]" if mean.low and mean.high else ""
         said = (
             f"{name} is {'faster' if ahead else 'slower'} than {base} in {len(side)} of {len(equal)} workloads of "
             f"equal work, surely in {surely}; geometric mean {significant(mean.value)}×{interval}, {_range(values)}"
@@ -146,7 +148,7 @@ def _alone(name: str, base: str, one: Pivot) -> str:
     where = "" if one.row.verdict == "different models" else f" in {one.group.title}"
     said = (
         f"{name} runs {significant(ratio.value)}× as fast as {base} "
-        f"(95 % CI {_interval(ratio.low, ratio.high)}){where}{told}."
+        f"({_interval(ratio.low, ratio.high)}){where}{told}."
     )
     if one.row.verdict == "not shown":
         return f"{said} That their work is equal is not shown ?."
@@ -170,7 +172,7 @@ def _model_text(row: Row | None) -> str:
 
 
 def _interval(low: float, high: float) -> str:
-    return f"{significant(low)}–{significant(high)}"
+    return f"95 % CI {significant(low)}–{significant(high)}" if math.isfinite(high) else "no interval"
 
 
 def _range(values: Sequence[float]) -> str:

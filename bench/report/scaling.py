@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from statistics import median
 
 from bench.judge.ratio import Ratio
 from bench.record.models import ArmRecord, RunRecord
 from bench.report.document import Block, Cell, Column, Table, Text
 from bench.report.measured import Measured
-from bench.report.text import NOT_INTERLEAVED, cell, interval_text, number, table_of, yes_no
+from bench.report.text import NOT_INTERLEAVED, cell, interval_text, number, percent, table_of, yes_no
 from bench.report.values import RunReport, Straggler
 
 #: Factors that change the number of ranks, or where they are.
@@ -19,6 +20,11 @@ def on_one_kind(record: RunRecord, one: ArmRecord, other: ArmRecord) -> bool:
     """Whether two arms were measured on machines of one kind: a ratio across kinds would be of the machines."""
     kinds = {record.cells[arm.cell].fingerprint for arm in (one, other) if arm.cell in record.cells}
     return len(kinds) <= 1
+
+
+def medians_of(arm: ArmRecord) -> dict[str, float]:
+    """Median seconds of each phase of a step; ``averaging`` is a part of ``backward``."""
+    return {name: median(values) for name, values in arm.phases.items() if values}
 
 
 def stragglers(
@@ -35,11 +41,15 @@ def stragglers(
         measured = samples[arm.id]
         if arm.workload.ranks < 2 or measured.problem:
             continue
-        steps = measured.samples[measured.samples["round"] >= 0]
+        import pandas as pd
+
+        steps = pd.DataFrame(measured.samples).query("round >= 0")
         if steps["rank"].nunique() < 2:
             continue
         medians = steps.groupby("rank")["duration_ns"].median() / 1e9
         wide = steps.pivot_table(index=["launch", "round", "step"], columns="rank", values="duration_ns")
+        phases, parameters = medians_of(arm), arm.description.get("trainable_parameters")
+        averaging_s = phases.pop("averaging", None)
         slowest = int(medians.index[int(medians.to_numpy().argmax())])
         yield Straggler(
             label=names.get(arm.id, arm.label),
@@ -48,6 +58,8 @@ def stragglers(
             slowest_s=float(medians.max()),
             slowest=slowest,
             share=float((wide.idxmax(axis=1) == slowest).mean()),
+            averaging_share=None if averaging_s is None else averaging_s / sum(phases.values()),
+            averaged_bytes=None if averaging_s is None or parameters is None else 4 * parameters,
         )
 
 
@@ -85,6 +97,10 @@ def straggler_table(run: RunReport) -> Table:
             Column("slowest rank", True): lambda one: cell(one.slowest, sort=one.slowest),
             Column("steps in which it is (%)", True): lambda one: cell(
                 f"{100 * one.share:.0f}", sort=one.share
+            ),
+            Column("averaging gradients (% of step)", True): lambda one: percent(one.averaging_share),
+            Column("MiB averaged per step", True): lambda one: number(
+                None if one.averaged_bytes is None else one.averaged_bytes / 2**20
             ),
         },
     )

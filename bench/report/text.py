@@ -18,6 +18,7 @@ TASKS = {
     "train": "training",
     "infer": "inference",
     "eval": "evaluation",
+    "serve": "serving",
     "train_eval": "training and evaluation",
 }
 PHASE_TITLES = {"ema": "EMA", "post": "post-processing"}

@@ -23,6 +23,7 @@ from bench.recipe.models import BACKBONES, MODELS
 from bench.recipe.schema import level_text
 from bench.recipe.workload import Workload
 from bench.record.models import Status
+from bench.record.served import Served
 from bench.report import accuracy_values
 
 
@@ -141,6 +142,12 @@ class Row:
     """Of a profiled step's time, by operator."""
     ap: Mapping[str, float | None] = field(default_factory=dict)
     """Of the last evaluation, 0..1, by IoU type (bbox, segm); empty where nothing was evaluated."""
+    served: tuple[Served, ...] = ()
+    """Of a serve arm: what MLPerf's load generator found."""
+    energy: Mapping[str, float] = field(default_factory=dict)
+    """Device → joules per image, the median of blocks."""
+    no_energy: Mapping[str, str] = field(default_factory=dict)
+    """Device → why its energy is not known."""
     is_baseline: bool = False
     ratio: Ratio | None = None
     """Throughput of this arm over the baseline's: above 1 is faster."""
@@ -197,7 +204,8 @@ class Group:
     @property
     def title(self) -> str:
         model = model_title(self.model, [row.options for row in self.rows])
-        return ", ".join([model, "training" if trains(self.task) else "inference", *self._words(self.levels)])
+        work = {"serve": "serving"}.get(self.task, "training" if trains(self.task) else "inference")
+        return ", ".join([model, work, *self._words(self.levels)])
 
     def _words(self, levels: Mapping[str, Any]) -> list[str]:
         """Levels in words; EMA says nothing of inference."""
@@ -272,6 +280,10 @@ class Straggler:
     slowest: int
     share: float
     """Of the steps, those in which it is the slowest."""
+    averaging_share: float | None = None
+    """Of a step's time, what averaging the gradients over the ranks takes. None: not known."""
+    averaged_bytes: int | None = None
+    """Gradients that a step averages: float32, one per trainable parameter."""
 
 
 @dataclass(frozen=True)

@@ -145,6 +145,16 @@ class Worker:
         reply["done"]["steps"] = self.steps
         return {**reply, "batches": batches}
 
+    def respond(self, batch: int) -> Dict[str, Any]:
+        """Answer a request for the detections of one shared batch; who asks takes the time."""
+        from bench.worker import probe
+
+        if isinstance(self.source, Rotation):
+            self.source.seek(batch, 1)
+        probe.run_steps(self.phases, 1, before=lambda: None)
+        self.adapter.synchronize()
+        return {}
+
     def phase_pass(self, steps: int) -> Dict[str, Any]:
         from bench.worker import probe
 
@@ -210,6 +220,7 @@ MESSAGES: Dict[str, Callable[..., Dict[str, Any]]] = {
         "keep",
         "look",
         "run_block",
+        "respond",
         "phase_pass",
         "operator_pass",
         "memory_pass",
@@ -251,7 +262,8 @@ def answer(worker: Worker, message: Dict[str, Any]) -> Dict[str, Any]:
     fields = {name: value for name, value in message.items() if name not in ("type", "version")}
     try:
         reply = {"type": kind, **MESSAGES[kind](worker, **fields)}
-        rest()
+        if kind != "respond":
+            rest()
         return reply
     except NonFiniteLoss as error:
         return {"type": "error", "reason": "nan", "message": str(error)}

@@ -198,6 +198,10 @@ class Adapter(abc.ABC):
         """*Timed:* compute all gradients."""
         raise NotImplementedError
 
+    def unaveraged(self) -> Optional[ContextManager[None]]:
+        """Inside, gradients stay those of this rank. None: there is one rank, or the codebase cannot."""
+        return None
+
     def optimizer_step(self) -> None:
         """*Timed:* update the weights."""
         raise NotImplementedError

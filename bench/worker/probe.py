@@ -176,7 +176,20 @@ def finite_losses(adapter: Adapter, losses: Any) -> Dict[str, float]:
 
 
 def phase_pass(adapter: Adapter, phases: Sequence[Phase], steps: int) -> Dict[str, List[float]]:
-    """Seconds of each phase of each step, synchronised after every phase: a pass of its own, it slows the step."""
+    """Seconds of each phase of each step, synchronised after every phase: a pass of its own, it slows the step.
+
+    ``averaging``, of several ranks: by how much averaging the gradients lengthens the backward phase.
+    """
+    seconds = _phase_seconds(adapter, phases, steps)
+    apart = adapter.unaveraged() if adapter.job.training else None
+    if apart is not None:
+        with apart:  # the next forward phase drops these gradients
+            alone = _phase_seconds(adapter, phases[:3], steps)["backward"]
+        seconds["averaging"] = [both - own for both, own in zip(seconds["backward"], alone)]
+    return seconds
+
+
+def _phase_seconds(adapter: Adapter, phases: Sequence[Phase], steps: int) -> Dict[str, List[float]]:
     seconds: Dict[str, List[float]] = {name: [] for name, _ in phases}
     for _ in range(steps):
         value = None

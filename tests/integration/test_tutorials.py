@@ -76,3 +76,14 @@ def test_configs_of_two_codebases_are_compared(tmp_path: Path) -> None:
 def test_runtimes_of_one_model_are_compared(tmp_path: Path) -> None:
     printed = followed("which-runtime.md", tmp_path, ("onnx",))
     assert "openvino" in printed[2]
+
+
+@pytest.mark.nightly
+def test_models_are_served_by_one_line(tmp_path: Path) -> None:
+    pytest.importorskip("mlperf_loadgen")
+    (printed,) = followed("../how-to/serve.md", tmp_path)
+    text = " ".join(printed.split())
+    assert re.search(r"torchvision serves RetinaNet R-50-FPN, serving: SingleStream: p50 [\d.]+ ms", text), (
+        printed
+    )
+    assert re.search(r"Server, p99 ≤ 2000 ms: [\d.]+ requests/s", text), printed

@@ -336,6 +336,17 @@ def test_options_change_how_it_runs_and_not_what_it_computes() -> None:
     assert first == pytest.approx(second, rel=1e-4)
 
 
+def test_switches_of_cuda_are_set_as_asked() -> None:
+    products, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = products.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
+    try:
+        for on in (True, False):
+            prepared("fcos_r50_fpn", options={"tf32": on, "cudnn_benchmark": on})
+            assert (products.allow_tf32, cudnn.allow_tf32, cudnn.benchmark) == (on, on, on)
+    finally:
+        products.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = before
+
+
 def test_lower_precision_still_trains_and_predicts() -> None:
     batch = make_batch(96, 128)
     adapter = prepared("fcos_r50_fpn", precision="bfloat16", score_threshold=0.001)
@@ -385,7 +396,10 @@ adapter.factor = 100.0
 adapter.prepare()
 start = adapter.model.weight.item()
 values = train_step(adapter, torch.full((1, 1), float(1 + 2 * rank)))
-print(start, adapter.model.weight.item(), values["loss"])
+after = adapter.model.weight.item()
+with adapter.unaveraged():
+    adapter.backward(adapter.forward(torch.full((1, 1), float(1 + 2 * rank))))
+print(start, after, values["loss"], adapter.model.weight.grad.item())
 adapter.close()
 """
 
@@ -411,10 +425,13 @@ def test_two_ranks_average_their_gradients_and_keep_their_own_losses() -> None:
         for rank in range(2)
     ]
     outputs = [rank.communicate(timeout=120)[0] for rank in ranks]
-    (start, first, loss), (other_start, second, other_loss) = (map(float, text.split()) for text in outputs)
+    (start, first, loss, own), (other_start, second, other_loss, other) = (
+        map(float, text.split()) for text in outputs
+    )
     assert start == other_start
     assert first == second == pytest.approx(start - (1 + 3) / 2)
     assert [loss, other_loss] == pytest.approx([start, 3 * start])
+    assert [own, other] == pytest.approx([1, 3]), "without averaging"
 
 
 def test_ssd_at_another_size_than_its_own_is_refused() -> None:

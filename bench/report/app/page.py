@@ -16,6 +16,7 @@ from markupsafe import Markup
 from bench.report.answer import headline, legend, pivot_table
 from bench.report.app.data import packed, page_data
 from bench.report.document import Block, Bullets, Code, Details, Heading, Table, Text
+from bench.report.latency import energy_blocks, latency_blocks, serving_blocks
 from bench.report.render.page import hash_of, html_of, templates
 from bench.report.sections import (
     HOW_TO_READ,
@@ -113,12 +114,15 @@ def _notes(report: Report) -> Iterator[Block]:
             yield Text(f"{len(warnings) - MOST_WARNINGS} more are in report.json.")
         if run.unmeasured:
             yield Text(f"Planned but without a record: {', '.join(run.unmeasured[:MOST_WARNINGS])}.")
-        audit = tuple(_clipped(block) for block in audit_blocks(run))
-        if audit:
-            yield Details("Equal work: what differs, and what was not shown", audit)
-        setting = tuple(_clipped(block) for block in setting_blocks(run))
-        if setting:
-            yield Details("Setting: weights, types of numbers, threads, images", setting)
+        for title, blocks in (
+            ("Equal work: what differs, and what was not shown", audit_blocks(run)),
+            ("Setting: weights, types of numbers, threads, images", setting_blocks(run)),
+            ("Latency of inference", latency_blocks(run)),
+            ("Serving", serving_blocks(run)),
+            ("Energy", energy_blocks(run)),
+        ):
+            if clipped := tuple(map(_clipped, blocks)):
+                yield Details(title, clipped)
         yield Details("How to read the numbers", (Bullets(HOW_TO_READ),))
         yield Heading(3, "Machine and software")
         yield Details("As recorded", tuple(machine_blocks(run)))
@@ -129,7 +133,7 @@ def _notes(report: Report) -> Iterator[Block]:
 
 def _clipped(block: Block) -> Block:
     if isinstance(block, Table) and len(block.rows) > STATIC_ROWS:
-        caption = f"The first {STATIC_ROWS} of {len(block.rows)} differences; report.json has all."
+        caption = f"The first {STATIC_ROWS} of {len(block.rows)} rows; report.json has all."
         return Table(block.columns, block.rows[:STATIC_ROWS], caption)
     if isinstance(block, Bullets):
         return Bullets(block.items[:STATIC_ROWS])

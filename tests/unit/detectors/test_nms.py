@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from detectors import rpn
 from detectors.cpu import crop_and_resize, nms
 
 
@@ -44,3 +45,22 @@ def test_masks_are_cut_out_as_torchvision_cuts_them(aligned: bool) -> None:
     masks = (torch.rand(3, 1, 160, 160) < 0.5).float()
     found = crop_and_resize(masks, regions, 28, aligned=aligned)
     torch.testing.assert_close(found, roi_align(masks, regions, (28, 28), aligned=aligned))
+
+
+def test_boxes_too_small_are_not_offered(monkeypatch: pytest.MonkeyPatch) -> None:
+    boxes, scores, _ = boxes_of(300, 0)
+    scores[::3] = -1.0  # what the network's proposals of no size get
+    offered = []
+
+    def watched(boxes: Tensor, *rest: Tensor | float) -> Tensor:
+        offered.append(len(boxes))
+        return nms(boxes, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(rpn, "nms", watched)
+    found, valid, _ = rpn.RPN(8)._suppress(
+        boxes[None], scores[None], torch.zeros(300, dtype=torch.int64), 300
+    )
+    assert offered == [200]
+    large = scores >= 0
+    kept = nms(boxes[large], scores[large], torch.zeros(200, dtype=torch.int64), 0.7)
+    assert torch.equal(found[valid], boxes[large][kept])

@@ -37,6 +37,25 @@ def test_one_canonical_model_is_equal_work(tmp_path: Path) -> None:
     assert found.arms[0].workload.frozen_stages == 1
 
 
+@pytest.mark.parametrize(
+    ("arms", "chosen"),
+    [
+        (("mmdet:retinanet_r50_fpn", "native:retinanet_r50_fpn"), [{}, {"conventions": "mmdet"}]),
+        (("native:faster_rcnn_r50_fpn", "detectron2:faster_rcnn_r50_fpn"), [{"conventions": "mmdet"}, {}]),
+        (("paddledet:solov2_r50_fpn", "native:solov2_r50_fpn"), [{}, {"conventions": "paddledet"}]),
+        (("paddledet:fcos_r50_fpn", "native:fcos_r50_fpn"), [{}, {}]),
+        (("torchvision:retinanet_r50_fpn", "native:retinanet_r50_fpn"), [{}, {}]),
+        (("mmdet:retinanet_r50_fpn", "native:fcos_r50_fpn"), [{}, {}]),  # other work anyway
+    ],
+)
+def test_conventions_are_those_of_the_other_codebase(
+    arms: tuple[str, ...], chosen: list[dict[str, str]]
+) -> None:
+    content = composed(Asked(arms), CODEBASES)
+    assert [arm.get("options", {}) for arm in content["arms"]] == chosen
+    assert all(f"({key}: {value})" in content["description"] for it in chosen for key, value in it.items())
+
+
 def test_models_of_their_own_keep_their_configuration(tmp_path: Path) -> None:
     config = tmp_path / "mine.py"
     config.touch()

@@ -142,6 +142,33 @@ def test_what_codebase_lacks_must_be_excluded_by_name(
     assert "{codebase: fake, model: ssd300_vgg16}" in message
 
 
+@pytest.mark.parametrize(
+    ("arms", "factor", "words"),
+    [
+        ("[mmdet]", "compile: [off, on]", "mmdet has no switch compile"),
+        ("[paddledet]", "channels_last: [on]", "paddledet has no switch channels_last"),
+        ("[native]", "tf32: [on]", "tf32 is a switch of CUDA devices, and the device is cpu"),
+        ("[paddledet]", "device: [cuda]\n  tf32: [off]", "paddledet has no switch tf32"),
+        ("[native]", "device: [cuda]\n  cuda_graphs: [on]", "cuda_graphs captures what is compiled"),
+        ("[native]", "amp: [on]", "precision"),
+    ],
+)
+def test_switch_that_is_not_there_is_refused(tmp_path: Path, arms: str, factor: str, words: str) -> None:
+    message = fail(write(tmp_path, f"{MINIMAL.replace('[fake]', arms)}factors:\n  {factor}\n"))
+    assert words in message
+    assert "r.yaml:" in message
+
+
+def test_switch_becomes_the_option_of_each_codebase(tmp_path: Path) -> None:
+    text = MINIMAL.replace("[fake]", "[native, mmdet]") + "factors: {compile: [off, on], tf32: [off]}\n"
+    text += "exclude: [{codebase: mmdet, compile: on}]\n"
+    plan = make_plan(load_recipe(write(tmp_path, text)), find_codebases())
+    assert [(arm.label, arm.options.get("compile")) for arm in plan.arms] == [
+        ("native", False), ("mmdet", None), ("native", True)
+    ]  # fmt: skip
+    assert all("tf32" not in arm.options for arm in plan.arms)  # on a CPU it is off anyway
+
+
 def test_a_run_against_itself_measures_one_codebase_twice(tmp_path: Path) -> None:
     plan = make_plan(load_recipe(write(tmp_path, MINIMAL)), find_codebases([FAKE]), aa=True)
     assert [arm.label for arm in plan.arms] == ["fake (A)", "fake (B)"]

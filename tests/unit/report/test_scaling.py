@@ -16,6 +16,9 @@ from bench.report.scaling import scaling_blocks
 STEP_NS = {1: [20_000_000], 2: [11_000_000, 14_000_000]}
 
 
+PHASES = {"forward": [0.004], "backward": [0.012], "optimizer": [0.004], "averaging": [0.002]}
+
+
 def stored(folder: Path, batches: tuple[int, int], kinds: tuple[str, str] = ("a", "a")) -> Run:
     """A run with one rank and with two, which take 20 ms and, at their slowest, 14 ms for a step."""
     run = Run(folder)
@@ -25,7 +28,8 @@ def stored(folder: Path, batches: tuple[int, int], kinds: tuple[str, str] = ("a"
         levels = {"ranks": ranks}
         arm = ArmRecord.model_validate(
             {"id": f"a-{ranks}", "codebase": "a", "label": "a", "levels": levels, "cell": f"ranks-{ranks}",
-             "workload": workload, "status": "ok"}
+             "workload": workload, "status": "ok", "phases": PHASES if ranks > 1 else {},
+             "description": {"trainable_parameters": 2**20}}
         )  # fmt: skip
         blocks = [
             Block(arm=arm.id, launch=launch, round=round_, position=0, ranks=[
@@ -65,4 +69,4 @@ def test_slowest_rank_is_named(tmp_path: Path) -> None:
     assert (one.ranks, one.slowest, one.share) == (2, 1, 1.0)
     assert one.slowest_s / one.fastest_s == pytest.approx(14 / 11, rel=1e-3)
     text = markdown.render(list(scaling_blocks(report)), 100_000)
-    assert "| 2 | 0.0110 | 0.0140 | 1.27 | 1 | 100 |" in text
+    assert "| 2 | 0.0110 | 0.0140 | 1.27 | 1 | 100 | 10.0 | 4.00 |" in text

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from bench.errors import BenchError
+from bench.judge import rounding
 from bench.judge.fact import Fact
 from bench.judge.facts import declared, observed
 from bench.judge.pairs import baselines_of
@@ -99,7 +100,11 @@ def audit(arm: ArmRecord, baseline: ArmRecord) -> Audit:
     unknown = [fact.name for fact in facts if not fact.known]
     notes = [f"in the audit, {text}" for text in _randomness(arm, baseline)]
     work = [fact for fact in differences if fact.only_with_others]
-    if work and len(work) == len(differences) and not unknown:
+    others = [fact for fact in differences if not fact.only_with_others]
+    if others and rounding.explains(others, arm, baseline):
+        unknown += [f"{fact.name} (differs by less than rounding does)" for fact in others]
+        differences = []
+    elif work and not others and not unknown:
         # The same results, step by step and group by group, from other sums: an optimisation, not other work.
         first = {fact.name.partition(" in step")[0]: fact for fact in reversed(work)}
         notes += [f"{_difference(fact)}, with the same results" for fact in first.values()]
@@ -123,6 +128,13 @@ def models_of(arm: ArmRecord, baseline: ArmRecord) -> tuple[str, str] | None:
     first, second = baseline.workload.model, arm.workload.model
     same = first == second and baseline.model_sha256 == arm.model_sha256
     return None if same else (first, second)
+
+
+def doubtful(arm: ArmRecord, baseline: ArmRecord) -> bool:
+    """Whether the arms differ, and only so that rounding might explain it."""
+    facts = [*observed(arm, baseline), *declared(arm, baseline)]
+    others = [one for one in facts if one.known and not one.agrees and not one.only_with_others]
+    return bool(others) and rounding.possible(others)
 
 
 def _difference(fact: Fact) -> Difference:

@@ -124,6 +124,10 @@ class Losses(RecordModel):
     """Of a train_eval arm: 0-based step of the training."""
     losses: dict[str, float | None]
     """Loss → value; None where it is no finite number."""
+    done: dict[str, FiniteFloat | None] = Field(default_factory=dict)
+    """Of a timed block: ``steps`` of its process so far, and `bench.worker.api.Adapter.squares` after them."""
+    found: list[Facts] = Field(default_factory=list)
+    """Of the first timed block in inference: detections of each image of the last step."""
 
 
 class Prediction(RecordModel):
@@ -310,7 +314,8 @@ class ArmRecord(RecordModel):
     """What the worker said of the work (bench.worker.api.Description)."""
     audit: dict[str, list[Facts]] = Field(default_factory=dict)
     """What was observed of a few steps: ``ranks``, one `bench.worker.audit.audit` per rank, in canonical names; and
-    ``closing``, one `bench.worker.audit.look` per rank, after the timed blocks (empty: it failed)."""
+    ``closing``, one `bench.worker.audit.look` per rank, after the timed blocks (empty: it failed); and ``shaken``, as
+    ``ranks`` with images that differ in their last place, where facts differed by little."""
     threads: list[int] = Field(default_factory=list)
     """Threads of the framework after timed blocks: every number that was seen."""
     busy_processors: FiniteFloat | None = None

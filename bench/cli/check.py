@@ -40,6 +40,7 @@ from bench.gate.stored import check_against_run, check_stored
 from bench.recipe.codebases import find_codebases
 from bench.record.run import Run, resolve_run
 from bench.report.render.terminal import show
+from bench.site import chart
 
 app = typer.Typer()
 
@@ -171,7 +172,7 @@ def history(
 ) -> None:
     """Find lasting changes in the stored runs, per arm and machine."""
     found, notes = series.collect(results, reading_cache())
-    path = series.write(found, notes, output) if output else None
+    path = chart.write(found, notes, output) if output else None
     if as_json:
         print_json([one.as_json() for one in found])
         return

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import shutil
 import textwrap
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -128,20 +130,43 @@ def _family(model: str) -> str:
     return model.removesuffix(f"_{backbone}") if backbone else model
 
 
-def families(rows: Rows) -> Rows:
-    """The matrix with one row per family: how many of its models a codebase offers, of those that offer any."""
-    offering = [name for name in rows[0] if any(row[name] != "–" for row in rows)] if rows else []
+def families(rows: Rows) -> dict[str, str]:
+    """Family and number of its models → how many each codebase offers."""
     grouped: dict[str, Rows] = {}
     for row in rows:
         grouped.setdefault(_family(row["model"]), []).append(row)
-    found = []
-    for family, members in grouped.items():
-        names = [name for name in offering if name not in ("model", "notes")]
-        offers = {name: [one[name] for one in members if one[name] != "–"] for name in names}
-        found.append(
-            {"family": family, "models": len(members), **{name: len(offers[name]) or "–" for name in names}}
+    offers = {name: Counter(one for row in grouped[name] for one in _offering(row)) for name in grouped}
+    return {
+        f"{name} ({len(grouped[name])})": ", ".join(
+            f"{one}\N{NO-BREAK SPACE}{number}" for one, number in offers[name].items()
         )
-    return found
+        for name in grouped
+    }
+
+
+def _in_two_columns(lines: Mapping[str, str]) -> None:
+    """A long text goes on below itself."""
+    wide = max(map(len, lines), default=0) + 2
+    for name, text in lines.items():
+        width, rest = shutil.get_terminal_size().columns, " " * wide
+        say(
+            "\n".join(
+                textwrap.wrap(text or "–", width, initial_indent=name.ljust(wide), subsequent_indent=rest)
+            )
+        )
+
+
+def _offering(row: Mapping[str, Any]) -> dict[str, str]:
+    """Codebase → tasks, of those that offer a model."""
+    return {name: tasks for name, tasks in row.items() if name not in ("model", "notes") and tasks != "–"}
+
+
+def _offers(row: Mapping[str, Any]) -> str:
+    """`mmdet native; infer: onnx`."""
+    by_tasks: dict[str, list[str]] = {}
+    for name, tasks in _offering(row).items():
+        by_tasks.setdefault("" if tasks == "train infer" else f"{tasks}: ", []).append(name)
+    return "; ".join(f"{tasks}{' '.join(names)}" for tasks, names in sorted(by_tasks.items()))
 
 
 def show_models(rows: Rows, as_json: bool, every: bool) -> None:
@@ -150,22 +175,13 @@ def show_models(rows: Rows, as_json: bool, every: bool) -> None:
         show(rows, as_json)
         return
     if not every:
-        show(families(rows), as_json)
+        _in_two_columns(families(rows))
         print(
-            "How many models of each family a codebase offers. --all: every model, its tasks and the reasons."
+            "Behind each codebase: how many models of the family it offers.\n--all: every model and the reasons."
         )
         return
-    letters = {"train": "T", "infer": "I"}
-    matrix = [
-        {
-            key: " ".join(letters.get(word, word) for word in value.split()) if key != "model" else value
-            for key, value in row.items()
-            if key != "notes"
-        }
-        for row in rows
-    ]
-    show(matrix, as_json)
-    print("T: train, I: infer, –: not offered.")
+    _in_two_columns({row["model"]: _offers(row) for row in rows})
+    print("For training and inference, where no task is named.")
     models_by_note: dict[tuple[str, str], list[str]] = {}
     for row in rows:
         for codebase, note in row["notes"].items():

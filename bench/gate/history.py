@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-import itertools
-import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
-import numpy as np
-from matplotlib.figure import Figure as Canvas
-
 from bench.gate import metrics
 from bench.gate.changes import MIN_RUNS, ChangePoint, change_points
 from bench.gate.overview import Overview, overviews
-from bench.record.run import find_runs, write_atomic
+from bench.record.run import find_runs
 from bench.report.document import Block, Bullets, Column, Figure, Heading, Text
-from bench.report.figures import BAD, MUTED, PALETTE, WIDTH_IN, save, style
-from bench.report.render import markdown
 from bench.report.text import table_of
 
 UNITS = {"s/iter": "s/iter", "FPS": "images/s", "max memory": "MiB"}
-GOOD = PALETTE[2]
 FALSE_CHANGES = 0.05
 """Share of the reported series in which nothing changed (Benjamini and Hochberg)."""
 
@@ -200,45 +191,8 @@ COLUMNS: dict[Column, Callable[[Series], Any]] = {
     Column("metric"): lambda one: (
         f"{one.metric} ÷ {one.relative_to}" if one.relative_to else f"{one.metric} ({one.unit})"
     ),
-    Column("machine", priority=3): lambda one: one.machine,
-    Column("runs", True, priority=2): lambda one: len(one.points),
-    Column("latest", True, priority=1): lambda one: f"{one.values[-1]:.4g}",
+    Column("machine", priority=1): lambda one: one.machine,
+    Column("runs", True, priority=3): lambda one: len(one.points),
+    Column("latest", True, priority=2): lambda one: f"{one.values[-1]:.4g}",
     Column("change", True): _changes_text,
 }
-
-
-# -- figures -------------------------------------------------------------------------------------------------
-
-
-def draw(series: Series) -> Canvas:
-    """Value of each run, the level between changes, and the runs that may hold the change."""
-    values = series.values
-    canvas, ax = plt.subplots(figsize=(WIDTH_IN, 2.8))
-    ax.plot(values, "o", color=PALETTE[0], markersize=4)
-    edges = [0, *(change.index for change in series.changes), len(values)]
-    for start, end in itertools.pairwise(edges):
-        ax.plot([start - 0.4, end - 0.6], [np.median(values[start:end])] * 2, color=MUTED, linewidth=1.2)
-    for change in series.changes:
-        colour = BAD if change.direction == "regression" else GOOD
-        ax.axvline(change.index - 0.5, color=colour, linewidth=1)
-        ax.axvspan(change.suspects[0] - 0.5, change.suspects[1] + 0.5, color=colour, alpha=0.12, linewidth=0)
-        label = f"{100 * change.change:+.1f} %"
-        ax.annotate(label, (change.index - 0.5, 1), xycoords=("data", "axes fraction"), color=colour, va="top",
-                    xytext=(4, 0), textcoords="offset points")  # fmt: skip
-    ax.set_title(series.title)
-    ax.set_ylabel(series.unit)
-    step = max(1, len(values) // 8)
-    ticks = range(0, len(values), step)
-    ax.set_xticks(list(ticks), [series.points[index].started_utc[:10] for index in ticks])
-    return canvas
-
-
-def write(found: Sequence[Series], notes: Sequence[str], output: Path) -> Path:
-    """`history.md`, `history.json` and a figure per series; the path of the first."""
-    with style():
-        for series in found:
-            save(draw(series), output / "figures", series.name)
-    path = output / "history.md"
-    write_atomic(output / "history.json", json.dumps([one.as_json() for one in found], indent=1) + "\n")
-    write_atomic(path, markdown.render(blocks(found, notes, bisect=True, figures=True)))
-    return path

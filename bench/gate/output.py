@@ -13,10 +13,11 @@ from typing import Any
 from bench.gate.calibrate import Calibration
 from bench.gate.check import Judgement, Result, change_text
 from bench.gate.metrics import Metric
+from bench.judge.numbers import significant
 from bench.record.run import write_atomic
 from bench.report.document import Block, Bullets, Column, Heading, Text, Tone
 from bench.report.render import markdown
-from bench.report.text import cell, significant, table_of
+from bench.report.text import cell, table_of
 
 TITLES = {
     "pass": "no regression",

@@ -85,12 +85,3 @@ class SoFar:
 def seconds_of(block: Block) -> float:
     """Per step, the slowest rank's."""
     return max((one.end_ns - one.start_ns[0]) / len(one.start_ns) for one in block.ranks) / 1e9
-
-
-def ratio_text(found: Ratio | None) -> str:
-    """`1.92 [1.8, 2.1]`; empty without a ratio."""
-    if found is None:
-        return ""
-    if found.high == float("inf"):
-        return f"{found.value:.2g}"
-    return f"{found.value:.3g} [{found.low:.3g}, {found.high:.3g}]"

@@ -13,7 +13,8 @@ from rich.progress import TimeRemainingColumn as Remaining
 from rich.table import Table
 from rich.text import Text
 
-from bench.measure.live import SoFar, ratio_text
+from bench.judge.numbers import duration_text, ratio_text
+from bench.measure.live import SoFar
 from bench.recipe.plan import Arm, Plan
 from bench.record.models import Block, Failure
 from bench.text_safety import for_terminal
@@ -53,8 +54,8 @@ class Lines(Quiet):
         text = describe_block(arm, launch, round_, s_per_step)
         if self.so_far is not None:
             self.so_far.add(arm.id, launch, round_, s_per_step)
-            found = ratio_text(self.so_far.ratio(arm.id))
-            text = f"{_place(self.so_far)} {text}{f'  ratio so far {found}' if found else ''}"
+            found = self.so_far.ratio(arm.id)
+            text = f"{_place(self.so_far)} {text}{f'  ratio so far {ratio_text(found)}' if found else ''}"
         self._say(text)
 
     def failed(self, arm: Arm, failure: Failure) -> None:
@@ -71,13 +72,6 @@ def _place(so_far: SoFar) -> str:
     """`[17/60, 20 s left]`."""
     left = so_far.left_s
     return f"[{so_far.done}/{so_far.total}{'' if left is None else f', {duration_text(left)} left'}]"
-
-
-def duration_text(seconds: float) -> str:
-    """`20 s`, `3 min`, `2.5 h`."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 #: Arms of a cell that the live table shows.
@@ -129,9 +123,10 @@ def _table(so_far: SoFar, cell: str) -> Table:
     arms = [arm for arm in so_far.arms.values() if arm.cell == cell]
     for arm in arms[:MOST_ARMS]:
         seconds = so_far.median_s(arm.id)
-        found = "failed" if arm.id in so_far.failed else ratio_text(so_far.ratio(arm.id))
-        if arm.baseline == arm.id and found != "failed":
-            found = "baseline"
+        ratio = so_far.ratio(arm.id)
+        found = "baseline" if arm.baseline == arm.id else ratio_text(ratio) if ratio else ""
+        if arm.id in so_far.failed:
+            found = "failed"
         rounds = str(len(so_far.seconds.get(arm.id, ())))
         name = Text(for_terminal(arm.id), style="red" if found == "failed" else "")
         table.add_row(name, "" if seconds is None else f"{seconds:.4g}", found, rounds)

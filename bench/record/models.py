@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, FiniteFloat
 
 from bench.recipe.workload import Workload
-from bench.record.names import FileName, InnerPath, file_name
+from bench.record.names import FileName, InnerPath, Label, file_name
 from bench.record.served import RecordModel, Served
 
 #: 2: data sets by name, split and checksum; no path, host or user name of the machine; ground truth beside predictions.
@@ -284,7 +284,7 @@ class ArmRecord(RecordModel):
     """File-safe name, unique in the run."""
     codebase: str
     """Name of the codebase."""
-    label: str
+    label: Label
     """How reports name the arm: the codebase, and the levels that tell it from its neighbours."""
     levels: Facts = Field(default_factory=dict)
     """Factor → level of this arm (without the codebase)."""

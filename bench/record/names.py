@@ -63,3 +63,15 @@ def file_names(texts: Iterable[str]) -> dict[str, str]:
 
 FileName = Annotated[str, AfterValidator(file_name)]
 InnerPath = Annotated[str, AfterValidator(inner_path)]
+
+
+#: Characters of a label, as many as a recipe may give one.
+MOST_LABEL = 200
+
+
+def one_line(text: str) -> str:
+    """A name as reports show it: on one line, and not longer than a recipe may write one."""
+    return " ".join(text.split())[:MOST_LABEL] or "unnamed"
+
+
+Label = Annotated[str, AfterValidator(one_line)]

@@ -89,7 +89,7 @@ def read_columns(path: Path) -> Columns:
     import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, pre_buffer=False) as file:
             if file.metadata.num_rows > MAX_ROWS:
                 raise ValueError(f"{file.metadata.num_rows} rows")
             kept = [name for name in SAMPLE_COLUMNS if name in file.schema_arrow.names]

@@ -25,7 +25,7 @@ from bench.report.render import markdown, page
 from bench.report.sections import answer_blocks, detail_blocks
 from bench.report.text import cell, table_of
 
-_TEXT_COLUMNS = {"Backbone", "Style", "Type", "Lr schd", "Implementation", "Framework", "Revision"}
+_TEXT_COLUMNS = {"Backbone", "Style", "Type", "Lr schd"}
 
 
 def generate_published(output: Path, measured: Sequence[Run] = ()) -> Path:
@@ -69,19 +69,15 @@ def _source(provenance: Mapping[str, Any]) -> Bullets:
 
 
 def own_layout(table: Published) -> Table:
-    """As the document has it; `-` is a missing value, a model's address is just `model`."""
-    columns = tuple(Column(name, numeric=name not in {*_TEXT_COLUMNS, "Download"}) for name in table.columns)
-    rows = tuple(
-        tuple(_own_cell(name, text) for name, text in zip(table.columns, row, strict=True))
-        for row in table.rows
-    )
-    return Table(columns, rows)
+    """As the document has it; `-` is a missing value. Addresses of models are left out: the source cuts them off."""
+    names = [name for name in table.columns if name != "Download"]
+    columns = (Column(name, numeric=name not in _TEXT_COLUMNS) for name in names)
+    rows = (tuple(_own_cell(row[name]) for name in names) for row in table.records())
+    return Table(tuple(columns), tuple(rows))
 
 
-def _own_cell(name: str, text: str) -> Cell:
-    if text == "-":
-        return cell(None)
-    return cell("model" if name == "Download" else text, sort=number(text))
+def _own_cell(text: str) -> Cell:
+    return cell(None) if text == "-" else cell(text, sort=number(text))
 
 
 def _zoo_blocks(zoo: Mapping[str, Published]) -> Iterator[Block]:
@@ -145,7 +141,7 @@ def with_ratios(table: Published, headers: Sequence[str], ratio: str, *, higher_
     for row in table.records():
         ours, others = row["mmdetection"], (row["maskrcnn-benchmark"], row["Detectron"])
         ratios = (_ratio(ours, other) if higher_is_better else _ratio(other, ours) for other in others)
-        printed = (_own_cell(name, row[name]) for name in ("Detectron", "maskrcnn-benchmark", "mmdetection"))
+        printed = (_own_cell(row[name]) for name in ("Detectron", "maskrcnn-benchmark", "mmdetection"))
         rows.append((cell(row["Type"]), *printed, *ratios))
     return Table((Column("Type"), *numeric(*headers), *numeric(*titles)), tuple(rows))
 
@@ -167,7 +163,7 @@ def performance_table(table: Published) -> Table:
         for other in ("Detectron", "maskrcnn-benchmark"):
             theirs = _aps(row[other])
             differences += [_difference(a, b) for a, b in zip(ours, theirs, strict=True)]
-        printed = (_own_cell(name, row[name]) for name in ("Detectron", "maskrcnn-benchmark", "mmdetection"))
+        printed = (_own_cell(row[name]) for name in ("Detectron", "maskrcnn-benchmark", "mmdetection"))
         rows.append((cell(row["Type"]), cell(row["Lr schd"]), *printed, *differences))
     columns = (
         Column("Type"),
@@ -191,7 +187,7 @@ def throughput_table(table: Published) -> Table:
         {
             Column("Implementation"): lambda row: row["Implementation"],
             Column("Framework"): lambda row: row["Framework"],
-            Column("Revision"): lambda row: _own_cell("Revision", row["Revision"]),
+            Column("Revision"): lambda row: _own_cell(row["Revision"]),
             Column(rate, True): lambda row: cell(row[rate], sort=number(row[rate])),
             Column("s/iter at 16 images", True): lambda row: _ratio("16", row[rate]),
             Column("/ detectron2", True): lambda row: _ratio(row[rate], by_name["detectron2"]),

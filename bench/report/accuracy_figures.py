@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
-from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from bench.report.accuracy_sections import title_of
 from bench.report.accuracy_values import TITLES, ArmAccuracy, CellAccuracy
 from bench.report.colours import look
 from bench.report.document import Figure
-from bench.report.figures import GRID, MUTED, PALETTE, PAPER, WIDTH_IN, pareto_front, plain, save, style
+from bench.report.figures import GRID, MUTED, PAPER, WIDTH_IN, pareto_front, plain, save, style
+from bench.report.text import marked
 from bench.report.values import Row, RunReport
-
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-
 
 # -- Figures -------------------------------------------------------------------------------------------------
 
@@ -35,11 +31,9 @@ def draw(run: RunReport, folder: Path, prefix: str = "") -> dict[str, list[Figur
         drawn.setdefault(kind, []).append(Figure(f"{prefix}{name}", alt, dark=True))
 
     with style():
-        rows = {row.arm: row for row in run.rows}
-        points = list(_points(run.accuracy, rows))
-        if points:
-            alt = "AP against training or inference speed and against max memory, with the Pareto fronts."
-            emit("tradeoff", "accuracy-tradeoff", _tradeoff(run, points, colour), alt)
+        if any(row.headline_ap is not None and row.step_s for row in run.rows):
+            alt = "AP against speed and against max memory; dashed: the arms of a model that no other one beats."
+            emit("tradeoff", "accuracy-tradeoff", _tradeoff(run), alt)
         for number, one in enumerate(run.accuracy, 1):
             name = title_of(run, one)
             if any(arm.losses for arm in one.arms):
@@ -109,72 +103,31 @@ def _ap_curves(one: CellAccuracy, title: str, colour: Mapping[str, str]) -> Canv
     return canvas
 
 
-@dataclass(frozen=True)
-class Placed:
-    """An arm among the others."""
-
-    cell: str
-    label: str
-    ema: bool
-    ap: float
-    images_per_s: float
-    memory_mib: float | None
-
-
-def _points(cells: Iterable[CellAccuracy], rows: Mapping[str, Row]) -> Iterator[Placed]:
-    for one in cells:
-        for arm in one.arms:
-            row = rows.get(arm.arm)
-            if row is not None and row.step_s is not None and arm.ap is not None:
-                rate = row.step_s.images_per_s
-                yield Placed(one.cell, arm.label, arm.ema, 100 * arm.ap, rate, row.peak_mib)
-
-
-def _tradeoff(run: RunReport, points: Sequence[Placed], colour: Mapping[str, str]) -> Canvas:
-    """AP against images/s and max memory: a marker per cell, filled where no other arm of it is better in both."""
-    panels: tuple[tuple[str, bool, Callable[[Placed], float | None]], ...] = (
-        ("images/s, higher is better", True, lambda point: point.images_per_s),
-        ("max memory (MiB), lower is better", False, lambda point: point.memory_mib),
+def _tradeoff(run: RunReport) -> Canvas:
+    """AP against images/s and max memory, with the arms of each model that no other one beats in both."""
+    panels: tuple[tuple[str, bool, Callable[[Row], float | None]], ...] = (
+        ("images/s, higher is better", True, lambda row: row.step_s.images_per_s if row.step_s else None),
+        ("max memory (MiB), lower is better", False, lambda row: row.peak_mib),
     )
     canvas, axes = plt.subplots(1, 2, figsize=(WIDTH_IN, 4.2), sharey=True)
-    cells = list(dict.fromkeys(point.cell for point in points))
     for ax, (title, higher, value) in zip(axes, panels, strict=True):
-        for index, name in enumerate(cells):
-            placed = [
-                (x, point) for point in points if point.cell == name and (x := value(point)) is not None
-            ]
-            front = pareto_front(((x, point.ap) for x, point in placed), higher_x_is_better=higher)
-            hue = PALETTE[-1 - index % len(PALETTE)]
-            if front:
-                ax.plot(*zip(*front, strict=True), color=hue, linewidth=1, alpha=0.4, zorder=1)
-            for x, point in placed:
-                ax.scatter(
-                    x,
-                    point.ap,
-                    s=54,
-                    marker=MARKERS[index % len(MARKERS)],
-                    facecolor=colour[point.label] if (x, point.ap) in front else PAPER,
-                    edgecolor=colour[point.label],
-                    linewidth=1.5,
-                    zorder=2,
-                )
-                if point.ema:
-                    ax.annotate("EMA", (x, point.ap), xytext=(6, 4), textcoords="offset points", fontsize=7.5)
+        placed = [
+            (x, 100 * row.headline_ap, group, row)
+            for group, row in run.placed
+            if row.headline_ap is not None and (x := value(row)) is not None
+        ]
+        for model in dict.fromkeys(group.model for _, _, group, _ in placed):
+            points = ((x, y) for x, y, group, _ in placed if group.model == model)
+            front = pareto_front(points, higher_x_is_better=higher)
+            ax.plot(*zip(*front, strict=True), color=MUTED, linewidth=1, linestyle=(0, (2, 2)), zorder=1)
+        for x, y, group, row in placed:
+            hue, marker = look(row.codebase)
+            ax.plot(x, y, marker, color=hue, markersize=7)
+            name = plain(marked(group.row_name(row), row.marks))
+            ax.annotate(name, (x, y), xytext=(6, 4), textcoords="offset points", fontsize=7.5)
         ax.set_xlabel(title)
         ax.grid(color=GRID, linewidth=0.8)
-        ax.set_axisbelow(True)
-        ax.margins(x=0.12, y=0.12)
+        ax.margins(x=0.25, y=0.12)
         ax.set_ylim(bottom=0)
     axes[0].set_ylabel("AP (%): of masks where there are any")
-    labels = dict.fromkeys(point.label for point in points)
-    handles = [Line2D([], [], color=colour[name], linewidth=2.5, label=name) for name in labels]
-    titles = {one.cell: title_of(run, one) for one in run.accuracy}
-    handles += [
-        Line2D([], [], linestyle="", marker=MARKERS[i % len(MARKERS)], color=MUTED, label=plain(titles[name], 44))
-        for i, name in enumerate(cells)
-    ]  # fmt: skip
-    handles.append(
-        Line2D([], [], linestyle="", marker="o", color=MUTED, markerfacecolor=PAPER, label="not on the front")
-    )
-    canvas.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=9)
     return canvas

@@ -6,10 +6,12 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from bench.judge.numbers import MISSING, interval_text, interval_texts, significant
+from bench.judge.ratio import Ratio
 from bench.record.models import RANDOM_WEIGHTS
 from bench.report.document import Block, Bullets, Cell, Column, Table, Text
 from bench.report.latency import serving_sentences
-from bench.report.text import cell, counted, interval_text, number, ratio_cell, seconds_cell, significant
+from bench.report.text import cell, counted, number, ratio_cell, seconds_cell
 from bench.report.values import MARKS, Group, Row, RunReport
 
 #: Rows of a pivot table at each end; what lies between is in the page.
@@ -116,26 +118,25 @@ def _sentence(name: str, base: str, found: Sequence[Pivot]) -> str:
         if len(found) == 1 and found[0].row.ratio:
             return _alone(name, base, found[0])
         values = [one.row.ratio.value for one in found if one.row.ratio]
-        return (
-            f"{name} against {base}: no mean, for no ratio is shown to be of equal work ({left_out}); "
-            f"{_range(values)}."
-        )
+        where = f"in {counted(len(found), 'workload')}: no mean, for none is shown to be of equal work"
+        return f"{name} against {base}, {_range(values)} {where} ({left_out})."
     values = [row.ratio.value for row in equal if row.ratio]
     sure = [row for row in equal if row.ratio and row.ratio.differs]
     if len(equal) == 1 and equal[0].ratio:
         ratio = equal[0].ratio
         pooled = f", {ratio.sessions} sessions" if ratio.sessions > 1 else ""
         group = next(one.group for one in found if one.row is equal[0])
-        how = f"{significant(ratio.value)}× as fast as {base} ({_interval(ratio.low, ratio.high)}{pooled})"
+        how = _how(ratio, base, pooled)
         said = f"{name} is {how} in {group.title}{'' if ratio.differs else ': not told apart'}"
     else:
         ahead = mean.value >= 1
         side = [row for row in equal if row.ratio and (row.ratio.value > 1) == ahead]
         surely = sum(row in side for row in sure)
-        interval = f" [{significant(mean.low)}–{significant(mean.high)}]" if mean.low and mean.high else ""
+        value, low, high = interval_texts(mean.value, mean.low or math.nan, mean.high or math.nan)
+        interval = f" [{low}, {high}]" if mean.low else ""
         said = (
             f"{name} is {'faster' if ahead else 'slower'} than {base} in {len(side)} of {len(equal)} workloads of "
-            f"equal work, surely in {surely}; geometric mean {significant(mean.value)}×{interval}, {_range(values)}"
+            f"equal work, surely in {surely}; geometric mean {value}×{interval}, {_range(values)}"
         )
     return f"{said}. Not counted: {left_out}." if left_out else f"{said}."
 
@@ -146,10 +147,7 @@ def _alone(name: str, base: str, one: Pivot) -> str:
     assert ratio is not None
     told = "" if ratio.differs else ": not told apart"
     where = "" if one.row.verdict == "different models" else f" in {one.group.title}"
-    said = (
-        f"{name} runs {significant(ratio.value)}× as fast as {base} "
-        f"({_interval(ratio.low, ratio.high)}){where}{told}."
-    )
+    said = f"{name} runs {_how(ratio, base)}{where}{told}."
     if one.row.verdict == "not shown":
         return f"{said} That their work is equal is not shown ?."
     if one.row.verdict == "unequal":
@@ -171,8 +169,11 @@ def _model_text(row: Row | None) -> str:
     return ", ".join([said, *aps])
 
 
-def _interval(low: float, high: float) -> str:
-    return f"95 % CI {significant(low)}–{significant(high)}" if math.isfinite(high) else "no interval"
+def _how(ratio: Ratio, base: str, more: str = "") -> str:
+    """`1.9× as fast as torchvision (95 % CI 1.8–2.1)`, in the digits of the table."""
+    value, low, high = interval_texts(ratio.value, ratio.low, ratio.high)
+    interval = "no interval" if MISSING in (low, high) else f"95 % CI {low}–{high}"
+    return f"{value}× as fast as {base} ({interval}{more})"
 
 
 def _range(values: Sequence[float]) -> str:
@@ -216,9 +217,7 @@ def pivot_table(run: RunReport, ends: int = ENDS) -> Table:
     rows = [_cells(one) for one in shown]
     mean = geometric_mean([one.row for one in found])
     if mean is not None and mean.count > 1:
-        text = significant(mean.value)
-        if mean.low is not None and mean.high is not None:
-            text = interval_text(mean.value, mean.low, mean.high)
+        text = interval_text(mean.value, mean.low or math.nan, mean.high or math.nan)
         name = cell(f"geometric mean of {counted(mean.count, 'row')} of equal work", tone="strong")
         none = cell(None)
         rows.append((name, none, none, none, cell(text, sort=mean.value, tone="strong"), none))
@@ -233,7 +232,7 @@ def _cells(one: Pivot) -> tuple[Cell, ...]:
         cell(f"{one.name} / {one.base_name}" if one.base_name else one.name),
         seconds_cell(base.step_s if base and base is not row else None),
         seconds_cell(row.step_s),
-        ratio_cell(row.ratio, row.marks),
+        ratio_cell(row.ratio, row.marks, one.group.no_ratio(row)),
         number(memory),
     )
 

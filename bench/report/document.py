@@ -9,8 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-#: What a cell shows when there is no value. Never 0.
-MISSING = "–"
+from bench.judge.numbers import MISSING
 
 Tone = Literal["", "strong", "muted", "bad"]
 

@@ -13,11 +13,13 @@ from typing import Any
 from xml.etree import ElementTree
 
 from bench.errors import BenchError, did_you_mean
+from bench.judge.numbers import ratio_text, significant
 from bench.record.machine import fingerprint
 from bench.report.answer import pivot_table
 from bench.report.notebook import LoadedRun
 from bench.report.render import markdown
-from bench.report.text import marked, ratio_text, significant
+from bench.report.sections import log_tail
+from bench.report.text import marked
 from bench.text_safety import visible
 
 #: What a spreadsheet would run as a formula.
@@ -26,7 +28,7 @@ _LATEX = str.maketrans(
     {
         "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
         "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "≠": r"$\neq$", "†": r"\dag{}", "‡": r"\ddag{}",
-        "✕": r"$\times$",
+        "✕": r"$\times$", "◇": r"$\diamond$",
     }
 )  # fmt: skip
 
@@ -61,7 +63,7 @@ def to_latex(run: LoadedRun) -> str:
         marks = "".join(row.marks).translate(_LATEX)
         line = " & ".join(cell.translate(_LATEX) for cell in cells)
         lines.append(f"{marked(line, marks)} \\\\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
+    return visible("\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""]))
 
 
 def to_github_action(run: LoadedRun) -> str:
@@ -169,7 +171,7 @@ def to_junit(run: LoadedRun) -> str:
                 ElementTree.SubElement(properties, "property", name=name, value=value)
         if row.step_s is None:
             fault = ElementTree.SubElement(case, "error", message=visible(row.reason or row.status))
-            fault.text = visible("\n".join(row.log_tail))
+            fault.text = visible(log_tail(row))
     suite.set("tests", str(len(report.rows)))
     suite.set("errors", str(sum(row.step_s is None for row in report.rows)))
     return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"

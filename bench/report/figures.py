@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import textwrap
 import warnings
@@ -14,14 +15,14 @@ import matplotlib
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
-from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 
+from bench.judge.numbers import ratio_text
 from bench.record.run import write_atomic
 from bench.report.colours import CODEBASES, look, luminance, phase_colour
 from bench.report.document import Figure
-from bench.report.text import PHASE_TITLES, marked, ratio_text, seconds_text
+from bench.report.text import PHASE_TITLES, marked, seconds_text
 from bench.report.values import Group, Row, RunReport
 
 matplotlib.use("Agg")  # before pyplot: no display is needed, and none is asked for
@@ -233,47 +234,32 @@ def phases(rows: Sequence[Placed]) -> Canvas:
 def step_times(group: Group) -> Canvas:
     """Per-step times in the order they happened, all arms on one scale that starts at 0."""
     rows = [row for row in group.rows if row.trace.seconds]
-    canvas, grid = plt.subplots(
-        len(rows),
-        1,
-        figsize=(WIDTH_IN, min(1.3 * len(rows) + 0.9, 10.0)),
-        sharex=True,
-        sharey=True,
-        squeeze=False,
-    )
-    canvas.suptitle(_one_line(group.title, 88), x=0.01, ha="left", fontsize=10.5, fontweight="bold")
+    canvas, ax = plt.subplots(figsize=(WIDTH_IN, 3.8))
+    steps = [(row, *one) for row in rows for one in zip(row.trace.seconds, row.trace.warmup, strict=True)]
     # Warm-up never sets the scale.
-    measured = [
-        seconds
-        for row in rows
-        for seconds, warmup in zip(row.trace.seconds, row.trace.warmup, strict=True)
-        if not warmup
-    ]
-    top = max(measured or [max(row.trace.seconds) for row in rows])
-    for ax, row in zip(grid[:, 0], rows, strict=True):
-        trace, (hue, _) = row.trace, look(row.codebase)
-        order = range(len(trace.seconds))
+    top = max([seconds for _, seconds, warm in steps if not warm] or [seconds for _, seconds, _ in steps])
+    for row, marker in zip(
+        rows, itertools.cycle("osD^vPX")
+    ):  # a codebase may have several arms, of one colour
+        hue, _ = look(row.codebase)
         for warmup in (True, False):
-            chosen = [index for index in order if trace.warmup[index] is warmup]
+            chosen = [index for index, warm in enumerate(row.trace.warmup) if warm is warmup]
             ax.plot(
-                chosen, [min(trace.seconds[index], top * 1.1) for index in chosen], "o",
-                markersize=4 if len(order) < 200 else 2.5, markerfacecolor=PAPER if warmup else hue,
-                markeredgecolor=hue, rasterized=len(order) > MAX_VECTOR_POINTS,
+                chosen, [min(row.trace.seconds[index], top * 1.1) for index in chosen], marker,
+                markersize=4 if len(steps) < 400 else 2.5, markerfacecolor=PAPER if warmup else hue,
+                markeredgecolor=hue, rasterized=len(steps) > MAX_VECTOR_POINTS,
+                label=None if warmup else _one_line(group.row_name(row), 40),
             )  # fmt: skip
-        for index in order:
-            if index and trace.launch[index] != trace.launch[index - 1]:
-                ax.axvline(index - 0.5, color=MUTED, linewidth=0.8, linestyle=(0, (2, 2)), zorder=0)
-        ax.set_title(_one_line(group.row_name(row), 70), fontsize=9.5, fontweight="normal")
-        ax.set_ylabel("s/iter")
-        ax.set_ylim(0, top * 1.15)
-        ax.xaxis.set_major_locator(MaxNLocator(10, integer=True))
-    grid[-1, 0].set_xlabel("step, in the order measured (dashed: a fresh launch; hollow: warm-up)")
-    dots = {"warm-up": PAPER, "measured": MUTED}
-    handles = [
-        Line2D([], [], linestyle="none", marker="o", color=MUTED, markerfacecolor=face, label=name)
-        for name, face in dots.items()
-    ]
-    canvas.legend(handles=handles, loc="outside upper right", ncols=2, fontsize=9)
+    launches = rows[0].trace.launch
+    for index in range(1, len(launches)):
+        if launches[index] != launches[index - 1]:
+            ax.axvline(index - 0.5, color=MUTED, linewidth=0.8, linestyle=(0, (2, 2)), zorder=0)
+    ax.set_title(_one_line(group.title, 88))
+    ax.set_ylabel("s/iter")
+    ax.set_ylim(0, top * 1.15)
+    ax.xaxis.set_major_locator(MaxNLocator(10, integer=True))
+    ax.set_xlabel("step, in the order measured (dashed: a fresh launch; hollow: warm-up)")
+    canvas.legend(loc="outside lower center", ncols=3, fontsize=9)
     return canvas
 
 

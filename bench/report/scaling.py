@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
 
+from bench.judge.numbers import interval_text
 from bench.judge.ratio import Ratio
 from bench.record.models import ArmRecord, RunRecord
 from bench.report.document import Block, Cell, Column, Table, Text
 from bench.report.measured import Measured
-from bench.report.text import NOT_INTERLEAVED, cell, interval_text, number, percent, table_of, yes_no
+from bench.report.text import NOT_INTERLEAVED, cell, number, percent, table_of, yes_no
 from bench.report.values import RunReport, Straggler
 
 #: Factors that change the number of ranks, or where they are.

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 import yaml
 
+from bench.judge.numbers import duration_text, ratio_text, significant
 from bench.judge.ratio import Ratio
 from bench.record.differences import named
 from bench.report.answer import headline, table_blocks
@@ -23,16 +26,7 @@ from bench.report.tables import (
     phase_table,
     software_table,
 )
-from bench.report.text import (
-    NOT_INTERLEAVED,
-    TASKS,
-    cell,
-    counted,
-    ratio_text,
-    significant,
-    size_text,
-    value_text,
-)
+from bench.report.text import NOT_INTERLEAVED, TASKS, cell, counted, size_text, value_text
 from bench.report.values import Group, Report, Row, RunReport, WithoutOperator
 
 Figures = Mapping[str, Sequence[Figure]]
@@ -87,13 +81,29 @@ def facts_line(run: RunReport) -> str:
     rounds = max((row.rounds for row in run.rows), default=0)
     parts = [
         machine_text(run.machine),
-        run.started_utc,
+        ", ".join([run.started_utc[:10], *([duration_text(taken)] if (taken := _seconds(run)) else [])]),
         counted(len(run.sessions), "session") if run.sessions else "",
-        f"{counted(launches, 'launch')}, {counted(rounds, 'round')} in all" if launches else "",
+        _design(launches, rounds) if launches else "",
         f"run {run.id}: {run.status}",
         counted(sum(1 for _ in warnings_of(run)), "warning"),
     ]
     return " · ".join(part for part in parts if part)
+
+
+def _seconds(run: RunReport) -> float:
+    """From start to end; 0 where that is not known, and of pooled runs."""
+    try:
+        ends = (datetime.fromisoformat(text) for text in (run.started_utc, run.ended_utc or ""))
+        return 0.0 if run.sessions else -(next(ends) - next(ends)).total_seconds()
+    except (ValueError, TypeError):
+        return 0.0
+
+
+def _design(launches: int, rounds: int) -> str:
+    """`3 launches × 6 rounds`, or `3 launches, 17 rounds in all`."""
+    each, rest = divmod(rounds, launches)
+    told = f", {counted(rounds, 'round')} in all" if rest else f" × {counted(each, 'round')}"
+    return f"{counted(launches, 'launch')}{told}"
 
 
 def detail_blocks(run: RunReport, figures: Figures, accuracies: Sequence[Block]) -> Iterator[Block]:
@@ -289,7 +299,7 @@ def machine_text(machine: Mapping[str, Any]) -> str:
         counted(cores, "core") if cores else "",
         f"{size_text(memory['total_bytes'])} of memory" if memory.get("total_bytes") else "",
         ", ".join(f"{gpus.count(name)} × {name}" for name in dict.fromkeys(gpus)) or "no NVIDIA GPU",
-        " ".join(str(system[key]) for key in ("distribution", "system", "release") if system.get(key)),
+        str(system.get("distribution") or system.get("system") or ""),
     ]
     return ", ".join(part for part in parts if part) if cpu else ""
 
@@ -334,7 +344,7 @@ def warning_text(warning: str, arms: Sequence[str], run: RunReport) -> str:
 
 
 def _reproduce_blocks(run: RunReport) -> Iterator[Block]:
-    yield Code(reproduce(run), "sh")
+    yield Code("\n".join(reproduce(run)), "sh")
     folders = ", ".join(run.sessions or [run.folder])
     yield Text(
         f"Raw data: {folders} (run.json; arms/: one record per arm; samples/: every step, in Parquet; logs/: what "
@@ -342,10 +352,16 @@ def _reproduce_blocks(run: RunReport) -> Iterator[Block]:
     )
 
 
-def reproduce(run: RunReport) -> str:
-    """Shell lines that repeat the run and this report."""
+def reproduce(run: RunReport, group: Group | None = None) -> list[str]:
+    """Shell lines that repeat the run, or one workload of it, and this report."""
     revision = str(run.git.get("revision") or "")
     lines = [f"git checkout {shlex.quote(revision)}"] if revision else []
-    lines.append(shlex.join(run.command) if run.command else shlex.join(["bench", "run", run.recipe_path]))
-    lines.append(shlex.join(["bench", "report", *(run.sessions or [run.folder])]))
-    return "\n".join(lines)
+    command = list(run.command) or ["bench", "run", run.recipe_path]
+    if group is not None:
+        told = {name: level for name, level in group.rows[0].levels.items() if name not in group.factors}
+        command += [
+            word
+            for name, level in told.items()
+            for word in ("--set", f"factors.{name}=[{json.dumps(level)}]")
+        ]
+    return [*lines, shlex.join(command), shlex.join(["bench", "report", *(run.sessions or [run.folder])])]

@@ -6,6 +6,7 @@ import math
 import textwrap
 from collections.abc import Iterable, Sequence
 
+from bench.judge.numbers import ratio_text, significant
 from bench.judge.ratio import Cost
 from bench.recipe.schema import level_text
 from bench.report import accuracy_values
@@ -21,8 +22,6 @@ from bench.report.text import (
     on_off,
     percent,
     ratio_cell,
-    ratio_text,
-    significant,
     spread_text,
     table_of,
     yes_no,
@@ -79,7 +78,7 @@ def group_table(group: Group) -> Table:
                 _flops_cell(row),
                 cell("1 (baseline)", sort=1.0)
                 if row.is_baseline and row.step_s
-                else ratio_cell(row.ratio, row.marks),
+                else ratio_cell(row.ratio, row.marks, group.no_ratio(row)),
                 detectable_cell(row.ratio),
                 cell(design_text(row.launches, row.rounds, row.sessions) if row.step_s else None),
                 cell(row.verdict if row.audit else None, tone="bad" if row.verdict == "unequal" else ""),

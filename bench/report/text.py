@@ -6,8 +6,9 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from bench.judge.numbers import MISSING, interval_text, ratio_text, round_to_interval, significant
 from bench.recipe.schema import level_text
-from bench.report.document import MISSING, Cell, Column, Table
+from bench.report.document import Cell, Column, Table
 
 if TYPE_CHECKING:  # lists are written without scipy, which takes a second to import
     from bench.judge.ratio import Cost, Ratio, Summary
@@ -26,69 +27,6 @@ NOT_INTERLEAVED = (
     "Where 'interleaved' says no, the two arms were measured one after the other. A drift of the machine between them "
     "is in the ratio and not in its interval."
 )
-
-# -- text --------------------------------------------------------------------------------------------------
-
-
-def round_to_interval(value: float, low: float, high: float) -> str:
-    """``value`` as text, with the digits that an interval [low, high] supports and no more.
-
-    The last digit shown is the first of the half-width, or its second where the first is a 1 (so that
-    rounding never costs more than a quarter of the half-width). Without an interval (infinite or not a
-    number) two significant digits remain; where it has no width, six.
-
-    >>> round_to_interval(1.23456, 1.20, 1.27)
-    '1.23'
-    """
-    if not math.isfinite(value):
-        return "inf" if value == math.inf else "-inf" if value == -math.inf else "nan"
-    half_width = (high - low) / 2
-    if not math.isfinite(half_width):
-        decimals = _decimals(abs(value), 2)
-    elif half_width <= abs(value) * 1e-6:
-        decimals = _decimals(abs(value), 6)
-    else:
-        leading = half_width / 10 ** math.floor(math.log10(half_width))
-        decimals = _decimals(half_width, 2 if leading < 2 else 1)
-    rounded = round(value, decimals)
-    return f"{rounded + 0.0:.{max(decimals, 0)}f}"
-
-
-def _decimals(magnitude: float, digits: int) -> int:
-    """Decimal places at which `magnitude` has `digits` significant digits."""
-    return digits - 1 - math.floor(math.log10(magnitude)) if magnitude > 0 else 0
-
-
-# -- Numbers -------------------------------------------------------------------------------------------------
-
-
-def significant(value: float, digits: int = 3) -> str:
-    """`value` with so many significant digits, never in scientific notation."""
-    if not math.isfinite(value):
-        return MISSING
-    decimals = digits - 1 - math.floor(math.log10(abs(value))) if value else 0
-    return f"{round(value, decimals):.{max(decimals, 0)}f}"
-
-
-def interval_text(value: float, low: float, high: float) -> str:
-    """`1.23 [1.20, 1.26]`: all three with the decimals that the interval supports.
-
-    A positive bound keeps its first digit, however wide the interval, so that it is never shown as 0.
-    """
-    if not (math.isfinite(low) and math.isfinite(high)):
-        return f"{significant(value, 2)} (no interval)"
-    if 0 < 100 * low < high:
-        return f"{significant(value, 2)} [{significant(low, 2)}, {significant(high, 2)}]"
-    decimals = len(round_to_interval(value, low, high).partition(".")[2])
-    if low > 0:
-        decimals = max(decimals, math.ceil(-math.log10(low)))
-    return f"{value:.{decimals}f} [{low:.{decimals}f}, {high:.{decimals}f}]"
-
-
-def ratio_text(ratio: Ratio) -> str:
-    if ratio.high == math.inf:  # one round: nothing to learn a spread from
-        return f"{significant(ratio.value, 2)} (one round, no interval)"
-    return interval_text(ratio.value, ratio.low, ratio.high)
 
 
 def cost_text(cost: Cost) -> str:
@@ -199,10 +137,16 @@ def on_off(value: bool | None) -> str | None:
     return None if value is None else level_text(value)
 
 
-def ratio_cell(ratio: Ratio | None, marks: Sequence[str] = ()) -> Cell:
-    """With the marks of its row. Bold where the interval excludes 1 and no mark speaks against the ratio."""
+def ratio_cell(ratio: Ratio | None, marks: Sequence[str] = (), missing: str = "") -> Cell:
+    """With the marks of its row. Bold where the interval excludes 1 and no mark speaks against the ratio.
+
+    Args:
+        ratio: Of throughput.
+        marks: Of the row.
+        missing: What stands in place of a ratio that there is not.
+    """
     if ratio is None:
-        return cell("".join(marks))
+        return cell(marked(missing, marks))
     sure = ratio.differs and not set(marks) & {"≠", "?"}
     return cell(marked(ratio_text(ratio), marks), sort=ratio.value, tone="strong" if sure else "")
 

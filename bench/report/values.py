@@ -207,6 +207,12 @@ class Group:
         work = {"serve": "serving"}.get(self.task, "training" if trains(self.task) else "inference")
         return ", ".join([model, work, *self._words(self.levels)])
 
+    def no_ratio(self, row: Row) -> str:
+        """Why a measured row has no ratio; empty where that needs no word."""
+        if self.base is None or row.is_baseline or row.step_s is None or row.ratio is not None:
+            return ""
+        return "no common round" if self.base.step_s else "baseline failed"
+
     def _words(self, levels: Mapping[str, Any]) -> list[str]:
         """Levels in words; EMA says nothing of inference."""
         told = {name: level for name, level in levels.items() if name != "ema" or trains(self.task)}

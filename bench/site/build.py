@@ -18,9 +18,11 @@ from bench.gate.history import Series, series_of
 from bench.gate.overview import Overview, overviews
 from bench.recipe.codebases import Codebase
 from bench.record.run import Run, find_runs, write_atomic
+from bench.report.answer import headline
 from bench.report.app.page import render_page
 from bench.report.build import run_report
 from bench.report.render.page import hash_of, templates
+from bench.report.text import counted
 from bench.report.values import Report
 from bench.site import pages
 
@@ -62,18 +64,22 @@ def build(
     by_place: dict[pages.Place, list[Series]] = {}
     for one in series:
         by_place.setdefault((one.recipe, one.machine), []).append(one)
-    reports = {}
+    reports, answers = {}, {}
     for last in (members[-1] for members in found.values()):
         try:
             report = Report((run_report(Run(folders[last.folder]), codebases=codebases),))
             write_atomic(output / pages.report_page(last), render_page(report))
             reports[last.id] = pages.report_page(last)
+            answers[last.id] = headline(report.runs[0])[0]
         except BenchError as error:
             notes.append(f"no report of {last.id}: {error}")
     for place, members in found.items():
         context = pages.history_context(place, by_place.get(place, []), members)
         _write(output / pages.history_page(place), "history.html.j2", up="../", **context)
-    _write_index(output, runs, found, by_place, reports, notes)
+    listings = [
+        pages.latest(found, by_place, reports, answers), pages.changes(by_place), pages.run_table(runs, reports)
+    ]  # fmt: skip
+    _write_index(output, runs, listings, series, notes)
     return Built(
         output / "index.html",
         len(runs),
@@ -107,14 +113,10 @@ def history_section(run: Run, results: Path, cache: Path | None) -> Markup:
 def _write_index(
     output: Path,
     runs: Sequence[Overview],
-    found: Mapping[pages.Place, Sequence[Overview]],
-    series: Mapping[pages.Place, Sequence[Series]],
-    reports: Mapping[str, str],
+    listings: Sequence[pages.Listing],
+    series: Sequence[Series],
     notes: Sequence[str],
 ) -> None:
-    listings = [
-        pages.latest(found, series, reports), pages.changes(series), pages.run_table(runs, reports)
-    ]  # fmt: skip
     _write(
         output / "index.html",
         "index.html.j2",
@@ -122,14 +124,14 @@ def _write_index(
         title="Benchmark results",
         listings=[one for one in listings if one.rows],
         notes=notes[: pages.MOST_ROWS],
-        counts=f"{len(runs)} runs of {len({place[0] for place in found})} recipes",
+        counts=f"{counted(len(runs), 'run')} of {counted(len({run.recipe for run in runs if run.recipe}), 'recipe')}",
     )
     for name, values in (
         (
             "runs.json",
             [{key: value for key, value in asdict(run).items() if key != "points"} for run in runs],
         ),
-        ("history.json", [one.as_json() for members in series.values() for one in members]),
+        ("history.json", [one.as_json() for one in series]),
     ):
         write_atomic(output / name, json.dumps(values, ensure_ascii=False) + "\n")
     write_atomic(output / ".nojekyll", "")  # GitHub Pages serves the files as they are

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from html import escape
+from pathlib import Path
 
 import numpy as np
 
-from bench.gate.history import Series, change_text
-from bench.report.text import significant
+from bench.gate.history import Series, blocks, change_text
+from bench.judge.numbers import significant
+from bench.record.run import write_atomic
+from bench.report.render import markdown
+from bench.text_safety import visible
 
 #: Of a drawing on a desk, and on a phone: text has one size on both.
 WIDTHS = (860, 350)
@@ -91,3 +97,38 @@ def _levels(series: Series, across: Callable[[float], float], down: Callable[[fl
         level = float(np.median(series.values[start:end]))
         parts.append(f"M{across(start - 0.5):.1f},{down(level):.1f}H{across(end - 0.5):.1f}")
     return "".join(parts)
+
+
+#: Of a drawing that is a file of its own; the pages have their style sheet.
+STYLE = """text { font: 12px Verdana, sans-serif; fill: #59636e; } path { fill: none; stroke: #d0d7de; }
+.dots { stroke: #2f86c6; stroke-width: 4; stroke-linecap: round; } .level { stroke: #6b7280; stroke-width: 1.5; }
+.regression { stroke: #cf4a3f; } .improvement { stroke: #009070; }
+.suspects { stroke: none; opacity: .16; }
+.suspects.regression { fill: #cf4a3f; } .suspects.improvement { fill: #009070; }
+@media (prefers-color-scheme: dark) { text { fill: #9da7b1; } .rule { stroke: #30363d; } }"""
+
+
+def svg(series: Series) -> str:
+    """The drawing as a file."""
+    width, parts = WIDTHS[0], []
+    for one in shapes(series, width):
+        if one.text:
+            place = f'x="{one.x}" y="{one.y}" text-anchor="{one.anchor}"'
+            parts.append(f"<text {place}>{escape(one.text)}</text>")
+        else:
+            title = f"<title>{escape(visible(one.title))}</title>" if one.title else ""
+            parts.append(f'<path class="{one.kind}" d="{one.path}">{title}</path>')
+    frame = (
+        f'xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {HEIGHT}" width="{width}" height="{HEIGHT}"'
+    )
+    return f"<svg {frame}>\n<style>{STYLE}</style>\n{chr(10).join(parts)}\n</svg>\n"
+
+
+def write(found: Sequence[Series], notes: Sequence[str], output: Path) -> Path:
+    """`history.md`, `history.json` and a figure per series; the path of the first."""
+    for series in found:
+        write_atomic(output / "figures" / f"{series.name}.svg", svg(series))
+    path = output / "history.md"
+    write_atomic(output / "history.json", json.dumps([one.as_json() for one in found], indent=1) + "\n")
+    write_atomic(path, markdown.render(blocks(found, notes, bisect=True, figures=True)))
+    return path

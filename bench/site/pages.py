@@ -61,6 +61,7 @@ def latest(
     found: Mapping[Place, Sequence[Overview]],
     series: Mapping[Place, Sequence[Series]],
     reports: Mapping[str, str],
+    answers: Mapping[str, str],
 ) -> Listing:
     """The latest run of each recipe on each kind of machine.
 
@@ -68,6 +69,7 @@ def latest(
         found: `places`.
         series: Those of each place.
         reports: Run → path of its report.
+        answers: Run → the first sentence of its report.
     """
     rows = []
     for place, runs in found.items():
@@ -76,14 +78,15 @@ def latest(
         changed = f"{sum(bool(one.changes) for one in members)} of {len(members)} series"
         if all(len(one.points) < 2 * MIN_RUNS for one in members):
             changed = f"needs {2 * MIN_RUNS} runs to say"
+        counts = counted(last.arms, "arm")
         failed = f", {last.failed} failed" if last.failed else ""
         rows.append(
             (
                 Link(last.recipe),
-                Link(last.machine or place[1]),
+                Link(f"{last.machine}, kind {place[1][:6]}".removeprefix(", ")),
                 Link(last.id, reports.get(last.id, "")),
                 Link(last.started_utc[:10]),
-                Link(f"{counted(last.arms, 'arm')}{failed}: {last.error or last.status}"),
+                Link(f"{answers.get(last.id, '')} {counts}{failed}, {last.error or last.status}.".strip()),
                 Link(counted(len(runs), "run"), history_page(place)),
                 Link(changed),
             )

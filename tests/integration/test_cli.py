@@ -75,6 +75,20 @@ def test_listings_print_one_json_document(cli: Cli) -> None:
     assert cli("list", "runs", "--results", cli.results, "--json").json() == []
 
 
+@pytest.mark.parametrize(
+    ("what", "names"),
+    [
+        ("models", ["cascade_mask_rcnn", "torchvision", "transformers"]),
+        ("codebases", ["transformers"]),
+        ("recipes", ["native-vs-paddledet-solov2-full"]),
+    ],
+)
+def test_lists_fit_80_columns_and_break_no_name(cli: Cli, what: str, names: list[str]) -> None:
+    out = cli("list", what, env={"COLUMNS": "80"}).out
+    assert max(len(line) for line in out.splitlines() if ": " not in line) <= 80, "but remedies below a table"
+    assert all(name in out for name in names)
+
+
 def test_what_a_codebase_lacks_comes_with_its_reason(cli: Cli) -> None:
     rows = {row["model"]: row for row in cli("list", "models", "--json").json()}
     for row in rows.values():

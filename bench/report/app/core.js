@@ -1,12 +1,12 @@
 // Helpers. Text from records reaches the page through textContent and setAttribute only.
 /** @typedef {any} Any */
-const $ = (/** @type {string} */ id) => /** @type {Any} */ (document.getElementById(id));
+const $ = (id) => /** @type {Any} */ (document.getElementById(id));
 const ROOT = document.documentElement;
 const { max, min, abs, log, exp, sqrt, floor, ceil, round, log2, log10 } = Math;
 const SVG = "http://www.w3.org/2000/svg";
 
 /** An element: attributes, listeners (on…), children. @returns {Any} */
-function make(/** @type {Any} */ element, /** @type {Any} */ attributes, /** @type {Any[]} */ children) {
+function make(element, attributes, children) {
   for (const [name, value] of Object.entries(attributes || {})) {
     if (name.startsWith("on")) value && element.addEventListener(name.slice(2), value);
     else if ((value ?? false) !== false || name.startsWith("aria-")) element.setAttribute(name, value);
@@ -14,39 +14,39 @@ function make(/** @type {Any} */ element, /** @type {Any} */ attributes, /** @ty
   element.append(...children.flat(9).filter((one) => one || one === "0").map(shown));
   return element;
 }
-const h = (/** @type {string} */ tag, /** @type {Any} */ attributes = {}, /** @type {Any[]} */ ...children) =>
+const h = (tag, attributes = {}, ...children) =>
   make(document.createElement(tag), attributes, children);
-const s = (/** @type {string} */ tag, /** @type {Any} */ attributes = {}, /** @type {Any[]} */ ...children) =>
+const s = (tag, attributes = {}, ...children) =>
   make(document.createElementNS(SVG, tag), attributes, children);
 
 /** Control and bidirectional characters as escapes. */
-function shown(/** @type {Any} */ value) {
+function shown(value) {
   if (value instanceof Node) return value;
   return String(value).replace(/[\u0000-\u0009\u000b-\u001f\u007f-\u009f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/g,
     (char) => "\\u" + char.charCodeAt(0).toString(16).padStart(4, "0"));
 }
 
-const div = (/** @type {string} */ name, /** @type {Any[]} */ ...children) => h("div", { class: name }, children);
-const span = (/** @type {string} */ name, /** @type {Any[]} */ ...children) => h("span", { class: name }, children);
-const button = (/** @type {Any} */ text, /** @type {Any} */ onclick, attributes = {}) => h("button", { type: "button", onclick, ...attributes }, text);
+const div = (name, ...children) => h("div", { class: name }, children);
+const span = (name, ...children) => h("span", { class: name }, children);
+const button = (text, onclick, attributes = {}) => h("button", { type: "button", onclick, ...attributes }, text);
 /** A colour of the theme. */
-const css = (/** @type {string} */ name) => getComputedStyle(ROOT).getPropertyValue("--" + name).trim();
-const note = (/** @type {string} */ text) => h("p", { class: "note" }, text);
-/** @template T */ const unique = (/** @type {T[]} */ list) => [...new Set(list)];
+const css = (name) => getComputedStyle(ROOT).getPropertyValue("--" + name).trim();
+const note = (text) => h("p", { class: "note" }, text);
+/** @template T */ const unique = (list) => [...new Set(list)];
 
 const NONE = "–";
 /** So many significant digits, never in scientific notation. */
-function number(/** @type {Any} */ value, digits = 3) {
+function number(value, digits = 3) {
   if (!Number.isFinite(value)) return NONE;
   if (value === 0) return "0";
   const decimals = max(0, digits - 1 - floor(log10(abs(value))));
   return value.toFixed(min(decimals, 12));
 }
-const say = (/** @type {string} */ text) => { $("status").textContent = text; };
+const say = (text) => { $("status").textContent = text; };
 const phone = () => matchMedia("(max-width: 40rem)").matches;
 let printing = false;
 
-function download(/** @type {string} */ name, /** @type {string} */ type, /** @type {Any} */ content) {
+function download(name, type, content) {
   const url = URL.createObjectURL(new Blob([content], { type }));
   const link = h("a", { href: url, download: name });
   document.body.append(link);
@@ -56,22 +56,22 @@ function download(/** @type {string} */ name, /** @type {string} */ type, /** @t
 }
 
 /** One CSV cell; what a spreadsheet would take for a formula gets an apostrophe. */
-function csvCell(/** @type {Any} */ value) {
+function csvCell(value) {
   let text = String(value ?? "");
   if (typeof value === "string" && /^[=+\-@\t\r]/.test(text)) text = "'" + text;
   return /[",\n\r]/.test(text) ? '"' + text.replaceAll('"', '""') + '"' : text;
 }
-const csv = (/** @type {Any[][]} */ rows) => rows.map((row) => row.map(csvCell).join(",")).join("\n") + "\n";
-const markdownCell = (/** @type {Any} */ text) => String(text).replace(/[\\|`*_<>[\]]/g, (char) => "\\" + char).replace(/\s+/g, " ");
+const csv = (rows) => rows.map((row) => row.map(csvCell).join(",")).join("\n") + "\n";
+const markdownCell = (text) => String(text).replace(/[\\|`*_<>[\]]/g, (char) => "\\" + char).replace(/\s+/g, " ");
 
 /** An SVG with the colours that it has now, as a file of its own. */
-function svgText(/** @type {Any} */ svg) {
+function svgText(svg) {
   const copy = svg.cloneNode(true);
   copy.setAttribute("xmlns", SVG);
   const text = new XMLSerializer().serializeToString(copy).replace(/var\(--(\w+)\)/g, (_, name) => css(name));
   return text.replace(">", `><style>text{fill:${css("text")};font:12px Verdana,sans-serif}</style>`);
 }
-function svgPng(/** @type {Any} */ svg, /** @type {string} */ name) {
+function svgPng(svg, name) {
   const image = new Image();
   image.onload = () => {
     const canvas = h("canvas", { width: 2 * svg.getAttribute("width"), height: 2 * svg.getAttribute("height") });
@@ -79,13 +79,13 @@ function svgPng(/** @type {Any} */ svg, /** @type {string} */ name) {
     context.fillStyle = css("page");
     context.fillRect(0, 0, canvas.width, canvas.height);
     context.drawImage(image, 0, 0, canvas.width, canvas.height);
-    canvas.toBlob((/** @type {Any} */ blob) => download(name, "image/png", blob));
+    canvas.toBlob((blob) => download(name, "image/png", blob));
   };
   image.src = "data:image/svg+xml;charset=utf-8," + encodeURIComponent(svgText(svg));
 }
 
 /** A codebase's marker around (x, y). */
-function marker(/** @type {string} */ shape, /** @type {number} */ x, /** @type {number} */ y, /** @type {number} */ r, /** @type {Any} */ attributes) {
+function marker(shape, x, y, r, attributes) {
   const paths = /** @type {Any} */ ({
     s: `M${x - r},${y - r}h${2 * r}v${2 * r}h${-2 * r}z`,
     "^": `M${x},${y - r}L${x + r},${y + r}H${x - r}z`,
@@ -98,7 +98,7 @@ function marker(/** @type {string} */ shape, /** @type {number} */ x, /** @type 
 }
 
 /** Round ticks of a logarithmic axis. */
-function logTicks(/** @type {number} */ low, /** @type {number} */ high) {
+function logTicks(low, high) {
   const span = high / low;
   if (span < 4) {
     const step = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1].find((one) => (high - low) / one <= 8) || 1;

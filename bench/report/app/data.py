@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
+from bench.judge.numbers import significant
 from bench.report.colours import look, phase_colour
-from bench.report.sections import log_tail
-from bench.report.text import PHASE_TITLES, significant, value_text
+from bench.report.sections import log_tail, reproduce
+from bench.report.text import PHASE_TITLES, value_text
 from bench.report.values import MARKS, Group, Report, Row, RunReport
 
 #: Steps in the page over all arms; the Parquet files beside the run hold every one.
@@ -79,6 +80,7 @@ def page_data(report: Report) -> dict[str, Any]:
             "model": [text(group.model) for _, group in groups],
             "task": [text(group.task) for _, group in groups],
             "cell": [text(f"{run.id}/{group.cell}") for run, group in groups],
+            "command": [text(reproduce(run, group)[-2]) for run, group in groups],
         },
         "arms": {"id": ids, "group": [index[id(group)] for _, group, _ in placed], **columns},
         "texts": TEXTS,

@@ -2,7 +2,7 @@
 
 const VIRTUAL_ABOVE = 60;
 /** Rows of one height in a scrolling box: all of them up to a number, else those in sight and some around them. */
-function list(/** @type {Any} */ box, /** @type {number} */ count, /** @type {number} */ height, /** @type {(index: number) => Any} */ draw) {
+function list(box, count, height, draw) {
   const body = h("div", { role: "rowgroup" });
   const most = printing ? 300 : VIRTUAL_ABOVE;
   let first = -1;
@@ -23,46 +23,46 @@ function list(/** @type {Any} */ box, /** @type {number} */ count, /** @type {nu
   }
   box.classList.toggle("long", !whole);
   box.onscroll = whole ? null : () => fill();
-  return { body, fill, top: (/** @type {number} */ index) => { if (!whole) { box.scrollTop = index * height; fill(); } } };
+  return { body, fill, top: (index) => { if (!whole) { box.scrollTop = index * height; fill(); } } };
 }
 
 const MOST_COLUMNS = 12;
 /** Where the keyboard is in the matrix: row and column. */
 let place = [0, 0];
 
-function shade(/** @type {number|null} */ ratio) {
+function shade(ratio) {
   if (ratio === null || !(ratio > 0)) return "";
   const log = max(-2, min(2, log2(ratio)));
   const share = (0.06 + 0.24 * abs(log)).toFixed(2);
   return abs(log) < 0.004 ? "" : `background-color:rgba(${log > 0 ? "0,114,178" : "230,140,0"},${share})`;
 }
 
-function tipOf(/** @type {Any} */ arm) {
+function tipOf(arm) {
   const ratio = ratioOf(arm);
   const base = baseOf(arm.group);
   const lines = [`${arm.name} · ${arm.group.title}`];
-  if (ratio && base) lines.push(`${ratioText(ratio)} ${intervalText(ratio)} of ${base.name}'s throughput`);
+  if (ratio && base) lines.push(`${ratioText(ratio)} of ${base.name}'s throughput`);
   if (arm.median !== null) lines.push(`${number(arm.median)} s/iter, ${arm.launches} launches, ${arm.rounds} rounds`);
   for (const mark of marksOf(arm)) lines.push(`${mark} ${D.marks[mark]}`);
   if (arm.reason) lines.push(`${arm.status}: ${arm.reason.slice(0, 200)}`);
   return lines.join("\n");
 }
 
-function cell(/** @type {Any} */ row, /** @type {string} */ name) {
-  const arm = row.arms.find((/** @type {Any} */ one) => one.name === name);
+function cell(row, name) {
+  const arm = row.arms.find((one) => one.name === name);
   if (!arm) return h("div", { role: "gridcell", class: "cell value", tabindex: -1 }, span("only", name), NONE);
   const [, value, text, more] = METRICS[state.metric];
   const base = baseOf(row.group);
   const ratio = ratioOf(arm);
   const own = value(arm);
-  let relative = null;
-  let said = own === null ? NONE : text(own);
+  let relative = /** @type {Any} */ (null);
+  let said = own !== null ? text(own, arm) : arm.median !== null ? NONE : arm.status === "failed" ? "failed" : "no time";
   let small = "";
   if (state.metric === "ratio") {
     relative = own;
-    small = intervalText(ratio);
+    small = ratioTexts(ratio)[1];
     if (arm === base && arm.median !== null) said = number(arm.median) + " s";
-    else if (own === null && arm.median !== null && state.base) said = "not interleaved";
+    else if (own === null && arm.median !== null && base) said = base.median === null ? "baseline failed" : state.base ? "not interleaved" : NONE;
   } else if (base && base !== arm && own !== null && value(base)) relative = more ? own / value(base) : value(base) / own;
   const marks = marksOf(arm);
   const unsure = ratio && !sure(ratio) && state.metric === "ratio";
@@ -72,14 +72,14 @@ function cell(/** @type {Any} */ row, /** @type {string} */ name) {
     h("span", {}, said, marks && span("mark", " " + marks), small && h("small", {}, " " + small)));
 }
 
-function drawMatrix(/** @type {Any[]} */ left) {
+function drawMatrix(left) {
   const box = $("matrix");
   const { kept } = names();
   const columns = kept.slice(0, MOST_COLUMNS);
   const template = `grid-template-columns:minmax(11rem,1.6fr) repeat(${columns.length},minmax(6.9rem,1fr))`;
   const height = phone() ? 26 * columns.length + 58 : 42;
   const grid = h("div", { class: "grid", role: "grid", "aria-label": "Ratios by workload and codebase", "aria-rowcount": left.length + 1, id: "matrix-grid" });
-  const row = (/** @type {number} */ index) => {
+  const row = (index) => {
     const one = left[index];
     return h("div", { class: "row", role: "row", style: template + `;height:${phone() ? height - 6 : height}px`, "data-row": index, "aria-rowindex": index + 2 },
       h("div", { class: "cell name", role: "rowheader", tabindex: -1 }, one.group.title), columns.map((name) => cell(one, name)));
@@ -92,13 +92,14 @@ function drawMatrix(/** @type {Any[]} */ left) {
       button(name + arrow, null, { tabindex: -1, "data-sort": key }));
   }));
   const virtual = list(grid, left.length, height, row);
-  const foot = h("div", { class: "foot", role: "row", style: template }, h("div", { class: "cell name", role: "rowheader" }, "geometric mean, equal work"),
-    columns.map((name) => {
-      const mean = geometric(left.flatMap((one) => one.arms.filter((/** @type {Any} */ arm) => arm.name === name)));
-      return h("div", { class: "cell value", role: "gridcell", style: shade(mean ? mean.value : null) }, span("only", name),
-        h("span", {}, ratioText(mean), mean && h("small", {}, ` ${intervalText(mean)} of ${mean.count}`)));
+  const means = columns.map((name) => geometric(left.flatMap((one) => one.arms.filter((arm) => arm.name === name))));
+  const foot = means.some(Boolean) && h("div", { class: "foot", role: "row", style: template }, h("div", { class: "cell name", role: "rowheader" }, "geometric mean, equal work"),
+    means.map((mean, at) => {
+      const [value, interval] = ratioTexts(mean);
+      return h("div", { class: "cell value", role: "gridcell", style: shade(mean ? mean.value : null) }, span("only", columns[at]),
+        h("span", {}, value, mean && h("small", {}, ` ${interval} of ${mean.count}`)));
     }));
-  grid.append(h("div", { role: "rowgroup" }, head), virtual.body, h("div", { role: "rowgroup" }, foot));
+  grid.append(h("div", { role: "rowgroup" }, head), virtual.body, foot ? h("div", { role: "rowgroup" }, foot) : "");
   const more = kept.length - columns.length;
   box.replaceChildren(grid, more > 0 ? note(`${more} more columns: hide some to see them.`) : "");
   virtual.fill();
@@ -108,7 +109,7 @@ function drawMatrix(/** @type {Any[]} */ left) {
 }
 
 /** One tab stop: the cell at `place`. */
-function roving(/** @type {Any} */ grid, /** @type {boolean} */ focus) {
+function roving(grid, focus) {
   for (const old of grid.querySelectorAll('.row [tabindex="0"]')) old.tabIndex = -1;
   const find = () => grid.querySelector(`[data-row="${place[0]}"]`);
   if (!find() && grid.gridTop) grid.gridTop(place[0]);
@@ -117,7 +118,7 @@ function roving(/** @type {Any} */ grid, /** @type {boolean} */ focus) {
   target.tabIndex = 0;
   if (focus) target.focus();
 }
-function gridKey(/** @type {KeyboardEvent} */ event) {
+function gridKey(event) {
   const grid = $("matrix-grid");
   const moves = /** @type {Any} */ ({ ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1], PageDown: [10, 0], PageUp: [-10, 0], Home: [-1e9, 0], End: [1e9, 0] });
   const target = /** @type {Any} */ (event.target);

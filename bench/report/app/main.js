@@ -1,18 +1,18 @@
 // Filters, tools, keys, and drawing it all.
 
-function chip(/** @type {string} */ name, /** @type {string} */ title) {
+function chip(name, title) {
   return button(title, () => set({ [name]: state[name] ? "" : "1" }), { "aria-pressed": state[name] === "1" });
 }
-function choice(/** @type {string} */ name, /** @type {string} */ title, /** @type {Any[]} */ options) {
+function choice(name, title, options) {
   if (options.length < 2) return "";
-  return h("select", { "aria-label": title, onchange: (/** @type {Any} */ event) => set({ [name]: event.target.value }) },
+  return h("select", { "aria-label": title, onchange: (event) => set({ [name]: event.target.value }) },
     options.map(([value, text]) => h("option", { value, selected: state[name] === value }, text)));
 }
-const distinct = (/** @type {string} */ key) => [["", `all ${key}s`], ...unique(groups.map((group) => group[key])).map((one) => [one, one])];
+const distinct = (key) => [["", `all ${key}s`], ...unique(groups.map((group) => group[key])).map((one) => [one, one])];
 
 function drawFilters() {
   const { all } = names(), off = hidden();
-  const typed = h("input", { type: "search", id: "query", placeholder: "filter (/)", "aria-label": "Filter by text", value: state.q, oninput: (/** @type {Any} */ event) => set({ q: event.target.value }, true) });
+  const typed = h("input", { type: "search", id: "query", placeholder: "filter (/)", "aria-label": "Filter by text", value: state.q, oninput: (event) => set({ q: event.target.value }, true) });
   const metrics = Object.entries(METRICS).filter(([, metric]) => arms.some((arm) => metric[1](arm) !== null)).map(([key, metric]) => [key, metric[0]]);
   const comparable = all.filter((name) => arms.some((arm) => arm.name === name && arm.median !== null));
   $("filters").replaceChildren(...[typed,
@@ -23,13 +23,13 @@ function drawFilters() {
     D.interleaved ? choice("base", "Baseline", [["", "baseline of the run"], ...comparable.slice(0, 50).map((name) => [name, "against " + name])]) : "",
     all.length > 1 ? all.slice(0, MOST_COLUMNS).map((name) => button(name, () => {
       off.delete(name) || off.add(name);
-      set({ hide: [...off].join("|") });
+      set({ hide: [...off].map((one) => one.replaceAll("|", "%7C")).join("|") });
     }, { "aria-pressed": !off.has(name) })) : "",
     h("span", { id: "count" }), button("Reset", () => set({ ...START }))].flat().filter(Boolean));
 }
 
 /** Change the state; `typing` keeps the field that has the focus. */
-function set(/** @type {Any} */ change, typing = false) {
+function set(change, typing = false) {
   Object.assign(state, change);
   writeHash();
   if (!typing) {
@@ -68,20 +68,24 @@ function drawSide() {
 /** Mark the section that is read now. */
 function spy() {
   const links = [...$("side").children], end = innerHeight + scrollY > ROOT.scrollHeight - 4;
-  const at = end ? links.at(-1) : links.filter((one) => $(one.dataset.jump).getBoundingClientRect().top < 150).at(-1);
+  const at = end ? links.at(-1) : links.filter((one) => $(one.dataset.jump)?.getBoundingClientRect().top < 150).at(-1);
   for (const one of links) one.setAttribute("aria-current", one === (at || links[0]));
 }
 
 function table() {
   const head = ["workload", "codebase", "baseline", "s/iter", "images/s", "ratio", "low", "high", "memory MiB", "AP", "marks", "status"];
-  const body = current.flatMap((row) => row.arms.map((/** @type {Any} */ arm) => {
+  const body = current.flatMap((row) => row.arms.map((arm) => {
     const ratio = ratioOf(arm), base = baseOf(row.group);
     return [row.group.title, arm.name, base ? base.name : "", arm.median, arm.rate, ratio?.value, ratio?.low, ratio?.high, arm.memory, arm.ap, marksOf(arm), arm.reason ? `${arm.status}: ${arm.reason}` : arm.status];
   }));
   return [head, ...body];
 }
+function json() {
+  const [head, ...body] = table();
+  return JSON.stringify(body.map((row) => Object.fromEntries(row.map((value, at) => [head[at], value ?? null]))), null, 1);
+}
 function copyMarkdown() {
-  const [head, ...body] = table().map((row) => row.map((/** @type {Any} */ value) => typeof value === "number" ? number(value, 4) : markdownCell(value ?? "")));
+  const [head, ...body] = table().map((row) => row.map((value) => typeof value === "number" ? number(value, 4) : markdownCell(value ?? "")));
   const text = [head, head.map(() => "---"), ...body].map((row) => `| ${row.join(" | ")} |`).join("\n") + "\n";
   navigator.clipboard?.writeText(text).then(() => say("copied"));
 }
@@ -90,8 +94,8 @@ function drawTools() {
   const dark = () => (ROOT.dataset.theme || (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
   $("tools").replaceChildren(
     button("CSV", () => download("rows.csv", "text/csv", csv(table()))),
-    button("JSON", () => download("report.json", "application/json", JSON.stringify(D))), button("Copy as Markdown", copyMarkdown),
-    button("Light / dark", () => { ROOT.dataset.theme = dark() ? "light" : "dark"; render(); }), button("?", keys, { "aria-label": "Keys" }));
+    button("JSON", () => download("rows.json", "application/json", json())), button("Copy Markdown", copyMarkdown),
+    button("Theme", () => { ROOT.dataset.theme = dark() ? "light" : "dark"; render(); }), button("?", keys, { "aria-label": "Keys" }));
 }
 function keys() {
   const list = [["/", "filter"], ["arrow keys", "move in the matrix"], ["Enter", "all about an arm"], ["Esc", "close"], ["?", "this list"]];
@@ -100,7 +104,7 @@ function keys() {
   $("keys").showModal();
 }
 
-function tip(/** @type {Any} */ event) {
+function tip(event) {
   const target = event.target instanceof Element ? event.target.closest("[data-arm]") : null;
   const box = $("tip");
   if (!target || event.type === "focusout" || event.type === "mouseout") { box.hidden = true; return; }
@@ -139,7 +143,11 @@ function listen() {
   });
   $("drawer").addEventListener("close", shut);
   addEventListener("hashchange", () => { readHash(); drawFilters(); render(); openFromHash(); });
-  addEventListener("beforeprint", () => { printing = true; render(); });
+  addEventListener("beforeprint", () => {
+    printing = true;
+    render();
+    for (const one of document.querySelectorAll("#answer details, #audit details")) one.setAttribute("open", "");
+  });
   addEventListener("afterprint", () => { printing = false; render(); });
   addEventListener("scroll", spy, { passive: true });
   let width = innerWidth;
@@ -155,6 +163,7 @@ unpack($("data").textContent).then((data) => {
   readHash();
   $("static").remove();
   drawTools();
+  for (const id of ["results", "history", "notes"]) $(id)?.querySelector("h2").append(anchor(id, id));
   if (arms.length) { drawFilters(); render(); } else $("matrix").textContent = "No arm has a record.";
   listen();
   openFromHash();

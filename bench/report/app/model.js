@@ -4,24 +4,23 @@ let D = /** @type {Any} */ (null);
 let arms = [];
 /** @type {Any[]} */
 let groups = [];
-const MARKERS = /** @type {Any} */ ({});
 const START = /** @type {Any} */ ({ q: "", task: "", model: "", hide: "", equal: "", sure: "", base: "", metric: "ratio", sort: "", arm: "" });
 let state = /** @type {Any} */ ({ ...START });
 
-async function unpack(/** @type {string} */ text) {
+async function unpack(text) {
   const bytes = Uint8Array.from(atob(text), (char) => char.charCodeAt(0));
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
   return JSON.parse(await new Response(stream).text());
 }
 
-function load(/** @type {Any} */ data) {
+function load(data) {
   D = data;
-  const text = (/** @type {number} */ index) => D.strings[index];
-  groups = D.groups.title.map((/** @type {number} */ title, /** @type {number} */ index) => ({
+  const text = (index) => D.strings[index];
+  groups = D.groups.title.map((title, index) => ({
     index, title: text(title), model: text(D.groups.model[index]), task: text(D.groups.task[index]),
-    cell: text(D.groups.cell[index]), arms: [],
+    cell: text(D.groups.cell[index]), command: text(D.groups.command[index]), arms: [],
   }));
-  arms = D.arms.id.map((/** @type {string} */ id, /** @type {number} */ index) => {
+  arms = D.arms.id.map((id, index) => {
     const arm = /** @type {Any} */ ({ index, id });
     for (const [name, column] of Object.entries(D.arms))
       if (name !== "id") arm[name] = D.texts.includes(name) ? text(column[index]) : column[index];
@@ -32,36 +31,37 @@ function load(/** @type {Any} */ data) {
     arm.key = [arm.group.title, arm.name, arm.codebase, arm.id].join(" ").toLowerCase();
     return arm;
   });
-  for (const group of groups) group.base = group.arms.find((/** @type {Any} */ arm) => arm.base) || null;
+  for (const group of groups) group.base = group.arms.find((arm) => arm.base) || null;
 }
 
 // -- the hash --------------------------------------------------------------------------------------
 
 function readHash() {
   state = { ...START };
-  for (const [name, value] of new URLSearchParams(location.hash.slice(1))) if (name in START) state[name] = value;
+  for (const [name, value] of new URLSearchParams(location.hash.slice(1))) if (Object.hasOwn(START, name)) state[name] = value;
+  if (!Object.hasOwn(METRICS, state.metric)) state.metric = START.metric;
 }
 function writeHash() {
   const kept = Object.entries(state).filter(([name, value]) => value !== START[name]);
   const hash = new URLSearchParams(kept).toString();
   history.replaceState(null, "", hash ? "#" + hash : location.pathname + location.search);
 }
-const hidden = () => new Set(state.hide ? state.hide.split("|") : []);
+const hidden = () => new Set(state.hide ? state.hide.split("|").map((name) => name.replaceAll("%7C", "|")) : []);
 
 // -- ratios ----------------------------------------------------------------------------------------
 
 /** Student's t at 97.5 % by degrees of freedom. */
 const T = [0, 12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.16, 2.145, 2.131];
-const student = (/** @type {number} */ freedom) => T[freedom] || 1.96 + 2.5 / freedom;
+const student = (freedom) => T[freedom] || 1.96 + 2.5 / freedom;
 
 /** Seconds per step of each round: "launch,round" → mean. */
-function rounds(/** @type {Any} */ arm) {
+function rounds(arm) {
   if (arm.roundsFound) return arm.roundsFound;
   const found = new Map();
   let at = 0;
   for (const part of arm.design ? arm.design.split(";") : []) {
     const [launch, round, count] = part.split(",").map(Number);
-    const sum = arm.steps.slice(at, at + count).reduce((/** @type {number} */ a, /** @type {number} */ b) => a + b, 0);
+    const sum = arm.steps.slice(at, at + count).reduce((a, b) => a + b, 0);
     if (round >= 0) found.set(launch + "," + round, sum / count);
     at += count;
   }
@@ -69,7 +69,7 @@ function rounds(/** @type {Any} */ arm) {
 }
 
 /** Throughput of an arm over another of its cell, from their rounds; interval by Student's t, the wider one of launches and rounds. */
-function recomputed(/** @type {Any} */ arm, /** @type {Any} */ base) {
+function recomputed(arm, base) {
   const launches = new Map();
   const theirs = rounds(base);
   for (const [key, seconds] of rounds(arm)) {
@@ -77,7 +77,7 @@ function recomputed(/** @type {Any} */ arm, /** @type {Any} */ base) {
     const launch = key.split(",")[0];
     launches.set(launch, [...(launches.get(launch) || []), log(theirs.get(key) / seconds) + log(arm.images / base.images)]);
   }
-  const mean = (/** @type {number[]} */ values) => values.reduce((a, b) => a + b, 0) / values.length;
+  const mean = (values) => values.reduce((a, b) => a + b, 0) / values.length;
   const all = [...launches.values()].flat();
   if (!all.length) return null;
   const centre = mean(all);
@@ -87,12 +87,12 @@ function recomputed(/** @type {Any} */ arm, /** @type {Any} */ base) {
 }
 
 /** The arm that a group is compared with now. */
-function baseOf(/** @type {Any} */ group) {
+function baseOf(group) {
   if (!state.base) return group.base;
-  return group.arms.find((/** @type {Any} */ arm) => arm.name === state.base) || null;
+  return group.arms.find((arm) => arm.name === state.base) || null;
 }
 /** The ratio to the baseline of now; null for the baseline, without one, and where there are no common rounds. */
-function ratioOf(/** @type {Any} */ arm) {
+function ratioOf(arm) {
   if (!state.base) return arm.ratio0;
   const base = baseOf(arm.group);
   if (!base || base === arm) return null;
@@ -102,20 +102,20 @@ function ratioOf(/** @type {Any} */ arm) {
   return arm[key];
 }
 /** Marks against the baseline of now: equal work was judged against the run's baseline only. */
-function marksOf(/** @type {Any} */ arm) {
+function marksOf(arm) {
   const base = baseOf(arm.group);
   if (!base || base === arm.group.base) return arm.marks;
-  const judged = (/** @type {Any} */ one) => one.base || one.verdict === "equal";
+  const judged = (one) => one.base || one.verdict === "equal";
   const own = arm.marks.replace(/[≠?◇]/g, "");
   if (arm === base || (judged(arm) && judged(base))) return own;
-  const has = (/** @type {string} */ verdict) => [arm, base].some((one) => one.verdict === verdict);
+  const has = (verdict) => [arm, base].some((one) => one.verdict === verdict);
   return (has("different models") ? "◇" : has("unequal") ? "≠" : "?") + own;
 }
-const isEqual = (/** @type {Any} */ arm) => !/[≠?✕◇]/.test(marksOf(arm));
-const sure = (/** @type {Any} */ ratio) => ratio && ratio.high !== null && (ratio.low > 1 || ratio.high < 1);
+const isEqual = (arm) => !/[≠?✕◇]/.test(marksOf(arm));
+const sure = (ratio) => ratio && ratio.high !== null && (ratio.low > 1 || ratio.high < 1);
 
 /** Geometric mean of the ratios of equal work, and its interval. */
-function geometric(/** @type {Any[]} */ list) {
+function geometric(list) {
   const found = list.filter(isEqual).map(ratioOf).filter(Boolean);
   if (!found.length) return null;
   const centre = found.reduce((sum, one) => sum + log(one.value), 0) / found.length;
@@ -123,23 +123,31 @@ function geometric(/** @type {Any[]} */ list) {
   const half = wide ? Infinity : sqrt(found.reduce((sum, one) => sum + (log(one.high / one.low) / 2) ** 2, 0)) / found.length;
   return { value: exp(centre), low: exp(centre - half), high: wide ? null : exp(centre + half), count: found.length };
 }
-function ratioText(/** @type {Any} */ ratio) {
-  if (!ratio) return NONE;
-  return number(ratio.value) + "×";
+/** Ratio and interval in the digits that the interval supports, as `bench.judge.numbers` writes them. */
+function ratioTexts(ratio) {
+  if (!ratio) return [NONE, ""];
+  const { value, low, high } = ratio, power = (v) => floor(log10(v));
+  if (high === null) return [number(value, 2) + "×", "(no interval)"];
+  let write = (v) => number(v, 2);
+  if (!(low > 0 && 100 * low < high)) {
+    const half = (high - low) / 2;
+    const digits = half <= value * 1e-6 ? 5 - power(value) : (half / 10 ** power(half) < 2 ? 1 : 0) - power(half);
+    write = (v) => v.toFixed(min(12, max(0, digits, low > 0 ? ceil(-log10(low)) : 0)));
+  }
+  return [write(value) + "×", `[${write(low)}, ${write(high)}]`];
 }
-const intervalText = (/** @type {Any} */ ratio) =>
-  !ratio ? "" : ratio.high === null ? "[no interval]" : `[${number(ratio.low)}, ${number(ratio.high)}]`;
+const ratioText = (ratio) => ratioTexts(ratio).join(" ");
 
 // -- metrics and filters -----------------------------------------------------------------------------
 
 /** What the matrix can show: title, value, text, and whether more is better. */
 const METRICS = /** @type {Any} */ ({
-  ratio: ["throughput ratio", (/** @type {Any} */ a) => ratioOf(a)?.value ?? null, (/** @type {number} */ v) => number(v) + "×", true],
-  seconds: ["s/iter", (/** @type {Any} */ a) => a.median, (/** @type {number} */ v) => number(v) + " s", false],
-  rate: ["images/s", (/** @type {Any} */ a) => a.rate, (/** @type {number} */ v) => number(v), true],
-  memory: ["max memory", (/** @type {Any} */ a) => a.memory, (/** @type {number} */ v) => number(v, 4) + " MiB", false],
-  ap: ["AP", (/** @type {Any} */ a) => a.ap, (/** @type {number} */ v) => (100 * v).toFixed(1), true],
-  peak: ["% of peak", (/** @type {Any} */ a) => a.peak, (/** @type {number} */ v) => (100 * v).toFixed(0) + " %", true],
+  ratio: ["throughput ratio", (a) => ratioOf(a)?.value ?? null, (v, a) => ratioTexts(ratioOf(a))[0], true],
+  seconds: ["s/iter", (a) => a.median, (v) => number(v) + " s", false],
+  rate: ["images/s", (a) => a.rate, (v) => number(v), true],
+  memory: ["max memory", (a) => a.memory, (v) => number(v, 4) + " MiB", false],
+  ap: ["AP", (a) => a.ap, (v) => (100 * v).toFixed(1), true],
+  peak: ["% of peak", (a) => a.peak, (v) => (100 * v).toFixed(0) + " %", true],
 });
 
 /** Names of arms, the baseline's first: the columns of the matrix. */
@@ -153,18 +161,18 @@ function names() {
 /** Groups that the filters leave, in the order asked for, each with the arms that are shown. */
 function rows() {
   const off = hidden(), words = state.q.toLowerCase().split(/\s+/).filter(Boolean);
-  const passes = (/** @type {Any} */ arm) => words.every((/** @type {string} */ word) => arm.key.includes(word));
+  const passes = (arm) => words.every((word) => arm.key.includes(word));
   const found = [];
   for (const group of groups) {
     if (state.task && group.task !== state.task) continue;
     if (state.model && group.model !== state.model) continue;
-    let list = group.arms.filter((/** @type {Any} */ arm) => !off.has(arm.name));
+    let list = group.arms.filter((arm) => !off.has(arm.name));
     if (!list.some(passes)) continue;
     const base = baseOf(group);
-    const others = list.filter((/** @type {Any} */ arm) => arm !== base);
-    if (state.equal && others.length) list = list.filter((/** @type {Any} */ arm) => arm === base || isEqual(arm));
-    if (state.sure && others.length) list = list.filter((/** @type {Any} */ arm) => arm === base || sure(ratioOf(arm)));
-    if (others.length && !list.some((/** @type {Any} */ arm) => arm !== base)) continue;
+    const others = list.filter((arm) => arm !== base);
+    if (state.equal && others.length) list = list.filter((arm) => arm === base || isEqual(arm));
+    if (state.sure && others.length) list = list.filter((arm) => arm === base || sure(ratioOf(arm)));
+    if (others.length && !list.some((arm) => arm !== base)) continue;
     found.push({ group, arms: list });
   }
   const down = state.sort.startsWith("-");
@@ -172,8 +180,8 @@ function rows() {
   if (column === "workload") found.sort((a, b) => a.group.title.localeCompare(b.group.title) * (down ? -1 : 1));
   else if (column) {
     const value = METRICS[state.metric][1];
-    const key = (/** @type {Any} */ row) => {
-      const arm = row.arms.find((/** @type {Any} */ one) => one.name === column);
+    const key = (row) => {
+      const arm = row.arms.find((one) => one.name === column);
       return arm ? value(arm) : null;
     };
     const keyed = found.map((row) => ({ row, key: key(row) }));

@@ -7,10 +7,10 @@ from records as text only.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from importlib import resources
 
+import rjsmin
 from markupsafe import Markup
 
 from bench.report.answer import headline, legend, pivot_table
@@ -29,6 +29,7 @@ from bench.report.sections import (
     warnings_of,
 )
 from bench.report.setting import setting_blocks
+from bench.report.text import shorten
 from bench.report.values import Report, RunReport
 
 #: The page's own script, in order.
@@ -53,7 +54,9 @@ def render_page(report: Report, history: Markup | str = "") -> str:
         .get_template("app.html.j2")
         .render(
             title=f"Benchmark report: {names}",
-            description=report.runs[0].description if len(report.runs) == 1 else "",
+            description=shorten(report.runs[0].description, 400, at_end=True)
+            if len(report.runs) == 1
+            else "",
             runs=[_run(run, several=len(report.runs) > 1) for run in report.runs],
             history=history,
             notes=html_of(_notes(report)),
@@ -66,29 +69,9 @@ def render_page(report: Report, history: Markup | str = "") -> str:
 
 
 def own_script() -> str:
-    """What this project wrote, as one script, without types, comments and blanks."""
-    body = re.sub(r"/\*\*.*?\*/ ?", "", "\n".join(map(_resource, SCRIPTS)), flags=re.DOTALL)
-    lines = [
-        line.strip() for line in body.splitlines() if line.strip() and not line.lstrip().startswith("//")
-    ]
-    body = "\n".join(map(_squeezed, lines))
+    """What this project wrote, as one script, without comments and blanks."""
+    body: str = rjsmin.jsmin("\n".join(map(_resource, SCRIPTS)))
     return f'"use strict";\n(() => {{\n{body}\n}})();\n'
-
-
-def _squeezed(line: str) -> str:
-    """A line of script without the blanks that mean nothing.
-
-    Text in double quotes stays as it is, and a template that is alone in its line. A line with another kind of text,
-    or with a slash that may begin a pattern, stays whole.
-    """
-    template = "|`[^`\\\\]*`" if line.count("`") == 2 else ""
-    parts = re.split(rf'("[^"\\]*"{template})', line)
-    if re.search("[\"'`/\\\\]", "".join(parts[::2])):
-        return line
-    for at in range(0, len(parts), 2):
-        code = re.sub(r" ?([=*{}(),;:<>?&|\[\]]) ?", r"\1", parts[at])
-        parts[at] = re.sub(r"(?<=[\w)\]]) ([+-]) (?=[\w(\[])", r"\1", code)
-    return "".join(parts)
 
 
 def _run(run: RunReport, *, several: bool) -> dict[str, object]:
@@ -97,9 +80,19 @@ def _run(run: RunReport, *, several: bool) -> dict[str, object]:
         "title": f"{run.name}, run {run.id}" if several else "",
         "sentences": headline(run),
         "facts": facts_line(run).split(" · "),
-        "table": html_of([pivot_table(run, STATIC_ROWS // 2)] if run.rows else []),
+        # The script draws both itself, and takes these away.
+        "table": html_of(_static(run)),
         "marks": legend(run.rows),
     }
+
+
+def _static(run: RunReport) -> Iterator[Block]:
+    """The ratios and what work differs, for readers without JavaScript."""
+    if run.rows:
+        yield pivot_table(run, STATIC_ROWS // 2)
+    audit = tuple(_clipped(block) for block in audit_blocks(run))
+    if audit:
+        yield Details("Equal work: what differs, and what was not shown", audit)
 
 
 def _notes(report: Report) -> Iterator[Block]:
@@ -115,7 +108,6 @@ def _notes(report: Report) -> Iterator[Block]:
         if run.unmeasured:
             yield Text(f"Planned but without a record: {', '.join(run.unmeasured[:MOST_WARNINGS])}.")
         for title, blocks in (
-            ("Equal work: what differs, and what was not shown", audit_blocks(run)),
             ("Setting: weights, types of numbers, threads, images", setting_blocks(run)),
             ("Latency of inference", latency_blocks(run)),
             ("Serving", serving_blocks(run)),
@@ -128,7 +120,7 @@ def _notes(report: Report) -> Iterator[Block]:
         yield Details("As recorded", tuple(machine_blocks(run)))
         yield Details("Recipe as resolved", (Code(as_yaml(run.recipe), "yaml"),))
         yield Heading(3, "Reproduce")
-        yield Code(reproduce(run), "sh")
+        yield Code("\n".join(reproduce(run)), "sh")
 
 
 def _clipped(block: Block) -> Block:

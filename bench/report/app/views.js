@@ -1,18 +1,27 @@
 // Forest plot, phases, memory, accuracy, audit: each draws what the filters leave.
 const MOST_BARS = 30;
-const swatch = (/** @type {Any} */ arm) => h("span", { class: "swatch", style: `background:${arm.look[0]}` });
-const label = (/** @type {Any} */ arm) => h("span", { "data-arm": arm.index }, swatch(arm), arm.name, " · ", arm.group.title);
-const measured = (/** @type {Any[]} */ list) => list.flatMap((row) => row.arms);
+const swatch = (arm) => h("span", { class: "swatch", style: `background:${arm.look[0]}` });
+const label = (arm) => h("span", { "data-arm": arm.index }, swatch(arm), arm.name, " · ", arm.group.title);
+const measured = (list) => list.flatMap((row) => row.arms);
 const room = () => printing ? 1000 : $("matrix").clientWidth || 900;
 
-function section(/** @type {string} */ id, /** @type {string} */ title, /** @type {Any[]} */ ...children) {
-  const link = h("a", { class: "anchor", href: "#" + id, "aria-label": "Link to " + title, "data-jump": id }, "¶");
-  return h("section", { id }, h("h2", {}, title, link), children);
+function section(id, title, ...children) {
+  return h("section", { id }, h("h2", {}, title, anchor(id, title)), children);
+}
+const anchor = (id, title) => h("a", { class: "anchor", href: "#" + id, "aria-label": "Link to " + title, "data-jump": id }, "¶");
+/** Buttons that save a figure. */
+const saved = (name, whole) => [button("SVG", () => download(name + ".svg", "image/svg+xml", svgText(whole()))), button("PNG", () => svgPng(whole(), name + ".png"))];
+/** One drawing of all rows, with their names: text at the left, what `draw` gives at the right. */
+function stacked(title, found, draw, ...below) {
+  const kept = found.slice(0, MOST_BARS), height = 22 * kept.length + 24;
+  return s("svg", { width: 1000, height, viewBox: `0 0 1000 ${height}` }, s("title", {}, title),
+    kept.map((arm, index) => s("g", { transform: `translate(0,${22 * index})` }, s("text", { y: 15 }, `${arm.group.title} · ${arm.name}`.slice(0, 60)), s("g", { transform: "translate(400)" }, draw(arm)))),
+    s("g", { transform: `translate(400,${height - 24})` }, below));
 }
 
 // -- forest ------------------------------------------------------------------------------------------
 
-function scaleOf(/** @type {Any[]} */ list) {
+function scaleOf(list) {
   let low = 1, high = 1;
   for (const arm of list) {
     const ratio = ratioOf(arm);
@@ -22,11 +31,11 @@ function scaleOf(/** @type {Any[]} */ list) {
   const pad = max((high / low) ** 0.06, 1.01);
   return { low: low / pad, high: high * pad };
 }
-const across = (/** @type {Any} */ scale, /** @type {number} */ value, /** @type {number} */ width) =>
+const across = (scale, value, width) =>
   max(0, min(1, log(value / scale.low) / log(scale.high / scale.low))) * width;
 
-function forestLine(/** @type {Any} */ arm, /** @type {Any} */ scale, /** @type {number} */ width) {
-  const ratio = ratioOf(arm), [colour, shape] = arm.look, x = (/** @type {number} */ v) => across(scale, v, width), d = 1 + arm.detectable;
+function forestLine(arm, scale, width) {
+  const ratio = ratioOf(arm), [colour, shape] = arm.look, x = (v) => across(scale, v, width), d = 1 + arm.detectable;
   return [
     d > 1 && s("rect", { x: x(1 / d), y: 2, width: x(d) - x(1 / d), height: 18, fill: "var(--line)", opacity: 0.45 }),
     s("line", { x1: x(1), x2: x(1), y1: 0, y2: 22, stroke: "var(--muted)" }),
@@ -34,7 +43,7 @@ function forestLine(/** @type {Any} */ arm, /** @type {Any} */ scale, /** @type 
     marker(shape, x(ratio.value), 11, 4.5, { fill: sure(ratio) ? colour : "var(--page)", stroke: colour, "stroke-width": 1.6 }),
   ];
 }
-function axis(/** @type {Any} */ scale, /** @type {number} */ width, /** @type {number} */ y) {
+function axis(scale, width, y) {
   let before = -99;
   return logTicks(scale.low, scale.high).map((tick) => {
     const x = across(scale, tick, width);
@@ -43,30 +52,25 @@ function axis(/** @type {Any} */ scale, /** @type {number} */ width, /** @type {
     return s("text", { x: min(max(x, 10), width - 10), y, "text-anchor": "middle", class: "muted" }, tick + "×");
   });
 }
-const forestText = (/** @type {Any} */ arm) => `${ratioText(ratioOf(arm))} ${intervalText(ratioOf(arm))} `;
+const forestText = (arm) => ratioText(ratioOf(arm)) + " ";
 
-function drawForest(/** @type {Any[]} */ left) {
+function drawForest(left) {
   const found = measured(left).filter(ratioOf);
   if (!found.length) return "";
   const scale = scaleOf(found), full = room();
   const width = phone() ? full - 20 : max(160, full - min(352, full * 0.3) - 248);
-  const line = (/** @type {number} */ index) => h("div", { class: "frow", "data-arm": found[index].index }, label(found[index]),
+  const line = (index) => h("div", { class: "frow", "data-arm": found[index].index }, label(found[index]),
     s("svg", { width, height: 22, "aria-hidden": "true" }, forestLine(found[index], scale, width)),
     span("numbers", forestText(found[index]), span("mark", marksOf(found[index]))));
   const box = h("div", { class: "forest", role: "group", "aria-label": "Ratios with 95 % intervals; the matrix is the same as a table", tabindex: 0 });
-  const ruler = (/** @type {string} */ at) => h("div", { class: "axis " + at, "aria-hidden": "true" },
+  const ruler = (at) => h("div", { class: "axis " + at, "aria-hidden": "true" },
     div("frow", h("span", {}, at === "top" && "← slower | faster →"), s("svg", { width, height: 18 }, axis(scale, width, 13)), h("span")));
   const virtual = list(box, found.length, phone() ? 46 : 22, line);
   virtual.body.setAttribute("role", "none");
   box.append(ruler("top"), virtual.body, ruler("bottom"));
-  const whole = () => {
-    const kept = found.slice(0, MOST_BARS), height = 22 * kept.length + 24;
-    return s("svg", { width: 1000, height, viewBox: `0 0 1000 ${height}` }, s("title", {}, "Throughput ratios with 95 % intervals"), kept.map((arm, index) => s("g", { transform: `translate(0,${22 * index})` },
-      s("text", { y: 15 }, `${arm.group.title} · ${arm.name}`.slice(0, 60)), s("g", { transform: "translate(400)" }, forestLine(arm, scale, 400)),
-      s("text", { x: 812, y: 15 }, forestText(arm) + marksOf(arm)))), s("g", { transform: `translate(400,${height - 24})` }, axis(scale, 400, 16)));
-  };
-  return [section("forest", "Forest plot", div("bar",
-    button("SVG", () => download("ratios.svg", "image/svg+xml", svgText(whole()))), button("PNG", () => svgPng(whole(), "ratios.png"))),
+  const whole = () => stacked("Throughput ratios with 95 % intervals", found,
+    (arm) => [forestLine(arm, scale, 400), s("text", { x: 412, y: 15 }, forestText(arm) + marksOf(arm))], axis(scale, 400, 16));
+  return [section("forest", "Forest plot", div("bar", saved("ratios", whole)),
     note("Hollow: the interval contains 1. Grey band: effects that this design would not have seen. The line at 1 is the baseline."), box), virtual.fill];
 }
 
@@ -74,25 +78,26 @@ function drawForest(/** @type {Any[]} */ left) {
 
 let difference = false;
 /** A section with one drawing per arm. */
-function bars(/** @type {string} */ id, /** @type {string} */ title, /** @type {Any[]} */ found, /** @type {(arm: Any) => Any} */ draw, /** @type {Any[]} */ ...above) {
-  return found.length ? section(id, title, above, div("bars", found.slice(0, MOST_BARS).map((arm) => [label(arm), draw(arm)])),
+function bars(id, title, found, draw, ...above) {
+  const key = () => Object.values(id === "phases" && D.phases).map(([name, colour], at) => [s("rect", { x: 95 * at, y: 8, width: 10, height: 10, fill: colour }), s("text", { x: 95 * at + 14, y: 17 }, name)]);
+  return found.length ? section(id, title, div("bar", saved(id, () => stacked(title, found, draw, key()))), above, div("bars", found.slice(0, MOST_BARS).map((arm) => [label(arm), draw(arm)])),
     found.length > MOST_BARS && note(`The first ${MOST_BARS} of ${found.length} rows; filter to see others.`)) : "";
 }
-const barWidth = () => max(260, room() - (phone() ? 8 : 380));
+const barWidth = () => max(260, min(600, room() - (phone() ? 8 : 380)));
 
-function drawPhases(/** @type {Any[]} */ left) {
+function drawPhases(left) {
   const width = barWidth();
-  const total = (/** @type {Any} */ arm) => arm.phases.reduce((/** @type {number} */ sum, /** @type {Any} */ p) => sum + p[1], 0);
-  const bar = (/** @type {Any} */ arm) => {
-    const base = baseOf(arm.group), theirs = Object.fromEntries(difference && base ? base.phases : []), all = arm.group.arms;
+  const total = (arm) => arm.phases.reduce((sum, p) => sum + p[1], 0);
+  const bar = (arm) => {
+    const base = baseOf(arm.group), theirs = new Map(difference && base ? base.phases : []), all = arm.group.arms;
     if (difference && (!base || base === arm)) return note(base ? "baseline" : "no baseline");
-    const parts = arm.phases.map((/** @type {Any} */ p) => [D.phases[p[0]], p[1] - (theirs[p[0]] || 0)]);
+    const parts = arm.phases.map((p) => [D.phases[p[0]], p[1] - (theirs.get(p[0]) || 0)]);
     const zero = difference ? width / 2 : 0;
-    const most = difference ? max(...all.map((/** @type {Any} */ one) => max(total(one), total(base)) - min(total(one), total(base))), ...parts.map((/** @type {Any} */ p) => abs(p[1]))) * 1.6 || 1 : max(...all.map(total));
+    const most = difference ? max(...all.map((one) => max(total(one), total(base)) - min(total(one), total(base))), ...parts.map((p) => abs(p[1]))) * 1.6 || 1 : max(...all.map(total));
     const scale = (width - zero - 80) / most;
-    const words = (/** @type {number} */ v) => difference ? `${v > 0 ? "+" : ""}${number(1000 * v)} ms` : number(v) + " s";
+    const words = (v) => difference ? `${v > 0 ? "+" : ""}${number(1000 * v)} ms` : number(v) + " s";
     let at = 0, right = 0;
-    const svg = s("svg", { width, height: 20, role: "img", "aria-label": parts.map((/** @type {Any} */ p) => `${p[0][0]} ${words(p[1])}`).join(", ") });
+    const svg = s("svg", { width, height: 20, role: "img", "aria-label": parts.map((p) => `${p[0][0]} ${words(p[1])}`).join(", ") });
     for (const [[title, colour], seconds] of parts) {
       const from = zero + scale * min(at, at + seconds);
       svg.append(s("rect", { x: from, y: 2, width: max(0.5, scale * abs(seconds)), height: 16, fill: colour }, s("title", {}, `${title}: ${words(seconds)}`)));
@@ -108,17 +113,17 @@ function drawPhases(/** @type {Any[]} */ left) {
     note("Median seconds of each phase, from a pass of its own that synchronises between phases. One scale per workload."));
 }
 
-function drawMemory(/** @type {Any[]} */ left) {
+function drawMemory(left) {
   const found = measured(left).filter((arm) => arm.memory !== null), width = barWidth();
   const top = max(...found.map((arm) => arm.memory));
-  const x = (/** @type {number} */ mib) => 4 + mib / top * (width - 190);
-  const dots = (/** @type {Any} */ arm) => {
+  const x = (mib) => 4 + mib / top * (width - 190);
+  const dots = (arm) => {
     const base = baseOf(arm.group), other = base && base !== arm && base.memory, before = x(arm.resident || 0);
     return s("svg", { width, height: 20 },
       s("path", { d: `M${before},10H${x(arm.memory)}M${before},4v12`, stroke: arm.look[0] }),
       other && marker(base.look[1], x(other), 10, 4, { fill: "var(--page)", stroke: base.look[0] }),
       marker(arm.look[1], x(arm.memory), 10, 4.5, { fill: arm.look[0] }),
-      s("text", { x: x(max(arm.memory, other || 0)) + 9, y: 14 }, `${number(arm.memory, 4)} MiB${other ? ` (${number(arm.memory / other)}×)` : ""}`));
+      s("text", { x: x(max(arm.memory, other || 0)) + 9, y: 14 }, number(arm.memory, 4) + " MiB" + (other ? ` (${number(arm.memory / other)}×)` : "")));
   };
   return bars("memory", "Max memory", found, dots, note("Filled: the arm. Hollow: its baseline. Tick: resident before the model was built."));
 }
@@ -126,14 +131,14 @@ function drawMemory(/** @type {Any[]} */ left) {
 // -- accuracy and audit ----------------------------------------------------------------------------------
 
 let xMetric = "rate";
-function drawScatter(/** @type {Any[]} */ left) {
+function drawScatter(left) {
   const [title, value, , more] = METRICS[xMetric], found = measured(left).filter((arm) => arm.ap !== null && value(arm) !== null);
   if (!found.length) return "";
   const width = min(900, room()), height = 360;
   const right = max(...found.map(value)) * 1.08, high = max(0.01, ...found.map((arm) => arm.ap)) * 115;
-  const px = (/** @type {number} */ v) => 46 + v / right * (width - 60), py = (/** @type {number} */ v) => height - 40 - v / high * (height - 60);
+  const px = (v) => 46 + v / right * (width - 60), py = (v) => height - 40 - v / high * (height - 60);
   const svg = s("svg", { width, height, role: "img", "aria-label": "Average precision against " + title });
-  const text = (/** @type {number} */ x, /** @type {number} */ y, /** @type {string} */ words, anchor = "middle") => svg.append(s("text", { x, y, "text-anchor": anchor }, words));
+  const text = (x, y, words, anchor = "middle") => svg.append(s("text", { x, y, "text-anchor": anchor }, words));
   for (let i = 0; i < 5; i++) {
     const y = py(high * i / 4);
     svg.append(s("path", { d: `M46,${y}H${width}`, stroke: "var(--grid)" }));
@@ -156,14 +161,14 @@ function drawScatter(/** @type {Any[]} */ left) {
     svg.append(marker(arm.look[1], x, y0, 5, { fill: arm.look[0], "data-arm": arm.index }));
     text(end ? x - 9 : x + 9, y, arm.name + " " + marksOf(arm), end ? "end" : "start");
   }
-  const choose = h("select", { "aria-label": "Horizontal axis", onchange: (/** @type {Any} */ event) => { xMetric = event.target.value; render(); } },
+  const choose = h("select", { "aria-label": "Horizontal axis", onchange: (event) => { xMetric = event.target.value; render(); } },
     ["rate", "seconds", "memory"].map((key) => h("option", { value: key, selected: key === xMetric }, METRICS[key][0])));
-  return section("accuracy", "Speed and accuracy", div("bar", choose), note("Dashed: the arms of one model that no other one beats in both."), svg);
+  return section("accuracy", "Speed and accuracy", div("bar", choose, saved("accuracy", () => svg)), note("Dashed: the arms of one model that no other one beats in both."), svg);
 }
 
-const percent = (/** @type {number} */ v) => `${v > 0 ? "+" : ""}${number(100 * v, 2)} %`;
+const percent = (v) => `${v > 0 ? "+" : ""}${number(100 * v, 2)} %`;
 /** Of one fact and one codebase: the values, or in how many workloads they differ and by how much. */
-function auditCell(/** @type {Any[]} */ entries) {
+function auditCell(entries) {
   if (!entries) return "agrees";
   const differ = entries.filter(Boolean), unknown = entries.length - differ.length;
   const changes = differ.map((one) => one[3]).filter((one) => one !== null);
@@ -171,22 +176,22 @@ function auditCell(/** @type {Any[]} */ entries) {
   const what = differ.length > 1 ? `≠ in ${differ.length} workloads` : differ.length && `≠ ${D.strings[differ[0][2]]}, baseline ${D.strings[differ[0][1]]}`;
   return [what, changes.length && range, unknown && `? in ${unknown}`].filter(Boolean).join(" · ");
 }
-function drawAudit(/** @type {Any[]} */ left) {
+function drawAudit(left) {
   const found = measured(left).filter((arm) => arm.differences.length || arm.unknown.length);
   if (!found.length) return "";
   const columns = unique(found.map((arm) => arm.name)).slice(0, MOST_COLUMNS), facts = new Map();
   for (const arm of found)
     for (const entry of [...arm.differences, ...arm.unknown]) {
-      const fact = entry[0] ?? entry, row = facts.get(fact) || { differs: 0, cells: {} };
+      const fact = entry[0] ?? entry, row = facts.get(fact) || { differs: 0, cells: Object.create(null) };
       facts.set(fact, row);
       if (entry.length) row.differs++;
       (row.cells[arm.name] ||= []).push(entry.length ? entry : null);
     }
-  const table = (/** @type {Any[]} */ entries) => entries.length ? h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Facts" }, h("table", {},
+  const table = (entries) => entries.length ? h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Facts" }, h("table", {},
     h("thead", {}, h("tr", {}, ["fact", ...columns].map((name) => h("th", { scope: "col" }, name)))),
     h("tbody", {}, entries.slice(0, MOST_BARS).map(([fact, row]) => h("tr", {}, h("th", { scope: "row" }, D.strings[fact]), columns.map((name) => h("td", {}, auditCell(row.cells[name])))))))) : "";
   const all = [...facts].sort((a, b) => b[1].differs - a[1].differs);
   const differ = all.filter(([, row]) => row.differs), rest = all.filter(([, row]) => !row.differs);
-  return section("audit", "Equal work", note(`Against the run's baseline. ${differ.length} facts differ, ${rest.length} could not be observed in both arms.`),
+  return section("audit", "Equal work", note(`Against the run's baseline. Facts that differ: ${differ.length}; that could not be observed in both arms: ${rest.length}.`),
     table(differ), rest.length && h("details", {}, h("summary", {}, "What was not shown"), table(rest)));
 }

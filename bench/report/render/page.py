@@ -47,7 +47,10 @@ def render(blocks: Iterable[Block], figures: Path) -> str:
     elements = list(_elements(blocks, figures))
     headings = [element for element in elements if isinstance(element.value, Heading)]
     contents = [element for element in headings if element.value.level == 2]  # type: ignore[union-attr]
-    script = (resources.files("bench.report.render") / "sort.js").read_text(encoding="utf-8")
+    script, style = (
+        resources.files("bench.report").joinpath(name).read_text(encoding="utf-8")
+        for name in ("render/sort.js", "app/style.css")
+    )
     return (
         templates()
         .get_template("page.html.j2")
@@ -55,7 +58,8 @@ def render(blocks: Iterable[Block], figures: Path) -> str:
             title=headings[0].value.text if headings else "bench",  # type: ignore[union-attr]
             blocks=elements,
             contents=contents,
-            script=Markup(script),  # our own file, not data
+            style=Markup(style),  # our own files, not data
+            script=Markup(script),
             script_hash=hash_of(script),
         )
     )

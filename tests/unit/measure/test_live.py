@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from bench.judge.numbers import duration_text
 from bench.measure.live import SoFar
-from bench.measure.progress import Bar, Board, Lines, duration_text
+from bench.measure.progress import Bar, Board, Lines
 from bench.recipe.workload import Workload
 from bench.record.models import Failure
 
@@ -65,7 +66,9 @@ def test_lines_say_place_time_left_and_ratio() -> None:
     assert shown[0].startswith("[1/16, ")
     assert "left] slow  launch 1  warm-up" in shown[0]
     assert "ratio so far" not in shown[1]
-    assert shown[-1].startswith("[16/16, 0 s left] fast  launch 2  round 3  0.516 s/iter  ratio so far 2 [1.")
+    assert shown[-1].startswith(
+        "[16/16, 0 s left] fast  launch 2  round 3  0.516 s/iter  ratio so far 2.00 [1.90"
+    )
 
 
 def test_board_shows_cell_with_baseline_and_failure() -> None:

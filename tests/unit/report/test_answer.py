@@ -67,7 +67,7 @@ def test_without_equal_work_there_is_no_mean(tmp_path: Path) -> None:
     run = three(tmp_path)
     report = run_report(run, audits=verdicts(run, "unequal", "not shown", "not shown"))
     (sentence,) = headline(report)
-    assert "no mean, for no ratio is shown to be of equal work" in sentence
+    assert "no mean, for none is shown to be of equal work" in sentence
     assert "geometric mean" not in str(pivot_table(report))
 
 

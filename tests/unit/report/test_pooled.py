@@ -55,7 +55,7 @@ def test_ratio_is_over_sessions_and_launches_are_numbered_through(tmp_path: Path
 def test_report_and_page_say_three_sessions(tmp_path: Path) -> None:
     run = PooledRun(sessions(tmp_path))
     text = markdown_of(run)
-    assert " · 3 sessions · 9 launches, 54 rounds in all" in text
+    assert " · 3 sessions · 9 launches × 6 rounds" in text
     assert rows_of(text, TITLE)[1]["launches × rounds"] == "9 × 6 in 3 sessions"
     command = text.split("bench report ")[1].split("\n")[0]
     assert all(one.folder.name in command for one in run.sessions)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.report.text import round_to_interval
+from bench.judge.numbers import round_to_interval
 
 
 @pytest.mark.parametrize(

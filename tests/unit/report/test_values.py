@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.gate.history import collect
-from bench.judge import ratio
+from bench.judge import numbers, ratio
 from bench.judge.audit import Audit, Difference
 from bench.record.models import Failure, Memory
 from bench.record.run import Run
@@ -187,9 +187,7 @@ def test_one_round_gives_a_ratio_without_an_interval(tmp_path: Path) -> None:
 @given(st.floats(1e-4, 1e4, allow_nan=False), st.floats(1.0001, 50), st.floats(1.0001, 50))
 def test_interval_text_is_ordered_and_close_to_its_values(value: float, down: float, up: float) -> None:
     low, high = value / down, value * up
-    shown = [
-        float(part) for part in re.findall(r"\d+(?:\.\d+)?", text_module.interval_text(value, low, high))
-    ]
+    shown = [float(part) for part in re.findall(r"\d+(?:\.\d+)?", numbers.interval_text(value, low, high))]
     assert len(shown) == 3
     assert shown[1] <= shown[0] <= shown[2]
     assert shown[1] > 0, "a positive bound is never rounded to 0"
@@ -199,7 +197,7 @@ def test_interval_text_is_ordered_and_close_to_its_values(value: float, down: fl
 @settings(deadline=None)  # the machine may be busy
 @given(st.floats(1e-6, 1e6), st.integers(2, 5))
 def test_significant_digits_are_plain_numbers_near_the_value(value: float, digits: int) -> None:
-    shown = text_module.significant(value, digits)
+    shown = numbers.significant(value, digits)
     assert "e" not in shown
     assert float(shown) == pytest.approx(value, rel=0.51 * 10.0 ** (1 - digits))
 
@@ -234,7 +232,7 @@ def test_a_failed_baseline_leaves_no_ratio_and_says_why(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", [(base, samples(1.0)), (arm("native"), samples(1.0))])
     text = markdown_of(run)
     rows = rows_of(text, "Faster R-CNN R-50-FPN, training")
-    assert [row[RATIO] for row in rows] == ["✕", "–"]
+    assert [row[RATIO] for row in rows] == ["✕", "baseline failed"]
     assert rows[1][SECONDS] != "–", "the other arm keeps its own numbers"
     assert "No ratios: the baseline torchvision has no result." in text
 

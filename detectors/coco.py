@@ -17,7 +17,7 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from detectors import image_files, transforms
+from detectors import hook, image_files, transforms
 from detectors.jitter import paste_copies, scale_jitter
 from detectors.order import Draw
 from detectors.structures import Target
@@ -312,6 +312,11 @@ class AugmentedCoco(Dataset[Example]):
 
 def augmented(sample: Sample, augment: Augment, fill: Sequence[float], random: np.random.Generator) -> Sample:
     """The sample after all changes of ``augment``; ``fill``: the colour of a canvas, RGB."""
+    if augment.hook is not None:
+        try:
+            sample = hook.changed(sample, augment.hook, random)
+        except ValueError as error:
+            raise BadImage(str(error)) from None
     if augment.distort:
         sample = sample._replace(image=transforms.distort(sample.image, random))
     if augment.expand > 1:

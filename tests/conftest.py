@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+
+import bench.cli
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
@@ -37,6 +42,23 @@ class Finished:
         return json.loads(self.out)
 
 
+def run_here(arguments: Iterable[str]) -> Finished:
+    """The command line in this process: output is no terminal, and the folder is the repository's."""
+    out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        patch.setattr(sys, "argv", ["bench", *arguments])
+        patch.setattr(sys, "stdin", io.StringIO())
+        patch.chdir(ROOT)
+        with pytest.raises(SystemExit) as end:
+            bench.cli.main()
+    texts = (stream.buffer.getvalue().decode() for stream in (out, err))
+    return Finished(int(end.value.code or 0), *texts)
+
+
 class Cli:
     """Runs `bench` as a user does, with a results folder of the test's own."""
 
@@ -52,6 +74,9 @@ class Cli:
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
 
     def __call__(self, *arguments: str | Path, **options: Any) -> Finished:
+        """In this process, which has imported everything; with ``options`` of `subprocess` in one of its own."""
+        if not options:
+            return run_here(map(str, arguments))
         process = self.start(*arguments, **options)
         out, err = process.communicate(timeout=540)
         return Finished(process.returncode, out, err)

@@ -6,15 +6,16 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from bench.errors import BenchError
 from bench.recipe.plan import Plan, estimate_s_per_step, steps_of, work_key
 from bench.record.run import Run, find_runs
-from bench.record.samples import block_times
 
 
 def median_s(run: Run, arm: str) -> float | None:
-    blocks = block_times(run.samples(arm))
-    return float(blocks["s_per_step"].median()) if len(blocks) else None
+    seconds = run.block_seconds(arm)
+    return float(np.median(seconds)) if seconds.size else None
 
 
 def past_s_per_step(results: Path) -> dict[str, float]:

@@ -21,14 +21,12 @@ from bench.judge.results import IouType, what_is_there
 from bench.recipe.codebases import find_codebases
 from bench.record.pool import PooledRun
 from bench.record.run import Run, resolve_run, write_atomic
-from bench.reference.page import generate_published
 from bench.report.comparison import comparison_blocks, comparison_table, resolve_side
 from bench.report.export import FORMATS, export
 from bench.report.notebook import LoadedRun
 from bench.report.render.terminal import show
 from bench.report.values import to_json
 from bench.report.write import generate
-from bench.site.build import history_section
 from bench.text_safety import for_terminal
 
 app = typer.Typer()
@@ -72,8 +70,12 @@ def report(
     names = runs or ([] if published else ["latest"])
     named = [run for name in names for run in runs_of(name, results)]
     if published:
+        from bench.reference.page import generate_published
+
         path = generate_published(output or Path("reports") / "reference", measured=named)
     else:
+        from bench.site.build import history_section
+
         if len(named) > 1 and not apart:
             named = [PooledRun(named)]
         first = named[0].record()

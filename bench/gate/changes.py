@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-import ruptures
-from scipy import stats
-from scipy.ndimage import median_filter
 
 from bench.errors import BenchError
-from bench.judge.steady import Floats
+from bench.judge.steady import Floats, t_probability
 
 MIN_RUNS = 4
 """Runs on each side of a change point."""
@@ -106,12 +104,14 @@ def _noise_sd(logs: Floats, lag: int = 1) -> float:
     hardly touch."""
     lag = min(lag, logs.size // 4)
     differences = np.abs(logs[lag:] - logs[:-lag])
-    return float(np.median(differences)) / (math.sqrt(2) * float(stats.norm.ppf(0.75)))
+    return float(np.median(differences)) / (math.sqrt(2) * NormalDist().inv_cdf(0.75))
 
 
 def _without_spikes(logs: Floats, noise_sd: float) -> Floats:
     """Values no farther from the running median than `SPIKE_SDS`; a step is no spike, as the median follows
     it."""
+    from scipy.ndimage import median_filter  # a quarter of a second, for series that are long enough
+
     middle = median_filter(logs, size=SPIKE_WINDOW, mode="nearest")
     reach = SPIKE_SDS * noise_sd
     calm: Floats = np.clip(logs, middle - reach, middle + reach)
@@ -121,6 +121,8 @@ def _without_spikes(logs: Floats, noise_sd: float) -> Floats:
 def _candidates(logs: Floats) -> list[int]:
     """First runs of new segments, by least squares with a penalty of `PENALTY` log N noise variances for
     each."""
+    import ruptures  # with scipy, a second
+
     noise_sd = _noise_sd(logs)
     if noise_sd == 0:  # equal neighbours in most places: any spread at all is signal, but stay finite
         noise_sd = max(float(logs.std()) / logs.size, LEAST_NOISE)
@@ -150,7 +152,7 @@ def _p_value(left: Floats, right: Floats, series: Floats) -> float:
         return float(distance == 0)
     freedom = max(1.0, (left.size + right.size) * (1 - CORRELATION**2) / (1 + CORRELATION**2) - 2)
     t = distance / (spread * math.sqrt(float((1 / counts).sum())))
-    return min(1.0, 2 * float(stats.t.sf(t, freedom)) * max(1.0, series.size / RUNS_PER_LOOK))
+    return min(1.0, 2 * t_probability(freedom, -t) * max(1.0, series.size / RUNS_PER_LOOK))
 
 
 def _shift(left: Floats, right: Floats) -> float:

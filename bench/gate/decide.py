@@ -11,12 +11,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from scipy.special import stdtr, stdtrit
-from scipy.stats import ttest_ind
 
 from bench.errors import BenchError
 from bench.gate.metrics import Metric, State
-from bench.judge.steady import Floats
+from bench.judge.steady import Floats, t_probability, t_quantile
 
 FEWEST_LAUNCHES = 6
 """With fewer a regression cannot be confirmed, and nothing passes."""
@@ -100,13 +98,13 @@ class Launches:
         """Distance from the mean to its one-sided bound at an error of ``level``."""
         if self.values.size < 2:
             return math.inf
-        return max(float(-stdtrit(freedom, level)) * error for error, freedom in self.standard_errors())
+        return max(-t_quantile(freedom, level) * error for error, freedom in self.standard_errors())
 
 
 def _upper_tail(excess: float, error: float, freedom: float) -> float:
     if error == 0:
         return 0.0 if excess > 0 else 1.0
-    return float(stdtr(freedom, -excess / error))
+    return t_probability(freedom, -excess / error)
 
 
 @dataclass(frozen=True)
@@ -380,8 +378,8 @@ def _stored_decision(target: Metric, one: Stored, level: float, false_pass: floa
     if freedom:
         p_worse = max(p_worse, _upper_tail(difference - target.limit, error, freedom))
         p_fine = max(p_fine, _upper_tail(target.limit - difference, error, freedom))
-        low = min(low, difference + float(stdtrit(freedom, level)) * error)
-        high = max(high, difference - float(stdtrit(freedom, false_pass)) * error)
+        low = min(low, difference + t_quantile(freedom, level) * error)
+        high = max(high, difference - t_quantile(freedom, false_pass) * error)
     state: State = "pass" if freedom and p_fine <= false_pass else "inconclusive"
     reason = "within tolerance" if state == "pass" else "too noisy to say"
     if not freedom:
@@ -395,6 +393,8 @@ def _welch(one: Stored, limit: float, level: float, false_pass: float) -> tuple[
     difference = float(one.head.mean() - one.base.mean())
     if one.base.std() == 0 and one.head.std() == 0:
         return float(difference <= limit), difference, difference
+    from scipy.stats import ttest_ind  # half a second, which only stored runs need
+
     found = ttest_ind(one.head - limit, one.base, equal_var=False, alternative="greater")
     two_sided = ttest_ind(one.head, one.base, equal_var=False)
     low = two_sided.confidence_interval(1 - 2 * level).low

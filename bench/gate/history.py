@@ -13,7 +13,6 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure as Canvas
-from scipy.stats import false_discovery_control
 
 from bench.gate import metrics
 from bench.gate.changes import MIN_RUNS, ChangePoint, change_points
@@ -115,6 +114,8 @@ def series_of(runs: Sequence[Overview]) -> tuple[list[Series], list[str]]:
                 run.id, run.started_utc, value, revision, tuple(reference) if reference else None
             )
             found.setdefault((run.recipe, arm, metric, run.kind, work), []).append(point)
+    from scipy.stats import false_discovery_control
+
     series = [_searched(key, points) for key, points in found.items()]
     p_values = [min((change.p_value for change in one.changes), default=1.0) for one in series]
     adjusted = false_discovery_control(p_values) if p_values else []

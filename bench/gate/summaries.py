@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import trim_mean
 
 from bench.gate.metrics import TRIMMED
 from bench.judge.steady import Floats
@@ -24,12 +23,12 @@ class Summary:
 def trimmed(worsening: Floats) -> Summary:
     """Trimmed mean of the worsening of each round [R], with Yuen's standard error (Biometrika 1974)."""
     rounds = worsening.size
-    left = rounds - 2 * int(TRIMMED * rounds)
-    value = float(trim_mean(worsening, TRIMMED))
+    cut = int(TRIMMED * rounds)
+    left = rounds - 2 * cut
+    kept = np.sort(worsening)
+    value = float(kept[cut : rounds - cut].mean())
     if left < 2:
         return Summary(value, 0.0, 0)
-    cut = (rounds - left) // 2
-    kept = np.sort(worsening)
     kept = np.clip(kept, kept[cut], kept[rounds - cut - 1])
     squares = float(((kept - kept.mean()) ** 2).sum())
     return Summary(value, math.sqrt(squares / (left * (left - 1))), left - 1)

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtrit
 
 from bench.judge.accuracy import evaluated
 from bench.judge.results import IouType, read_sound
+from bench.judge.steady import t_quantile
 
 RECALLS = np.linspace(0, 1, 101)
 ENOUGH_IMAGES = 50
@@ -158,5 +158,5 @@ def paired_difference(a: Matches, b: Matches, *, replicates: int = 1000, seed: i
         half_width = np.inf if found.size else np.nan
     else:  # a bootstrap of n images has (n - 1) / n of the variance
         error = float(found.std(ddof=1)) * np.sqrt(count / (count - 1))
-        half_width = float(stdtrit(count - 1, 0.975)) * error
+        half_width = t_quantile(count - 1, 0.975) * error
     return Difference(value, value - half_width, value + half_width, count)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import pandas as pd
 
-from bench.judge.steady import Floats, Integers, effect_of, first_round, warms_up
+from bench.judge.steady import Blocks, Floats, Integers, effect_of, first_round, warms_up
 
 MIN_LAUNCHES = 3
 MIN_ROUNDS = 5
@@ -26,30 +25,30 @@ MIN_BLOCKS_FOR_SHAPE = 8
 # -- noise -------------------------------------------------------------------------------------------------
 
 
-def check(blocks: pd.DataFrame) -> list[str]:
+def check(blocks: Blocks) -> list[str]:
     """What is wrong with the measurement of one arm: the number that is off and what to do about it.
 
     In the manner of `pyperf check`. Outliers are named, counted and kept.
 
     Args:
-        blocks: table of `bench.record.samples.block_times`.
+        blocks: of one arm.
 
     Returns:
         One sentence per problem.
     """
-    if blocks.empty:
+    launches, rounds = (np.asarray(blocks[name], dtype=np.int64) for name in ("launch", "round"))
+    if not launches.size:
         return ["no measured block; look at the arm's failure"]
-    ordered = blocks.sort_values(["launch", "round"])
-    warming = warms_up(ordered)
-    steady = ordered[ordered["round"] > 0] if warming else ordered
-    seconds = steady["s_per_step"].to_numpy(dtype=np.float64)
-    launch = steady["launch"].to_numpy(dtype=np.int64)
+    warming = warms_up(blocks)
+    order = np.lexsort([rounds, launches])
+    steady = order[rounds[order] > 0] if warming else order
+    launch, seconds = launches[steady], np.asarray(blocks["s_per_step"], dtype=np.float64)[steady]
     found = [
         _few_launches(launch),
-        _few_rounds(ordered["launch"].to_numpy(dtype=np.int64)),
+        _few_rounds(launches),
         _wide(seconds),
-        _warms_up(ordered) if warming else None,
-        _drifts(steady),
+        _warms_up(blocks) if warming else None,
+        _drifts(launch, rounds[steady], seconds),
         _two_modes(launch, seconds),
         _outliers(seconds),
     ]
@@ -85,7 +84,7 @@ def _wide(seconds: Floats) -> str | None:
     )
 
 
-def _warms_up(blocks: pd.DataFrame) -> str | None:
+def _warms_up(blocks: Blocks) -> str | None:
     effect = first_round(blocks)
     return (
         None
@@ -97,13 +96,11 @@ def _warms_up(blocks: pd.DataFrame) -> str | None:
     )
 
 
-def _drifts(blocks: pd.DataFrame) -> str | None:
+def _drifts(launch: Integers, round_: Integers, seconds: Floats) -> str | None:
     """A straight line through the rounds of a launch, with the same slope in all launches."""
-    rounds = blocks.groupby("launch")["round"]
-    length = (rounds.transform("max") - rounds.transform("min")).clip(lower=1)
-    place = ((blocks["round"] - rounds.transform("min")) / length).to_numpy(dtype=np.float64)
-    log_s = np.log(blocks["s_per_step"].to_numpy(dtype=np.float64))
-    effect = effect_of(blocks["launch"].to_numpy(dtype=np.int64), log_s, place)
+    _, starts, member = np.unique(launch, return_index=True, return_inverse=True)
+    first, last = (found.reduceat(round_, starts)[member] for found in (np.minimum, np.maximum))
+    effect = effect_of(launch, np.log(seconds), (round_ - first) / np.maximum(last - first, 1))
     if effect is None or not effect.shown:
         return None
     slower = "slower" if effect.change > 0 else "faster"

@@ -1,6 +1,6 @@
 """How fast, how much faster, and how sure: the statistics of blocks of steps.
 
-Small pure functions over block times (`bench.record.samples.block_times`), on logarithms: noise is relative, and the
+Small pure functions over block times (`bench.judge.steady.Blocks`), on logarithms: noise is relative, and the
 ratio of A to B has to be one over the ratio of B to A. docs/explanation/ratios-and-intervals.md has the model.
 """
 
@@ -12,11 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
-from scipy.special import nctdtrinc, stdtrit
 
 from bench.errors import BenchError
-from bench.judge.steady import Floats, Integers, warms_up
+from bench.judge.steady import Blocks, Floats, Integers, t_quantile, warms_up
 
 POWER = 0.8
 """Power at which `Ratio.detectable` is given."""
@@ -65,15 +63,15 @@ class Ratio:
         return not self.low <= 1.0 <= self.high
 
 
-def pair(arm: pd.DataFrame, baseline: pd.DataFrame) -> Pairs:
+def pair(arm: Blocks, baseline: Blocks) -> Pairs:
     """Match the blocks of two arms by launch and round.
 
     Should an arm have several blocks in one round, their geometric mean counts. The first round of every launch is
     left out when one of the arms still warms up in it (`bench.judge.steady.warms_up`).
 
     Args:
-        arm: table of `bench.record.samples.block_times`.
-        baseline: the same of the arm to compare with.
+        arm: its blocks.
+        baseline: those of the arm to compare with.
 
     Returns:
         The rounds that both have.
@@ -97,9 +95,9 @@ def pair(arm: pd.DataFrame, baseline: pd.DataFrame) -> Pairs:
 _PLACE = np.dtype([("launch", np.int64), ("round", np.int64)])
 
 
-def _by_round(blocks: pd.DataFrame) -> tuple[npt.NDArray[np.void], Floats]:
+def _by_round(blocks: Blocks) -> tuple[npt.NDArray[np.void], Floats]:
     """Launch and round of each round [R], in order, and its mean log-seconds [R]."""
-    seconds = blocks["s_per_step"].to_numpy(dtype=np.float64)
+    seconds = np.asarray(blocks["s_per_step"], dtype=np.float64)
     if not (np.isfinite(seconds) & (seconds > 0)).all():
         raise BenchError("block times must be positive", hint="the samples are damaged; measure again")
     places = np.empty(seconds.size, _PLACE)
@@ -122,11 +120,13 @@ class Level:
 
     def half_width(self, confidence: float) -> float:
         """Half width of the interval of the mean, by Student's t."""
-        return float(stdtrit(self.freedom, (1 + confidence) / 2)) * self.error
+        return t_quantile(self.freedom, (1 + confidence) / 2) * self.error
 
     def detectable(self, confidence: float) -> float:
         """The true log-ratio that an interval of this level excludes from zero with a power of `POWER`."""
-        quantile = float(stdtrit(self.freedom, (1 + confidence) / 2))
+        from scipy.special import nctdtrinc
+
+        quantile = t_quantile(self.freedom, (1 + confidence) / 2)
         return float(nctdtrinc(self.freedom, 1 - POWER, quantile)) * self.error if self.error else 0.0
 
 

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
-from scipy.special import stdtr
+
+from bench.record.samples import Columns
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
+Blocks: TypeAlias = "Columns | pd.DataFrame"
+"""What `bench.record.samples.block_columns` gives: launch, round, s_per_step."""
 
 MIN_EFFECT = 0.03
 """A first round or a drift that changes times by less is left alone."""
@@ -61,24 +67,38 @@ def effect_of(launch: Integers, log_s: Floats, place: Floats) -> Effect | None:
     error = math.sqrt(float(residual @ residual) / freedom / weight)
     if error < 1e-12:
         return Effect(math.expm1(effect), 0.0 if abs(effect) > 1e-9 else 1.0)
-    return Effect(math.expm1(effect), 2 * float(stdtr(freedom, -abs(effect) / error)))
+    return Effect(math.expm1(effect), 2 * t_probability(freedom, -abs(effect) / error))
 
 
-def first_round(blocks: pd.DataFrame) -> Effect | None:
+def t_probability(freedom: float, t: float) -> float:
+    """Probability that Student's t is below ``t``."""
+    from scipy.special import stdtr  # half a second, which most commands do not need
+
+    return float(stdtr(freedom, t))
+
+
+def t_quantile(freedom: float, share: float) -> float:
+    """What Student's t is below of with the probability ``share``."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, share))
+
+
+def first_round(blocks: Blocks) -> Effect | None:
     """How much slower the first round of a launch is than the other rounds.
 
     Args:
-        blocks: table of `bench.record.samples.block_times` of one arm.
+        blocks: of one arm.
 
     Returns:
         The effect; None where no launch has two rounds.
     """
-    log_s = np.log(blocks["s_per_step"].to_numpy(dtype=np.float64))
-    first = np.asarray(blocks["round"] == 0, dtype=np.float64)
-    return effect_of(blocks["launch"].to_numpy(dtype=np.int64), log_s, first)
+    log_s = np.log(np.asarray(blocks["s_per_step"], dtype=np.float64))
+    first = np.asarray(np.asarray(blocks["round"]) == 0, dtype=np.float64)
+    return effect_of(np.asarray(blocks["launch"], dtype=np.int64), log_s, first)
 
 
-def warms_up(blocks: pd.DataFrame) -> bool:
+def warms_up(blocks: Blocks) -> bool:
     """The rule for leaving out the first round of every launch, fixed before anything is measured.
 
     The first round is left out when it is slower than the rest by more than `MIN_EFFECT`, at a p-value below

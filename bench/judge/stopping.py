@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import stdtrit
 
 from bench.errors import BenchError
 from bench.judge.ratio import Ratio, levels, ratio
+from bench.judge.steady import t_quantile
 
 FIRST_LOOK = 4
 GROWTH = 1.5
@@ -29,7 +29,7 @@ class Components:
     def half_width(self, launches: int, rounds: int, confidence: float) -> float:
         """Half width of the interval that so many launches of so many rounds are expected to give (log-ratio)."""
         error = math.sqrt((self.launch_sd**2 + self.round_sd**2 / rounds) / launches)
-        return float(stdtrit(launches - 1, (1 + confidence) / 2)) * error
+        return t_quantile(launches - 1, (1 + confidence) / 2) * error
 
 
 def components_of(launch: npt.ArrayLike, log_ratio: npt.ArrayLike) -> Components:

@@ -33,7 +33,7 @@ from bench.record.models import (
     Truth,
 )
 from bench.record.run import write_atomic
-from bench.record.samples import block_times, samples_frame
+from bench.record.samples import block_columns, samples_columns
 from bench.record.software import speed_variables
 
 
@@ -298,7 +298,7 @@ class MeasuredArm:
     def _trained_s(self) -> float:
         """Seconds of all steps so far."""
         blocks = [block for block in self.site.run.journal() if block.arm == self.arm.id]
-        times = block_times(samples_frame(blocks))
+        times = block_columns(samples_columns(blocks))
         return float((times["s_per_step"] * times["steps"]).sum())
 
 

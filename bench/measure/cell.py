@@ -13,7 +13,7 @@ from bench.measure.arm import MeasuredArm
 from bench.measure.process import WorkerFailure
 from bench.measure.site import Site
 from bench.recipe.plan import round_orders
-from bench.record.samples import samples_frame
+from bench.record.samples import samples_columns
 
 
 def run_cell(site: Site, arms: Sequence[MeasuredArm]) -> None:
@@ -161,4 +161,4 @@ def write_arms(site: Site, arms: Sequence[MeasuredArm], *, complete: bool) -> No
             record.status = "failed"
         else:
             record.status = "ok" if complete and measured else "partial"
-        site.run.write_arm(record, samples_frame(blocks))
+        site.run.write_arm(record, samples_columns(blocks))

@@ -8,11 +8,12 @@ from collections import Counter
 from collections.abc import Iterable
 from statistics import median
 
-import pandas as pd
+import numpy as np
 
 from bench.judge.ratio import Ratio, pair, ratio
 from bench.recipe.plan import Plan
 from bench.record.models import Block
+from bench.record.samples import Columns
 
 
 class SoFar:
@@ -75,10 +76,10 @@ class SoFar:
         images, others = (self.arms[one].workload.images_per_step for one in (arm, base))
         return ratio(pairs.launch, pairs.log_ratio + math.log(images / others))
 
-    def _blocks(self, arm: str) -> pd.DataFrame:
+    def _blocks(self, arm: str) -> Columns:
         found = self.seconds.get(arm, {})
-        launches, rounds = zip(*found, strict=True) if found else ((), ())
-        return pd.DataFrame({"launch": launches, "round": rounds, "s_per_step": list(found.values())})
+        launch, round_ = np.array(list(found), dtype=np.int64).reshape(-1, 2).T
+        return {"launch": launch, "round": round_, "s_per_step": np.array(list(found.values()))}
 
 
 def seconds_of(block: Block) -> float:

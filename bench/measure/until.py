@@ -10,7 +10,7 @@ from bench.judge.ratio import pair
 from bench.judge.stopping import Progress, Until
 from bench.recipe.plan import Plan
 from bench.record.run import Run
-from bench.record.samples import block_times
+from bench.record.samples import block_columns
 
 
 @dataclass
@@ -44,7 +44,7 @@ class Widths:
             base = baseline_of(arm, arms, record.baseline)
             if base is None or base.id == arm.id:
                 continue
-            pairs = pair(*(block_times(self.run.samples(one.id)) for one in (arm, base)))
+            pairs = pair(*(block_columns(self.run.columns(one.id)) for one in (arm, base)))
             if pairs.log_ratio.size:
                 found[arm.id] = self.until.ask(pairs.launch, pairs.log_ratio)
         return found

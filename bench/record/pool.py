@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 
-import pandas as pd
+import numpy as np
 
 from bench.errors import BenchError
 from bench.record.differences import differences, named
 from bench.record.machine import fingerprint
 from bench.record.models import ArmRecord, RunRecord
 from bench.record.run import Run
+from bench.record.samples import Columns
 
 
 class PooledRun(Run):
@@ -47,8 +48,8 @@ class PooledRun(Run):
         firsts, first = [], 0
         for run, arms in zip(self.sessions, self._arms, strict=True):
             firsts.append(first)
-            launches = [launch for arm in _measured(arms) for launch in run.samples(arm)["launch"]]
-            first += max(launches, default=-1) + 1
+            launches = [launch for arm in _measured(arms) for launch in run.columns(arm)["launch"]]
+            first += int(max(launches, default=-1)) + 1
         return firsts
 
     def record(self) -> RunRecord:
@@ -121,17 +122,18 @@ class PooledRun(Run):
             elif (failure := arms[arm].failure) is not None:
                 yield f"failed in session {record.id}: {failure.reason}: {failure.message}"
 
-    def samples(self, arm: str) -> pd.DataFrame:
+    def columns(self, arm: str) -> Columns:
         """Raw samples of an arm in all sessions (`SAMPLE_COLUMNS`, and `session` from 0)."""
-        frames = []
+        tables: list[Columns] = []
         for number, (run, arms) in enumerate(zip(self.sessions, self._arms, strict=True)):
             if arm in _measured(arms):
-                frame = run.samples(arm)
-                launch = (frame["launch"] + self._first_launches[number]).astype(frame["launch"].dtype)
-                frames.append(frame.assign(launch=launch, session=number))
-        if not frames:
-            return super().samples(arm).assign(session=0)
-        return pd.concat(frames, ignore_index=True)
+                tables.append(run.columns(arm))
+                tables[-1]["launch"] = tables[-1]["launch"] + np.int32(self._first_launches[number])
+                tables[-1]["session"] = np.full_like(tables[-1]["launch"], number)
+        if not tables:
+            found = super().columns(arm)
+            return {**found, "session": np.zeros_like(found["launch"])}
+        return {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
 
 
 def _measured(arms: Mapping[str, ArmRecord]) -> list[str]:

@@ -32,7 +32,14 @@ from bench.errors import BenchError, storing, telling
 from bench.record.models import ArmRecord, Block, Revision, RunRecord
 from bench.record.names import file_name
 from bench.record.places import Places
-from bench.record.samples import Columns, block_columns, columns_of, problem_of, read_columns, samples_frame
+from bench.record.samples import (
+    Columns,
+    block_columns,
+    problem_of,
+    read_columns,
+    samples_columns,
+    write_columns,
+)
 from bench.record.software import git_diff, git_revision
 
 if TYPE_CHECKING:
@@ -114,6 +121,12 @@ class Run:
         return "killed" if record.status == "running" and not _held(self.folder / ".lock") else record.status
 
     def samples(self, arm: str) -> pd.DataFrame:
+        """`columns` as a table."""
+        import pandas as pd
+
+        return pd.DataFrame(self.columns(arm))
+
+    def columns(self, arm: str) -> Columns:
         """Raw samples of an arm (`SAMPLE_COLUMNS`).
 
         Of an arm that has not ended, or whose table is torn, those of the journal.
@@ -121,15 +134,6 @@ class Run:
         Raises:
             BenchError: a time that is not positive and finite, or a torn table and no journal.
         """
-        import pandas as pd
-
-        return pd.DataFrame(self._columns(arm))
-
-    def block_seconds(self, arm: str) -> npt.NDArray[np.float64]:
-        """Seconds per step of each measured block [N]; those of `block_times`, without a table."""
-        return block_columns(self._columns(arm))["s_per_step"]
-
-    def _columns(self, arm: str) -> Columns:
         path = self.folder / "samples" / f"{file_name(arm)}.parquet"
         problem = None
         if path.exists():
@@ -137,10 +141,14 @@ class Run:
                 return self._sound(arm, path, read_columns(path))
             except ValueError as error:
                 problem = str(error)
-        found = samples_frame([block for block in self.journal() if block.arm == arm])
-        if problem is not None and found.empty:
+        found = samples_columns([block for block in self.journal() if block.arm == arm])
+        if problem is not None and not found["round"].size:
             raise BenchError(f"{problem}; the journal has no samples of {arm} either", where=str(path))
-        return self._sound(arm, self.folder / JOURNAL, columns_of(found))
+        return self._sound(arm, self.folder / JOURNAL, found)
+
+    def block_seconds(self, arm: str) -> npt.NDArray[np.float64]:
+        """Seconds per step of each measured block [N]."""
+        return block_columns(self.columns(arm))["s_per_step"]
 
     def _sound(self, arm: str, path: Path, samples: Columns) -> Columns:
         if problem := problem_of(samples):
@@ -177,13 +185,13 @@ class Run:
         values["command"] = [self.places.argument(one) for one in record.command]
         self._write("run.json", values)
 
-    def write_arm(self, record: ArmRecord, samples: pd.DataFrame) -> None:
+    def write_arm(self, record: ArmRecord, samples: Columns | pd.DataFrame) -> None:
         """Samples first: an arm's record never speaks of samples that are not there."""
         path = self.folder / "samples" / f"{record.id}.parquet"
         with storing(path, KEPT):
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary = path.with_suffix(".tmp")
-            samples.to_parquet(temporary, index=False, compression="zstd")
+            write_columns(samples, temporary)
             os.replace(temporary, path)
         values = record.model_dump(mode="json")
         values["workload"] = self.places.recipe(values["workload"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ import numpy.typing as npt
 
 from bench.record.models import Block
 
-if TYPE_CHECKING:  # pandas and pyarrow take half a second: lists of runs do without them
+if TYPE_CHECKING:  # pandas takes half a second: only the gate and the Python API pay it
     import pandas as pd
 
 #: Columns of a samples table: one row per step and rank.
@@ -40,13 +41,11 @@ Columns = dict[str, npt.NDArray[Any]]
 """The columns of a samples table, all of one length."""
 
 
-def samples_frame(blocks: Sequence[Block]) -> pd.DataFrame:
-    """Journal lines as a samples table.
+def samples_columns(blocks: Sequence[Block]) -> Columns:
+    """Journal lines as the columns of a samples table.
 
     The duration of a step is from its start to the start of the next, of the last step to the end of the block.
     """
-    import pandas as pd
-
     rows: list[tuple[int, ...]] = []
     for block in blocks:
         disturbed = int((block.taken_cores or 0.0) > block.allowed_cores)
@@ -56,7 +55,28 @@ def samples_frame(blocks: Sequence[Block]) -> pd.DataFrame:
                 batch = block.batches[step] if rank == 0 and step < len(block.batches) else -1
                 place = (block.launch, block.round, block.position, rank, step)
                 rows.append((*place, start, end - start, batch, disturbed))
-    return pd.DataFrame(rows, columns=list(SAMPLE_COLUMNS)).astype(SAMPLE_COLUMNS)
+    values = np.array(rows, dtype=np.int64).reshape(-1, len(SAMPLE_COLUMNS))
+    return {name: values[:, index].astype(kind) for index, (name, kind) in enumerate(SAMPLE_COLUMNS.items())}
+
+
+def samples_frame(blocks: Sequence[Block]) -> pd.DataFrame:
+    """`samples_columns` as a table."""
+    import pandas as pd
+
+    return pd.DataFrame(samples_columns(blocks))
+
+
+def write_columns(samples: Columns | pd.DataFrame, path: Path) -> None:
+    """A samples table as a parquet file; by buffers, since `pa.array` imports pandas."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = {str(name): np.ascontiguousarray(column) for name, column in samples.items()}
+    arrays = {
+        name: pa.Array.from_buffers(pa.from_numpy_dtype(one.dtype), one.size, [None, pa.py_buffer(one)])
+        for name, one in columns.items()
+    }
+    pq.write_table(pa.table(arrays), path, compression="zstd")
 
 
 def read_columns(path: Path) -> Columns:
@@ -65,6 +85,7 @@ def read_columns(path: Path) -> Columns:
     Raises:
         ValueError: the file is torn, or holds something else than samples.
     """
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
@@ -73,21 +94,23 @@ def read_columns(path: Path) -> Columns:
                 raise ValueError(f"{file.metadata.num_rows} rows")
             kept = [name for name in SAMPLE_COLUMNS if name in file.schema_arrow.names]
             table = file.read(columns=kept, use_threads=False)
-        columns = {name: table.column(name).to_numpy() for name in kept}
+        if any(not (pa.types.is_integer(one.type) or pa.types.is_floating(one.type)) for one in table.schema):
+            raise ValueError("a column holds no numbers")
+        columns = {name: _array(table.column(name)) for name in kept}
         for name, value in _DEFAULTS.items():
             columns.setdefault(name, np.full(table.num_rows, value, SAMPLE_COLUMNS[name]))
     except Exception as error:  # on a torn file pyarrow raises whatever its parts happen to raise
         raise ValueError(f"no samples table: {error}") from None
     if missing := set(SAMPLE_COLUMNS) - set(columns):
         raise ValueError(f"no column {', '.join(sorted(missing))}")
-    if not all(column.dtype.kind in "iufb" for column in columns.values()):
-        raise ValueError("a column holds no numbers")
     return columns
 
 
-def columns_of(samples: pd.DataFrame) -> Columns:
-    """The arrays of a samples table: pandas takes ten times as long for small ones."""
-    return {name: samples[name].to_numpy() for name in SAMPLE_COLUMNS if name in samples}
+def _array(column: Any) -> npt.NDArray[Any]:
+    """A column of pyarrow without its `to_numpy`, which imports pandas; what is missing is not a number."""
+    if column.null_count:
+        column = column.cast("float64").fill_null(math.nan)
+    return np.from_dlpack(column.combine_chunks())
 
 
 def problem_of(samples: Columns) -> str | None:
@@ -126,7 +149,11 @@ def step_times(samples: Columns) -> Columns:
 
 
 def block_columns(samples: Columns) -> Columns:
-    """`block_times` of arrays."""
+    """Seconds per step of each measured block: launch, round, position, steps, s_per_step.
+
+    A step of several ranks lasts as long as its slowest rank (max over ranks), then the block is averaged. Disturbed
+    blocks are left out where their launch has enough quiet ones.
+    """
     steps = step_times(_quiet(samples))
     rows, starts = _grouped(steps, _BLOCK)
     sizes = np.diff(np.append(starts, rows.size))
@@ -137,14 +164,10 @@ def block_columns(samples: Columns) -> Columns:
 
 
 def block_times(samples: pd.DataFrame) -> pd.DataFrame:
-    """Seconds per step of each measured block: columns launch, round, position, steps, s_per_step.
-
-    A step of several ranks lasts as long as its slowest rank (max over ranks), then the block is averaged. Disturbed
-    blocks are left out where their launch has enough quiet ones.
-    """
+    """`block_columns` as a table."""
     import pandas as pd
 
-    return pd.DataFrame(block_columns(columns_of(samples)))
+    return pd.DataFrame(block_columns({str(name): column.to_numpy() for name, column in samples.items()}))
 
 
 def _grouped(table: Columns, keys: Sequence[str]) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:

@@ -20,7 +20,7 @@ from bench.recipe.codebases import Codebase
 from bench.record.models import ArmRecord, Environment, RunRecord
 from bench.record.places import Places
 from bench.record.run import Run
-from bench.record.samples import samples_frame
+from bench.record.samples import samples_columns
 from bench.report import accuracy_values
 from bench.report.effects import effects_and_scaling
 from bench.report.measured import Measured, throughput_ratio
@@ -180,9 +180,9 @@ def _row(
     flops = _flops_per_step(arm)
     return dataclasses.replace(
         row,
-        sessions=max(1, int(measured.session.nunique())),
-        launches=int(blocks["launch"].nunique()),
-        rounds=len(blocks),
+        sessions=len(measured.sessions),
+        launches=int(np.unique(blocks["launch"]).size),
+        rounds=blocks["round"].size,
         steps=int(blocks["steps"].sum()),
         step_s=step_s,
         images_per_step=images,
@@ -295,11 +295,11 @@ def _software(arms: Sequence[ArmRecord], codebases: Mapping[str, Codebase]) -> I
 def _samples(run: Run, arm: ArmRecord) -> Measured:
     """An arm's samples; none of an arm that failed, nor of one whose samples are damaged, which is then said."""
     if arm.status == "failed":
-        return Measured(samples_frame([]))
+        return Measured(samples_columns([]))
     try:
-        return Measured(run.samples(arm.id))
+        return Measured(run.columns(arm.id))
     except BenchError as error:
-        return Measured(samples_frame([]), error.message)
+        return Measured(samples_columns([]), error.message)
 
 
 def _rows(

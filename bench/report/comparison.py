@@ -165,7 +165,7 @@ def _compared(a: _Found, b: _Found, *, same_run: bool) -> Compared:
     images = arm_b.workload.images_per_step / arm_a.workload.images_per_step
     ratio = None
     if row_a.step_s is not None and row_b.step_s is not None:
-        theirs, own = Measured(side_a.run.samples(arm_a.id)), Measured(side_b.run.samples(arm_b.id))
+        theirs, own = Measured(side_a.run.columns(arm_a.id)), Measured(side_b.run.columns(arm_b.id))
         ratio = throughput_ratio(own, theirs, images)
     interleaved = same_run and arm_a.cell == arm_b.cell
     described = arm_a.description and arm_b.description

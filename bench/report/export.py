@@ -12,8 +12,6 @@ from datetime import datetime
 from typing import Any
 from xml.etree import ElementTree
 
-import pandas as pd
-
 from bench.errors import BenchError, did_you_mean
 from bench.record.machine import fingerprint
 from bench.report.answer import pivot_table
@@ -39,8 +37,7 @@ def to_csv(run: LoadedRun) -> str:
     def safe(value: Any) -> Any:
         return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value
 
-    frame: pd.DataFrame = run.ratios().map(safe)
-    return str(frame.to_csv(index=False))
+    return str(run.ratios().map(safe).to_csv(index=False))
 
 
 def to_markdown(run: LoadedRun) -> str:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from bench.judge.ratio import Ratio, pair, pooled
-from bench.record.samples import block_times, columns_of, problem_of, step_times
+from bench.judge.steady import Floats
+from bench.record.samples import Columns, block_columns, problem_of, step_times
 from bench.report.values import Trace
 
 
@@ -20,41 +18,47 @@ from bench.report.values import Trace
 class Measured:
     """The samples of one arm, read once. Empty when the arm failed: its ratio would be of half a measurement."""
 
-    samples: pd.DataFrame
+    samples: Columns
     error: str = ""
     """Why the samples could not be read."""
 
     @cached_property
-    def blocks(self) -> pd.DataFrame:
-        """`block_times`: those that count."""
-        return block_times(self.samples)
+    def blocks(self) -> Columns:
+        """`block_columns`: those that count."""
+        return block_columns(self.samples)
 
     @cached_property
-    def session(self) -> pd.Series:
-        """Launch → session, of pooled runs; empty for one run."""
+    def sessions(self) -> dict[int, Columns]:
+        """The blocks of each session; of one run, all of them."""
         if "session" not in self.samples:
-            return pd.Series(dtype=np.int64)
-        return self.samples.groupby("launch")["session"].first()
+            return {0: self.blocks}
+        launches, first = np.unique(self.samples["launch"], return_index=True)
+        of_launch = self.samples["session"][first]
+        session = of_launch[np.searchsorted(launches, self.blocks["launch"])]
+        return {
+            int(number): {name: column[session == number] for name, column in self.blocks.items()}
+            for number in np.unique(of_launch)
+        }
 
     @cached_property
-    def steps(self) -> pd.DataFrame:
+    def steps(self) -> Columns:
         """One row per step in order of time, warm-up included: the slowest rank's."""
-        steps = pd.DataFrame(step_times(columns_of(self.samples)))
-        return steps.sort_values(["launch", "round", "step"], kind="stable")
+        steps = step_times(self.samples)
+        order = np.lexsort([steps[name] for name in ("step", "round", "launch")])
+        return {name: column[order] for name, column in steps.items()}
 
     @property
-    def seconds(self) -> Any:
+    def seconds(self) -> Floats:
         """Of each measured step [N]."""
-        measured = self.steps[self.steps["round"] >= 0]
-        return measured["duration_ns"].to_numpy(dtype=np.float64) / 1e9
+        return np.asarray(self.steps["duration_ns"][self.steps["round"] >= 0] / 1e9, dtype=np.float64)
 
     @cached_property
     def problem(self) -> str:
         """Why these samples give no numbers; empty when they do."""
         if self.error:
             return self.error
-        return problem_of(columns_of(self.samples)) or (
-            "" if len(self.blocks) else "no measured step in its samples"
+        return problem_of(self.samples) or (
+            "" if self.blocks["round"].size else "no measured step in its samples"
         )
 
     @property
@@ -84,22 +88,11 @@ def throughput_ratio(
     """
     if arm.problem or baseline.problem:
         return None
-    found = [pair(*blocks) for blocks in _by_session(arm, baseline)]
+    both = sorted(arm.sessions.keys() & baseline.sessions)
+    found = [pair(arm.sessions[number], baseline.sessions[number]) for number in both]
     found = [
         replace(pairs, log_ratio=pairs.log_ratio + math.log(images))
         for pairs in found
         if pairs.log_ratio.size
     ]
     return pooled(found, confidence) if found else None
-
-
-def _by_session(arm: Measured, baseline: Measured) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
-    """The blocks of both arms, session by session."""
-    if not len(arm.session) or not len(baseline.session):
-        yield arm.blocks, baseline.blocks
-        return
-    for number in sorted({*arm.session} & {*baseline.session}):
-        one, two = (
-            side.blocks[side.blocks["launch"].map(side.session) == number] for side in (arm, baseline)
-        )
-        yield one, two

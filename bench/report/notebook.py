@@ -5,9 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from bench.record.run import Run
 from bench.report.answer import geometric_mean, headline, pivots, table_blocks
@@ -16,6 +14,9 @@ from bench.report.document import Block, Bullets
 from bench.report.render import terminal
 from bench.report.render.page import html_of
 from bench.report.values import RunReport
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 #: Columns of `LoadedRun.ratios`.
 RATIO_COLUMNS = (
@@ -42,6 +43,8 @@ class LoadedRun:
             Columns `RATIO_COLUMNS`: times in seconds, memory in MiB, AP 0..1. A ratio above 1 is faster than the
             baseline; `verdict` says whether the work was equal, and `marks` what else a reader has to know.
         """
+        import pandas as pd
+
         rows = []
         for one in pivots(self.report):
             row, ratio = one.row, one.row.ratio
@@ -67,6 +70,8 @@ class LoadedRun:
         Raises:
             BenchError: The samples of an arm are damaged.
         """
+        import pandas as pd
+
         arms = [arm for arm in self.run.arms() if arm.status != "failed"]
         frames = [self.run.samples(arm.id).assign(arm=arm.id) for arm in arms]
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame({"arm": []})
@@ -78,6 +83,8 @@ class LoadedRun:
             Columns arm, verdict, fact, baseline, value, tolerance; of a fact that is not shown, the last three are
             missing.
         """
+        import pandas as pd
+
         rows: list[tuple[Any, ...]] = []
         for row in self.report.rows:
             for one in row.audit.differences if row.audit else ():

@@ -35,7 +35,9 @@ def stragglers(
         measured = samples[arm.id]
         if arm.workload.ranks < 2 or measured.problem:
             continue
-        steps = measured.samples[measured.samples["round"] >= 0]
+        import pandas as pd
+
+        steps = pd.DataFrame(measured.samples).query("round >= 0")
         if steps["rank"].nunique() < 2:
             continue
         medians = steps.groupby("rank")["duration_ns"].median() / 1e9

@@ -247,7 +247,7 @@ def test_a_folder_that_cannot_be_written_is_one_error(cli: Cli, tmp_path: Path, 
 def test_both_of_two_sessions_at_once_are_marked_as_disturbed(cli: Cli, tmp_path: Path) -> None:
     first = start(cli, cli.recipe(), "--set", "measure.rounds=2000")
     wait_for_blocks(cli, 2)
-    second = cli("run", cli.recipe(), "--adapters", FAKE, "--results", cli.results)
+    second = cli.run(cli.recipe(), cwd=tmp_path)  # a process of its own
     first.send_signal(signal.SIGINT)
     first.communicate(timeout=120)
     assert (first.returncode, second.code) == (130, 0)

@@ -17,7 +17,8 @@ from bench.inputs.dataset import open_dataset
 from bench.judge.accuracy import evaluate
 from bench.judge.steady import Floats
 from bench.recipe.workload import Workload
-from bench.record.models import ArmRecord, Memory
+from bench.record.models import ArmRecord
+from bench.record.parts import Memory
 from bench.record.run import Run
 from bench.record.samples import block_times
 

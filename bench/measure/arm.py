@@ -28,12 +28,12 @@ from bench.record.models import (
     Evaluation,
     Failure,
     Losses,
-    Memory,
     Prediction,
     RankTimes,
     Revision,
     Truth,
 )
+from bench.record.parts import Memory
 from bench.record.run import write_atomic
 from bench.record.samples import block_columns, samples_columns
 from bench.record.software import speed_variables

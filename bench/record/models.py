@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, FiniteFloat
 
 from bench.recipe.workload import Workload
 from bench.record.names import FileName, InnerPath, Label, file_name
-from bench.record.served import RecordModel, Served
+from bench.record.parts import Memory, RecordModel, Served
 
 #: 2: data sets by name, split and checksum; no path, host or user name of the machine; ground truth beside predictions.
 SCHEMA_VERSION = 2
@@ -90,27 +90,6 @@ class Failure(RecordModel):
     """Path of the log, relative to the run folder."""
     log_tail: list[str] = Field(default_factory=list)
     """Last lines of the log."""
-
-
-class Memory(RecordModel):
-    """One memory pass, per rank. Bytes."""
-
-    rank: int = 0
-    """Rank of the process."""
-    launch: int = 0
-    """Launch, from 0."""
-    host_baseline_bytes: int | None = None
-    """Resident set after the framework was imported, before the model was built."""
-    host_peak_bytes: int | None = None
-    """Highest resident set over the pass."""
-    allocated_bytes: int | None = None
-    """Peak of allocated memory of the device."""
-    reserved_bytes: int | None = None
-    """Peak of reserved memory of the device."""
-    device_bytes: int | None = None
-    """Memory of the process by NVML."""
-    described: bool = False
-    """The audit looked at the work in this process before, and what it needs for that is in the figures."""
 
 
 class Losses(RecordModel):

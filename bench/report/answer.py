@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from bench.judge.numbers import MISSING, interval_text, interval_texts, significant
 from bench.judge.ratio import Ratio
@@ -91,6 +92,8 @@ def headline(run: RunReport) -> tuple[str, ...]:
     sentences = []
     if run.aa:
         sentences.append("A/A run: the arms are the same, so every difference is noise.")
+    if run.check is not None:
+        sentences.append(_check_sentence(run.check))
     failed = sum(row.step_s is None for row in run.rows)
     if failed or run.unmeasured:
         planned = len(run.rows) + len(run.unmeasured)
@@ -102,7 +105,18 @@ def headline(run: RunReport) -> tuple[str, ...]:
             contenders.setdefault((one.name, one.base_name), []).append(one)
     # Plain comparisons of codebases first, then those of their levels.
     ordered = sorted(contenders.items(), key=lambda one: "," in one[0][0])
-    sentences += [_sentence(name, base, found) for (name, base), found in ordered]
+    without: dict[str, list[str]] = {}
+    for (name, base), found in ordered:
+        if len(found) == 1 or geometric_mean([one.row for one in found]):
+            sentences.append(_sentence(name, base, found))
+        else:
+            ratios = _range([one.row.ratio.value for one in found if one.row.ratio])
+            told = f"{name}, {ratios} in {counted(len(found), 'workload')} ({_left_out(found)})"
+            without.setdefault(base, []).append(told)
+    sentences += [
+        f"Against {base}, no ratio is shown to be of equal work, so there is no mean: {'; '.join(told)}."
+        for base, told in without.items()
+    ]
     sentences += serving_sentences(run)
     if not contenders:
         sentences.append("No ratio: no arm was measured beside a baseline.")
@@ -110,16 +124,31 @@ def headline(run: RunReport) -> tuple[str, ...]:
     return (*sentences[:MOST_SENTENCES], *([f"{more} more in the page."] if more > 0 else []))
 
 
+CHECKS = {"pass": "PASS", "fail": "REGRESSION", "inconclusive": "INCONCLUSIVE", "error": "NOT MEASURED"}
+
+
+def _check_sentence(check: Mapping[str, Any]) -> str:
+    """The outcome, the two sides, and the reasons of the first comparisons."""
+    outcome = CHECKS.get(str(check.get("state")))
+    if outcome is None:
+        return "A check without an outcome: it was interrupted."
+    found = check.get("comparisons")
+    reasons = [
+        f"{one.get('name')}: {one.get('reason')}"
+        for one in (found if isinstance(found, list) else ())
+        if isinstance(one, Mapping)
+    ]
+    more = [f"{len(reasons) - 3} more"] if len(reasons) > 3 else []
+    said = f"{outcome}: {check.get('head')} against {check.get('base')}."
+    return f"{said} {'; '.join([*reasons[:3], *more])}." if reasons else said
+
+
 def _sentence(name: str, base: str, found: Sequence[Pivot]) -> str:
     equal = [one.row for one in found if one.row.verdict == "equal"]
     mean = geometric_mean(equal)
     left_out = _left_out(found)
     if mean is None:
-        if len(found) == 1 and found[0].row.ratio:
-            return _alone(name, base, found[0])
-        values = [one.row.ratio.value for one in found if one.row.ratio]
-        where = f"in {counted(len(found), 'workload')}: no mean, for none is shown to be of equal work"
-        return f"{name} against {base}, {_range(values)} {where} ({left_out})."
+        return _alone(name, base, found[0])
     values = [row.ratio.value for row in equal if row.ratio]
     sure = [row for row in equal if row.ratio and row.ratio.differs]
     if len(equal) == 1 and equal[0].ratio:

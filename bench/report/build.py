@@ -368,6 +368,7 @@ def run_report(
         effects=effects,
         scaling=scaling,
         stragglers=tuple(stragglers(samples, arms, names)),
+        check=record.check,
         unmeasured=tuple(arm for arm in record.arms if arm not in ended),
         warnings=tuple(record.warnings),
         accuracy=accuracy_values.of_run(run, arms, names, record.baseline),

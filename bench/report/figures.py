@@ -136,7 +136,7 @@ def _rows(rows: Sequence[Placed], *, legend: bool = False) -> tuple[Canvas, Axes
     names, before = [], None
     for group, row in rows:
         workload = _one_line(group.title, 48) if group is not before else ""
-        names.append(f"{workload}   {_one_line(group.row_name(row), 26):<12}")
+        names.append(" · ".join(filter(None, (workload, _one_line(group.row_name(row), 26)))))
         before = group
     ax.set_yticks(range(len(rows)), names)
     ax.set_ylim(len(rows) - 0.5, -0.5)
@@ -179,7 +179,7 @@ def ratios(rows: Sequence[Placed]) -> Canvas:
     ax.xaxis.set_minor_formatter(NullFormatter())
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     ax.set_xlabel(
-        "throughput ÷ baseline's, 95 % interval; grey: too small to be seen     ← slower   faster →"
+        "throughput ÷ baseline's, 95 % interval; grey: too small to be seen; left: slower, right: faster"
     )
     return canvas
 

@@ -56,13 +56,14 @@ def report_blocks(
         blocks.append(
             Text("Several runs. Arms of different runs were not interleaved: no ratio here crosses runs.")
         )
-    blocks.append(
-        Text("Filters, single steps, phases and downloads are in the page index.html beside this file.")
-    )
     for number, (run, drawn) in enumerate(zip(report.runs, figures, strict=True)):
         if several:
             blocks.append(Heading(2, f"{run.name}, run {run.id}"))
         blocks += answer_blocks(run, drawn)
+        if number == 0:
+            blocks.append(
+                Text("Filters, single steps, phases and downloads: the page index.html beside this file.")
+            )
         blocks += detail_blocks(run, drawn, accuracies[number] if accuracies else ())
     return blocks
 

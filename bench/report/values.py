@@ -342,6 +342,8 @@ class RunReport:
     sessions: tuple[str, ...] = ()
     """Folders of the runs that are pooled; empty for one run."""
     stragglers: tuple[Straggler, ...] = ()
+    check: Mapping[str, Any] | None = None
+    """What `bench check` found in this run."""
 
     @property
     def placed(self) -> tuple[tuple[Group, Row], ...]:

@@ -221,7 +221,7 @@ def test_names_of_javascript_and_odd_links_break_no_view(browser: Browser, folde
     tab = opened(browser, folder, "#metric=constructor&__proto__=1&hide=a%7Cb")
     tab.locator("#audit").wait_for()
     assert tab.locator("#phases text").all_text_contents().count("0.100 s") == 2
-    tab.get_by_role("button", name="__proto__").click()
+    tab.locator("#filters").get_by_role("button", name="__proto__").click()
     assert "hide=" in tab.url
     assert tab.locator("#audit th", has_text="constructor").count() == 0
 

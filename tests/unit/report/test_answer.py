@@ -67,7 +67,7 @@ def test_without_equal_work_there_is_no_mean(tmp_path: Path) -> None:
     run = three(tmp_path)
     report = run_report(run, audits=verdicts(run, "unequal", "not shown", "not shown"))
     (sentence,) = headline(report)
-    assert "no mean, for none is shown to be of equal work" in sentence
+    assert "no ratio is shown to be of equal work, so there is no mean" in sentence
     assert "geometric mean" not in str(pivot_table(report))
 
 
@@ -197,3 +197,17 @@ def test_report_json_holds_verdicts_and_marks(tmp_path: Path) -> None:
     generate([run], tmp_path / "report", audits=audits)
     groups = json.loads((tmp_path / "report" / "report.json").read_text())["runs"][0]["groups"]
     assert [group["rows"][1]["marks"] for group in groups] == [[], ["≠"], ["?"]]
+
+
+@pytest.mark.parametrize(
+    ("check", "said"),
+    [
+        ({"state": "fail", "base": "main", "head": "work", "comparisons": [{"name": "native", "reason": "worse by 5 %"}]},
+         "REGRESSION: work against main. native: worse by 5 %."),
+        ({"state": "pass", "base": "main", "head": "work", "comparisons": 3}, "PASS: work against main."),
+        ({}, "A check without an outcome: it was interrupted."),
+    ],
+)  # fmt: skip
+def test_a_check_says_its_outcome_first(tmp_path: Path, check: dict[str, object], said: str) -> None:
+    run = write_run(tmp_path / "run", [(arm("torchvision"), samples(1.0))], check=check)
+    assert headline(run_report(run))[0] == said

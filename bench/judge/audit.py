@@ -124,9 +124,9 @@ def models_of(arm: ArmRecord, baseline: ArmRecord) -> tuple[str, str] | None:
 
 
 def doubtful(arm: ArmRecord, baseline: ArmRecord) -> bool:
-    """Whether the arms differ, and only so that rounding might explain it."""
+    """Whether arms of one model differ, and only so that rounding might explain it."""
     others = [fact for fact in _compared(arm, baseline)[0] if not fact.only_with_others]
-    return bool(others) and rounding.possible(others)
+    return bool(others) and rounding.possible(others) and models_of(arm, baseline) is None
 
 
 def _compared(arm: ArmRecord, baseline: ArmRecord) -> tuple[list[Fact], list[str]]:

@@ -90,14 +90,7 @@ def _shown(value: Any) -> str:
 
 def audit(arm: ArmRecord, baseline: ArmRecord) -> Audit:
     """Compare an arm with the baseline of its comparison."""
-    levels = {*arm.levels, *baseline.levels}
-    factors = {name for name in levels if arm.levels.get(name) != baseline.levels.get(name)}
-    factors |= {name.rpartition(".")[2] for name in factors}
-    facts = [fact for fact in observed(arm, baseline) if not factors & fact.explained_by]
-    told = [fact for fact in declared(arm, baseline) if not factors & fact.explained_by]
-    differences = [fact for fact in facts if fact.known and not fact.agrees]
-    differences += [fact for fact in told if fact.known and not fact.agrees]
-    unknown = [fact.name for fact in facts if not fact.known]
+    differences, unknown = _compared(arm, baseline)
     notes = [f"in the audit, {text}" for text in _randomness(arm, baseline)]
     work = [fact for fact in differences if fact.only_with_others]
     others = [fact for fact in differences if not fact.only_with_others]
@@ -131,10 +124,20 @@ def models_of(arm: ArmRecord, baseline: ArmRecord) -> tuple[str, str] | None:
 
 
 def doubtful(arm: ArmRecord, baseline: ArmRecord) -> bool:
-    """Whether the arms differ, and only so that rounding might explain it."""
-    facts = [*observed(arm, baseline), *declared(arm, baseline)]
-    others = [one for one in facts if one.known and not one.agrees and not one.only_with_others]
-    return bool(others) and rounding.possible(others)
+    """Whether arms of one model differ, and only so that rounding might explain it."""
+    others = [fact for fact in _compared(arm, baseline)[0] if not fact.only_with_others]
+    return bool(others) and rounding.possible(others) and models_of(arm, baseline) is None
+
+
+def _compared(arm: ArmRecord, baseline: ArmRecord) -> tuple[list[Fact], list[str]]:
+    """Facts that differ without a factor that explains it, and the names of those that could not be observed."""
+    levels = {*arm.levels, *baseline.levels}
+    factors = {name for name in levels if arm.levels.get(name) != baseline.levels.get(name)}
+    factors |= {name.rpartition(".")[2] for name in factors}
+    facts = [fact for fact in observed(arm, baseline) if not factors & fact.explained_by]
+    told = [fact for fact in declared(arm, baseline) if not factors & fact.explained_by]
+    differences = [fact for fact in (*facts, *told) if fact.known and not fact.agrees]
+    return differences, [fact.name for fact in facts if not fact.known]
 
 
 def _difference(fact: Fact) -> Difference:

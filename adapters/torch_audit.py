@@ -78,6 +78,7 @@ class Watch(TorchDispatchMode):
     def _product(self, packet: Any, args: Any, out: Any, flops: int) -> None:
         tensors = [value for value in args if isinstance(value, Tensor)]
         kinds = sorted({str(value.dtype).removeprefix("torch.") for value in tensors})
+        self.sink.setting(self.observer.settings())
         self.sink.operation("backward" if self.phase == "backward" else "forward", " × ".join(kinds), flops)
         if packet in CONVOLUTIONS and self.phase != "backward":
             self.observer.first_input(self.sink, *args[:2])

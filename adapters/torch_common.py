@@ -28,6 +28,7 @@ from adapters.torch_state import (
     save_weights,
     seed_everything,
     set_random_state,
+    sum_of_squares,
 )
 from bench.worker.api import Batch, Description, Detections, Job
 
@@ -278,6 +279,10 @@ class TorchAdapter(TorchDevice):
     def ema_update(self) -> None:
         assert self.ema is not None
         self.ema.update_parameters(self.model)
+
+    def squares(self) -> dict[str, float]:
+        models = {"weights": self.model, "average": self.averaged_model()}
+        return {name: sum_of_squares(model) for name, model in models.items() if model is not None}
 
     def scale_learning_rate(self, factor: float) -> None:
         for group in self.optimizer.param_groups:

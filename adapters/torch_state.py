@@ -63,6 +63,12 @@ def ema_average(decay: float) -> Any:
     return average
 
 
+@torch.no_grad()
+def sum_of_squares(model: nn.Module) -> float:
+    norms = [torch.linalg.vector_norm(one, dtype=torch.float64) for one in model.parameters()]
+    return float(torch.stack(norms).square().sum())
+
+
 def save_weights(model: nn.Module, path: str) -> None:
     np.savez(path, **{name: value.detach().cpu().numpy() for name, value in model.state_dict().items()})
 

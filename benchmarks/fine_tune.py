@@ -59,9 +59,9 @@ def write_annotations(source: Path, file: Path, wanted: tuple[str, ...] | None) 
     file.write_text(json.dumps({"images": images, "categories": categories, "annotations": annotations}))
 
 
-def config(out: Path, data: Path, name: str, iterations: int, **changes: Any) -> Path:
+def config(out: Path, coco: Path, name: str, iterations: int, **changes: Any) -> Path:
     """A config of `detectors.train` for the annotations `OUT/<name>.json`; its output is `OUT/<name>`."""
-    split = {"annotations": str(out / f"{name}.json"), "images": str(data / "train2017")}
+    split = {"annotations": str(out / f"{name}.json"), "images": str(coco / "train2017")}
     content = {
         "model": {"name": "mask_rcnn_r50_fpn", "settings": {"frozen_stages": 0, "frozen_bn": False}},
         "data": {"train": split, "val": split, "workers": 0},

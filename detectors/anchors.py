@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -25,14 +24,13 @@ def cell_anchors(scales: Sequence[float], ratios: Sequence[float], *, rounded: b
 
 def level_anchors(cells: Tensor, grid: tuple[int, int], stride: tuple[int, int]) -> Tensor:
     """Cell anchors [A, 4] moved to every position of a grid (height, width): [height * width * A, 4]."""
-    shift_y = torch.arange(grid[0], dtype=torch.float32) * stride[0]
-    shift_x = torch.arange(grid[1], dtype=torch.float32) * stride[1]
+    shift_y = torch.arange(grid[0], dtype=torch.float32, device=cells.device) * stride[0]
+    shift_x = torch.arange(grid[1], dtype=torch.float32, device=cells.device) * stride[1]
     y, x = torch.meshgrid(shift_y, shift_x, indexing="ij")
     shifts = torch.stack([x, y, x, y], dim=-1).view(-1, 1, 4)
     return (shifts + cells).view(-1, 4)
 
 
-@lru_cache(maxsize=32)
 def pyramid_anchors(
     scales: tuple[tuple[float, ...], ...],
     ratios: tuple[float, ...],
@@ -46,8 +44,8 @@ def pyramid_anchors(
     """Anchors of all levels one after the other, [N, 4]; within a level in order (row, column, ratio and scale).
 
     ``scales``: per level. Without ``strides`` per level, that of a level is the image's size over the grid's, rounded
-    down, as in torchvision: other than the nominal one where the grid's size was rounded up. The result is kept:
-    training sees few shapes, and a tensor made on the host would have to be sent every step.
+    down, as in torchvision: other than the nominal one where the grid's size was rounded up. Only the anchors of one
+    cell are sent to the device.
     """
     levels = []
     for level, (level_scales, grid) in enumerate(zip(scales, grids, strict=True)):
@@ -56,5 +54,6 @@ def pyramid_anchors(
             if strides is not None
             else (image_size[0] // grid[0], image_size[1] // grid[1])
         )
-        levels.append(level_anchors(cell_anchors(level_scales, ratios, rounded=rounded), grid, stride))
-    return torch.cat(levels).to(device)
+        cells = cell_anchors(level_scales, ratios, rounded=rounded).to(device, non_blocking=True)
+        levels.append(level_anchors(cells, grid, stride))
+    return torch.cat(levels)

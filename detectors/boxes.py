@@ -136,7 +136,9 @@ def match_boxes(
         The object's index and the role, both [B, N].
     """
     count, objects = truth.valid.shape
-    step = max(1, MOST_OVERLAPS // max(objects * boxes.shape[-2], 1))
+    step = count  # in a compiled graph, which must not depend on the number of boxes
+    if not torch.compiler.is_compiling():
+        step = max(1, MOST_OVERLAPS // max(objects * boxes.shape[-2], 1))
     found = []
     for start in range(0, count, step):
         part = slice(start, start + step)

@@ -7,6 +7,7 @@ import json
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,7 +18,7 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from detectors import image_files, transforms
+from detectors import hook, image_files, transforms
 from detectors.jitter import paste_copies, scale_jitter
 from detectors.order import Draw
 from detectors.structures import Target
@@ -312,6 +313,11 @@ class AugmentedCoco(Dataset[Example]):
 
 def augmented(sample: Sample, augment: Augment, fill: Sequence[float], random: np.random.Generator) -> Sample:
     """The sample after all changes of ``augment``; ``fill``: the colour of a canvas, RGB."""
+    if augment.hook is not None:
+        try:
+            sample = hook.changed(sample, augment.hook, random)
+        except ValueError as error:
+            raise BadImage(str(error)) from None
     if augment.distort:
         sample = sample._replace(image=transforms.distort(sample.image, random))
     if augment.expand > 1:
@@ -335,7 +341,8 @@ def resized_size(old: Size, resize: Resize, short: int | None = None) -> Size:
 class Batch(NamedTuple):
     """What a model takes.
 
-    images: float32 [B, 3, H, W]; or uint8 as long as there is a ``scale``, mean and deviation of each channel.
+    images: float32 [B, 3, H, W]; or uint8 as long as there is a ``scale``, mean and deviation of each channel; masks
+    are ``transforms.as_bits`` then.
     image_sizes: without padding; original_sizes: of the files, both (height, width). targets: in pixels of the input,
     masks padded like it.
     """
@@ -360,7 +367,7 @@ class Batch(NamedTuple):
         return [Batch(*(field[part] for field in self[:-1]), scale=self.scale) for part in parts]
 
     def to(self, device: torch.device) -> Batch:
-        """The batch with its tensors on a device, where bytes become normalised floats."""
+        """The batch with its tensors on a device, where bytes become normalised floats, and bits become masks."""
 
         def move(tensor: Tensor | None) -> Tensor | None:
             return None if tensor is None else tensor.to(device, non_blocking=True)
@@ -370,6 +377,9 @@ class Batch(NamedTuple):
         if self.scale is not None:
             sizes = torch.tensor(self.image_sizes).to(device, non_blocking=True)
             images = transforms.normalised(images, sizes, *self.scale)
+            targets = [
+                _with_masks(one, partial(transforms.from_bits, width=images.shape[3])) for one in targets
+            ]
         return self._replace(images=images, targets=targets, scale=None)
 
     def pin_memory(self) -> Batch:
@@ -383,7 +393,8 @@ class Batch(NamedTuple):
 class Collate:
     """Examples to one ``Batch``, padded right and bottom to a multiple of 32 unless all images have a given size.
 
-    ``as_bytes``: pixels stay uint8, a quarter of what has to be moved, until the batch is on its device.
+    ``as_bytes``: pixels stay uint8 and masks bits, a quarter and an eighth of what has to be moved, until the batch is
+    on its device.
     """
 
     def __init__(self, pixels: Pixels, resize: Resize, *, as_bytes: bool = False) -> None:
@@ -403,20 +414,25 @@ class Collate:
             if self.as_bytes
             else transforms.normalised_batch(given, padded, mean=mean, std=std)
         )
-        targets = [example.target for example in examples]
+        targets = [_padded(example.target, padded) for example in examples]
+        if self.as_bytes:
+            targets = [_with_masks(one, transforms.as_bits) for one in targets]
         return Batch(
             images,
             sizes,
             [example.original_size for example in examples],
             [example.image_id for example in examples],
-            [_padded(target, padded) for target in targets],
+            targets,
             (mean, std) if self.as_bytes else None,
         )
 
 
 def _padded(target: Target, size: Size) -> Target:
-    masks, semantic = target.masks, target.semantic
-    return target._replace(
-        masks=None if masks is None else transforms.pad_masks(masks, size),
-        semantic=None if semantic is None else transforms.pad_semantic(semantic, size),
-    )
+    semantic = target.semantic
+    target = target._replace(semantic=None if semantic is None else transforms.pad_semantic(semantic, size))
+    return _with_masks(target, partial(transforms.pad_masks, size=size))
+
+
+def _with_masks(target: Target, change: Callable[[Tensor], Tensor]) -> Target:
+    """The target with its masks changed, if it has some."""
+    return target if target.masks is None else target._replace(masks=change(target.masks))

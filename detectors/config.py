@@ -88,7 +88,8 @@ class Data:
 
     ``keep_empty``: whether images without objects are trained on. ``group_by_shape``: wide images are not put into a
     batch with tall ones. ``workers``: processes that load images, of each rank. ``skip_broken``: a training image that
-    cannot be read is replaced by another, with a warning, instead of ending the training.
+    cannot be read is replaced by another, with a warning, instead of ending the training. ``repeat``: images of
+    categories that fewer than this share of images show are drawn more often (``order.repeated``).
     """
 
     train: Split
@@ -97,6 +98,7 @@ class Data:
     group_by_shape: StrictBool = True
     workers: Count = 2
     skip_broken: StrictBool = False
+    repeat: Share = 0.0
     pixels: Pixels = Pixels()
 
 
@@ -120,9 +122,11 @@ class Augment:
     ``distort``: brightness, contrast, saturation and hue; ``expand``: onto a canvas of up to that many times the side;
     ``crop``: a part that keeps some overlap with an object (all three as SSD, Liu et al. 2016, section 2.2).
     ``jitter``: the least and the largest scale, such as [0.1, 2], of what then is cut or padded to ``resize.size``.
-    ``copy_paste``: how often objects of another image are pasted in; for models with masks.
+    ``copy_paste``: how often objects of another image are pasted in; for models with masks. ``hook``: changes of your
+    own before all of these, such as ``augment.py:changes`` (``detectors.hook``).
     """
 
+    hook: str | None = None
     distort: StrictBool = False
     expand: Annotated[Number, Field(ge=1)] = 1.0
     crop: StrictBool = False
@@ -220,7 +224,8 @@ class Config:
     are evaluated. ``weights``: "imagenet", or a file: a checkpoint of ours, a detector of torchvision, mmdetection,
     detectron2 or PaddleDetection, or a backbone (``runtime.begin_with``). ``output``: folder of log and checkpoints.
     ``records``: files of numbers for plots: ``metrics.csv``, TensorBoard's. ``kernels``: on a CPU those of
-    ``detectors.cpu`` where they are faster, or torch's own everywhere.
+    ``detectors.cpu`` where they are faster, or torch's own everywhere. ``compile``: the losses by ``torch.compile``.
+    ``sync_bn``: the statistics of batch normalisation that learns are those of all ranks; on CUDA devices.
     """
 
     model: Model
@@ -235,6 +240,8 @@ class Config:
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     kernels: Literal["auto", "torch"] = "auto"
+    compile: StrictBool = False
+    sync_bn: StrictBool = False
     seed: Count = 0
     log_every: Positive = 20
     records: Many[Literal["csv", "tensorboard"]] = ("csv",)

@@ -33,6 +33,8 @@ def contradictions(config: Config) -> Iterator[tuple[str, tuple[str, ...]]]:
         yield "jitter needs the size of the canvas: resize: {size: [1024, 1024]}", ("augment", "jitter")
     if jitter is not None and jitter[0] > jitter[1]:
         yield "the least scale is larger than the largest", ("augment", "jitter")
+    if config.augment.hook is not None and config.data.train.semantic is not None:
+        yield "a hook cannot change maps of classes of pixels", ("augment", "hook")
     if config.checkpoint.patience is not None and config.checkpoint.best is None:
         yield "patience needs to know what is best: bbox or segm", ("checkpoint", "patience")
     if config.evaluate.scales and config.evaluate.resize.size is not None:

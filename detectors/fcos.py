@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -172,13 +171,13 @@ def distances(points: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Te
     return x - x1, y - y1, x2 - x, y2 - y
 
 
-@lru_cache(maxsize=32)
 def centred_squares(grids: tuple[tuple[int, int], ...], device: torch.device) -> Tensor:
-    """Per position the square of the pixels that it stands for, [N, 4]; order and keeping as ``pyramid_anchors``."""
+    """Per position the square of the pixels that it stands for, [N, 4]; order as of ``pyramid_anchors``."""
     levels = []
     for grid, (side,) in zip(grids, SCALES, strict=True):
-        levels.append(level_anchors(torch.tensor([[0.0, 0.0, side, side]]), grid, (side, side)))
-    return torch.cat(levels).to(device)
+        square = torch.tensor([[0.0, 0.0, side, side]]).to(device, non_blocking=True)
+        levels.append(level_anchors(square, grid, (side, side)))
+    return torch.cat(levels)
 
 
 @torch.no_grad()

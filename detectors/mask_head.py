@@ -79,14 +79,14 @@ class MaskHead(nn.Module):
     def logits_of(self, x: Tensor, labels: Tensor) -> Tensor:
         """What the convolutions gave, [R, C, S, S], to logits of one class each, labels [R]: [R, 2 * S, 2 * S]."""
         # A 2×2 deconvolution of stride 2 does not overlap: it gives each pixel four of its own, by a matrix product.
-        regions, channels, size, _ = x.shape
+        _, channels, size, _ = x.shape
         hidden = self.upsample.out_channels
         pixels = x.permute(0, 2, 3, 1).reshape(-1, channels)
         weight = self.upsample.weight.permute(2, 3, 1, 0).reshape(4 * hidden, channels)
         x = F.relu_(linear(pixels, weight, self.upsample.bias.repeat(4)))
         kernel = self.logits.weight.flatten(1)[labels].unsqueeze(-1)
         bias = self.logits.bias[labels].view(-1, 1, 1)
-        x = torch.bmm(x.view(regions, 4 * size * size, hidden), kernel) + bias
+        x = torch.bmm(x.view(-1, 4 * size * size, hidden), kernel) + bias
         return x.view(-1, size, size, 2, 2).permute(0, 1, 3, 2, 4).reshape(-1, 2 * size, 2 * size)
 
     def losses(self, pyramid: Pyramid, sample: RoISample, targets: Sequence[Target]) -> dict[str, Tensor]:

@@ -2,10 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+
+
+def repeated(image_ids: Sequence[int], shown: Sequence[Collection[int]], share: float) -> list[int]:
+    """Image ids, those with rare categories several times (Gupta et al. 2019, arXiv:1908.03195, section 5.3).
+
+    As mmdetection's ``ClassBalancedDataset``: an image comes as often as its rarest category asks for, rounded up.
+
+    Args:
+        image_ids: of N images.
+        shown: the categories in each of them.
+        share: of the images that show a category; one that fewer show, f, comes sqrt(share / f) times as often.
+
+    Returns:
+        At least N ids; each image's stand together.
+    """
+    images = Counter(category for categories in shown for category in set(categories))
+    factors = {category: math.sqrt(share * len(image_ids) / count) for category, count in images.items()}
+    often = [max([1, *(math.ceil(factors[one]) for one in categories)]) for categories in shown]
+    return [image for image, times in zip(image_ids, often, strict=True) for _ in range(times)]
 
 
 class Draw(NamedTuple):

@@ -82,7 +82,7 @@ def roi_align(
     Every bin is a weighted sum of rows of the pyramid's table, which is what an embedding bag computes: in parallel,
     over all levels, with contiguous reads.
     """
-    if samples == 0 and boxes.device.type != "cpu":
+    if samples == 0 and (boxes.device.type != "cpu" or torch.compiler.is_compiling()):
         return by_level(
             pyramid, boxes, image, size=size, levels=levels, stride=stride, samples=0, aligned=aligned
         )

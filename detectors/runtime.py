@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from detectors import training_state
+from detectors import hook, training_state
 from detectors.c4 import whole_backbone
 from detectors.checkpoint import LoadReport, load_backbone
 from detectors.coco import CocoFolder
@@ -173,6 +173,32 @@ def build_model(loaded: Loaded, num_classes: int) -> nn.Module:
         problem = f"{asked.name} takes proposals, which a COCO folder does not hold; train it from Python"
         raise ConfigError(problem, loaded.place("model", "name"))
     return model
+
+
+def synchronised(model: nn.Module, loaded: Loaded, ranks: Ranks) -> nn.Module:
+    """The model with statistics of all ranks, if the config wants them. Raises ConfigError on CPUs."""
+    if not loaded.config.sync_bn or ranks.count == 1:
+        return model
+    if ranks.device.type != "cuda":
+        raise ConfigError("sync_bn is for CUDA devices; on a CPU leave it out", loaded.place("sync_bn"))
+    return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+
+
+def compiled(losses: nn.Module) -> nn.Module:
+    """The losses by ``torch.compile``."""
+    # Numbers of objects and of proposals are values of tensors; without these each would end a graph.
+    torch._dynamo.config.capture_dynamic_output_shape_ops = True
+    torch._dynamo.config.capture_scalar_outputs = True
+    return torch.compile(losses)
+
+
+def check_hook(loaded: Loaded) -> None:
+    """Raises ConfigError for a hook that is not there or cannot be run."""
+    if loaded.config.augment.hook is not None:
+        try:
+            hook.load(loaded.config.augment.hook)
+        except ValueError as error:
+            raise ConfigError(str(error), loaded.place("augment", "hook")) from None
 
 
 def uses_masks(model: nn.Module) -> bool:

@@ -214,8 +214,7 @@ def ssd_anchors(
 ) -> Tensor:
     """Anchors of all levels, within a level in order (row, column, shape), each around the middle of its cell.
 
-    Shapes are the square, the larger square, and, wide and tall, each ratio. The result is kept, as that of
-    ``pyramid_anchors`` is.
+    Shapes are the square, the larger square, and, wide and tall, each ratio. The result is kept: SSD has one size.
 
     Args:
         layout: sizes, strides and ratios of the levels.

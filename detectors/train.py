@@ -31,7 +31,7 @@ from detectors.config import Config, ConfigError, Loaded, Optimizer
 from detectors.ema import EMA
 from detectors.eval import check_views, evaluate
 from detectors.meter import Meter, Records
-from detectors.order import TrainingOrder
+from detectors.order import TrainingOrder, repeated
 from detectors.parameter_rules import Rule, parameter_groups
 from detectors.runtime import Failed, Ranks, log
 from detectors.schedule import Schedule, make_schedule
@@ -92,9 +92,16 @@ class Trainer:
         self.schedule = schedule
         self.ranks = ranks
         self.dtype = DTYPES[config.precision]
-        losses = Losses(model)
+        losses: nn.Module = Losses(model)
+        if config.compile:
+            losses = runtime.compiled(losses)
         # Statistics of batch normalisation stay each rank's own, as in detectron2 and mmdetection.
-        self.losses = DistributedDataParallel(losses, broadcast_buffers=False) if ranks.count > 1 else losses
+        how = {
+            "broadcast_buffers": False,
+            "gradient_as_bucket_view": True,
+            "static_graph": config.optimizer.accumulate == 1,  # no_sync does not go with it
+        }
+        self.losses = DistributedDataParallel(losses, **how) if ranks.count > 1 else losses
         groups = optimizer_groups(model, config.optimizer)
         settings = config.optimizer
         self.optimizer: torch.optim.Optimizer = (
@@ -163,12 +170,13 @@ class Trainer:
 
 
 def training_images(coco: CocoFolder, loaded: Loaded) -> list[int]:
-    """The images to train on. Raises ConfigError if there are none."""
+    """The images to train on, rare ones several times. Raises ConfigError if there are none."""
     config = loaded.config
     chosen = [one for one in sorted(coco.files) if config.data.keep_empty or coco.has_objects(one)]
     if not chosen:
         raise ConfigError("no image has an object to learn", loaded.place("data", "train", "annotations"))
-    return chosen
+    shown = [{one["category_id"] for one in coco.objects[image]} for image in chosen]
+    return repeated(chosen, shown, config.data.repeat)
 
 
 def training_batches(
@@ -224,7 +232,7 @@ def start_model(loaded: Loaded, coco: CocoFolder, ranks: Ranks, *, resumed: bool
         hint = "set weights: imagenet or a file, or model.settings: {frozen_stages: 0, frozen_bn: false}"
         raise ConfigError(f"{problem}; {hint}", loaded.place("model"))
     model.to(ranks.device, memory_format=torch.channels_last)
-    return model
+    return runtime.synchronised(model, loaded, ranks)
 
 
 def _semantic_maps(model: nn.Module, coco: CocoFolder, loaded: Loaded) -> None:
@@ -283,6 +291,7 @@ def _prepare(loaded: Loaded, ranks: Ranks, *, resumed: bool) -> tuple[CocoFolder
     """What to train on, its images, and the trainer."""
     config = loaded.config
     coco = runtime.coco_folder(loaded, "train")
+    runtime.check_hook(loaded)
     image_ids = training_images(coco, loaded)
     model = start_model(loaded, coco, ranks, resumed=resumed)
     lr = config.optimizer.lr

@@ -304,3 +304,14 @@ def pad_semantic(semantic: Tensor, size: Size) -> Tensor:
 def pad_masks(masks: Tensor, size: Size) -> Tensor:
     """[N, h, w] to [N, H, W], zeros right and bottom."""
     return F.pad(masks, (0, size[1] - masks.shape[2], 0, size[0] - masks.shape[1]))
+
+
+def as_bits(masks: Tensor) -> Tensor:
+    """Masks uint8 [N, h, w] of zeros and ones, eight pixels of a row in a byte: uint8 [N, h, w / 8, rounded up]."""
+    return torch.from_numpy(np.packbits(masks.numpy(), axis=-1))
+
+
+def from_bits(packed: Tensor, width: int) -> Tensor:
+    """What ``as_bits`` was given, of so many pixels in a row, on any device."""
+    shifts = torch.arange(7, -1, -1, dtype=torch.uint8, device=packed.device)
+    return ((packed.unsqueeze(-1) >> shifts) & 1).flatten(-2)[..., :width].contiguous()

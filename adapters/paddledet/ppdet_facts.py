@@ -6,7 +6,7 @@ import contextlib
 import os
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -174,3 +174,9 @@ def count_objects(data: Data) -> int:
     if isinstance(boxes, list):
         return sum(box.shape[0] for box in boxes)
     return int((boxes[..., 2] > boxes[..., 0]).sum())  # SSD's are filled up with zeros
+
+
+def sum_of_squares(values: Iterable[Any]) -> float:
+    """Of parameters that may have a gradient."""
+    arrays = (value.numpy().ravel() for value in values if not value.stop_gradient)
+    return sum(float(np.dot(one.astype(np.float64), one)) for one in arrays)

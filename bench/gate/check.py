@@ -140,6 +140,8 @@ def lean(plan: Plan, settings: Settings, **changes: Any) -> Plan:
         "predict": "AP" in settings.metrics,
         "time_budget_s": None,
     }
+    if any(one.phase for one in settings.metrics.values()):
+        only["phase_steps"] = max(3, plan.measure.phase_steps)
     if "max memory" not in settings.metrics:
         only["memory_steps"] = 0
     return replace(plan, measure=plan.measure.model_copy(update={**only, **changes}))

@@ -32,6 +32,7 @@ class Metric:
     ``better``: the direction of improvement. ``relative``: the tolerance is a share of the baseline (0.02:
     2 %), else in the metric's own unit. ``exact``: the metric has no noise (AP of fixed weights), so a
     single value decides. ``statistic``: what is taken of the rounds of a launch; the quantiles are of its steps.
+    ``phase``: of a step, whose growth is a share of the base's step.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Metric:
     relative: bool = True
     exact: bool = False
     statistic: Statistic = "trimmed"
+    phase: str = ""
 
     def __post_init__(self) -> None:
         most = 1.0 if self.relative and self.better == "higher" else math.inf
@@ -76,6 +78,7 @@ class Metric:
         return -math.expm1(-worsening) if worsening > -700 else -math.inf
 
 
+PHASES = {"train": ("data", "forward", "backward", "optimizer", "ema"), "infer": ("data", "network", "post")}
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
@@ -89,6 +92,10 @@ METRICS: dict[str, Metric] = {
         Metric("max memory", "lower", 0.02),
         Metric("AP", "higher", 0.001, relative=False, exact=True),
         Metric("EMA cost", "lower", 0.01, relative=False),
+        *(
+            Metric(f"phase {phase}", "lower", 0.02, relative=False, phase=phase)
+            for phase in dict.fromkeys((*PHASES["train"], *PHASES["infer"]))
+        ),
     )
 }
 """With their default tolerances. AP is a share in 0..1, EMA cost a share of the step (`bench.judge.ratio.cost`)."""
@@ -106,6 +113,9 @@ TIME_METRICS = ("s/iter", "s/iter mean", "s/iter p90", "s/iter p99", "images/s",
 METRICS_OF_TASK = {
     "train": ("s/iter", "s/iter mean", "s/iter p90", "s/iter p99", "images/s", "max memory", "EMA cost"),
     "infer": ("FPS", "FPS mean", "s/iter", "s/iter p90", "s/iter p99", "images/s", "max memory", "AP"),
+}
+METRICS_OF_TASK = {
+    task: (*names, *(f"phase {phase}" for phase in PHASES[task])) for task, names in METRICS_OF_TASK.items()
 }
 METRICS_OF_TASK["eval"] = METRICS_OF_TASK["serve"] = METRICS_OF_TASK["infer"]
 ALWAYS = 2

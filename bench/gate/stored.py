@@ -103,6 +103,11 @@ def _questions(
     """Every metric of every arm but the times of the reference arm itself."""
     for arm in arms:
         for target in metrics_of(settings, arm):
+            if target.phase:
+                raise BenchError(
+                    f"{target.name} is judged between revisions, not against a stored run",
+                    hint="compare revisions: bench check --base REV",
+                )
             through = _through(arm, target, arms, head, reference, same=same)
             if through is None or through.id != arm.id:
                 yield _Asked(arm, target, through)

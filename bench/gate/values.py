@@ -15,8 +15,10 @@ from bench.gate.metrics import TIME_METRICS, Metric, Settings
 from bench.gate.summaries import mean_of, trimmed
 from bench.inputs.dataset import open_dataset
 from bench.judge.accuracy import evaluate
+from bench.judge.steady import Floats
 from bench.recipe.workload import Workload
-from bench.record.models import ArmRecord, Memory
+from bench.record.models import ArmRecord
+from bench.record.parts import Memory
 from bench.record.run import Run
 from bench.record.samples import block_times
 
@@ -39,6 +41,10 @@ def badness(run: Run, arm: ArmRecord, target: Metric, cache: Path) -> pd.Series[
         return pd.Series(target.badness(list(values.values())), index=_index([(x, 0) for x in values]))
     if target.statistic in QUANTILES:
         return _quantiles(run, arm, target)
+    if target.phase:
+        seconds_of_phase = _phase_seconds(arm, target.phase)[..., 0]
+        keys = list(np.ndindex(seconds_of_phase.shape))
+        return pd.Series(target.badness(seconds_of_phase.ravel()), index=_index(keys))
     seconds = _block_seconds(run, arm)
     if target.name == "EMA cost":
         cost = (1 - _block_seconds(run, _without_ema(run, arm)) / seconds).dropna()
@@ -79,6 +85,39 @@ def _quantiles(run: Run, arm: ArmRecord, target: Metric) -> pd.Series[float]:
         )
     found = of_launch.quantile(share) / 1e9
     return pd.Series(target.badness(found), index=_index([(int(x), 0) for x in found.index]))
+
+
+def _phase_seconds(arm: ArmRecord, phase: str) -> Floats:
+    """Seconds of a phase, and of all phases together: [launches, steps of a phase pass, 2]."""
+    found = {name: seconds for name, seconds in arm.phases.items() if name != "averaging"}  # is in backward
+    if not found.get(phase) or len(found[phase]) % max(1, arm.launches):
+        raise BenchError(
+            f"{arm.id} has no times of the phase '{phase}' in every launch",
+            hint=f"it has {', '.join(found)}" if found else "measure them: --set measure.phase_steps=3",
+        )
+    whole = np.sum(list(found.values()), axis=0)
+    return np.stack([found[phase], whole], axis=-1).reshape(arm.launches, -1, 2)
+
+
+def growth_of_phase(base: Floats, head: Floats) -> Launches:
+    """How much a phase grew in each launch, as a share of the base's step, but no more than the whole step grew: time
+    that moved from one phase to another is no regression.
+
+    Args:
+        base: Seconds of the phase and of the step, [launches, steps, 2].
+        head: The same.
+    """
+    launches, steps = (min(base.shape[axis], head.shape[axis]) for axis in (0, 1))
+    grown = (head[:launches, :steps] - base[:launches, :steps]) / base[:launches, :, 1].mean(axis=1)[
+        :, None, None
+    ]
+    means = grown.mean(axis=1)
+    smaller = means.argmin(axis=1)[:, None]
+    values = np.take_along_axis(means, smaller, axis=1)[:, 0]
+    if steps < 2:
+        return Launches(values, np.zeros(launches), np.zeros(launches))
+    errors = np.take_along_axis(grown.std(axis=1, ddof=1), smaller, axis=1)[:, 0] / np.sqrt(steps)
+    return Launches(values, errors, np.full(launches, steps - 1.0))
 
 
 def _index(keys: list[tuple[int, int]]) -> pd.MultiIndex:
@@ -177,6 +216,10 @@ def interleaved(
         base, head = (arms[side_id(name, side)] for side in SIDES)
         for target in metrics_of(settings, head):
             spread = calibrated.get(name, NOT_KNOWN) if target.name in TIME_METRICS else NOT_KNOWN
+            if target.phase:
+                sides = (_phase_seconds(one, target.phase) for one in (base, head))
+                found[name, target.name] = target, growth_of_phase(*sides)
+                continue
             launches = launches_of(
                 badness(run, base, target, cache), badness(run, head, target, cache), target, spread
             )

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from bench.errors import BenchError
+from bench.judge import rounding
 from bench.judge.fact import Fact
 from bench.judge.facts import declared, observed
 from bench.judge.pairs import baselines_of
@@ -89,17 +90,14 @@ def _shown(value: Any) -> str:
 
 def audit(arm: ArmRecord, baseline: ArmRecord) -> Audit:
     """Compare an arm with the baseline of its comparison."""
-    levels = {*arm.levels, *baseline.levels}
-    factors = {name for name in levels if arm.levels.get(name) != baseline.levels.get(name)}
-    factors |= {name.rpartition(".")[2] for name in factors}
-    facts = [fact for fact in observed(arm, baseline) if not factors & fact.explained_by]
-    told = [fact for fact in declared(arm, baseline) if not factors & fact.explained_by]
-    differences = [fact for fact in facts if fact.known and not fact.agrees]
-    differences += [fact for fact in told if fact.known and not fact.agrees]
-    unknown = [fact.name for fact in facts if not fact.known]
+    differences, unknown = _compared(arm, baseline)
     notes = [f"in the audit, {text}" for text in _randomness(arm, baseline)]
     work = [fact for fact in differences if fact.only_with_others]
-    if work and len(work) == len(differences) and not unknown:
+    others = [fact for fact in differences if not fact.only_with_others]
+    if others and rounding.explains(others, arm, baseline):
+        unknown += [f"{fact.name} (differs by less than rounding does)" for fact in others]
+        differences = []
+    elif work and not others and not unknown:
         # The same results, step by step and group by group, from other sums: an optimisation, not other work.
         first = {fact.name.partition(" in step")[0]: fact for fact in reversed(work)}
         notes += [f"{_difference(fact)}, with the same results" for fact in first.values()]
@@ -123,6 +121,23 @@ def models_of(arm: ArmRecord, baseline: ArmRecord) -> tuple[str, str] | None:
     first, second = baseline.workload.model, arm.workload.model
     same = first == second and baseline.model_sha256 == arm.model_sha256
     return None if same else (first, second)
+
+
+def doubtful(arm: ArmRecord, baseline: ArmRecord) -> bool:
+    """Whether arms of one model differ, and only so that rounding might explain it."""
+    others = [fact for fact in _compared(arm, baseline)[0] if not fact.only_with_others]
+    return bool(others) and rounding.possible(others) and models_of(arm, baseline) is None
+
+
+def _compared(arm: ArmRecord, baseline: ArmRecord) -> tuple[list[Fact], list[str]]:
+    """Facts that differ without a factor that explains it, and the names of those that could not be observed."""
+    levels = {*arm.levels, *baseline.levels}
+    factors = {name for name in levels if arm.levels.get(name) != baseline.levels.get(name)}
+    factors |= {name.rpartition(".")[2] for name in factors}
+    facts = [fact for fact in observed(arm, baseline) if not factors & fact.explained_by]
+    told = [fact for fact in declared(arm, baseline) if not factors & fact.explained_by]
+    differences = [fact for fact in (*facts, *told) if fact.known and not fact.agrees]
+    return differences, [fact.name for fact in facts if not fact.known]
 
 
 def _difference(fact: Fact) -> Difference:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -37,13 +38,18 @@ class Fact:
         return self.baseline is not None and self.arm is not None
 
     @property
-    def agrees(self) -> bool:
+    def apart(self) -> float:
+        """How far the values are from each other, in units of the tolerance's."""
         if self.distance is not None:
-            return bool(self.distance <= self.tolerance)
+            return self.distance
         if _is_number(self.baseline) and _is_number(self.arm):
-            largest = max(abs(self.baseline), abs(self.arm))
-            return bool(abs(self.arm - self.baseline) <= self.tolerance * largest + 1e-12)
-        return bool(self.baseline == self.arm)
+            largest = max(abs(self.baseline), abs(self.arm), 1e-300)
+            return float(max(0.0, abs(self.arm - self.baseline) - 1e-12) / largest)
+        return 0.0 if self.baseline == self.arm else math.inf
+
+    @property
+    def agrees(self) -> bool:
+        return bool(self.apart <= self.tolerance)
 
 
 def _is_number(value: Any) -> bool:

@@ -10,9 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
-from bench.judge import steps
+from bench.judge import steps, timed
 from bench.judge.fact import INPUT, POSTPROCESS, SIZES, TYPES, VALUES, WORK, Fact, Json, unknown
 from bench.recipe.models import MODELS
 from bench.record.models import ArmRecord
@@ -23,9 +21,6 @@ GRADIENT = {"float32": 5e-3}
 HALF = 0.05
 #: Of models that sample, between frameworks whose proposals differ by their own rounding.
 SAMPLED = 0.03
-#: Of the mean loss of timed blocks, where rounding has grown from step to step (0.8 % after eight steps of RetinaNet);
-#: and of models or input that are random there.
-TIMED, TIMED_AT_RANDOM = 0.1, 0.25
 
 
 # -- what the codebase says of itself: a difference counts, silence does not -----------------------------------
@@ -86,8 +81,17 @@ def observed(arm: ArmRecord, baseline: ArmRecord) -> Iterator[Fact]:
         yield Fact("ranks", len(theirs), len(ours), explained_by=frozenset({"ranks"}))
     tolerances = _tolerances(arm, baseline)
     random_weights, single = arm.workload.weights == "random", arm.workload.precision == "float32"
+    own_input = arm.workload.input.mode == "pipeline"
     ranks = [
-        _Rank(a, b, f" of rank {number}" if len(theirs) > 1 else "", tolerances, random_weights, single)
+        _Rank(
+            a,
+            b,
+            f" of rank {number}" if len(theirs) > 1 else "",
+            tolerances,
+            random_weights,
+            single,
+            own_input,
+        )
         for number, (a, b) in enumerate(zip(theirs, ours, strict=False))
     ]
     for rank in ranks:
@@ -97,7 +101,8 @@ def observed(arm: ArmRecord, baseline: ArmRecord) -> Iterator[Fact]:
     yield from _processors(arm, baseline)
     closings = baseline.audit.get("closing", []), arm.audit.get("closing", [])
     for rank, a, b in zip(ranks, *closings, strict=False):
-        yield from _closing(a, b, replace(rank, a=a, b=b, where=f"{rank.where} after the timed blocks"))
+        after = replace(rank, a=a, b=b, first=(rank.a, rank.b), where=f"{rank.where} after the timed blocks")
+        yield from _closing(a, b, after)
 
 
 def _tolerances(arm: ArmRecord, baseline: ArmRecord) -> tuple[float, float]:
@@ -120,25 +125,17 @@ def _framework(arm: ArmRecord) -> str:
 
 
 def _timed(arm: ArmRecord, baseline: ArmRecord) -> Iterator[Fact]:
-    """Total losses of the timed blocks: what sets in after the audited steps."""
-    theirs, ours = _totals(baseline), _totals(arm)
-    common = sorted(set(theirs) & set(ours))
-    if not common:
-        return
+    """Losses, weights and detections of the timed blocks: what is done there and not in the audited steps."""
+    theirs, ours = (
+        {(one.launch, one.round): one for one in record.losses if one.step is None and one.round is not None}
+        for record in (baseline, arm)
+    )
+    places = sorted(set(theirs) & set(ours))
     at_random = _samples(arm) or arm.workload.input.mode == "pipeline"
-    first, second = (float(np.mean([totals[place] for place in common])) for totals in (theirs, ours))
-    tolerance = TIMED_AT_RANDOM if at_random else TIMED
-    yield Fact("mean loss of the timed blocks", first, second, tolerance, VALUES)
-
-
-def _totals(arm: ArmRecord) -> dict[tuple[int, int], float]:
-    totals = {}
-    for one in arm.losses:
-        terms = {name: value for name, value in one.losses.items() if value is not None}
-        if terms and one.step is None and one.round is not None and one.round >= 0:
-            total = terms.pop("loss", None)  # some codebases add the sum themselves
-            totals[one.launch, one.round] = sum(terms.values()) if total is None else total
-    return totals
+    growing = None if at_random else _tolerances(arm, baseline)[0]
+    for launch in sorted({launch for launch, _ in places}):
+        pairs = [(theirs[place], ours[place]) for place in places if place[0] == launch]
+        yield from timed.launch(pairs, f" of launch {launch + 1}", growing)
 
 
 THREADS = frozenset({"threads", "ranks"})
@@ -181,12 +178,16 @@ def _closing(a: Json, b: Json, rank: _Rank) -> Iterator[Fact]:
     one, two = a["step"], b["step"]
     if "rule" in one and "rule" in two:
         yield from steps.rules(one["rule"], two["rule"], 1, at)
-    yield from steps.images(one["images"], two["images"], at)
+    yield from steps.images(one["images"], two["images"], at, 0.3 if rank.own_input else 1e-3)
     yield Fact(f"images per pass through the network{at}", sorted(one["batches"]), sorted(two["batches"]),
                explained_by=INPUT)  # fmt: skip
     yield from steps.operations(one, two, at)
+    yield from steps.settings(one, two, at)
+    yield from steps.timed_before((rank.first[0], one), (rank.first[1], two), at)
     if single:
         yield from steps.rounded(one["rounded"], two["rounded"], at)
+    if "detections" in one and "detections" in two and not rank.own_input:
+        yield from steps.detections(one["detections"], two["detections"], at)
 
 
 def _settings(a: Json, b: Json, where: str) -> Iterator[Fact]:
@@ -206,6 +207,10 @@ class _Rank:
     random_weights: bool
     single: bool
     """Whether the workload asks for float32."""
+    own_input: bool
+    """Whether each codebase reads the images itself."""
+    first: tuple[Json, Json] = ({}, {})
+    """Of steps after the timed ones: what the same ranks did before."""
 
     @property
     def alike(self) -> bool:
@@ -227,6 +232,8 @@ class _Rank:
             calls = sorted(a["batches"]), sorted(b["batches"])
             yield Fact(f"images per pass through the network{at}", *calls, explained_by=INPUT)
             yield from steps.operations(a, b, at)
+            yield from steps.settings(a, b, at)
+            yield from steps.silent(a.get("operators", {}), b.get("operators", {}), at)
             if self.single:
                 yield from steps.rounded(a["rounded"], b["rounded"], at)
             if alike:
@@ -234,7 +241,7 @@ class _Rank:
             if "losses" in a and "losses" in b:
                 yield from steps.rules(a["rule"], b["rule"], number, at)
                 if named and number:  # some averages begin with a copy of the first weights
-                    yield from steps.averages(a["average"], b["average"], at)
+                    yield from steps.averages(a, b, at)
         if min(counts) > 1:
             yield from steps.repeated(self.a["steps"], self.b["steps"], self.where)
         if named and "changed" in self.a and "changed" in self.b:

@@ -43,11 +43,12 @@ def summary(facts: Json, names: Mapping[str, str] | None) -> dict[str, Any]:
         kept = dict(step)
         layers = canonical(step["layers"])
         kept["layers"] = {name: one for name, one in layers.items() if not names or _is_final(name)}
-        for kind in ("gradient", "update", "momentum"):
+        for kind in ("gradient", "update", "momentum", "statistics"):
             if kind in step:
                 kept[kind] = _norms(canonical(step[kind]))
-        if "average" in step:
-            kept["average"] = _shares(canonical(step["average"]))
+        for kind in ("average", "average of statistics"):
+            if kind in step:
+                kept[kind] = _shares(canonical(step[kind]))
         return kept
 
     if "step" in facts:

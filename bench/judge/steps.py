@@ -17,8 +17,8 @@ from bench.judge.fact import INPUT, POSTPROCESS, TYPES, VALUES, WORK, Fact, Json
 SMALL = 0.01
 
 
-def images(first: Sequence[Json], second: Sequence[Json], at: str) -> Iterator[Fact]:
-    """What enters the first convolution."""
+def images(first: Sequence[Json], second: Sequence[Json], at: str, tolerance: float = 1e-3) -> Iterator[Fact]:
+    """What enters the first convolution. Codebases that read files themselves resize with other rounding."""
     yield Fact(f"images that enter the network{at}", len(first), len(second), explained_by=INPUT)
     for number, (a, b) in enumerate(zip(first, second, strict=False)):
         if a["shape"] != b["shape"]:
@@ -26,7 +26,7 @@ def images(first: Sequence[Json], second: Sequence[Json], at: str) -> Iterator[F
             continue
         distance = _distance(a["projection"], b["projection"])
         name = f"content of image {number + 1}{at} (norm)"
-        yield Fact(name, a["norm"], b["norm"], 1e-3, INPUT, distance=distance)
+        yield Fact(name, a["norm"], b["norm"], tolerance, INPUT, distance=distance)
 
 
 def _distance(a: Sequence[float], b: Sequence[float]) -> float:
@@ -104,8 +104,9 @@ def losses(first: Json, second: Json, at: str, tolerance: float) -> Iterator[Fac
 
 def norms(a: Json, b: Json, at: str, tolerance: float) -> Iterator[Fact]:
     """Norms of gradient, update and momentum, in total and by part of the model."""
-    for kind in ("gradient", "update", "momentum"):
-        first, second = a[kind], b[kind]
+    kinds = ("gradient", "update", "momentum", "statistics")
+    for kind in (one for one in kinds if a.get(one) or b.get(one)):
+        first, second = a.get(kind, {}), b.get(kind, {})
         whole = max(_length(first), _length(second))
         yield Fact(f"norm of the {kind}{at}", _length(first), _length(second), tolerance, VALUES)
         for group in sorted({*first, *second}):
@@ -135,6 +136,12 @@ def rules(a: Json, b: Json, number: int, at: str) -> Iterator[Fact]:
             if name in first and name in second:
                 yield _of_vectors(title, name, first, second, at, 2 * tolerance, explained)
 
+    for place, title in enumerate(("update", "momentum")):
+        if "unexplained" in a and "unexplained" in b:
+            one, two = a["unexplained"][place], b["unexplained"][place]
+            name = f"share of the {title} that the rule does not make{at}"
+            yield Fact(name, one, two, 0.05, frozenset({"optimizer"}), distance=abs(one - two))
+
 
 def _of_vectors(
     title: str, name: str, a: Json, b: Json, at: str, tolerance: float, explained: frozenset[str]
@@ -146,16 +153,63 @@ def _of_vectors(
 
 
 def averages(a: Json, b: Json, at: str) -> Iterator[Fact]:
-    """What the average of the weights took over."""
-    for group in sorted({*a, *b}):
-        name = f"weight of new values in the average of {group}{at}"
-        yield Fact(name, a.get(group, 0.0), b.get(group, 0.0), 0.01, VALUES | {"ema", "ema_decay"})
+    """What the averages of weights, and of what norm layers keep of their batches, took over."""
+    for kind, what in (("average", ""), ("average of statistics", "statistics of ")):
+        first, second = a.get(kind, {}), b.get(kind, {})
+        for group in sorted({*first, *second}):
+            name = f"weight of new values in the average of {what}{group}{at}"
+            shares = first.get(group, 0.0), second.get(group, 0.0)
+            yield Fact(name, *shares, 0.01, VALUES | {"ema", "ema_decay"})
 
 
 def rounded(a: Mapping[str, int], b: Mapping[str, int], at: str) -> Iterator[Fact]:
     """Values that became numbers of fewer than 32 bits."""
     for kind in sorted({*a, *b}):
         yield Fact(f"values rounded to {kind}{at}", a.get(kind, 0), b.get(kind, 0), 0.02, TYPES)
+
+
+def settings(a: Json, b: Json, at: str) -> Iterator[Fact]:
+    """Settings of the framework while it computed."""
+    first, second = a.get("settings", {}), b.get("settings", {})
+    for name in (one for one in first if one in second):
+        explained = frozenset({"threads", "ranks"}) if name == "threads" else TYPES
+        yield Fact(f"{name} while computing{at}", first[name], second[name], 0.0, explained)
+
+
+def silent(a: Mapping[str, int], b: Mapping[str, int], at: str) -> Iterator[Fact]:
+    """A phase without any operator, where the other arm has some: its work may be done elsewhere, or put off."""
+    if a and b:
+        for phase in ("forward", "backward", "optimizer", "ema", "network"):
+            if bool(a.get(phase)) != bool(b.get(phase)):
+                yield unknown(f"operators of the phase {phase}{at}", frozenset({phase}))
+
+
+def timed_before(first: tuple[Json, Json], second: tuple[Json, Json], at: str) -> Iterator[Fact]:
+    """Work on a batch that was timed before, to that on one never seen: what a batch carries along is not done again.
+
+    Args:
+        first: Of the baseline: its audit, and the step with the batch that was timed.
+        second: The same of the arm.
+        at: The place of the facts.
+    """
+    flops, operators = [], []
+    for audit, step in (first, second):
+        same, other = audit["steps"][:2]
+        done = [sum(sum(kind.values()) for kind in one["flops"].values()) for one in (step, other)]
+        flops.append(done[0] / max(done[1], 1))
+        # The first pass through the network also prepares what depends on no image.
+        new = {**other["operators"], "post": same["operators"].get("post", 0)}
+        operators.append(
+            {phase: step["operators"].get(phase, 0) / count for phase, count in new.items() if count}
+        )
+    yield Fact(
+        f"FLOPs of a batch timed before, to those of one that was not{at}", flops[0], flops[1], 0.1, WORK
+    )
+    for phase in ("data", "forward", "network", "post"):
+        one, two = (ratios.get(phase) for ratios in operators)
+        if one is not None and two is not None:
+            name = f"operators of {phase} for a batch timed before, to those of one that was not{at}"
+            yield Fact(name, one, two, 0.05, WORK)
 
 
 def repeated(first: Sequence[Json], second: Sequence[Json], where: str) -> Iterator[Fact]:

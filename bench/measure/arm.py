@@ -28,12 +28,12 @@ from bench.record.models import (
     Evaluation,
     Failure,
     Losses,
-    Memory,
     Prediction,
     RankTimes,
     Revision,
     Truth,
 )
+from bench.record.parts import Memory
 from bench.record.run import write_atomic
 from bench.record.samples import block_columns, samples_columns
 from bench.record.software import speed_variables
@@ -137,6 +137,21 @@ class MeasuredArm:
             assert self.group is not None
             self.group.receive("prepare", self.site.deadline_s)
 
+    def shake(self, launch: int) -> None:
+        """Have an arm watched once more in a process of its own, to see what rounding does to the facts."""
+        assert self.prepared is not None
+        try:
+            with contextlib.ExitStack() as stack, refusing_nonsense():
+                self.begin(launch, stack)
+                assert self.group is not None
+                self.group.receive("prepare", self.site.deadline_s)
+                seen = self.request("audit", shake=True)
+                self.record.audit["shaken"] = [summary(one["audit"], self.prepared.names) for one in seen]
+        except WorkerFailure as error:
+            self.site.warn(f"{self.arm.id}: not watched a second time: {error}")
+        finally:
+            self.stop()
+
     def stop(self) -> None:
         if self.group is not None:
             self.group.stop()
@@ -151,10 +166,16 @@ class MeasuredArm:
         first = None if round_ < 0 else (launch * measure.rounds + round_) * measure.steps
         before, joules = read_clock(), self.meter.read()
         hold = measure.hold_weights and self.arm.workload.task == "train"
-        replies = self.request("run_block", steps=steps, settle=measure.settle, first=first, hold=hold)
+        replies = self.request(
+            "run_block", steps=steps, settle=measure.settle, first=first, hold=hold, found=round_ == 0
+        )
         taken = None if measure.quiet == "off" else taken_cores(before, read_clock())
         self.keep_block(launch, round_, position, replies, taken_cores=taken, batches=replies[0]["batches"])
-        self.record.losses.append(Losses(launch=launch, round=round_, losses=replies[0]["losses"]))
+        reply = replies[0]
+        entry = Losses(
+            launch=launch, round=round_, **{name: reply[name] for name in ("losses", "done", "found")}
+        )
+        self.record.losses.append(entry)
         if round_ >= 0:
             self._note_processors(replies)
             images = self.arm.workload.images_per_step * (measure.settle + steps)

@@ -8,7 +8,8 @@ import zlib
 from collections.abc import Iterator, Sequence
 
 from bench.errors import StorageError
-from bench.judge.audit import audit_run
+from bench.judge.audit import audit_run, doubtful
+from bench.judge.pairs import baselines_of
 from bench.measure.arm import MeasuredArm
 from bench.measure.process import WorkerFailure
 from bench.measure.serving import serve
@@ -48,7 +49,20 @@ def _audit_cell(site: Site, arms: Sequence[MeasuredArm]) -> None:
         # While one is watched the next one starts; no more than these two need fit into memory.
         for begun in start_in_turn([one for one in arms if one.alive], 0, stack):
             begun.stop()
+    _shake(site, arms, 0)
     write_arms(site, arms, complete=True)
+
+
+def _shake(site: Site, arms: Sequence[MeasuredArm], launch: int) -> None:
+    """Watch arms a second time whose values differ from their baseline's by as little as rounding may do."""
+    living = {one.arm.id: one for one in arms if one.alive}
+    baselines = baselines_of([one.record for one in living.values()], site.plan.baseline)
+    for name, reference in baselines.items():
+        if reference is None or reference.id == name or not doubtful(living[name].record, reference):
+            continue
+        for one in (living[name], living[reference.id]):
+            if "shaken" not in one.record.audit:
+                one.shake(launch)
 
 
 def _run_launch(site: Site, arms: Sequence[MeasuredArm], launch: int, rounds: int) -> None:
@@ -77,6 +91,8 @@ def _run_launch(site: Site, arms: Sequence[MeasuredArm], launch: int, rounds: in
                         one.record.served.extend(serve(one, launch))
                     one.look()
             one.stop()
+    if not launch and not site.out_of_time():
+        _shake(site, arms, launch)
 
 
 def _take_rounds(

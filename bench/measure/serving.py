@@ -17,8 +17,8 @@ from typing import Any
 from bench.errors import BenchError
 from bench.measure.arm import MeasuredArm
 from bench.measure.process import WorkerFailure
+from bench.record.parts import Served
 from bench.record.run import write_atomic
-from bench.record.served import Served
 
 #: Rates that the search for the highest one tries.
 PROBES = 5

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, FiniteFloat
 
 from bench.recipe.workload import Workload
 from bench.record.names import FileName, InnerPath, Label, file_name
-from bench.record.served import RecordModel, Served
+from bench.record.parts import Memory, RecordModel, Served
 
 #: 2: data sets by name, split and checksum; no path, host or user name of the machine; ground truth beside predictions.
 SCHEMA_VERSION = 2
@@ -92,27 +92,6 @@ class Failure(RecordModel):
     """Last lines of the log."""
 
 
-class Memory(RecordModel):
-    """One memory pass, per rank. Bytes."""
-
-    rank: int = 0
-    """Rank of the process."""
-    launch: int = 0
-    """Launch, from 0."""
-    host_baseline_bytes: int | None = None
-    """Resident set after the framework was imported, before the model was built."""
-    host_peak_bytes: int | None = None
-    """Highest resident set over the pass."""
-    allocated_bytes: int | None = None
-    """Peak of allocated memory of the device."""
-    reserved_bytes: int | None = None
-    """Peak of reserved memory of the device."""
-    device_bytes: int | None = None
-    """Memory of the process by NVML."""
-    described: bool = False
-    """The audit looked at the work in this process before, and what it needs for that is in the figures."""
-
-
 class Losses(RecordModel):
     """The losses of one step."""
 
@@ -124,6 +103,10 @@ class Losses(RecordModel):
     """Of a train_eval arm: 0-based step of the training."""
     losses: dict[str, float | None]
     """Loss → value; None where it is no finite number."""
+    done: dict[str, FiniteFloat | None] = Field(default_factory=dict)
+    """Of a timed block: ``steps`` of its process so far, and `bench.worker.api.Adapter.squares` after them."""
+    found: list[Facts] = Field(default_factory=list)
+    """Of the first timed block in inference: detections of each image of the last step."""
 
 
 class Prediction(RecordModel):
@@ -310,7 +293,8 @@ class ArmRecord(RecordModel):
     """What the worker said of the work (bench.worker.api.Description)."""
     audit: dict[str, list[Facts]] = Field(default_factory=dict)
     """What was observed of a few steps: ``ranks``, one `bench.worker.audit.audit` per rank, in canonical names; and
-    ``closing``, one `bench.worker.audit.look` per rank, after the timed blocks (empty: it failed)."""
+    ``closing``, one `bench.worker.audit.look` per rank, after the timed blocks (empty: it failed); and ``shaken``, as
+    ``ranks`` with images that differ in their last place, where facts differed by little."""
     threads: list[int] = Field(default_factory=list)
     """Threads of the framework after timed blocks: every number that was seen."""
     busy_processors: FiniteFloat | None = None

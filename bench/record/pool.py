@@ -6,11 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
+from pydantic import ValidationError
 
 from bench.errors import BenchError
+from bench.recipe.schema import Recipe
 from bench.record.differences import differences, named
 from bench.record.machine import fingerprint
-from bench.record.models import ArmRecord, RunRecord
+from bench.record.models import ArmRecord, Facts, RunRecord
 from bench.record.run import Run
 from bench.record.samples import Columns
 
@@ -149,9 +151,17 @@ def _refuse_other(first: RunRecord, other: RunRecord, run: Run) -> None:
         raise BenchError(problem, where=str(run.folder), hint=hint)
 
 
+def _with_defaults(recipe: Facts) -> Facts:
+    """With the settings that an older bench did not know, which did not do what they ask for."""
+    try:
+        return Recipe.model_validate(recipe).model_dump(mode="json")
+    except ValidationError:
+        return recipe
+
+
 def _problems(first: RunRecord, other: RunRecord) -> Iterator[str]:
     """Why a run is no session of the first one's recipe."""
-    one, two = ({**record.recipe, "aa": record.aa} for record in (first, other))
+    one, two = ({**_with_defaults(record.recipe), "aa": record.aa} for record in (first, other))
     if changed := list(differences(one, two)):
         yield f"not a session of the recipe of {first.id}: {named(changed)}"
     if first.arms != other.arms:

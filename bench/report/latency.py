@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from bench.judge.numbers import significant
-from bench.record.served import Served
+from bench.record.parts import Served
 from bench.report.document import Block, Bullets, Cell, Column, Table, Text
 from bench.report.text import cell, number
 from bench.report.values import Group, Row, RunReport, trains

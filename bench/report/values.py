@@ -23,7 +23,7 @@ from bench.recipe.models import BACKBONES, MODELS
 from bench.recipe.schema import level_text
 from bench.recipe.workload import Workload
 from bench.record.models import Status
-from bench.record.served import Served
+from bench.record.parts import Served
 from bench.report import accuracy_values
 
 

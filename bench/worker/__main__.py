@@ -58,6 +58,7 @@ class Worker:
         self.baseline_bytes = 0
         self.trainer: Any = None
         self.source: Any = None
+        self.steps = 0
 
     def prepare(self, adapter_file: str, job: Dict[str, Any]) -> Dict[str, Any]:
         """Import the adapter and its codebase, build the model, convert the shared batches."""
@@ -97,11 +98,11 @@ class Worker:
         data = self.adapter.load(self.adapter.convert(self.batches[0]))
         return {"description": dataclasses.asdict(self.adapter.describe(data))}
 
-    def audit(self) -> Dict[str, Any]:
+    def audit(self, shake: bool = False) -> Dict[str, Any]:
         """Take the audited steps. What is timed after them would not start from the weights that were given."""
         from bench.worker.audit import audit
 
-        return {"audit": audit(self.adapter, self.batches)}
+        return {"audit": audit(self.adapter, self.batches, shake)}
 
     def keep(self, state: str) -> Dict[str, Any]:
         """Write what the arm is before its first step, for `look`."""
@@ -114,15 +115,23 @@ class Worker:
         """Take some steps more, watched, after the timed ones."""
         from bench.worker.audit import look
 
-        return {"look": look(self.adapter, self.batches, f"{state}.{self.adapter.job.rank}")}
+        if isinstance(self.source, Rotation):
+            self.source.seek(1, 1)
+        kept = f"{state}.{self.adapter.job.rank}"
+        return {"look": look(self.adapter, self.batches, kept, self.source)}
 
     def run_block(
-        self, steps: int, settle: int, first: Optional[int] = None, hold: bool = False
+        self,
+        steps: int,
+        settle: int,
+        first: Optional[int] = None,
+        hold: bool = False,
+        found: bool = False,
     ) -> Dict[str, Any]:
         """Time steps.
 
         ``first``: number of the first timed step's batch, where the batches are shared. ``hold``: with learning rate 0,
-        from now on.
+        from now on. ``found``: with all detections of the last step.
         """
         from bench.worker import probe
 
@@ -131,7 +140,10 @@ class Worker:
         batches: List[int] = []
         if first is not None and isinstance(self.source, Rotation):
             batches = self.source.seek(first - settle, settle + steps)[settle:]
-        return {**probe.run_block(self.adapter, self.phases, steps, settle), "batches": batches}
+        reply = probe.run_block(self.adapter, self.phases, steps, settle, found)
+        self.steps += settle + steps
+        reply["done"]["steps"] = self.steps
+        return {**reply, "batches": batches}
 
     def respond(self, batch: int) -> Dict[str, Any]:
         """Answer a request for the detections of one shared batch; who asks takes the time."""

@@ -210,6 +210,10 @@ class Adapter(abc.ABC):
         """*Timed.* Called when the workload asks for EMA."""
         raise NotImplementedError
 
+    def squares(self) -> Dict[str, float]:
+        """Sums of squares of all parameters (``weights``), and of their ``average`` if there is one. Not timed."""
+        return {}
+
     def scale_learning_rate(self, factor: float) -> None:
         """Make every learning rate ``factor`` times its initial value, for the next step. Not timed."""
         raise NotImplementedError(

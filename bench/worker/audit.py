@@ -15,8 +15,8 @@ from typing import Any, Dict, Iterator, List, Sequence, Tuple
 
 import numpy as np
 
-from bench.worker.api import Adapter, Batch, Detections, Observer
-from bench.worker.probe import finite_losses, phases_of
+from bench.worker.api import Adapter, Batch, Observer
+from bench.worker.probe import finite_losses, found_in, phases_of
 from bench.worker.training import compose, images_of
 
 STEPS = 3
@@ -42,6 +42,13 @@ def audited_batches(batches: Sequence[Batch], steps: int = STEPS) -> List[Batch]
         unseen.append(compose(draw, images_of([batch]), list(batch.images.shape[2:])))
     chosen = [unseen[step % len(unseen)] for step in range(steps - 1)]
     return [*chosen, without_an_object(chosen[0])]
+
+
+def shaken(batch: Batch) -> Batch:
+    """The batch with every value of its images moved by two units in its last place, up or down: so little that all
+    which it changes is how the arm rounds from there on."""
+    signs = np.random.RandomState(0).randint(0, 2, batch.images.shape).astype(np.float32) * 2 - 1
+    return replace(batch, images=batch.images * (1 + signs * np.float32(2.0**-22)))
 
 
 def without_an_object(batch: Batch) -> Batch:
@@ -89,6 +96,7 @@ class Sink:
         self.images: List[Facts] = []
         self.batches: List[int] = []
         self.rounded: Dict[str, int] = {}
+        self.settings: Dict[str, List[Any]] = {}
         self.operators: Dict[str, int] = {}
         self.normalised: Dict[str, int] = {}
         self.random_values = 0
@@ -99,6 +107,13 @@ class Sink:
         """A convolution or matrix product. direction: forward or backward. types: of its operands, as ``float32``."""
         counted = self.flops[direction]
         counted[types] = counted.get(types, 0) + int(flops)
+
+    def setting(self, settings: Facts) -> None:
+        """Settings of the framework at an operation: every value of each is kept."""
+        for name, value in settings.items():
+            seen = self.settings.setdefault(name, [])
+            if value not in seen:
+                seen.append(value)
 
     def first_input(self, images: np.ndarray) -> None:
         """images: [B, 3, H, W], what enters the first convolution in one call of it."""
@@ -159,6 +174,7 @@ class Sink:
             "images": self.images,
             "batches": self.batches,
             "rounded": self.rounded,
+            "settings": self.settings,
             "operators": self.operators,
             "normalised": self.normalised,
             "random_values": self.random_values,
@@ -197,12 +213,15 @@ class Change:
 
     def after_step(self) -> Facts:
         weights, momentum = self._observer.tensors("weights"), self._observer.tensors("momentum")
-        facts: Facts = {"gradient": {}, "update": {}, "momentum": {}, "average": {}}
-        sums = {"all": np.zeros(7), "vectors": np.zeros(7)}
+        kinds = ("gradient", "update", "momentum", "average", "statistics", "average of statistics")
+        facts: Facts = {kind: {} for kind in kinds}
+        sums = {"all": np.zeros(9), "vectors": np.zeros(9)}
         for name, value in weights.items():
             update = self._difference(value, self._weights[name])
             if update.any():
                 self.changed[name] = int(update.size)
+                if name not in self._gradients:  # what a norm layer keeps of its batches
+                    facts["statistics"][name] = norm(update)
             if name not in self._gradients:
                 continue
             facts["gradient"][name] = norm(self._gradients[name])
@@ -214,11 +233,12 @@ class Change:
                     sums[kind] += products
         average = self._observer.tensors("average")
         for name, value in average.items():
-            if name in self._gradients:
+            kind = "average" if name in self._gradients else "average of statistics"
+            if name in self._gradients or name in facts["statistics"]:
                 old = self._average[name]
                 distance = self._difference(weights[name], old).copy()
                 step = self._difference(value, old)
-                facts["average"][name] = [_dot(step, distance), _dot(distance, distance)]
+                facts[kind][name] = [_dot(step, distance), _dot(distance, distance)]
         rules = {kind: self._rule(one) for kind, one in sums.items()}
         facts["rule"] = {**rules["all"], "vectors": rules["vectors"]} if facts["momentum"] else {}
         self._weights, self._momentum = _kept(self._weights, weights), _kept(self._momentum, momentum)
@@ -234,25 +254,32 @@ class Change:
     def _products(self, name: str, momentum: np.ndarray, update: np.ndarray) -> np.ndarray:
         """Inner products of one parameter for `_rule`."""
         weights, old = self._weights[name], self._momentum.get(name)
-        shrunk = _dot(update, momentum), _dot(momentum, momentum)
+        shrunk = _dot(update, update), _dot(update, momentum), _dot(momentum, momentum)
         rest = self._difference(momentum, self._gradients[name])  # decay · w + momentum · v
         by_old = (0.0, 0.0) if old is None else (_dot(rest, old), _dot(old, old))
         cross = 0.0 if old is None else _dot(weights, old)
-        return np.array([*shrunk, _dot(rest, weights), _dot(weights, weights), *by_old, cross])
+        own = _dot(rest, rest), _dot(rest, weights), _dot(weights, weights)
+        return np.array([*shrunk, *own, *by_old, cross])
 
     def _rule(self, sums: np.ndarray) -> Facts:
         """The optimizer's constants, as its tensors show them: v ← momentum · v + g + decay · w, w ← w - lr · v.
 
         Least squares over all parameters, or over biases and scales. ``blur``: what rounding may add to the decay.
+        ``unexplained``: the shares of update and of v that the rule does not make, such as of gradients that were
+        exchanged after the backward pass. Empty where a number is not finite.
         """
-        update_v, v_v, rest_w, w_w, rest_old, old_old, w_old = sums
-        blur = 1e-7 * float(np.sqrt(v_v / max(w_w, 1e-30)))
-        rule = {"lr": -update_v / max(v_v, 1e-30), "blur": blur}
-        if not old_old:
-            return {**rule, "weight_decay": rest_w / max(w_w, 1e-30)}
-        matrix, right = np.array([[w_w, w_old], [w_old, old_old]]), np.array([rest_w, rest_old])
-        decay, momentum = np.linalg.lstsq(matrix, right, rcond=None)[0]
-        return {**rule, "weight_decay": float(decay), "momentum": float(momentum)}
+        if not np.isfinite(sums).all():
+            return {}
+        update_update, update_v, v_v, rest_rest, rest_w, w_w, rest_old, old_old, w_old = sums
+        v_v, w_w = max(v_v, 1e-30), max(w_w, 1e-30)
+        rule = {"lr": -update_v / v_v, "blur": 1e-7 * float(np.sqrt(v_v / w_w)), "weight_decay": rest_w / w_w}
+        if old_old:
+            matrix, right = np.array([[w_w, w_old], [w_old, old_old]]), np.array([rest_w, rest_old])
+            decay, momentum = np.linalg.lstsq(matrix, right, rcond=None)[0]
+            rule.update(weight_decay=float(decay), momentum=float(momentum))
+        made = rule["weight_decay"] * rest_w + rule.get("momentum", 0.0) * rest_old
+        left = 1 - update_v**2 / (v_v * max(update_update, 1e-30)), (rest_rest - made) / v_v
+        return {**rule, "unexplained": [float(np.sqrt(max(0.0, one))) for one in left]}
 
 
 def _kept(old: Arrays, new: Arrays) -> Arrays:
@@ -271,13 +298,13 @@ def _dot(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.dot(a.ravel(), b.ravel()))
 
 
-def _train(adapter: Adapter, observer: Observer, batches: Sequence[Batch]) -> Facts:
+def _train(adapter: Adapter, observer: Observer, source: Iterator[Any], count: int) -> Facts:
     change, project = Change(observer), Projection()
     steps = []
-    for batch in batches:
+    for _ in range(count):
         sink = Sink(project)
         value: Any = None
-        for name, call in phases_of(adapter, iter([adapter.convert(batch)])):
+        for name, call in phases_of(adapter, source):
             with observer.watching(name, sink):
                 value = call(value)
             if name == "backward":
@@ -289,39 +316,17 @@ def _train(adapter: Adapter, observer: Observer, batches: Sequence[Batch]) -> Fa
 # -- inference ---------------------------------------------------------------------------------
 
 
-def _found(one: Detections) -> Facts:
-    """Detections of one image in numbers of a few digits, the best first; of masks area and centre."""
-    order = np.argsort(-one.scores, kind="stable")
-    facts: Facts = {
-        "image_id": int(one.image_id),
-        "boxes": np.round(one.boxes[order].astype(np.float64), 3).tolist(),
-        "scores": np.round(one.scores[order].astype(np.float64), 6).tolist(),
-        "labels": [int(label) for label in one.labels[order]],
-    }
-    if one.masks is not None:
-        facts["masks"] = [_mask(one.masks[index]) for index in order]
-    return facts
-
-
-def _mask(mask: np.ndarray) -> List[float]:
-    """Height and width of the image, area, and the centre of the pixels (row, column)."""
-    rows, columns = np.nonzero(mask)
-    centre = (rows.mean(), columns.mean()) if len(rows) else (0.0, 0.0)
-    return [*mask.shape, len(rows), *(round(float(value), 3) for value in centre)]
-
-
-def _infer(adapter: Adapter, observer: Observer, batches: Sequence[Batch]) -> Facts:
+def _infer(adapter: Adapter, observer: Observer, source: Iterator[Any], count: int) -> Facts:
     project = Projection()
     weights = {name: norm(value) for name, value in observer.tensors("weights").items()}
     steps = []
-    for batch in batches:
+    for _ in range(count):
         sink = Sink(project)
         value: Any = None
-        data = adapter.convert(batch)
-        for name, call in phases_of(adapter, iter([data])):
+        for name, call in phases_of(adapter, source):
             with observer.watching(name, sink):
                 value = call(value)
-        found = [_found(one) for one in adapter.detections(value, data)]
+        found = [found_in(one) for one in adapter.detections(*value)]
         steps.append({"detections": found, **sink.facts()})
     return {"steps": steps, "weights": weights}
 
@@ -339,8 +344,19 @@ def _observer(adapter: Adapter) -> Iterator[Any]:
         yield observer
 
 
-def audit(adapter: Adapter, batches: Sequence[Batch]) -> Facts:
+def _walk(adapter: Adapter, observer: Observer, batches: Sequence[Batch]) -> Facts:
+    """Steps with these batches, each converted anew."""
+    walk = _train if adapter.job.training else _infer
+    return walk(adapter, observer, map(adapter.convert, batches), len(batches))
+
+
+def audit(adapter: Adapter, batches: Sequence[Batch], shake: bool = False) -> Facts:
     """Take the audited steps with a prepared adapter, which is not to be timed afterwards.
+
+    Args:
+        adapter: One arm.
+        batches: Its shared batches.
+        shake: Take `shaken` ones, to see what rounding does to the facts of this arm.
 
     Returns:
         ``steps``: facts of each (see `Sink`, `Change`; ``losses`` or ``detections``); ``weights``: norms by name before
@@ -350,8 +366,8 @@ def audit(adapter: Adapter, batches: Sequence[Batch]) -> Facts:
     with _observer(adapter) as observer:
         if observer is None:
             return {}
-        walk = _train if adapter.job.training else _infer
-        facts = walk(adapter, observer, audited_batches(batches))
+        chosen = audited_batches(batches)
+        facts = _walk(adapter, observer, [shaken(one) for one in chosen] if shake else chosen)
         return {**facts, "after": observer.settings(), "randomness": observer.randomness}
 
 
@@ -363,29 +379,31 @@ def keep(adapter: Adapter, state: str) -> None:
             os.fsync(file.fileno())  # so that nothing is written while steps are timed
 
 
-def look(adapter: Adapter, batches: Sequence[Batch], state: str) -> Facts:
+def look(adapter: Adapter, batches: Sequence[Batch], state: str, source: Iterator[Any]) -> Facts:
     """Take steps after the timed ones, watched: is the work still what the audit saw?
 
     Args:
         adapter: One arm.
         batches: Its shared batches.
         state: What `keep` wrote. It is removed.
+        source: Where the timed steps took their batches from.
 
     Returns:
-        In training ``step``: facts of a step with the first audited batch, from where the timed steps came to. Then
-        ``weights``, ``steps`` and ``changed`` as `audit` gives them: of the last two audited batches, from the state
-        that was kept; in inference, which changes no weights, of the first one. ``after``: settings of the framework.
+        ``step``: facts of one more of these steps, from where they came to. Then ``weights``, ``steps`` and
+        ``changed`` as `audit` gives them: of the last two audited batches, from the state that was kept; in inference,
+        which changes no weights, of the first one. ``after``: settings of the framework.
         Empty for a codebase that cannot be observed.
     """
     with _observer(adapter) as observer:
         if observer is None:
             return {}
         first, *others = audited_batches(batches)
+        walk = _train if adapter.job.training else _infer
+        seen = {"step": walk(adapter, observer, source, 1)["steps"][0], "after": observer.settings()}
         if not adapter.job.training:
-            return {**_infer(adapter, observer, [first]), "after": observer.settings()}
-        seen = {"step": _train(adapter, observer, [first])["steps"][0], "after": observer.settings()}
-        if os.path.exists(state):
+            seen.update(_walk(adapter, observer, [first]))
+        elif os.path.exists(state):
             adapter.load_state(state)
             os.remove(state)
-            seen.update(_train(adapter, observer, others))
+            seen.update(_walk(adapter, observer, others))
         return seen

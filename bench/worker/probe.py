@@ -29,7 +29,10 @@ WHAT_TO_CHANGE = "; lower the learning rate (--set workload.optimizer.lr=1e-5), 
 
 
 def phases_of(adapter: Adapter, source: Iterator[Any]) -> List[Phase]:
-    """The step as its phases in order; each takes what the one before returned."""
+    """The step as its phases in order; each takes what the one before returned.
+
+    The last one returns the losses, or the arguments of `Adapter.detections`.
+    """
     if not adapter.job.training:
         loaded: List[Any] = [None]
 
@@ -40,7 +43,7 @@ def phases_of(adapter: Adapter, source: Iterator[Any]) -> List[Phase]:
         return [
             ("data", data),
             ("network", adapter.network),
-            ("post", lambda raw: adapter.postprocess(raw, loaded[0])),
+            ("post", lambda raw: (adapter.postprocess(raw, loaded[0]), loaded[0])),
         ]
 
     def backward(losses: Any) -> Any:
@@ -76,14 +79,17 @@ def run_steps(phases: Sequence[Phase], steps: int, before: Callable[[], Any]) ->
     return value
 
 
-def run_block(adapter: Adapter, phases: Sequence[Phase], steps: int, settle: int = 0) -> Dict[str, Any]:
+def run_block(
+    adapter: Adapter, phases: Sequence[Phase], steps: int, settle: int = 0, found: bool = False
+) -> Dict[str, Any]:
     """Time `steps` consecutive steps.
 
     `settle` steps run before them, untimed: they bring back the caches that the arms in between took.
 
     Returns:
-        {start_ns: [k], end_ns} on the worker's monotonic clock, losses, threads of the framework now, and the
-        processors that this process kept busy meanwhile.
+        {start_ns: [k], end_ns} on the worker's monotonic clock, losses and with ``found`` detections of the last step,
+        `Adapter.squares` after it (``done``), threads of the framework now, and the processors that this process kept
+        busy meanwhile.
     """
     marks: List[Any] = []
     run_steps(phases, settle, before=lambda: None)
@@ -93,15 +99,39 @@ def run_block(adapter: Adapter, phases: Sequence[Phase], steps: int, settle: int
     adapter.synchronize()
     end_ns, end_cpu_ns = time.perf_counter_ns(), time.process_time_ns()
     starts_ns = adapter.marks_ns(marks)
+    detections = adapter.detections(*value) if found and not adapter.job.training else []
     # A device's clock has an origin of its own; the block starts when the host's clock says so.
     shift_ns = begin_ns - starts_ns[0]
     return {
         "start_ns": [int(start + shift_ns) for start in starts_ns],
         "end_ns": int(end_ns),
         "losses": finite_losses(adapter, value),
+        "done": adapter.squares() if adapter.job.training else {},
+        "found": [found_in(one) for one in detections],
         "threads": adapter.current_threads(),
         "busy_processors": (end_cpu_ns - begin_cpu_ns) / max(1, end_ns - begin_ns),
     }
+
+
+def found_in(one: Detections) -> Dict[str, Any]:
+    """Detections of one image in numbers of a few digits, the best first; of masks area and centre."""
+    order = np.argsort(-one.scores, kind="stable")
+    facts: Dict[str, Any] = {
+        "image_id": int(one.image_id),
+        "boxes": np.round(one.boxes[order].astype(np.float64), 3).tolist(),
+        "scores": np.round(one.scores[order].astype(np.float64), 6).tolist(),
+        "labels": [int(label) for label in one.labels[order]],
+    }
+    if one.masks is not None:
+        facts["masks"] = [_mask(one.masks[index]) for index in order]
+    return facts
+
+
+def _mask(mask: np.ndarray) -> List[float]:
+    """Height and width of the image, area, and the centre of the pixels (row, column)."""
+    rows, columns = np.nonzero(mask)
+    centre = (rows.mean(), columns.mean()) if len(rows) else (0.0, 0.0)
+    return [*mask.shape, len(rows), *(round(float(value), 3) for value in centre)]
 
 
 LONGEST_REST_S = 1.0

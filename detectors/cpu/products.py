@@ -70,12 +70,14 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def worthwhile(a: Tensor, b: Tensor) -> bool:
     """Whether ``by_convolution`` is faster for a [N, K] and another matrix."""
-    return (
-        ours(a, b)
-        and a.dtype == b.dtype == torch.float32
-        and len(a) >= max(FEWEST_ROWS, a.shape[1] // LONGEST_SUM)
-        and SPLIT_BY_LIBRARY
-    )
+    if not (SPLIT_BY_LIBRARY and ours(a, b) and a.dtype == b.dtype == torch.float32):
+        return False
+    enough = len(a) >= max(FEWEST_ROWS, a.shape[1] // LONGEST_SUM)
+    if torch.compiler.is_compiling():  # the number of regions is none that a graph may depend on
+        from torch.fx.experimental.symbolic_shapes import guard_or_false
+
+        return guard_or_false(enough)
+    return enough
 
 
 class _Linear(torch.autograd.Function):

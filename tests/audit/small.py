@@ -25,9 +25,11 @@ from bench.judge.audit import Audit
 from bench.judge.audit import audit as judge
 from bench.judge.observations import summary
 from bench.recipe.workload import Workload
-from bench.record.models import ArmRecord
+from bench.record.models import ArmRecord, Losses
+from bench.worker.__main__ import Rotation
 from bench.worker.api import Batch, Job
 from bench.worker.audit import audit, keep, look
+from bench.worker.probe import phases_of, run_block
 
 SIZE = (96, 128)
 CLASSES = ["cat", "dog", "fox"]
@@ -205,16 +207,28 @@ def record_of(workload: Any, seen: list[Any], label: str) -> ArmRecord:
     )  # fmt: skip
 
 
+def timed(made: Any, source: Rotation) -> list[Losses]:
+    """What is kept of a warm-up and two blocks of one launch."""
+    phases = phases_of(made, source)
+    seen = []
+    for round_ in range(-1, 2):
+        one = run_block(made, phases, 2, found=round_ == 0)
+        done = {**one["done"], "steps": 2.0 * (round_ + 2)}
+        seen.append(Losses(launch=0, round=round_, losses=one["losses"], done=done, found=one["found"]))
+    return seen
+
+
 def with_closing(one: ArmRecord, made: Any, sabotage: Callable[[Any], None] = lambda _: None) -> ArmRecord:
     """The record of an arm that was timed with this adapter, changed by a sabotage then, and watched once more."""
+    source = Rotation([made.convert(batch) for batch in batches()])
     with tempfile.TemporaryDirectory() as folder:
         state = f"{folder}/state"
         if made.job.training:
             keep(made, state)
-            record(made, "timed")
+        blocks = timed(made, source)
         sabotage(made)
-        closing = [summary(look(made, batches(), state), None)]
-    return one.model_copy(update={"audit": {**one.audit, "closing": closing}})
+        closing = [summary(look(made, batches(), state, source), None)]
+    return one.model_copy(update={"losses": blocks, "audit": {**one.audit, "closing": closing}})
 
 
 def verdict(arm: ArmRecord, baseline: ArmRecord) -> Audit:

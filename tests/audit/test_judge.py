@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.judge.audit import Audit, audit, audit_run
+from bench.judge.audit import Audit, audit, audit_run, doubtful
 from bench.judge.detections import matched_share
 from bench.judge.observations import group_of, summary
 from bench.judge.steps import losses, repeated
@@ -374,3 +374,60 @@ def test_decay_of_biases_counts_where_rounding_allows(decay: float, blur: float,
         for label, one in (("reference", 1e-4), ("other", decay))
     )
     assert audit(second, first).verdict == expected
+
+
+@pytest.mark.parametrize(
+    ("differs", "rounding", "also", "expected"),
+    [
+        (1.02, None, {}, "unequal"),  # nobody looked what rounding does
+        (1.02, 1.008, {}, "not shown"),
+        (1.02, 1.0001, {}, "unequal"),
+        (1.15, 1.1, {}, "unequal"),  # however an arm rounds
+        (1.02, 1.008, {"steps/1/rounded": {"bfloat16": 10}}, "unequal"),
+        (1.02, 1.008, {"steps/1/losses": {"cls": 1.01, "box": 0.5, "loss": 1.51}}, "unequal"),
+    ],
+)
+def test_only_as_much_as_rounding_does_is_not_shown(
+    differs: float, rounding: float | None, also: dict[str, Any], expected: str
+) -> None:
+    def norm(value: float) -> dict[str, Any]:
+        return {"steps/0/gradient": {"head.classes": 2.0, "backbone.stages.1": value}}
+
+    reference, other = arm("reference"), arm("other", {**norm(differs), **also})
+    for one, own, more in ((reference, 1.0, {}), (other, differs, also)):
+        if rounding is not None:
+            one.audit["shaken"] = arm("shaken", {**norm(own * rounding), **more}).audit["ranks"]
+    assert doubtful(other, reference) == (differs < 1.1 and "steps/1/rounded" not in also)
+    found = audit(other, reference)
+    assert found.verdict == expected
+    if expected == "not shown":
+        told = "norm of the gradient of backbone.stages.1 in step 1 (differs by less than rounding does)"
+        assert told in found.unknown
+
+
+@pytest.mark.parametrize(
+    ("fact", "changes"),
+    [
+        ("share of the momentum that the rule does not make in step 2",
+         {"steps/1/rule": {**STEP["rule"], "unexplained": [0.0, 1.2]}}),
+        ("norm of the statistics of backbone.stages.1 in step 1", {"steps/0/statistics": {"backbone.stages.1": 2.0}}),
+        ("weight of new values in the average of statistics of backbone.stages.1 in step 2",
+         {"steps/1/average of statistics": {"backbone.stages.1": 0.5}}),
+        ("convolutions while computing in step 1", {"steps/0/settings": {"convolutions": ["highest", "bf16"]}}),
+    ],
+)  # fmt: skip
+def test_what_newer_records_tell_is_compared(fact: str, changes: dict[str, Any]) -> None:
+    plain = {
+        "steps/1/rule": {**STEP["rule"], "unexplained": [0.0, 0.0]},
+        "steps/0/settings": {"convolutions": ["highest"]},
+    }
+    reference = arm("reference", plain)
+    assert audit(arm("same", plain), reference).verdict == "equal"
+    assert [one.fact for one in audit(arm("other", {**plain, **changes}), reference).differences][-1:] == [
+        fact
+    ]
+
+
+def test_phase_without_operators_is_not_shown() -> None:
+    found = against_reference({"steps/0/operators": {"forward": 500, "ema": 3}})
+    assert (found.verdict, found.unknown) == ("not shown", ("operators of the phase ema in step 1",))

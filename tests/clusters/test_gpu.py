@@ -36,9 +36,9 @@ def test_two_short_runs_make_one_table(tmp_path: Path) -> None:
     }  # fmt: skip
     assert all(row["s_per_iter"] > 0 and row["memory_mib"] for row in rows)
     smoke = [json.loads(line) for line in (tmp_path / "gpu" / "smoke.jsonl").read_text().splitlines()]
-    assert len(smoke) == 4
+    assert len(smoke) == 16
     assert all(one["finite"] and len(one["top"]) == 10 for one in smoke), smoke
-    assert second.count("smoke ") == 4
+    assert second.count("smoke ") == 16
     third = run(tmp_path / "gpu", 8)
     assert third.count("finished before") == 2
 

@@ -15,7 +15,8 @@ from bench.judge.audit import Audit
 from bench.judge.ratio import Ratio, pair, ratio
 from bench.recipe.plan import baseline_ids
 from bench.recipe.workload import Workload
-from bench.record.models import ArmRecord, Failure, Memory, RunRecord
+from bench.record.models import ArmRecord, Failure, RunRecord
+from bench.record.parts import Memory
 from bench.record.run import Run
 from bench.record.samples import SAMPLE_COLUMNS
 from bench.report import sections

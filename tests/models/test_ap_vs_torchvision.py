@@ -94,7 +94,7 @@ def ap_of_torchvision(theirs: nn.Module, split: config.Split, first: int, *, mas
     ("name", "short", "images", "steps", "lr"),
     [
         ("faster_rcnn_r50_fpn", 160, 8, 100, 5e-4),
-        ("mask_rcnn_r50_fpn", 160, 8, 100, 5e-4),
+        ("mask_rcnn_r50_fpn", 128, 4, 80, 5e-4),
         ("retinanet_r50_fpn", 128, 4, 150, 5e-4),
         ("ssd300_vgg16", 300, 4, 40, 1e-4),
     ],

@@ -27,7 +27,7 @@ CASES = [
     pytest.param("ssd300_vgg16", {"score_threshold": 0.1}, marks=NIGHTLY),
     pytest.param("ssd300_vgg16", {"conventions": "mmdet", "score_threshold": 0.1}, marks=NIGHTLY),
 ]
-ONNX = [pytest.param(*CASES[0], marks=NIGHTLY), CASES[4], *CASES[6:9]]
+ONNX = [pytest.param(*CASES[0], marks=NIGHTLY), CASES[4], pytest.param(*CASES[2], marks=NIGHTLY), *CASES[6:9]]
 
 
 def detector(name: str, settings: dict[str, str | float]) -> tuple[nn.Module, Tensor]:

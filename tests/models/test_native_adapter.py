@@ -114,6 +114,33 @@ def test_saved_weights_predict_the_same(cache: Path, tmp_path: Path) -> None:
         assert detections.masks.shape == (len(detections.boxes), *size)
 
 
+def test_lower_precision_trains_and_predicts_as_full(cache: Path, tmp_path: Path) -> None:
+    weights = str(tmp_path / "weights.npz")
+    maker = make_adapter(cache, "infer", model="retinanet_r50_fpn")
+    maker.prepare()
+    maker.save_weights(weights)
+    losses, scores = {}, {}
+    for precision in ("float32", "bfloat16"):
+        adapter = make_adapter(
+            cache, "train", weights=weights, model="retinanet_r50_fpn", precision=precision
+        )
+        adapter.prepare()
+        data = adapter.load(adapter.convert(load_batches(adapter.job.batches, 0, 1)[0]))
+        found = adapter.forward(data)
+        adapter.backward(found)
+        adapter.optimizer_step()
+        losses[precision] = sum(adapter.loss_values(found).values())
+        adapter = make_adapter(
+            cache, "infer", weights=weights, model="retinanet_r50_fpn", precision=precision
+        )
+        adapter.prepare()
+        detected = adapter.detections(adapter.postprocess(adapter.network(data), data), data)
+        scores[precision] = np.concatenate([one.scores for one in detected]).mean()
+    for values, tolerance in ((losses, 0.05), (scores, 0.1)):
+        assert values["bfloat16"] == pytest.approx(values["float32"], rel=tolerance)
+        assert values["bfloat16"] != values["float32"]
+
+
 def test_the_same_seed_gives_the_same_weights(cache: Path) -> None:
     states = []
     for task in ("train", "infer"):

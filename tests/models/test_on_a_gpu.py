@@ -106,16 +106,24 @@ def test_what_would_wait_is_counted() -> None:
 
 def test_bytes_become_the_same_pixels_on_the_device() -> None:
     random = np.random.default_rng(0)
-    nothing = Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
+
+    def masks(count: int, size: tuple[int, int]) -> Target:
+        drawn = torch.from_numpy(random.integers(0, 2, (count, *size), dtype=np.uint8))
+        return Target(torch.zeros(count, 4), torch.zeros(count, dtype=torch.int64), drawn)
+
     examples = [
-        Example(random.integers(0, 256, (*size, 3), dtype=np.uint8), nothing, size, number)
+        Example(random.integers(0, 256, (*size, 3), dtype=np.uint8), masks(number, size), size, number)
         for number, size in enumerate([(33, 50), (40, 20)])
     ]
     for pixels in (Pixels(), Pixels(mean=(10, 20, 30), std=(1, 1, 1), order="bgr")):
         expected = Collate(pixels, Resize())(examples)
         found = Collate(pixels, Resize(), as_bytes=True)(examples)
         assert found.images.dtype == torch.uint8
+        assert found.targets[1].masks.shape == (1, 64, 8)
         found = found.to(torch.device("cpu"))
         assert torch.equal(found.images, expected.images)
         assert found.images.stride() == expected.images.stride()
         assert found.scale is None
+        for made, wanted in zip(found.targets, expected.targets, strict=True):
+            assert torch.equal(made.masks, wanted.masks)
+            assert made.masks.is_contiguous()

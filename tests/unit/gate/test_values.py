@@ -59,3 +59,27 @@ def test_the_plain_mean_has_the_tolerance_of_the_trimmed_one() -> None:
     assert (first.name, second.name) == ("s/iter", "s/iter mean")
     assert (first.tolerance, second.tolerance) == (0.07, 0.07)
     assert read_settings(["s/iter=7%", "s/iter mean=9%"], 60).metrics_of("train")[1].tolerance == 0.09
+
+
+@pytest.mark.parametrize(
+    ("head", "grown"),
+    [
+        ({"forward": 1.1, "backward": 2.0}, 0.1 / 3),
+        ({"forward": 1.1, "backward": 1.9}, 0.0),  # moved
+        ({"forward": 1.1, "backward": 1.95}, 0.05 / 3),
+        ({"forward": 0.9, "backward": 2.0}, -0.1 / 3),
+        ({"forward": 1.0, "backward": 2.5}, 0.0),
+    ],
+)
+def test_phase_grows_no_more_than_its_step(tmp_path: Path, head: dict[str, float], grown: float) -> None:
+    run = written(tmp_path, 10)
+    for arm, seconds in zip(run.arms(), ({"forward": 1.0, "backward": 2.0}, head), strict=True):
+        phases = {name: [value] * 6 for name, value in seconds.items()}
+        run.write_arm(arm.model_copy(update={"phases": phases, "launches": 2}), run.samples(arm.id))
+    found = interleaved(run, ["arm"], read_settings(["phase forward=1%"], 60), tmp_path)
+    assert found["arm", "phase forward"][1].values == pytest.approx([grown] * 2)
+
+
+def test_phase_that_was_not_measured_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match="no times of the phase 'forward'"):
+        interleaved(written(tmp_path, 10), ["arm"], read_settings(["phase forward=1%"], 60), tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from bench.errors import BenchError
 from bench.judge.audit import audit_sessions
 from bench.judge.ratio import pair, pooled
+from bench.recipe.schema import Recipe
 from bench.record.pool import PooledRun
 from bench.record.run import Run
 from bench.record.samples import block_times
@@ -94,6 +96,20 @@ def test_runs_of_other_work_or_machines_are_refused(
         PooledRun([first, other])
     assert error.value.where == str(other.folder)
     assert "--apart" in (error.value.hint or "")
+
+
+def test_settings_that_an_older_bench_did_not_know_part_no_sessions(tmp_path: Path) -> None:
+    given = {"name": "quickstart", "workload": {}, "arms": ["torchvision", "native"]}
+    recipe = Recipe.model_validate(given).model_dump(mode="json")
+    old = copy.deepcopy(recipe)
+    del old["measure"]["hold_weights"], old["workload"]["nodes"]
+    for one in old["arms"]:
+        del one["model"], one["python"]
+    runs = [session(tmp_path, number, recipe=one) for number, one in enumerate((old, recipe))]
+    assert PooledRun(runs).record().recipe == old
+    recipe["measure"]["hold_weights"] = True
+    with pytest.raises(BenchError, match="hold_weights: False → True"):
+        PooledRun([runs[0], session(tmp_path, 2, recipe=recipe)])
 
 
 def test_run_named_twice_is_refused(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from bench.gate.history import collect
 from bench.judge import numbers, ratio
 from bench.judge.audit import Audit, Difference
-from bench.record.models import Failure, Memory
+from bench.record.models import Failure
+from bench.record.parts import Memory
 from bench.record.run import Run
 from bench.record.samples import block_times
 from bench.report import text as text_module

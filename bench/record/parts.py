@@ -1,4 +1,4 @@
-"""What is common to all parts of a record, and what a served arm has in its own."""
+"""What is common to all parts of a record, and parts of an arm: memory passes, serving."""
 
 from __future__ import annotations
 
@@ -11,6 +11,27 @@ class RecordModel(BaseModel):
     """A record may hold more keys than the schema; they are kept, not refused."""
 
     model_config = ConfigDict(extra="allow", use_attribute_docstrings=True)
+
+
+class Memory(RecordModel):
+    """One memory pass, per rank. Bytes."""
+
+    rank: int = 0
+    """Rank of the process."""
+    launch: int = 0
+    """Launch, from 0."""
+    host_baseline_bytes: int | None = None
+    """Resident set after the framework was imported, before the model was built."""
+    host_peak_bytes: int | None = None
+    """Highest resident set over the pass."""
+    allocated_bytes: int | None = None
+    """Peak of allocated memory of the device."""
+    reserved_bytes: int | None = None
+    """Peak of reserved memory of the device."""
+    device_bytes: int | None = None
+    """Memory of the process by NVML."""
+    described: bool = False
+    """The audit looked at the work in this process before, and what it needs for that is in the figures."""
 
 
 class Served(RecordModel):

@@ -206,7 +206,7 @@ function drawAudit(left) {
     }
   const table = (entries) => entries.length ? h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Facts" }, h("table", {},
     h("thead", {}, h("tr", {}, ["fact", ...columns].map((name) => h("th", { scope: "col" }, name)))),
-    h("tbody", {}, entries.slice(0, MOST_BARS).map(([fact, row]) => h("tr", {}, h("th", { scope: "row" }, D.strings[fact]), columns.map((name) => h("td", {}, auditCell(row.cells[name])))))))) : "";
+    h("tbody", {}, entries.slice(0, MOST_BARS).map(([fact, row]) => h("tr", {}, h("th", { scope: "row" }, D.strings[fact].trim() || NONE), columns.map((name) => h("td", {}, auditCell(row.cells[name])))))))) : "";
   const all = [...facts].sort((a, b) => b[1].differs - a[1].differs);
   const differ = all.filter(([, row]) => row.differs), rest = all.filter(([, row]) => !row.differs);
   return section("audit", "Equal work", note(`Against the run's baseline. Facts that differ: ${differ.length}; that could not be observed in both arms: ${rest.length}.`),

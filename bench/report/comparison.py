@@ -24,19 +24,17 @@ from bench.report.measured import Measured, throughput_ratio
 from bench.report.values import Group, Row, marks_of
 
 #: Facts of a machine that change from minute to minute, and its name: they make no other machine.
-PASSING = tuple(
-    [
-        "host",
-        "load",
-        "temperature",
-        "available",
-        "used",
-        "power_w",
-        "utilization",
-        "throttle",
-        "process",
-        "clock_mhz",
-    ]
+PASSING = (
+    "host",
+    "load",
+    "temperature",
+    "available",
+    "used",
+    "power_w",
+    "utilization",
+    "throttle",
+    "process",
+    "clock_mhz",
 )
 
 

@@ -89,7 +89,7 @@ SERVING = (
     "Requests of MLPerf's load generator, each of one batch; an arm answers one at a time, in the order of arrival. "
     "SingleStream asks again when the answer is there. Offline asks for all at once. Server asks at random times "
     "(Poisson), and its row is the highest rate of those tried at which 99 % of the answers came within the bound. "
-    "Values are medians over launches. The arms were served one after the other, so there are no ratios. *valid*: the "
+    "Values are medians over launches. The arms were served one after the other, so there are no ratios. Valid: the "
     "generator calls every result valid. This is no submission to MLPerf."
 )
 

@@ -55,7 +55,6 @@ class Evaluating:
 class Inference:
     """An inference rate as the tool prints it: only the values that the line states."""
 
-    format: str
     images: int | None = None
     batches: int | None = None
     total_s: float | None = None
@@ -65,6 +64,7 @@ class Inference:
     fps: float | None = None
     what: str = "inference"
     """inference, or data loader."""
+    format: str = ""
     line: int = 0
     time_ms: int | None = None
 
@@ -73,10 +73,10 @@ class Inference:
 class BestMetric:
     """`Best test box ap: 0.2752, in iter: 20000`: a value with the label that the tool gives it, right or wrong."""
 
-    format: str
     label: str
     value: float
     iteration: int | None = None
+    format: str = ""
     line: int = 0
 
 

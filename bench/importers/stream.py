@@ -19,6 +19,7 @@ from bench.importers.events import (
     EpochTotal,
     Evaluating,
     Heading,
+    Inference,
     Interruption,
     Setting,
 )
@@ -67,8 +68,8 @@ class Stream:
         """What may be a heading, if a log or a setting follows it."""
         self._number = 0
         """Of the line that is looked at."""
-        self._others = [other for format in formats for other in format.others]
-        hints = sorted({*HINTS, *(hint for hint, _, _ in self._others)})
+        self._others = [(format.name, *other) for format in formats for other in format.others]
+        hints = sorted({*HINTS, *(hint for _, hint, _, _ in self._others)})
         self._hint = re.compile(b"|".join(map(re.escape, hints)))
 
     def read(self, path: Path) -> Iterator[Event]:
@@ -184,9 +185,9 @@ class Stream:
         try:
             if (evaluation := self._block.feed(line)) is not None:
                 found.append(evaluation)
-            for hint, pattern, say in self._others:
+            for name, hint, pattern, say in self._others:
                 if hint in line and (match := pattern.search(line)) is not None and (said := say(match)):
-                    found += said
+                    found += [_of_format(event, name) for event in said]
                     break
         except (ValueError, OverflowError):
             yield self._broken(line, "a value is not a number")
@@ -215,6 +216,10 @@ class Stream:
             return self._clock.read(stamp[1]) if stamp else None
         except ValueError:
             return None
+
+
+def _of_format(event: OtherEvent, name: str) -> OtherEvent:
+    return replace(event, format=name) if isinstance(event, Inference | BestMetric) else event
 
 
 def _variants(line: bytes, format: Format) -> Iterator[bytes]:

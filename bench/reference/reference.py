@@ -11,12 +11,10 @@ from pathlib import Path
 from bench.errors import BenchError
 from bench.importers import import_logs
 from bench.importers.events import BestMetric, Evaluation, Inference
-from bench.importers.formats import paddledetection2020, solov2_own
+from bench.importers.formats.paddle import OWN
+from bench.importers.formats.paddle import PADDLE_2020 as PADDLE
 from bench.importers.section import Section, WallClock
 from bench.importers.summary import Placed
-
-OWN = solov2_own.NAME
-PADDLE = paddledetection2020.NAME
 
 #: The window of the document: the lines of these two iterations.
 FROM_ITER, TO_ITER = 20, 1000

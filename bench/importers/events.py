@@ -48,7 +48,6 @@ class Evaluating:
 
     epoch_length: int | None = None
     """Iterations of an epoch, where the line may show them."""
-    time_ms: int | None = None
 
 
 @dataclass(frozen=True)

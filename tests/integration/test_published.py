@@ -244,7 +244,9 @@ def test_the_report_has_every_row_of_the_model_zoo(report: Path) -> None:
         if layout.compares_codebases:
             continue
         for row in load(PUBLISHED / "mmdetection_model_zoo", layout.name).rows:
-            shown = ["–" if cell == "-" else cell for cell in list(row.values())[:-1]]  # the last one is an address, cut off
+            shown = [
+                "–" if cell == "-" else cell for cell in list(row.values())[:-1]
+            ]  # the last one is an address, cut off
             assert f"| {' | '.join(shown)} |" in text
 
 

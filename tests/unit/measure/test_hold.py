@@ -41,9 +41,6 @@ class Learning:
     def current_threads(self) -> int:
         return 3
 
-    def squares(self) -> dict[str, float]:
-        return {"weights": self.weight**2}
-
 
 def test_weights_are_held_where_the_recipe_says_so() -> None:
     worker, adapter = Worker(), Learning()

@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with patch.object(runtime, "build_model", of_few_regions):
         if code := predict.main([str(learned), str(trained(learned)), str(out / "train"), *drawn]):
             raise SystemExit(code)
-    contact_sheet(out / "pictures", out / "gallery.jpg", columns=3)
+    contact_sheet(out / "pictures", out / "gallery.jpg", height=240, columns=3)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The picture in the documentation of what a model finds: `python -m benchmarks.gallery OUT`.
 
-A Mask R-CNN learns six drawn scenes by heart, and `detectors.predict` draws what it finds in them: `OUT/gallery.jpg`.
-It says nothing about other images. What is finished is not done again.
+A Mask R-CNN trains on six drawn scenes for a short time, and `detectors.predict` draws what it finds in them:
+`OUT/gallery.jpg`. It says nothing about other images. What is finished is not done again.
 """
 
 from __future__ import annotations

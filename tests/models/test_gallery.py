@@ -16,7 +16,7 @@ from tests.conftest import ROOT
 
 @pytest.mark.nightly
 def test_the_gallery_of_the_docs_can_be_made_again(tmp_path: Path) -> None:
-    """Not the same pixels, since training rounds elsewhere otherwise, but the same scenes, and large objects in them."""
+    """Not the same pixels, since training rounds otherwise elsewhere, but the same scenes, and large objects found."""
     gallery.main([str(tmp_path)])
     with Image.open(tmp_path / "gallery.jpg") as made, Image.open(ROOT / "docs/assets/gallery.jpg") as shown:
         assert made.size == shown.size

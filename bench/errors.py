@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import os
+import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -53,6 +55,23 @@ def telling(problem: str, path: Path, hint: str | None = None) -> Iterator[None]
         yield
     except OSError as error:
         raise BenchError(f"{problem}: {error.strerror or error}", where=str(path), hint=hint) from None
+
+
+def read_file(path: Path, most: int | None = None) -> bytes:
+    """The content of a regular file: a device or a pipe, also behind a link, may have no end.
+
+    Raises:
+        BenchError: It is none, cannot be read, or is longer than so many bytes.
+    """
+    with telling("cannot be read", path):
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # opening a pipe must not wait for a writer
+        with open(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise BenchError("not a regular file", where=str(path))
+            content = file.read(-1 if most is None else most + 1)
+    if most is not None and len(content) > most:
+        raise BenchError(f"longer than {most >> 10} KiB", where=str(path))
+    return content
 
 
 @contextlib.contextmanager

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import pkgutil
 import posixpath
 import re
 from collections.abc import Mapping
@@ -168,14 +167,10 @@ def models() -> str:
 
 
 def formats() -> str:
-    """What the module of each log format says of it."""
-    from bench.importers import formats as package
+    """What the modules of the log formats say of them."""
+    from bench.importers.formats import MODULES
 
-    names = list(package.known_formats())
-    modules = [
-        importlib.import_module(one.name)
-        for one in pkgutil.iter_modules(package.__path__, f"{package.__name__}.")
-    ]
-    modules.sort(key=lambda module: names.index(module.FORMAT.name))
-    parts = [f"### {module.FORMAT.name}\n\n{inspect.getdoc(module)}" for module in modules]
-    return "\n\n".join(parts)
+    heads = [", ".join(format.name for format in module.FORMATS) for module in MODULES]
+    return "\n\n".join(
+        f"### {head}\n\n{inspect.getdoc(module)}" for head, module in zip(heads, MODULES, strict=True)
+    )

@@ -76,7 +76,7 @@ def import_logs(
         lines=stream.counts.lines,
         size_bytes=sum(path.stat().st_size for path in paths),
         train_lines=train_lines,
-        caveats={name: formats[name].caveats for name in formats if name in train_lines},
+        caveats={name: formats[name].caveats for name in train_lines},
         not_read=dict(stream.counts.not_read),
         log=log,
     )

@@ -49,32 +49,16 @@ class LogColumn:
     """Task → metrics of the last evaluation of the section."""
     window: str
     """Over which window the tool prints its values."""
-
-
-@dataclass(frozen=True)
-class LogComparison:
-    columns: tuple[LogColumn, ...]
-
-    def speed(self, column: LogColumn) -> tuple[float, float] | None:
-        """How many times as fast as the first log, and the error of that: by images where both state them, else by
-        steps."""
-        base = self.columns[0]
-        if base.s_per_step is None or column.s_per_step is None:
-            return None
-        error = base.error + column.error
-        if base.images_per_s is not None and column.images_per_s is not None:
-            ratio = column.images_per_s / base.images_per_s
-            error = error if column.images_stated and base.images_stated else 0.0
-        else:
-            ratio = base.s_per_step / column.s_per_step
-        return ratio, ratio * error
+    speed: float | None = None
+    """How many times as fast as the first log: by images where both state them, else by steps."""
+    speed_error: float | None = None
 
 
 def compare_logs(
     results: Sequence[ImportResult],
     images_per_step: Sequence[float] = (),
     sections: Sequence[int] = (),
-) -> LogComparison:
+) -> list[LogColumn]:
     """The longest section of each log, or the one that `sections` names (from 1), beside each other.
 
     Args:
@@ -91,7 +75,8 @@ def compare_logs(
     chosen = _for_each(sections, len(results), "--section")
     if any(value is not None and value <= 0 for value in images):
         raise BenchError("--images-per-step must be above 0")
-    return LogComparison(tuple(map(_column, results, images, chosen)))
+    columns = list(map(_column, results, images, chosen))
+    return [_with_speed(column, columns[0]) for column in columns]
 
 
 def _for_each(values: Sequence[Any], count: int, option: str) -> list[Any]:
@@ -146,6 +131,18 @@ def _column(result: ImportResult, images: float | None, number: int | None) -> L
     )
 
 
+def _with_speed(column: LogColumn, base: LogColumn) -> LogColumn:
+    if base.s_per_step is None or column.s_per_step is None:
+        return column
+    error = base.error + column.error
+    if base.images_per_s is not None and column.images_per_s is not None:
+        speed = column.images_per_s / base.images_per_s
+        error = error if column.images_stated and base.images_stated else 0.0
+    else:
+        speed = base.s_per_step / column.s_per_step
+    return dataclasses.replace(column, speed=speed, speed_error=speed * error)
+
+
 def _length(section: Section) -> tuple[int, int]:
     return section.last - section.first, section.lines
 
@@ -160,22 +157,21 @@ def _accuracy(result: ImportResult, section: Section) -> dict[str, Mapping[str, 
     return found
 
 
-def render_comparison(comparison: LogComparison) -> str:
+def render_comparison(columns: Sequence[LogColumn]) -> str:
     """A table with a column for every log."""
-    columns = comparison.columns
     rows: list[tuple[str, Callable[[LogColumn], str]]] = [
         ("log", lambda one: one.log),
         ("format", lambda one: one.format),
         ("section", lambda one: f"{one.section} of {one.sections}: {one.unit}s {one.first} to {one.last}"),
-        ("cards", lambda one: MISSING if one.cards is None else str(one.cards)),
+        ("cards", lambda one: _shown(one.cards, "{}")),
         ("s/step", _time),
-        ("step/s", lambda one: MISSING if one.s_per_step is None else f"{1 / one.s_per_step:.4g}"),
-        ("images/s, all cards", _images),
-        ("speed", lambda one: _speed(comparison, one)),
+        ("step/s", lambda one: _shown(one.s_per_step and 1 / one.s_per_step, "{:.4g}")),
+        ("images/s, all cards", lambda one: _shown(one.images_per_s, "{:.4g}", not one.images_stated)),
+        ("speed", lambda one: _speed(one, columns[0])),
         ("by quarters, s/step", lambda one: ", ".join(f"{rate:.4g}" for rate in one.by_quarters) or MISSING),
-        ("warm-up until", lambda one: MISSING if one.warm_up is None else str(one.warm_up)),
-        ("data, of the step", lambda one: MISSING if one.data_share is None else f"{one.data_share:.1%}"),
-        ("max MB allocated", lambda one: MISSING if one.memory_mb is None else f"{one.memory_mb:g}"),
+        ("warm-up until", lambda one: _shown(one.warm_up, "{}")),
+        ("data, of the step", lambda one: _shown(one.data_share, "{:.1%}")),
+        ("max MB allocated", lambda one: _shown(one.memory_mb, "{:g}")),
         *_accuracy_rows(columns),
     ]
     cells = [(title, *(show(column) for column in columns)) for title, show in rows]
@@ -203,28 +199,21 @@ def _metric(task: str, name: str) -> Callable[[LogColumn], str]:
     return lambda column: metric_text(column.accuracy.get(task, {}).get(name))
 
 
+def _shown(value: float | None, form: str, printed: bool = False) -> str:
+    return MISSING if value is None else form.format(value) + (" (printed)" if printed else "")
+
+
 def _time(column: LogColumn) -> str:
-    if column.s_per_step is None:
-        return MISSING
-    error = f" ± {column.s_per_step * column.error:.2g}" if column.error else ""
-    return f"{column.s_per_step:.4g}{error}" + ("" if column.by_clock else " (printed)")
+    error = f" ± {column.s_per_step * column.error:.2g}" if column.s_per_step and column.error else ""
+    return _shown(column.s_per_step, "{:.4g}" + error, not column.by_clock)
 
 
-def _images(column: LogColumn) -> str:
-    if column.images_per_s is None:
-        return MISSING
-    return f"{column.images_per_s:.4g}" + ("" if column.images_stated else " (printed)")
-
-
-def _speed(comparison: LogComparison, column: LogColumn) -> str:
-    speed = comparison.speed(column)
-    if column is comparison.columns[0] or speed is None:
-        return "1" if speed is not None else MISSING
-    ratio, error = speed
-    printed = column.images_per_s is not None and not (
-        column.images_stated and comparison.columns[0].images_stated
-    )
-    return f"{ratio:.3f}{f' ± {error:.2g}' if error else ''} × the first{' (printed)' if printed else ''}"
+def _speed(column: LogColumn, base: LogColumn) -> str:
+    if column is base:
+        return _shown(column.speed, "1")
+    error = f" ± {column.speed_error:.2g}" if column.speed_error else ""
+    printed = column.images_per_s is not None and not (column.images_stated and base.images_stated)
+    return _shown(column.speed, "{:.3f}" + error + " × the first", printed)
 
 
 def _remarks(columns: Sequence[LogColumn]) -> list[str]:
@@ -243,12 +232,6 @@ def _remarks(columns: Sequence[LogColumn]) -> list[str]:
     return list(dict.fromkeys(lines))
 
 
-def comparison_json(comparison: LogComparison) -> dict[str, Any]:
-    """The columns, with the speed against the first log."""
-    logs = []
-    for column in comparison.columns:
-        speed = comparison.speed(column)
-        logs.append(
-            dataclasses.asdict(column) | {"speed": speed and speed[0], "speed_error": speed and speed[1]}
-        )
-    return {"logs": logs}
+def comparison_json(columns: Sequence[LogColumn]) -> dict[str, Any]:
+    """The columns as plain values."""
+    return {"logs": list(map(dataclasses.asdict, columns))}

@@ -52,9 +52,18 @@ _DATA_SETS = ("coco", "lvis")
 _NO_METRICS = re.compile(r"(?:.*/)?(?:data_time|time|lr|base_lr|memory|step|iter|epoch|grad_norm|.*loss.*)")
 
 
-def defined(value: float) -> float | None:
-    """None for the values that stand for an undefined one."""
-    return None if value == -1 or not math.isfinite(value) else value
+def defined(value: float, scale: int = 1) -> float | None:
+    """A value of which ``scale`` is 1; None for those that stand for an undefined one."""
+    return None if value == -1 or not math.isfinite(value) else value / scale
+
+
+def _json(line: bytes) -> dict[str, Any]:
+    """What a line of JSON holds; nothing where it is damaged."""
+    try:
+        content: dict[str, Any] = json.loads(line[line.index(b"{") :])
+    except (ValueError, RecursionError):
+        return {}
+    return content
 
 
 class SummaryBlock:
@@ -116,10 +125,7 @@ class SummaryBlock:
         if values is None or len(values) != len(names):
             return None
         scale = 100 if percent else 1
-        metrics = {
-            name: None if value == -1 else defined(value / scale)
-            for name, value in zip(names, values, strict=True)
-        }
+        metrics = {name: defined(value, scale) for name, value in zip(names, values, strict=True)}
         return Evaluation(self.task, metrics, kind)
 
 
@@ -170,19 +176,12 @@ def pair_metrics(task: str, text: bytes) -> Evaluation:
 
 def json_metrics(line: bytes) -> tuple[Evaluation, ...]:
     """`"bbox_mAP": 0.374`, `"coco/bbox_mAP": 0.374` as fractions and `"bbox/AP": 37.4` in percent."""
-    try:
-        content: Any = json.loads(line[line.index(b"{") :])
-    except (ValueError, RecursionError):
-        return ()
-    values = {key: value for key, value in content.items() if type(value) in (int, float)}
+    values = {key: value for key, value in _json(line).items() if type(value) in (int, float)}
     percent: dict[str, dict[str, float | None]] = {}
     for key in list(values):
         task, slash, metric = key.partition("/")
         if slash and task not in _DATA_SETS and _KNOWN.fullmatch(metric):
-            value = values.pop(key)
-            percent.setdefault(_task(task.encode()), {})[metric] = (
-                None if value == -1 else defined(value / 100)
-            )
+            percent.setdefault(_task(task.encode()), {})[metric] = defined(values.pop(key), 100)
     if percent:
         iteration = values.get("iteration")
         at = int(iteration) if iteration is not None and 0 <= iteration < 10**9 else None
@@ -207,16 +206,11 @@ def _named_metrics(values: Iterable[tuple[str, float]]) -> tuple[Evaluation, ...
 
 def coco_lists(line: bytes) -> tuple[Evaluation, ...]:
     """`"test_coco_eval_bbox": [12 numbers]` of DETR and its descendants."""
-    try:
-        content: Any = json.loads(line[line.index(b"{") :])
-    except (ValueError, RecursionError):
-        return ()
-    found = []
+    content, found = _json(line), []
     for key, values in content.items():
         prefix, marker, task = key.partition("test_coco_eval_")
         if marker and isinstance(values, list) and all(type(value) in (int, float) for value in values):
-            epoch = content.get("epoch")
-            at = epoch if type(epoch) is int else None
+            at = epoch if type(epoch := content.get("epoch")) is int else None
             named = zip(COCO_METRICS, values, strict=False)
             name = _task(task.encode()) + (f" ({prefix.strip('_')})" if prefix else "")
             found.append(Evaluation(name, {one: defined(float(value)) for one, value in named}, "line", at))

@@ -48,14 +48,12 @@ class Evaluating:
 
     epoch_length: int | None = None
     """Iterations of an epoch, where the line may show them."""
-    time_ms: int | None = None
 
 
 @dataclass(frozen=True)
 class Inference:
     """An inference rate as the tool prints it: only the values that the line states."""
 
-    format: str
     images: int | None = None
     batches: int | None = None
     total_s: float | None = None
@@ -65,6 +63,7 @@ class Inference:
     fps: float | None = None
     what: str = "inference"
     """inference, or data loader."""
+    format: str = ""
     line: int = 0
     time_ms: int | None = None
 
@@ -73,10 +72,10 @@ class Inference:
 class BestMetric:
     """`Best test box ap: 0.2752, in iter: 20000`: a value with the label that the tool gives it, right or wrong."""
 
-    format: str
     label: str
     value: float
     iteration: int | None = None
+    format: str = ""
     line: int = 0
 
 

@@ -1,6 +1,6 @@
 """A log format as data: how its training lines start and end, what its keys mean, which other lines matter.
 
-`formats/` holds one `Format` per tool; `Format.read` is all the code they need. No pattern may take more than linear
+`formats/` holds them; `Format.read` is all the code they need. No pattern may take more than linear
 time: every repetition is bounded, or the pattern is matched at one place only.
 """
 
@@ -29,8 +29,8 @@ from bench.importers.events import (
 )
 
 OtherEvent = Evaluation | Evaluating | Inference | BestMetric | EpochTotal
-#: A line that is not training progress: a text it holds, how to know it, and what it says (`line` and `time_ms` are
-#: filled in later).
+#: A line that is not training progress: a text it holds, how to know it, and what it says (`format`, `line` and
+#: `time_ms` are filled in later).
 Other = tuple[bytes, re.Pattern[bytes], Callable[[re.Match[bytes]], tuple[OtherEvent, ...]]]
 
 NUMBER = rb"[-+]?(?:\d+(?:\.\d*)?(?:[eE][-+]?\d+)?|[nN]a[nN]|inf)"
@@ -43,7 +43,8 @@ _PAIR = re.compile(
 _SPLIT = re.compile(rb"(?<=[\d.-]) {2,99}(?=[\d.]|[eE][-+]\d)")
 _PADDING = re.compile(r" {2,}")
 _BRACKETED = re.compile(rb" \(([a-z_]{1,40}) (" + NUMBER + rb")\)")
-_ETA = re.compile(rb"\b(?:eta|ETA)\"?: \"?(?:(-?\d{1,9}) days?, )?(\d{1,9}):(\d\d):(\d\d)")
+DURATION = rb"(?:-?\d{1,9} days?, )?\d{1,9}:\d\d:\d\d"
+_ETA = re.compile(rb"\b(?:eta|ETA)\"?: \"?(" + DURATION + rb")")
 #: Values that are no numbers and need not be: `lr: N/A`, `size: (640, 640)`.
 _NO_NUMBERS = (b": N/A", b": (")
 
@@ -115,16 +116,16 @@ class Format:
     title: str
     marker: bytes
     """A text that every training line holds."""
-    start: re.Pattern[bytes]
-    """Matches from the start of a training line; groups: stamp, epoch, iteration, length (of the epoch or the run);
-    `()` where there is none. Of JSON, the groups are not used."""
     claim: re.Pattern[bytes]
     """Found in every line that claims to be training progress, whole or not."""
     keys: Mapping[str, str]
     """Printed key → one of lr, s_per_iter, data_s, images_per_s, memory_mb; of two, the first printed one counts."""
-    once: bytes
+    start: re.Pattern[bytes] = re.compile(rb'\{"')
+    """Matches from the start of a training line; groups: stamp, epoch, iteration, length (of the epoch or the run);
+    `()` where there is none. Of JSON, the groups are not used."""
+    once: bytes = b"{"
     """A text that a whole line holds once: twice means that two lines ran into one another."""
-    end: re.Pattern[bytes]
+    end: re.Pattern[bytes] = re.compile(rb"\}$")
     """Found at the end of every whole training line; it has to end in `$`."""
     closed: bool = True
     """Whether `end` tells a whole line from a cut one; if not, a last line without newline is not trusted."""
@@ -229,7 +230,7 @@ class Format:
                 losses[key] = value
             else:
                 other[key] = value
-        return Fields(eta_s=eta and _eta_s(eta), losses=losses, other=other, **known)
+        return Fields(eta_s=eta and int(duration_s(eta[1])), losses=losses, other=other, **known)
 
 
 def _text_numbers(body: bytes) -> dict[str, float]:
@@ -274,13 +275,39 @@ def _json_numbers(content: Mapping[str, Any]) -> dict[str, float]:
         raise BrokenLine("a value is not a number") from None
 
 
-def _eta_s(match: re.Match[bytes]) -> int:
-    days, hours, minutes, seconds = (int(group or 0) for group in match.groups())
-    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
-
-
 def duration_s(text: bytes) -> float:
-    """`1 day, 2:03:04.5` in seconds."""
+    """`1 day, 2:03:04.5` in seconds; also `4.5`."""
     days, _, clock = text.rpartition(b" day")
-    hours, minutes, seconds = clock.split()[-1].split(b":")
-    return (int(days or 0) * 24 + int(hours)) * 3600 + int(minutes) * 60 + float(seconds)
+    seconds = 0.0
+    for part in clock.split()[-1].split(b":"):
+        seconds = seconds * 60 + float(part)
+    return int(days or 0) * 86_400 + seconds
+
+
+# -- What formats are made of ------------------------------------------------------------------------------
+
+NO_CLOCK = "prints no time of day: the wall clock is unknown"
+
+
+def other(hint: bytes, pattern: bytes, say: Callable[[re.Match[bytes]], tuple[OtherEvent, ...]]) -> Other:
+    """A line that holds `hint`, matches the pattern, and says this."""
+    return hint, re.compile(pattern), say
+
+
+def evaluating(hint: bytes, pattern: bytes) -> Other:
+    """A line that says that an evaluation runs."""
+    return other(hint, pattern, lambda _: (Evaluating(),))
+
+
+def rate(hint: bytes, pattern: bytes, what: str = "inference") -> Other:
+    """A line with an inference rate. Groups have the names of fields of `Inference`; `s_per_…` may be `ms_per_…`."""
+
+    def say(match: re.Match[bytes]) -> tuple[Inference]:
+        values: dict[str, Any] = {}
+        for name, text in match.groupdict().items():
+            if text is not None:
+                number = int(text) if name in ("images", "batches") else duration_s(text)
+                values[name.removeprefix("m")] = number / 1000 if name.startswith("ms_") else number
+        return (Inference(what=what, **values),)
+
+    return other(hint, pattern, say)

@@ -11,7 +11,7 @@ from bench.importers.clock import ASSUMED_YEAR
 from bench.importers.evaluation import COCO_METRICS
 from bench.importers.events import BestMetric, Evaluation, Inference
 from bench.importers.foreign import remedy
-from bench.importers.section import Section
+from bench.importers.section import Section, WallClock
 from bench.importers.summary import ImportResult, Placed
 from bench.text_safety import for_terminal
 
@@ -213,21 +213,16 @@ def _problems(result: ImportResult) -> list[str]:
 
 def to_json(result: ImportResult) -> dict[str, Any]:
     """Everything, as plain JSON values; a number that is not finite becomes its name."""
-    plain = _plain(result)
-    for section, source in zip(plain["log"]["sections"], result.log.sections, strict=True):
-        if source.wall_clock is not None:
-            section["wall_clock"]["steps_per_s"] = source.wall_clock.steps_per_s
-            section["wall_clock"]["s_per_iter"] = source.wall_clock.s_per_iter
-            section["wall_clock"]["relative_error"] = source.wall_clock.relative_error
-    return plain  # type: ignore[no-any-return]
+    return {part.name: _plain(getattr(result, part.name)) for part in dataclasses.fields(result)}
 
 
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        kind = (
-            {"type": type(value).__name__} if isinstance(value, Evaluation | Inference | BestMetric) else {}
-        )
-        return kind | {part.name: _plain(getattr(value, part.name)) for part in dataclasses.fields(value)}
+        names = [part.name for part in dataclasses.fields(value)]
+        if isinstance(value, WallClock):
+            names += ["steps_per_s", "s_per_iter", "relative_error"]
+        kind = type(value).__name__ if isinstance(value, Evaluation | Inference | BestMetric) else None
+        return ({"type": kind} if kind else {}) | {name: _plain(getattr(value, name)) for name in names}
     if isinstance(value, dict):
         return {str(key): _plain(one) for key, one in value.items()}
     if isinstance(value, list | tuple):

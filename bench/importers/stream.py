@@ -16,9 +16,9 @@ from bench.importers.events import (
     Broken,
     Cards,
     Claim,
-    EpochTotal,
-    Evaluating,
+    Evaluation,
     Heading,
+    Inference,
     Interruption,
     Setting,
 )
@@ -67,8 +67,8 @@ class Stream:
         """What may be a heading, if a log or a setting follows it."""
         self._number = 0
         """Of the line that is looked at."""
-        self._others = [other for format in formats for other in format.others]
-        hints = sorted({*HINTS, *(hint for hint, _, _ in self._others)})
+        self._others = [(format.name, *other) for format in formats for other in format.others]
+        hints = sorted({*HINTS, *(hint for _, hint, _, _ in self._others)})
         self._hint = re.compile(b"|".join(map(re.escape, hints)))
 
     def read(self, path: Path) -> Iterator[Event]:
@@ -181,33 +181,32 @@ class Stream:
 
     def _events(self, line: bytes) -> Iterator[Event]:
         found: list[OtherEvent] = []
+        format = ""
         try:
             if (evaluation := self._block.feed(line)) is not None:
                 found.append(evaluation)
-            for hint, pattern, say in self._others:
+            for name, hint, pattern, say in self._others:
                 if hint in line and (match := pattern.search(line)) is not None and (said := say(match)):
                     found += said
+                    format = name
                     break
         except (ValueError, OverflowError):
             yield self._broken(line, "a value is not a number")
             return
-        yield from self._placed(found, self._time_ms(line))
+        for event in found:
+            yield self._placed(event, self._time_ms(line), format)
 
     def _flushed(self) -> Iterator[Event]:
         """The evaluation whose lines end here."""
         if (event := self._block.flush()) is not None:
-            yield from self._placed([event], None)
+            yield self._placed(event)
 
-    def _placed(self, events: list[OtherEvent], time_ms: int | None) -> Iterator[OtherEvent]:
-        for event in events:
-            if isinstance(event, BestMetric):
-                yield replace(event, line=self._number)
-            elif isinstance(event, Evaluating):
-                yield event if time_ms is None else replace(event, time_ms=time_ms)
-            elif isinstance(event, EpochTotal):
-                yield event
-            else:
-                yield replace(event, line=self._number, time_ms=time_ms)
+    def _placed(self, event: OtherEvent, time_ms: int | None = None, format: str = "") -> OtherEvent:
+        if isinstance(event, BestMetric):
+            return replace(event, line=self._number, format=format)
+        if isinstance(event, Inference):
+            return replace(event, line=self._number, time_ms=time_ms, format=format)
+        return replace(event, line=self._number, time_ms=time_ms) if isinstance(event, Evaluation) else event
 
     def _time_ms(self, line: bytes) -> int | None:
         stamp = STAMP.match(line)

@@ -22,7 +22,6 @@ What is done to an image, so that a codebase's own pipeline can be set to match:
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -37,8 +36,8 @@ from PIL import Image
 from bench.errors import BenchError
 from bench.inputs.coco import Json, image_path, object_mask
 from bench.inputs.dataset import Dataset, _is_complete, _publish_folder, _usable_box
-from bench.inputs.files import watched
 from bench.inputs.pixels import decode
+from bench.inputs.watched import watched
 from bench.recipe.models import MODELS
 from bench.recipe.workload import IMAGENET_MEAN, IMAGENET_STD, ShortLong, Workload
 from bench.worker.api import Batch
@@ -187,15 +186,13 @@ def epoch_orders(image_ids: Sequence[int], draws: int, seed: int, flip: float) -
     From raw words of PCG64, as `bench.inputs.shapes`, so the same on every machine and with every version of numpy.
     """
     drawn: list[tuple[int, bool]] = []
-    for epoch in itertools.count():
-        if len(drawn) >= draws:
-            return drawn[:draws]
+    for epoch in range(-(-draws // len(image_ids))):
         generator = np.random.PCG64(np.random.SeedSequence([seed, epoch]))
         keys, coins = np.asarray(generator.random_raw(2 * len(image_ids)), np.uint64).reshape(2, -1)
         order = np.argsort(keys, kind="stable").tolist()
         mirrored = ((coins >> np.uint64(40)) < round(flip * 2**24)).tolist()
         drawn += [(image_ids[place], mirrored[place]) for place in order]
-    raise AssertionError
+    return drawn[:draws]
 
 
 def prepare_schedule(dataset: Dataset, workload: Workload, folder: Path) -> tuple[Path, str]:

@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from bench.errors import BenchError
-from bench.inputs.files import read_file
+from bench.errors import BenchError, read_file
 from bench.inputs.masks import check_mask, check_run_lengths
 from bench.text_safety import for_terminal
 

@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.errors import BenchError, StorageError, did_you_mean, storing
+from bench.errors import BenchError, StorageError, did_you_mean, read_file, storing
 from bench.inputs import formats, shapes
 from bench.inputs.coco import Json, image_path, read_coco
-from bench.inputs.files import read_file, watched
 from bench.inputs.pixels import check, decode
+from bench.inputs.watched import watched
 from bench.recipe.workload import Input, Workload
 from bench.worker.batches import CorruptBatch, read_manifest, verify_file
 

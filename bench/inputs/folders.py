@@ -14,17 +14,12 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from bench.errors import BenchError, storing
+from bench.errors import BenchError, read_file, storing
 from bench.inputs import formats
-from bench.inputs.coco import image_path, object_mask, read_coco
-from bench.inputs.files import read_file
+from bench.inputs.coco import Json, image_path, object_mask, read_coco
 from bench.inputs.pixels import ODDITIES, WrongSize, decode, is_turned, oddities
 from bench.recipe.workload import SPLIT_NAME
-
-Json = dict[str, Any]
-
 
 # -- checking --------------------------------------------------------------------------------------------
 

@@ -21,8 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from bench.errors import BenchError
-from bench.inputs.files import read_file
+from bench.errors import BenchError, read_file
 
 Size = tuple[int, int]
 ORIENTATION = 0x0112

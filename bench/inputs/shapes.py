@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from bench.inputs.files import watched
+from bench.inputs.watched import watched
 
 VERSION = 2
 SPLITS = {"train": 1, "val": 2}  # split → seed
@@ -73,9 +73,7 @@ CLASSES: dict[str, Callable[[Float, Float], Mask]] = {
     "ring": lambda x, y: abs(x * x + y * y - np.float32(0.6)) <= 0.3,
     "cross": lambda x, y: (np.minimum(abs(x), abs(y)) <= 0.26) & (np.maximum(abs(x), abs(y)) <= 0.9),
     "heart": _heart,
-    "crescent": lambda x, y: (
-        (x * x + y * y <= 0.9) & ((x - np.float32(0.5)) * (x - np.float32(0.5)) + y * y > 0.5)
-    ),
+    "crescent": _crescent,
 }
 
 

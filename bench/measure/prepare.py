@@ -15,8 +15,8 @@ from bench.errors import BenchError
 from bench.inputs import weights as mappings
 from bench.inputs.batches import prepare_batches, prepare_schedule
 from bench.inputs.dataset import Dataset, evaluated_input, open_dataset, open_evaluation
-from bench.inputs.files import TOLD
 from bench.inputs.npz import check_npz, read_npz, sha256_of
+from bench.inputs.watched import TOLD
 from bench.measure.arm import MeasuredArm
 from bench.measure.preflight import check_weights, interpreter_of, refuse_other_packages
 from bench.measure.process import WorkerFailure

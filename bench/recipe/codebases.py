@@ -179,11 +179,11 @@ def _entry_point_folders() -> Iterable[Path]:
 def load_codebase(folder: Path) -> Codebase:
     """Read one adapter folder. Raises BenchError that names the file and the field."""
     path = folder / "adapter.yaml"
+    if not path.exists():
+        raise BenchError("not an adapter folder: it has no adapter.yaml", where=str(folder))
     try:
         content, places = plain_yaml.parse(plain_yaml.text_of(path), str(path))
         return Codebase.model_validate(content).model_copy(update={"folder": folder.resolve()})
-    except FileNotFoundError:
-        raise BenchError("not an adapter folder: it has no adapter.yaml", where=str(folder)) from None
     except ValidationError as error:
         raise explain(error, Codebase, places, path) from None
 

@@ -51,13 +51,9 @@ def read_recipe(file: Path, chain: tuple[Path, ...] = ()) -> tuple[dict[str, Any
     resolved = Path(os.path.realpath(file))
     if resolved in chain or len(chain) >= MAX_EXTENDS:
         raise BenchError("a recipe extends itself, or too many others", where=str(file))
-    try:
-        text = plain_yaml.text_of(file)
-    except FileNotFoundError:
-        raise BenchError(
-            "recipe not found", where=str(file), hint="bench list recipes shows what is there"
-        ) from None
-    content, places = plain_yaml.parse(text, str(file))
+    if not os.path.exists(file):
+        raise BenchError("recipe not found", where=str(file), hint="bench list recipes shows what is there")
+    content, places = plain_yaml.parse(plain_yaml.text_of(file), str(file))
     if not isinstance(content, dict):
         raise BenchError("a recipe is a mapping with name, workload and arms", where=str(file))
     parent = content.pop("extends", None)

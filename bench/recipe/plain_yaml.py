@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
 import re
-import stat
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from bench.errors import BenchError
+from bench.errors import BenchError, read_file
 from bench.text_safety import for_terminal
 
 Places = dict[tuple[str | int, ...], str]
@@ -34,22 +32,10 @@ _MERGE = "<<"
 
 def text_of(path: Path) -> str:
     """The text of a regular file that is not too long. Raises BenchError that names the file."""
-    where = str(path)
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # opening a pipe must not wait for a writer
-        with open(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise BenchError("not a regular file", where=where)
-            content = file.read(MAX_BYTES + 1)
-        if len(content) > MAX_BYTES:
-            raise BenchError(f"longer than {MAX_BYTES >> 10} KiB", where=where)
-        return content.decode("utf-8-sig")
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise BenchError(f"cannot be read: {error.strerror or error}", where=where) from None
-    except ValueError as error:  # bytes that are no UTF-8, or a name with a zero byte
-        raise BenchError(f"cannot be read: {error}", where=where) from None
+        return read_file(path, MAX_BYTES).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BenchError(f"cannot be read: {error}", where=str(path)) from None
 
 
 def parse(text: str, where: str) -> tuple[Any, Places]:

@@ -13,7 +13,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter
 
 from bench.reference.published import Published, number
-from bench.reference.reference import Solov2Log
+from bench.reference.solov2 import Solov2Log
 from bench.report.figures import MUTED, PALETTE, WIDTH_IN, pareto_front, plain, style
 
 _INK = "#374151"
@@ -30,6 +30,8 @@ class Scatter:
     y: str
     x_title: str
     higher_x_is_better: bool
+    methods: Sequence[str]
+    """Those that have both of its numbers."""
 
 
 _METHODS = {
@@ -44,18 +46,15 @@ _METHODS = {
 _BOX, _MASK = tuple(_METHODS), ("mask_rcnn", "cascade_mask_rcnn", "htc")
 _SPEED = ("Inf time (fps)", "inference speed (fps, one V100)", True)
 _MEMORY = ("Mem (GB)", "training memory (GB per GPU)", False)
-#: Each scatter plot and the methods that have both of its numbers.
 SCATTERS = tuple(
-    (
-        Scatter(
-            name=f"{what}-{y.split()[0]}-ap",
-            alt=f"{y} on COCO val2017 against {title}, with the Pareto front of each method",
-            x=x,
-            y=y,
-            x_title=title,
-            higher_x_is_better=better,
-        ),
-        methods,
+    Scatter(
+        name=f"{what}-{y.split()[0]}-ap",
+        alt=f"{y} on COCO val2017 against {title}, with the Pareto front of each method",
+        x=x,
+        y=y,
+        x_title=title,
+        higher_x_is_better=better,
+        methods=methods,
     )
     for y, methods in (("box AP", _BOX), ("mask AP", _MASK))
     for what, (x, title, better) in (("speed", _SPEED), ("memory", _MEMORY))
@@ -74,18 +73,18 @@ _MARKERS = {
 def _points(table: Published, scatter: Scatter) -> list[tuple[str, float, float]]:
     """(backbone, x, y) of the rows that have both; of two speeds (SSD) the first, at batch 1."""
     found = []
-    for row in table.records():
+    for row in table.rows:
         x, y = number(row[scatter.x].split(" / ")[0]), number(row[scatter.y])
         if x is not None and y is not None:
             found.append((row["Backbone"], x, y))
     return found
 
 
-def _draw_scatter(zoo: Mapping[str, Published], scatter: Scatter, methods: Sequence[str]) -> Canvas:
+def _draw_scatter(zoo: Mapping[str, Published], scatter: Scatter) -> Canvas:
     canvas, ax = plt.subplots(figsize=(WIDTH_IN, 5.2))
     colour = dict(zip(_METHODS, PALETTE, strict=True))
     backbones: set[str] = set()
-    for method in methods:
+    for method in scatter.methods:
         points = _points(zoo[method], scatter)
         front = pareto_front(((x, y) for _, x, y in points), higher_x_is_better=scatter.higher_x_is_better)
         ax.plot(*zip(*front, strict=True), color=colour[method], lw=1.4, alpha=0.75, zorder=1)
@@ -112,7 +111,9 @@ def _draw_scatter(zoo: Mapping[str, Published], scatter: Scatter, methods: Seque
         ax.xaxis.set_major_formatter(ScalarFormatter())
     ax.grid(color=_GRID, lw=0.6)
     ax.set_axisbelow(True)
-    first = [Line2D([], [], color=colour[method], lw=2.5, label=_METHODS[method]) for method in methods]
+    first = [
+        Line2D([], [], color=colour[method], lw=2.5, label=_METHODS[method]) for method in scatter.methods
+    ]
     shapes = [
         Line2D([], [], color=_INK, marker=marker, ls="", ms=6, label=backbone)
         for backbone, marker in _MARKERS.items()
@@ -159,7 +160,7 @@ def _draw_codebases(zoo: Mapping[str, Published]) -> Canvas:
     )
     canvas, axes = plt.subplots(len(panels), 1, figsize=(WIDTH_IN, 10.0))
     for ax, (name, title, form) in zip(axes, panels, strict=True):
-        rows = list(zoo[name].records())
+        rows = zoo[name].rows
         series = {
             label: [number(row[codebase]) for row in rows]
             for codebase, label in (
@@ -175,7 +176,7 @@ def _draw_codebases(zoo: Mapping[str, Published]) -> Canvas:
 
 
 def _draw_throughput(table: Published) -> Canvas:
-    rows = list(table.records())
+    rows = table.rows
     canvas, ax = plt.subplots(figsize=(WIDTH_IN, 3.4))
     names = [f"{row['Implementation']} ({row['Framework']})" for row in rows]
     _bars(ax, names, {"img/s": [float(row["Throughput (img/s)"]) for row in rows]}, "{:.0f}")
@@ -186,10 +187,9 @@ def _draw_throughput(table: Published) -> Canvas:
 
 def _draw_solov2(log: Solov2Log) -> Canvas:
     canvas, ax = plt.subplots(figsize=(WIDTH_IN, 2.6))
-    pairs = (log.without_ema, log.with_ema)
     series = {
-        "PaddleDetection": [pair.paddle.s_per_iter for pair in pairs],
-        "own implementation": [pair.own.s_per_iter for pair in pairs],
+        name: [codebase.clock(ema).s_per_iter for ema in (False, True)]
+        for name, codebase in (("PaddleDetection", log.paddle), ("own implementation", log.own))
     }
     _bars(ax, ["EMA off", "EMA on"], series, "{:.3f}")
     ax.set_title("SOLOv2-light R50-vd DCN, batch 12: s/iter by the log's clock (lower is better)")
@@ -202,8 +202,8 @@ def draw(
 ) -> Iterator[tuple[str, Canvas]]:
     """(name, figure) of every figure."""
     with style():
-        for scatter, methods in SCATTERS:
-            yield scatter.name, _draw_scatter(zoo, scatter, methods)
+        for scatter in SCATTERS:
+            yield scatter.name, _draw_scatter(zoo, scatter)
         yield "codebases", _draw_codebases(zoo)
         yield "throughput", _draw_throughput(throughput)
         yield "solov2", _draw_solov2(solov2)

@@ -17,13 +17,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.errors import BenchError
+from bench.errors import BenchError, telling
 from bench.record.run import write_atomic
 
 _COMMON = ("Mem (GB)", "Train time (s/iter)", "Inf time (fps)")
 _BOX = ("Backbone", "Style", "Lr schd", *_COMMON, "box AP", "Download")
 _MASK = (*_BOX[:-1], "mask AP", "Download")
-_CODEBASES = ("Detectron", "maskrcnn-benchmark", "mmdetection")
+CODEBASES = ("Detectron", "maskrcnn-benchmark", "mmdetection")
 
 #: The document's word for each column that is not in English.
 _WORDS = {
@@ -60,10 +60,10 @@ LAYOUTS = (
     Layout("cascade_mask_rcnn", "Cascade Mask R-CNN", "Cascade Mask R-CNN", _MASK),
     Layout("htc", "混合任务级联(HTC)", "Hybrid Task Cascade (HTC)", _MASK),
     Layout("ssd", "SSD", "SSD", ("Backbone", "Size", *_BOX[1:])),
-    Layout("comparison_performance", "性能", "Performance", ("Type", "Lr schd", *_CODEBASES), True),
-    Layout("comparison_training_speed", "训练速度", "Training speed (s/iter)", ("Type", *_CODEBASES), True),
-    Layout("comparison_inference_speed", "推理速度", "Inference speed (fps)", ("Type", *_CODEBASES), True),
-    Layout("comparison_training_memory", "训练内存", "Training memory (GB)", ("Type", *_CODEBASES), True),
+    Layout("comparison_performance", "性能", "Performance", ("Type", "Lr schd", *CODEBASES), True),
+    Layout("comparison_training_speed", "训练速度", "Training speed (s/iter)", ("Type", *CODEBASES), True),
+    Layout("comparison_inference_speed", "推理速度", "Inference speed (fps)", ("Type", *CODEBASES), True),
+    Layout("comparison_training_memory", "训练内存", "Training memory (GB)", ("Type", *CODEBASES), True),
 )
 
 _TYPE = re.compile(r"(RPN|Faster R-CNN|Mask R-CNN|Fast R-CNN(?: \(w/mask\))?) ")
@@ -71,19 +71,14 @@ _TYPE = re.compile(r"(RPN|Faster R-CNN|Mask R-CNN|Fast R-CNN(?: \(w/mask\))?) ")
 _HARDWARE = re.compile(r" \([PV]100[12]?\)")
 
 
-@dataclass(frozen=True)
-class ZooRow:
-    line: int
-    """In the document, from 1."""
-    cells: tuple[str, ...]
+#: A row as the CSV file has it: its line in the document, from 1, and its cells.
+ZooRow = tuple[str, ...]
 
 
 def read_tables(path: Path) -> dict[str, list[ZooRow]]:
     """Layout name → rows. Raises BenchError when the document is not the one this was written for."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BenchError(f"cannot read: {error}", where=str(path)) from None
+    with telling("cannot read", path):
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     tables: dict[str, list[ZooRow]] = {}
     position = 0
     for layout in LAYOUTS:
@@ -138,24 +133,20 @@ def _rows(lines: Sequence[str], start: int, layout: Layout, path: Path) -> Itera
                 f"{len(cells)} cells, not {len(layout.columns)}: {lines[index]!r}",
                 where=f"{path}:{index + 1}",
             )
-        yield ZooRow(index + 1, tuple(cells))
+        yield str(index + 1), *cells
 
 
 def to_csv(layout: Layout, rows: Sequence[ZooRow]) -> str:
     """A table as CSV; the first column is the line of the document."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["line", *layout.columns])
-    writer.writerows([row.line, *row.cells] for row in rows)
+    csv.writer(text, lineterminator="\n").writerows([("line", *layout.columns), *rows])
     return text.getvalue()
 
 
 def transcribe(path: Path, output: Path) -> list[Path]:
     """Write one CSV file per table of the document into `output`; their paths."""
     tables = read_tables(path)
-    written = []
-    for layout in LAYOUTS:
-        file = output / f"{layout.name}.csv"
-        write_atomic(file, to_csv(layout, tables[layout.name]))
-        written.append(file)
-    return written
+    written = {output / f"{layout.name}.csv": to_csv(layout, tables[layout.name]) for layout in LAYOUTS}
+    for file, text in written.items():
+        write_atomic(file, text)
+    return list(written)

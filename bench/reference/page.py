@@ -14,10 +14,9 @@ from typing import Any
 
 from bench.record.run import Run, write_atomic
 from bench.reference.figures import SCATTERS, draw
-from bench.reference.model_zoo import LAYOUTS, Layout
+from bench.reference.model_zoo import CODEBASES, LAYOUTS, Layout
 from bench.reference.published import PUBLISHED, SOLOV2, THROUGHPUT, ZOO, Published, load, number, provenance
-from bench.reference.reference import read_solov2_log
-from bench.reference.solov2 import numeric, solov2_blocks
+from bench.reference.solov2 import numeric, read_solov2_log, solov2_blocks
 from bench.report.build import run_report
 from bench.report.document import Block, Bullets, Cell, Column, Figure, Heading, Table, Text
 from bench.report.figures import save
@@ -34,8 +33,8 @@ def generate_published(output: Path, measured: Sequence[Run] = ()) -> Path:
     ``measured``: runs of ours to be shown below the published numbers, under a heading of their own. Raises BenchError
     when a table or the log cannot be read.
     """
-    zoo = {layout.name: load(PUBLISHED / ZOO, layout.name, layout.title) for layout in LAYOUTS}
-    throughput = load(PUBLISHED / THROUGHPUT, "throughput", "Training throughput of Mask R-CNN")
+    zoo = {layout.name: load(PUBLISHED / ZOO, layout.name) for layout in LAYOUTS}
+    throughput = load(PUBLISHED / THROUGHPUT, "throughput")
     log_provenance = provenance(PUBLISHED / SOLOV2)
     solov2 = read_solov2_log(PUBLISHED / SOLOV2 / "excerpt.log.txt")
     folder = output / "figures"
@@ -72,12 +71,13 @@ def own_layout(table: Published) -> Table:
     """As the document has it; `-` is a missing value. Addresses of models are left out: the source cuts them off."""
     names = [name for name in table.columns if name != "Download"]
     columns = (Column(name, numeric=name not in _TEXT_COLUMNS) for name in names)
-    rows = (tuple(_own_cell(row[name]) for name in names) for row in table.records())
-    return Table(tuple(columns), tuple(rows))
+    return Table(tuple(columns), tuple(_own_cells(row, names) for row in table.rows))
 
 
-def _own_cell(text: str) -> Cell:
-    return cell(None) if text == "-" else cell(text, sort=number(text))
+def _own_cells(row: Mapping[str, str], names: Sequence[str]) -> tuple[Cell, ...]:
+    return tuple(
+        cell(None) if row[name] == "-" else cell(row[name], sort=number(row[name])) for name in names
+    )
 
 
 def _zoo_blocks(zoo: Mapping[str, Published]) -> Iterator[Block]:
@@ -103,7 +103,7 @@ def _zoo_blocks(zoo: Mapping[str, Published]) -> Iterator[Block]:
         "images per GPU, SSD has two speeds (drawn: batch 1). HTC's rows with X-101 need less memory than "
         "those with R-101; the document does not say why, so they are not to be compared with the others."
     )
-    for what, _ in SCATTERS:
+    for what in SCATTERS:
         yield Figure(what.name, what.alt)
 
 
@@ -138,11 +138,10 @@ def with_ratios(table: Published, headers: Sequence[str], ratio: str, *, higher_
     """
     titles = (ratio.format("maskrcnn-benchmark"), ratio.format("Detectron"))
     rows = []
-    for row in table.records():
+    for row in table.rows:
         ours, others = row["mmdetection"], (row["maskrcnn-benchmark"], row["Detectron"])
         ratios = (_ratio(ours, other) if higher_is_better else _ratio(other, ours) for other in others)
-        printed = (_own_cell(row[name]) for name in ("Detectron", "maskrcnn-benchmark", "mmdetection"))
-        rows.append((cell(row["Type"]), *printed, *ratios))
+        rows.append((*_own_cells(row, ("Type", *CODEBASES)), *ratios))
     return Table((Column("Type"), *numeric(*headers), *numeric(*titles)), tuple(rows))
 
 
@@ -157,22 +156,22 @@ def performance_table(table: Published) -> Table:
     """As printed, and the difference of caffe-style mmdetection to both others in points of
     AP (AR1000 for RPN)."""
     rows = []
-    for row in table.records():
+    for row in table.rows:
         ours = _aps(row["mmdetection"])
         differences = []
-        for other in ("Detectron", "maskrcnn-benchmark"):
+        for other in CODEBASES[:2]:
             theirs = _aps(row[other])
             differences += [_difference(a, b) for a, b in zip(ours, theirs, strict=True)]
-        printed = (_own_cell(row[name]) for name in ("Detectron", "maskrcnn-benchmark", "mmdetection"))
-        rows.append((cell(row["Type"]), cell(row["Lr schd"]), *printed, *differences))
+        rows.append((*_own_cells(row, ("Type", "Lr schd", *CODEBASES)), *differences))
     columns = (
         Column("Type"),
         Column("Lr schd"),
         *numeric("Detectron", "maskrcnn-benchmark", "mmdetection (pytorch / caffe)"),
-        Column("box, caffe − Detectron", True, optional=True),
-        Column("mask, caffe − Detectron", True, optional=True),
-        Column("box, caffe − maskrcnn-benchmark", True, optional=True),
-        Column("mask, caffe − maskrcnn-benchmark", True, optional=True),
+        *(
+            Column(f"{part}, caffe − {other}", True, optional=True)
+            for other in CODEBASES[:2]
+            for part in ("box", "mask")
+        ),
     )
     return Table(columns, tuple(rows)).compact()
 
@@ -181,13 +180,13 @@ def throughput_table(table: Published) -> Table:
     """detectron2's comparison, with each implementation's throughput over detectron2's and
     over mmdetection's."""
     rate = "Throughput (img/s)"
-    by_name = {row["Implementation"]: row[rate] for row in table.records()}
+    by_name = {row["Implementation"]: row[rate] for row in table.rows}
     return table_of(
-        table.records(),
+        table.rows,
         {
             Column("Implementation"): lambda row: row["Implementation"],
             Column("Framework"): lambda row: row["Framework"],
-            Column("Revision"): lambda row: _own_cell(row["Revision"]),
+            Column("Revision"): lambda row: _own_cells(row, ["Revision"])[0],
             Column(rate, True): lambda row: cell(row[rate], sort=number(row[rate])),
             Column("s/iter at 16 images", True): lambda row: _ratio("16", row[rate]),
             Column("/ detectron2", True): lambda row: _ratio(row[rate], by_name["detectron2"]),
@@ -222,9 +221,8 @@ def _comparison_blocks(zoo: Mapping[str, Published], throughput: Published) -> I
     )
     yield Bullets((notes[314], _OTHER_GPU))
     yield Heading(3, "Training memory (GB, lower is better)")
-    headers = ("Detectron", "maskrcnn-benchmark", "mmdetection")
     yield with_ratios(
-        zoo["comparison_training_memory"], headers, "memory, {} / mmdetection", higher_is_better=False
+        zoo["comparison_training_memory"], CODEBASES, "memory, {} / mmdetection", higher_is_better=False
     )
     yield Bullets((notes[332],))
     yield Figure(
@@ -236,10 +234,8 @@ def _comparison_blocks(zoo: Mapping[str, Published], throughput: Published) -> I
         throughput.provenance["model"] + ". " + throughput.provenance["columns"]["Throughput (img/s)"] + "."
     )
     yield throughput_table(throughput)
-    notes_of_it = [
-        one for one in throughput.provenance["statements"] if one["kind"] in ("definition", "note")
-    ]
-    yield Bullets(tuple(one["en"] for one in notes_of_it))
+    statements = throughput.provenance["statements"]
+    yield Bullets(tuple(one["en"] for one in statements if one["kind"] in ("definition", "note")))
     yield Text(
         "s/iter at 16 images (8 GPUs × 2) is computed here from the throughput. It is not to be set beside "
         "the model zoo's s/iter: other servers, other versions, another window of iterations."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from bench import shipped
-from bench.errors import BenchError
+from bench.errors import telling
 
 PUBLISHED = shipped.ROOT / "results" / "published"
 _HINT = "the published tables are part of the repository, not of the installed package"
@@ -22,27 +22,19 @@ ZOO, THROUGHPUT, SOLOV2 = "mmdetection_model_zoo", "detectron2_benchmarks", "sol
 class Published:
     """A published table: its cells as printed, and where they are from."""
 
-    name: str
-    title: str
     columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
+    rows: tuple[dict[str, str], ...]
     provenance: Mapping[str, Any]
 
-    def records(self) -> Iterator[dict[str, str]]:
-        for row in self.rows:
-            yield dict(zip(self.columns, row, strict=True))
 
-
-def load(folder: Path, name: str, title: str = "") -> Published:
+def load(folder: Path, name: str) -> Published:
     """The table `<folder>/<name>.csv`, without the column of line numbers. Raises BenchError."""
     path = folder / f"{name}.csv"
-    try:
-        header, *rows = list(csv.reader(path.read_text(encoding="utf-8").splitlines()))
-    except (OSError, ValueError) as error:
-        raise BenchError(f"cannot read: {error}", where=str(path), hint=_HINT) from None
-    skip = 1 if header[0] == "line" else 0
-    cells = tuple(tuple(row[skip:]) for row in rows)
-    return Published(name, title or name, tuple(header[skip:]), cells, provenance(folder))
+    with telling("cannot read", path, _HINT), path.open(encoding="utf-8", newline="") as file:
+        rows = tuple(csv.DictReader(file))
+    for row in rows:
+        row.pop("line", None)
+    return Published(tuple(rows[0]), rows, provenance(folder))
 
 
 def number(text: str) -> float | None:
@@ -56,10 +48,6 @@ def number(text: str) -> float | None:
 def provenance(folder: Path) -> Mapping[str, Any]:
     """Where the tables of a folder are from: document, hardware, software, columns, statements. Raises BenchError."""
     path = folder / "provenance.yaml"
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise BenchError(f"cannot read: {error}", where=str(path), hint=_HINT) from None
-    if not isinstance(content, dict):
-        raise BenchError("not a provenance file", where=str(path))
+    with telling("cannot read", path, _HINT):
+        content: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
     return content

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from bench.importers import import_logs
 from bench.importers.clock import Clock
-from bench.importers.formats.detectors import FORMAT
+from bench.importers.formats.detectors import FORMATS
 from bench.inputs import shapes
 from detectors import build, calibrate, runtime, train, training_state
 from detectors import config as configs
@@ -452,7 +452,7 @@ def test_the_log_says_what_bench_reads(tmp_path: Path, write_config: Callable[..
     assert log.broken_lines == 0
     text = file.read_text()
     (last,) = [line for line in text.splitlines() if " iter: 2/2 " in line]
-    line = FORMAT.read(last.encode(), Clock())
+    line = FORMATS[0].read(last.encode(), Clock())
     assert line is not None
     fields = line.fields
     assert set(fields.losses) == {"loss", "loss_classification", "loss_bbox_regression"}

@@ -1,45 +1,12 @@
-"""The log formats, one module each: a `Format` and, in its docstring, a line of it and the file that writes it."""
+"""The log formats, a module for tools of one family: each a `Format`, and in the docstring lines of it and the file
+that writes them."""
 
 from bench.importers.format import Format
-from bench.importers.formats import (
-    detectors,
-    detectron,
-    detectron2,
-    detectron2_json,
-    detr,
-    maskrcnn_benchmark,
-    mmdet2,
-    mmdet2_json,
-    mmengine,
-    mmengine_json,
-    paddledetection2020,
-    ppdet,
-    solov2_own,
-    torchvision,
-    ultralytics,
-    yolox,
-)
+from bench.importers.formats import detectors, detectron, mm, paddle, torchvision, yolo
 
-_MODULES = (
-    mmengine,
-    mmdet2,
-    ppdet,
-    paddledetection2020,
-    detectron2,
-    torchvision,
-    detectors,
-    solov2_own,
-    maskrcnn_benchmark,
-    yolox,
-    detectron,
-    detr,
-    ultralytics,
-    mmdet2_json,
-    mmengine_json,
-    detectron2_json,
-)
+MODULES = (mm, paddle, detectron, torchvision, yolo, detectors)
 
 
 def known_formats() -> dict[str, Format]:
-    """Formats by name, the most common first."""
-    return {module.FORMAT.name: module.FORMAT for module in _MODULES}
+    """Formats by name."""
+    return {format.name: format for module in MODULES for format in module.FORMATS}

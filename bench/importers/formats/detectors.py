@@ -18,38 +18,39 @@
 import re
 
 from bench.importers.evaluation import pair_metrics
-from bench.importers.events import Evaluating, Inference
-from bench.importers.format import Format
+from bench.importers.format import Format, evaluating, other, rate
 
-NAME = "detectors"
-
-FORMAT = Format(
-    name=NAME,
-    title="detectors (this project)",
-    marker=b" detectors INFO: iter: ",
-    start=re.compile(rb"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}) detectors INFO: iter: ()(\d+)/(\d+) {1,9}"),
-    claim=re.compile(rb"\bdetectors INFO: iter: "),
-    keys={
-        "lr": "lr",
-        "s/iter": "s_per_iter",
-        "data": "data_s",
-        "images/s": "images_per_s",
-        "max_mem": "memory_mb",
-    },
-    once=b" INFO: ",
-    end=re.compile(rb" max_mem: \d+ MB$"),
-    others=(
-        (b"evaluating: ", re.compile(rb" detectors INFO: evaluating: \d+/\d+$"), lambda _: (Evaluating(),)),
-        (
-            b"inference: ",
-            re.compile(rb" detectors INFO: inference: (\d+) images +s/image: (\d+\.\d+) +FPS: (\d+\.\d+)$"),
-            lambda m: (Inference(NAME, images=int(m[1]), s_per_image=float(m[2]), fps=float(m[3])),),
+FORMATS = (
+    Format(
+        name="detectors",
+        title="detectors (this project)",
+        marker=b" detectors INFO: iter: ",
+        start=re.compile(
+            rb"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}) detectors INFO: iter: ()(\d+)/(\d+) {1,9}"
         ),
-        (
-            b"evaluation: ",
-            re.compile(rb" detectors INFO: evaluation: (\w{1,40}) (.*)$"),
-            lambda m: (pair_metrics(m[1].decode("ascii", "replace"), m[2]),),
+        claim=re.compile(rb"\bdetectors INFO: iter: "),
+        keys={
+            "lr": "lr",
+            "s/iter": "s_per_iter",
+            "data": "data_s",
+            "images/s": "images_per_s",
+            "max_mem": "memory_mb",
+        },
+        once=b" INFO: ",
+        end=re.compile(rb" max_mem: \d+ MB$"),
+        others=(
+            evaluating(b"evaluating: ", rb" detectors INFO: evaluating: \d+/\d+$"),
+            rate(
+                b"inference: ",
+                rb" detectors INFO: inference: (?P<images>\d+) images +"
+                rb"s/image: (?P<s_per_image>\d+\.\d+) +FPS: (?P<fps>\d+\.\d+)$",
+            ),
+            other(
+                b"evaluation: ",
+                rb" detectors INFO: evaluation: (\w{1,40}) (.*)$",
+                lambda m: (pair_metrics(m[1].decode("ascii", "replace"), m[2]),),
+            ),
         ),
+        caveats=("s/iter and data are means since the line before; the time of evaluations is left out",),
     ),
-    caveats=("s/iter and data are means since the line before; the time of evaluations is left out",),
 )

@@ -22,20 +22,20 @@ def log(name: str = "mmdet2", s_per_iter: float = 0.5, lines: int = 40, **values
 
 def test_speed_is_of_steps_without_images() -> None:
     comparison = compare_logs([log(), log(s_per_iter=0.25)])
-    assert comparison.speed(comparison.columns[1]) == (pytest.approx(2), 0)
+    assert (comparison[1].speed, comparison[1].speed_error) == (pytest.approx(2), 0)
     assert "give --images-per-step" in render_comparison(comparison)
 
 
 def test_images_per_step_make_steps_of_two_sizes_comparable() -> None:
     comparison = compare_logs([log(), log(s_per_iter=0.25)], images_per_step=[16, 4])
-    assert [column.images_per_s for column in comparison.columns] == pytest.approx([32, 16])
-    assert comparison.speed(comparison.columns[1]) == (pytest.approx(0.5), 0)
+    assert [column.images_per_s for column in comparison] == pytest.approx([32, 16])
+    assert (comparison[1].speed, comparison[1].speed_error) == (pytest.approx(0.5), 0)
 
 
 def test_errors_of_whole_seconds_add_up() -> None:
     comparison = compare_logs([log("mmengine"), log("detectron2")])
-    seconds = [round(column.s_per_step * 780) for column in comparison.columns if column.s_per_step]
-    assert comparison.speed(comparison.columns[1]) == (
+    seconds = [round(column.s_per_step * 780) for column in comparison if column.s_per_step]
+    assert (comparison[1].speed, comparison[1].speed_error) == (
         pytest.approx(1),
         pytest.approx(sum(1 / n for n in seconds)),
     )
@@ -55,14 +55,14 @@ def test_the_evaluation_is_of_the_section() -> None:
     first = text("mmdet2", run(40)) + "Evaluate annotation type *bbox*\n" + COCO_BLOCK
     two = read(first + text("mmdet2", [replace(line, lr=0.3) for line in run(60, start=run(400)[-1].when)]))
     longest, named = compare_logs([two, two]), compare_logs([two, two], sections=[2, 1])
-    assert [column.section for column in longest.columns] == [2, 2]
-    assert [bool(column.accuracy) for column in named.columns] == [False, True]
+    assert [column.section for column in longest] == [2, 2]
+    assert [bool(column.accuracy) for column in named] == [False, True]
 
 
 def test_rates_of_one_card_are_multiplied() -> None:
     cards = read("init nccl context nranks: 4 local rank: 0\n" + text("ppdet", run(20)))
     comparison = compare_logs([cards, log("ppdet")])
-    assert [column.images_per_s for column in comparison.columns] == pytest.approx([96, 24])
+    assert [column.images_per_s for column in comparison] == pytest.approx([96, 24])
     assert "does not say how many" in render_comparison(comparison)
 
 

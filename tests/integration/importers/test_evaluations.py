@@ -255,4 +255,4 @@ def test_inference_rate_is_read_with_only_what_line_states(line: str, expected: 
 
 def test_best_value_keeps_label_that_tool_gave_it() -> None:
     (placed,) = read("2020-12-04 22:05:51,340-INFO: Best test box ap: 0.2752, in iter: 20000\n").log.found
-    assert placed.event == BestMetric("paddledetection-2020", "box ap", 0.2752, 20000, line=1)
+    assert placed.event == BestMetric("box ap", 0.2752, 20000, "paddledetection-2020", line=1)

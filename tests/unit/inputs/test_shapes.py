@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from bench.inputs import files, shapes
+from bench.inputs import shapes, watched
 
 PINNED = {  # (split, index) → SHA-256 of pixels and masks; changes only together with shapes.VERSION
     ("train", 0): "b1804c39ce8ebe08e9f291a0af1546074dd4f1b0abeacfb254c957201206b63a",
@@ -143,10 +143,10 @@ def test_the_json_is_the_same_text_whenever_it_is_written(tmp_path: Path, writte
 
 def test_long_preparation_tells_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
-    monkeypatch.setattr(files, "EVERY_S", 0.0)
-    token = files.TOLD.set(told.append)
+    monkeypatch.setattr(watched, "EVERY_S", 0.0)
+    token = watched.TOLD.set(told.append)
     try:
         shapes.write(tmp_path, "val", 3)
     finally:
-        files.TOLD.reset(token)
+        watched.TOLD.reset(token)
     assert told == [f"drawing scenes: {done} of 3" for done in range(3)]

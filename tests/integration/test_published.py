@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.errors import BenchError
-from bench.reference.model_zoo import LAYOUTS, read_tables, to_csv
 from bench.reference.page import generate_published, throughput_table
 from bench.reference.published import PUBLISHED, load
 from bench.reference.solov2 import Solov2Log, percent, read_solov2_log
 from bench.report.figures import pareto_front
+from tests.helpers.model_zoo import LAYOUTS, read_tables, to_csv
 from tests.helpers.report_runs import arm, samples, write_run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -242,7 +242,9 @@ def test_the_report_has_every_row_of_the_model_zoo(report: Path) -> None:
         if layout.compares_codebases:
             continue
         for row in load(PUBLISHED / "mmdetection_model_zoo", layout.name).rows:
-            shown = ["–" if cell == "-" else cell for cell in list(row.values())[:-1]]  # the last one is an address, cut off
+            shown = [
+                "–" if cell == "-" else cell for cell in list(row.values())[:-1]
+            ]  # the last one is an address, cut off
             assert f"| {' | '.join(shown)} |" in text
 
 

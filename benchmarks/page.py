@@ -86,9 +86,25 @@ def browse(browser: Browser, path: Path) -> tuple[float, int, float]:
     return ready_s, elements, max(tab.evaluate(FILTER))
 
 
+def look(browser: Browser, path: Path) -> None:
+    """Screenshots beside the page, for somebody to look at: three widths, light and dark, and print."""
+    for width in (1440, 1366, 390):
+        for theme in ("light", "dark"):
+            view: Any = {"width": width, "height": 844 if width == 390 else 768}
+            tab: Any = browser.new_page(viewport=view, color_scheme=theme)
+            tab.goto(path.as_uri())
+            tab.wait_for_function("document.documentElement.dataset.ready", timeout=120_000)
+            tab.screenshot(path=path.with_name(f"{path.stem}-{width}-{theme}.png"))
+            tab.close()
+    tab = browser.new_page()
+    tab.goto(path.as_uri())
+    tab.wait_for_function("document.documentElement.dataset.ready", timeout=120_000)
+    tab.pdf(path=path.with_suffix(".pdf"), prefer_css_page_size=True)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--output", type=Path, help="Keep the pages in this folder.")
+    parser.add_argument("--output", type=Path, help="Keep the pages and screenshots of them in this folder.")
     output = parser.parse_args().output
     over = 0
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
@@ -103,6 +119,8 @@ def main() -> int:
             page = pages / f"{arms}.html"
             page.write_text(text)
             found = (len(text.encode()), *browse(browser, page))
+            if output:
+                look(browser, page)
             over += sum(value > most for value, most in zip(found, budget, strict=True))
             print(
                 f"{arms} arms: {found[0]} bytes, rendered in {time.process_time() - start:.1f} CPU-s, "

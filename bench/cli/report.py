@@ -10,8 +10,6 @@ from typing import Annotated, cast
 
 import typer
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from bench.cli.cells import runs_of
 from bench.cli.options import RESULTS, AsJson, Results, examples, print_json, reading_cache, say
@@ -22,12 +20,13 @@ from bench.recipe.codebases import find_codebases
 from bench.record.pool import PooledRun
 from bench.record.run import Run, resolve_run, write_atomic
 from bench.report.comparison import comparison_blocks, comparison_table, resolve_side
+from bench.report.document import Column, Table
 from bench.report.export import FORMATS, export
 from bench.report.notebook import LoadedRun
 from bench.report.render.terminal import show
+from bench.report.text import cell
 from bench.report.values import to_json
 from bench.report.write import generate
-from bench.text_safety import for_terminal
 
 app = typer.Typer()
 
@@ -185,8 +184,8 @@ def _print_table(
     found: Sequence[accuracy.Evaluation],
     rows: Sequence[tuple[str, Sequence[float | None]]],
 ) -> None:
-    table = Table(title, *(one.iou_type for one in found))
-    for name, values in rows:
-        cells = ("–" if value is None else f"{value:.3f}" for value in values)
-        table.add_row(Text(for_terminal(name)), *cells)
-    console.print(table)
+    columns = (Column(title), *(Column(one.iou_type, True) for one in found))
+    cells = (
+        map(cell, (name, *("–" if one is None else f"{one:.3f}" for one in ones))) for name, ones in rows
+    )
+    show([Table(columns, tuple(map(tuple, cells)))], console)

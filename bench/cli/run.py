@@ -13,7 +13,6 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from bench.cli.cells import Asked, Sweep
 from bench.cli.estimate import median_s, planned
@@ -44,14 +43,15 @@ from bench.measure.until import growing
 from bench.recipe.codebases import find_codebases
 from bench.recipe.load import LoadedRecipe, load_recipe
 from bench.recipe.plan import Plan, make_plan, other_conventions
-from bench.recipe.schema import level_text
 from bench.recipe.trust import refuse_untrusted
 from bench.recipe.variables import refuse_variables
 from bench.record.models import RunRecord
 from bench.record.run import Run, resolve_run
 from bench.report.answer import outcome_blocks
 from bench.report.build import run_report
+from bench.report.document import Column
 from bench.report.render.terminal import show
+from bench.report.text import counted, table_of
 
 app = typer.Typer()
 
@@ -336,15 +336,16 @@ def print_outcome(outcome: Outcome, *, quiet: bool, reported: bool = False) -> N
 
 
 def _print_dry_run(plan: Plan, document: dict[str, Any]) -> None:
-    table = Table(
-        "arm", "model", "task", "levels", "steps", "about", title=plain(f"{plan.name}: {len(plan.arms)} arms")
-    )
-    for arm in document["arms"]:
-        levels = ", ".join(f"{key}={level_text(value)}" for key, value in arm["levels"].items())
-        cells = (arm["id"], arm["model"], arm["task"], levels, arm["steps"], f"{arm['estimate_s']:.0f} s")
-        table.add_row(*map(plain, cells))
+    say(f"{plan.name}: {counted(len(plan.arms), 'arm')}")
+    table = {
+        Column("arm"): lambda arm: arm["id"],
+        Column("model", priority=1): lambda arm: arm["model"],
+        Column("task", priority=2): lambda arm: arm["task"],
+        Column("steps", True): lambda arm: arm["steps"],
+        Column("about", True): lambda arm: f"{arm['estimate_s']:.0f} s",
+    }
     console = Console()
-    console.print(table)
+    show([table_of(document["arms"], table)], console)
     measure = plan.measure
     design = f"{measure.launches} launches × {measure.rounds} rounds × {measure.steps} steps"
     if all(arm.workload.task == "train_eval" for arm in plan.arms):

@@ -32,7 +32,7 @@ class Metric:
     ``better``: the direction of improvement. ``relative``: the tolerance is a share of the baseline (0.02:
     2 %), else in the metric's own unit. ``exact``: the metric has no noise (AP of fixed weights), so a
     single value decides. ``statistic``: what is taken of the rounds of a launch; the quantiles are of its steps.
-    ``phase``: of a step, whose growth is a share of the base's step.
+    ``phase``: of a step, or an operator in it, whose growth is a share of the base's step.
     """
 
     name: str
@@ -79,6 +79,8 @@ class Metric:
 
 
 PHASES = {"train": ("data", "forward", "backward", "optimizer", "ema"), "infer": ("data", "network", "post")}
+OPERATORS = ("deformable convolution",)
+"""Those that adapters account for by themselves."""
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
@@ -96,6 +98,7 @@ METRICS: dict[str, Metric] = {
             Metric(f"phase {phase}", "lower", 0.02, relative=False, phase=phase)
             for phase in dict.fromkeys((*PHASES["train"], *PHASES["infer"]))
         ),
+        *(Metric(f"operator {name}", "lower", 0.02, relative=False, phase=name) for name in OPERATORS),
     )
 }
 """With their default tolerances. AP is a share in 0..1, EMA cost a share of the step (`bench.judge.ratio.cost`)."""
@@ -115,7 +118,8 @@ METRICS_OF_TASK = {
     "infer": ("FPS", "FPS mean", "s/iter", "s/iter p90", "s/iter p99", "images/s", "max memory", "AP"),
 }
 METRICS_OF_TASK = {
-    task: (*names, *(f"phase {phase}" for phase in PHASES[task])) for task, names in METRICS_OF_TASK.items()
+    task: (*names, *(f"phase {one}" for one in PHASES[task]), *(f"operator {one}" for one in OPERATORS))
+    for task, names in METRICS_OF_TASK.items()
 }
 METRICS_OF_TASK["eval"] = METRICS_OF_TASK["serve"] = METRICS_OF_TASK["infer"]
 ALWAYS = 2

@@ -88,11 +88,14 @@ def _quantiles(run: Run, arm: ArmRecord, target: Metric) -> pd.Series[float]:
 
 
 def _phase_seconds(arm: ArmRecord, phase: str) -> Floats:
-    """Seconds of a phase, and of all phases together: [launches, steps of a phase pass, 2]."""
+    """Seconds of a phase or an operator, and of the step: [launches, steps of its pass, 2]."""
     found = {name: seconds for name, seconds in arm.phases.items() if name != "averaging"}  # is in backward
+    if phase in arm.operators:
+        rest = np.subtract(arm.operators["step"], arm.operators[phase])
+        found = {phase: arm.operators[phase], "the rest": rest.tolist()}
     if not found.get(phase) or len(found[phase]) % max(1, arm.launches):
         raise BenchError(
-            f"{arm.id} has no times of the phase '{phase}' in every launch",
+            f"{arm.id} has no times of '{phase}' in every launch",
             hint=f"it has {', '.join(found)}" if found else "measure them: --set measure.phase_steps=3",
         )
     whole = np.sum(list(found.values()), axis=0)

@@ -91,6 +91,7 @@ def observed(arm: ArmRecord, baseline: ArmRecord) -> Iterator[Fact]:
             random_weights,
             single,
             own_input,
+            _samples(arm),
         )
         for number, (a, b) in enumerate(zip(theirs, ours, strict=False))
     ]
@@ -183,7 +184,8 @@ def _closing(a: Json, b: Json, rank: _Rank) -> Iterator[Fact]:
                explained_by=INPUT)  # fmt: skip
     yield from steps.operations(one, two, at)
     yield from steps.settings(one, two, at)
-    yield from steps.timed_before((rank.first[0], one), (rank.first[1], two), at)
+    of_operators = 0.5 if rank.samples or rank.own_input else 0.05
+    yield from steps.timed_before((rank.first[0], one), (rank.first[1], two), at, of_operators)
     if single:
         yield from steps.rounded(one["rounded"], two["rounded"], at)
     if "detections" in one and "detections" in two and not rank.own_input:
@@ -209,6 +211,8 @@ class _Rank:
     """Whether the workload asks for float32."""
     own_input: bool
     """Whether each codebase reads the images itself."""
+    samples: bool
+    """Whether the model has proposals, so that its work depends on what it finds."""
     first: tuple[Json, Json] = ({}, {})
     """Of steps after the timed ones: what the same ranks did before."""
 

@@ -184,32 +184,36 @@ def silent(a: Mapping[str, int], b: Mapping[str, int], at: str) -> Iterator[Fact
                 yield unknown(f"operators of the phase {phase}{at}", frozenset({phase}))
 
 
-def timed_before(first: tuple[Json, Json], second: tuple[Json, Json], at: str) -> Iterator[Fact]:
-    """Work on a batch that was timed before, to that on one never seen: what a batch carries along is not done again.
+def timed_before(
+    first: tuple[Json, Json], second: tuple[Json, Json], at: str, tolerance: float
+) -> Iterator[Fact]:
+    """Work on a batch that was timed before, to that on batches never seen: what a batch carries is not done again.
 
     Args:
         first: Of the baseline: its audit, and the step with the batch that was timed.
         second: The same of the arm.
         at: The place of the facts.
+        tolerance: Of operators, whose number may depend on what is in the images.
     """
     flops, operators = [], []
     for audit, step in (first, second):
-        same, other = audit["steps"][:2]
-        done = [sum(sum(kind.values()) for kind in one["flops"].values()) for one in (step, other)]
+        new = audit["steps"][:2]
+        done = [sum(sum(kind.values()) for kind in one["flops"].values()) for one in (step, new[-1])]
         flops.append(done[0] / max(done[1], 1))
-        # The first pass through the network also prepares what depends on no image.
-        new = {**other["operators"], "post": same["operators"].get("post", 0)}
-        operators.append(
-            {phase: step["operators"].get(phase, 0) / count for phase, count in new.items() if count}
-        )
-    yield Fact(
-        f"FLOPs of a batch timed before, to those of one that was not{at}", flops[0], flops[1], 0.1, WORK
-    )
+        ratios: dict[str, float] = {}
+        for phase, count in (
+            (phase, count) for one in new for phase, count in one["operators"].items() if count
+        ):
+            ratio = step["operators"].get(phase, 0) / count
+            # The first pass through the network also prepares what depends on no image.
+            ratios[phase] = min(ratio, ratios.get(phase, ratio), key=lambda one: abs(one - 1))
+        operators.append(ratios)
+    yield Fact(f"FLOPs of a batch timed before, to those of another{at}", flops[0], flops[1], 0.1, WORK)
     for phase in ("data", "forward", "network", "post"):
         one, two = (ratios.get(phase) for ratios in operators)
         if one is not None and two is not None:
-            name = f"operators of {phase} for a batch timed before, to those of one that was not{at}"
-            yield Fact(name, one, two, 0.05, WORK)
+            name = f"operators of {phase} for a batch timed before, to those of another{at}"
+            yield Fact(name, one, two, tolerance, WORK)
 
 
 def repeated(first: Sequence[Json], second: Sequence[Json], where: str) -> Iterator[Fact]:

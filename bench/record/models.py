@@ -103,7 +103,7 @@ class Losses(RecordModel):
     """Of a train_eval arm: 0-based step of the training."""
     losses: dict[str, float | None]
     """Loss → value; None where it is no finite number."""
-    done: dict[str, FiniteFloat | None] = Field(default_factory=dict)
+    done: dict[str, FiniteFloat] = Field(default_factory=dict)
     """Of a timed block: ``steps`` of its process so far, and `bench.worker.api.Adapter.squares` after them."""
     found: list[Facts] = Field(default_factory=list)
     """Of the first timed block in inference: detections of each image of the last step."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -320,6 +321,12 @@ def _rows(
     }
 
 
+def _remade(command: Sequence[str]) -> bool:
+    """Whether `--set` made other work of the recipe than its description says."""
+    chosen = (word for flag, word in itertools.pairwise(command) if flag == "--set")
+    return any(not word.startswith("measure.") for word in chosen)
+
+
 def run_report(
     run: Run,
     *,
@@ -351,7 +358,7 @@ def run_report(
         aa=record.aa,
         interleaved=_interleaved(record),
         name=str(record.recipe.get("name") or Path(record.recipe_path).stem or record.id),
-        description=str(record.recipe.get("description") or ""),
+        description="" if _remade(record.command) else str(record.recipe.get("description") or ""),
         started_utc=record.started_utc,
         ended_utc=record.ended_utc,
         bench_version=record.bench_version,

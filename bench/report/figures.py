@@ -32,7 +32,6 @@ DPI = 100
 INK, GRID, MUTED, PAPER = "#1f2328", "#e5e7eb", "#6b7280", "#ffffff"
 #: What each colour of the light theme is in the dark one.
 DARK = {INK: "#e6edf3", GRID: "#30363d", MUTED: "#8b949e", PAPER: "#0d1117"}
-BAD = "#cf4a3f"
 #: For things that are no codebase: series of a history, columns of a published table.
 PALETTE = (*(colour for colour, _ in CODEBASES.values()), MUTED)
 #: Rows of a figure: 22 px each, so that none is higher than a screen.

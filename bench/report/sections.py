@@ -16,7 +16,7 @@ from bench.judge.ratio import Ratio
 from bench.record.differences import named
 from bench.report.answer import headline, table_blocks
 from bench.report.document import Block, Bullets, Cell, Code, Column, Details, Figure, Heading, Table, Text
-from bench.report.latency import energy_blocks, latency_blocks, serving_blocks
+from bench.report.latency import energy_blocks, latency_blocks, serving_blocks, sweep_blocks
 from bench.report.scaling import scaling_blocks
 from bench.report.setting import setting_blocks
 from bench.report.tables import (
@@ -121,6 +121,7 @@ def detail_blocks(run: RunReport, figures: Figures, accuracies: Sequence[Block])
         ("Phases of a step", _phase_blocks(run, figures)),
         ("Latency of inference", latency_blocks(run)),
         ("Serving", serving_blocks(run)),
+        ("Batch sizes", sweep_blocks(run)),
         ("Energy", energy_blocks(run)),
         ("Effects of factors within a codebase", _effect_blocks(run)),
         ("Scaling over ranks", scaling_blocks(run)),

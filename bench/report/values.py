@@ -319,6 +319,7 @@ class RunReport:
     interleaved: bool
     name: str
     description: str
+    """Of the recipe; empty where `--set` made other work of it."""
     started_utc: str
     ended_utc: str | None
     bench_version: str

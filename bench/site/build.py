@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from bench.record.run import Run, find_runs, write_atomic
 from bench.report.answer import headline
 from bench.report.app.page import render_page
 from bench.report.build import run_report
-from bench.report.render.page import hash_of, templates
+from bench.report.render.page import framed, templates
 from bench.report.text import counted
 from bench.report.values import Report
 from bench.site import pages
@@ -120,7 +119,6 @@ def _write_index(
     _write(
         output / "index.html",
         "index.html.j2",
-        up="",
         title="Benchmark results",
         listings=[one for one in listings if one.rows],
         notes=notes[: pages.MOST_ROWS],
@@ -138,18 +136,12 @@ def _write_index(
 
 
 def _write(path: Path, template: str, **context: Any) -> None:
-    script = _file("render/sort.js")
-    style = _file("app/style.css") + resources.files("bench.site").joinpath("site.css").read_text("utf-8")
-    page = _templates().get_template(template)
-    text = page.render(style=Markup(style), script=Markup(script), script_hash=hash_of(script), **context)
-    write_atomic(path, text)
-
-
-@cache
-def _file(name: str) -> str:
-    return resources.files("bench.report").joinpath(name).read_text(encoding="utf-8")
+    write_atomic(path, framed(_templates().get_template(template), listing=True, **context))
 
 
 @cache
 def _templates() -> jinja2.Environment:
-    return templates().overlay(loader=jinja2.PackageLoader("bench.site", "."))
+    ours = jinja2.PackageLoader("bench.site", ".")
+    return templates().overlay(
+        loader=jinja2.ChoiceLoader([ours, jinja2.PackageLoader("bench.report", "render")])
+    )

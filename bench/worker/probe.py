@@ -100,13 +100,14 @@ def run_block(
     end_ns, end_cpu_ns = time.perf_counter_ns(), time.process_time_ns()
     starts_ns = adapter.marks_ns(marks)
     detections = adapter.detections(*value) if found and not adapter.job.training else []
+    squares = adapter.squares() if adapter.job.training else {}
     # A device's clock has an origin of its own; the block starts when the host's clock says so.
     shift_ns = begin_ns - starts_ns[0]
     return {
         "start_ns": [int(start + shift_ns) for start in starts_ns],
         "end_ns": int(end_ns),
         "losses": finite_losses(adapter, value),
-        "done": adapter.squares() if adapter.job.training else {},
+        "done": {name: one for name, one in squares.items() if math.isfinite(one)},
         "found": [found_in(one) for one in detections],
         "threads": adapter.current_threads(),
         "busy_processors": (end_cpu_ns - begin_cpu_ns) / max(1, end_ns - begin_ns),

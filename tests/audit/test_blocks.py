@@ -15,8 +15,11 @@ pytest.importorskip("torchvision")
 from torch import nn  # noqa: E402
 from torchvision.ops import box_iou  # noqa: E402
 
+from bench.judge.audit import doubtful  # noqa: E402
+from bench.judge.observations import summary  # noqa: E402
 from bench.record.models import ArmRecord  # noqa: E402
 from bench.worker.__main__ import Rotation  # noqa: E402
+from bench.worker.audit import audit  # noqa: E402
 from tests.audit import in_details, in_inference, in_training, sabotages  # noqa: E402
 from tests.audit.small import adapter, batches, record, timed, verdict, with_closing  # noqa: E402
 
@@ -292,3 +295,32 @@ def test_statistics_of_norm_layers_are_compared(sabotage: Patch) -> None:
     sabotage(made)
     found = verdict(record(made, "other"), record(plain, "honest"))
     assert {"statistics" in one.fact for one in found.differences} == {True}
+
+
+# -- what rounding might explain ------------------------------------------------------------------------------
+
+
+def a_term_weighs_more(adapter: Any) -> None:
+    plain = adapter.compute_losses
+
+    def losses(data: Any) -> Any:
+        found = plain(data)
+        name = next(iter(found))
+        return {**found, name: 1.03 * found[name]}
+
+    in_training.set_losses(adapter, losses)
+
+
+@pytest.mark.parametrize("sabotage", [a_term_weighs_more, in_details.other_first_weights])
+def test_small_difference_is_not_taken_for_rounding(sabotage: Patch) -> None:
+    def watched(change: Patch, label: str) -> ArmRecord:
+        made = [adapter("ssd", "train") for _ in range(2)]
+        for one in made:
+            change(one)
+        found = record(made[0], label)
+        found.audit["shaken"] = [summary(audit(made[1], batches(), shake=True), None)]
+        return found
+
+    other, plain = watched(sabotage, "other"), watched(sabotages.nothing, "honest")
+    assert doubtful(other, plain)
+    assert verdict(other, plain).verdict == "unequal"

@@ -431,3 +431,19 @@ def test_what_newer_records_tell_is_compared(fact: str, changes: dict[str, Any])
 def test_phase_without_operators_is_not_shown() -> None:
     found = against_reference({"steps/0/operators": {"forward": 500, "ema": 3}})
     assert (found.verdict, found.unknown) == ("not shown", ("operators of the phase ema in step 1",))
+
+
+@pytest.mark.parametrize(
+    ("mode", "projection", "expected"),
+    [
+        ("shared", [3.3, -4.2, 1.0], "unequal"),
+        ("pipeline", [3.3, -4.2, 1.0], "equal"),
+        ("pipeline", [1.0, 3.0, -4.0], "unequal"),  # another image
+    ],
+)
+def test_images_of_own_loaders_are_compared(mode: str, projection: list[float], expected: str) -> None:
+    workload = {"model": "retinanet_r50_fpn", "input": {"mode": mode}}
+    images = [{**IMAGE, "projection": projection}, IMAGE]
+    reference = arm("reference", workload=workload, **closing())
+    other = arm("other", workload=workload, **closing(step={**STEP, "images": images}))
+    assert audit(other, reference).verdict == expected

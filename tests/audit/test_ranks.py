@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -56,17 +57,20 @@ SABOTAGES = [
 WORKLOAD = {"ranks": 2, "ema": False}
 
 
-def serve(rank: int, port: int, folder: str, names: list[str]) -> None:
-    """All arms of one rank, one after the other."""
+def serve(rank: int, ports: list[int], folder: str, names: list[str]) -> None:
+    """All arms of one rank, one after the other; each meets the other rank at a port of its own.
+
+    At a port of the arm before, a rank might meet the store that the other one is about to close, and wait for ever.
+    """
     os.environ.update(
         MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(port),
         RANK=str(rank),
         WORLD_SIZE="2",
         GLOO_SOCKET_IFNAME="lo",
     )
     known = {one.__name__: one for one in SABOTAGES}
-    for name in names:
+    for name, port in zip(names, ports, strict=True):
+        os.environ["MASTER_PORT"] = str(port)
         torch.set_num_threads(1)
         made = adapter("ssd", rank=rank, **WORKLOAD)
         if name in known:
@@ -80,11 +84,13 @@ def serve(rank: int, port: int, folder: str, names: list[str]) -> None:
 @pytest.fixture(scope="module")
 def arms(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ArmRecord]:
     folder = tmp_path_factory.mktemp("ranks")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     names = ["honest", "again", *(one.__name__ for one in SABOTAGES)]
-    torch.multiprocessing.spawn(serve, (port, str(folder), names), nprocs=2)
+    with contextlib.ExitStack() as stack:
+        free = [stack.enter_context(socket.socket()) for _ in names]
+        for one in free:
+            one.bind(("127.0.0.1", 0))
+        ports = [one.getsockname()[1] for one in free]
+    torch.multiprocessing.spawn(serve, (ports, str(folder), names), nprocs=2)
     workload = {"task": "train", "model": "ssd300_vgg16", "input": {"size": [96, 128]}, **WORKLOAD}
     return {
         name: record_of(

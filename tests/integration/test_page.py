@@ -9,6 +9,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -296,6 +297,14 @@ def test_the_section_that_is_read_is_marked(browser: Browser, folder: Path) -> N
     tab.locator("#side a", has_text="Trust").click()
     tab.locator('#side [aria-current="true"]', has_text="Trust").wait_for()
     assert current.count() == 1
+
+
+@pytest.mark.nightly
+def test_budgets_hold_at_32_and_300_and_5000_arms(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.page", "--output", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(list(tmp_path.glob("*.png"))) == 18
 
 
 @pytest.mark.nightly

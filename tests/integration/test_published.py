@@ -11,12 +11,14 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from playwright.sync_api import Browser
 
 from bench.errors import BenchError
 from bench.reference.page import generate_published, throughput_table
 from bench.reference.published import PUBLISHED, load
 from bench.reference.solov2 import Solov2Log, percent, read_solov2_log
 from bench.report.figures import pareto_front
+from tests.helpers.browser import opened, violations
 from tests.helpers.model_zoo import LAYOUTS, read_tables, to_csv
 from tests.helpers.report_runs import arm, samples, write_run
 
@@ -246,6 +248,13 @@ def test_the_report_has_every_row_of_the_model_zoo(report: Path) -> None:
                 "–" if cell == "-" else cell for cell in list(row.values())[:-1]
             ]  # the last one is an address, cut off
             assert f"| {' | '.join(shown)} |" in text
+
+
+@pytest.mark.parametrize("width", [1366, 390])
+def test_the_page_is_accessible_and_fits_a_phone(browser: Browser, report: Path, width: int) -> None:
+    tab = opened(browser, report / "index.html", viewport={"width": width, "height": 844}, bypass_csp=True)
+    assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert violations(tab) == []
 
 
 def test_every_figure_of_the_report_is_drawn(report: Path) -> None:

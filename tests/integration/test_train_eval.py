@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +187,12 @@ def test_the_report_puts_ap_beside_speed_and_draws_the_curves(cli: Cli, whole: P
     assert cell["partings"] == [{"a": "slow", "b": "fast", "step": 1, "steps": 9}]
     for words in ("box AP", "mask AP", "time to AP", "FPS"):
         assert words in text
+    page = (tmp_path / "report" / "index.html").read_text()
+    (packed,) = re.findall(r'id="data" type="application/octet-stream">([^<]*)<', page)
+    data = json.loads(gzip.decompress(base64.b64decode(packed)))
+    assert [len(curve) for curve in data["arms"]["curve"]] == [
+        len(arm["evaluations"]) for arm in cell["arms"]
+    ]
     for name in ("accuracy-tradeoff", "losses-1", "ap-1"):
         assert f"figures/{name}.svg" in text
         assert (tmp_path / "report" / "figures" / f"{name}.svg").stat().st_size > 1000

@@ -11,6 +11,7 @@ from statistics import median
 from typing import Any
 
 from bench.judge.numbers import significant
+from bench.report.accuracy_values import ArmAccuracy
 from bench.report.colours import look, phase_colour
 from bench.report.sections import log_tail, reproduce
 from bench.report.text import PHASE_TITLES, value_text
@@ -68,7 +69,13 @@ def page_data(report: Report) -> dict[str, Any]:
     index = {id(group): number for number, (_, group) in enumerate(groups)}
     ids = _ids([(run, row) for run, _, row in placed])
     room = max(FEWEST_STEPS, MOST_STEPS // max(len(placed), 1))
-    rows = [_row(text, group, row, room) for _, group, row in placed]
+    curves = {
+        (run.id, arm.arm): _curve(arm) for run in report.runs for cell in run.accuracy for arm in cell.arms
+    }
+    rows = [
+        _row(text, group, row, room) | {"curve": curves.get((run.id, row.arm), [])}
+        for run, group, row in placed
+    ]
     columns = {name: [row[name] for row in rows] for name in (rows[0] if rows else {})}
     codebases = dict.fromkeys(row.codebase for _, _, row in placed)
     phases = dict.fromkeys(phase.name for _, _, row in placed for phase in row.phases)
@@ -90,6 +97,12 @@ def page_data(report: Report) -> dict[str, Any]:
         "phases": {name: [PHASE_TITLES.get(name, name), phase_colour(name)] for name in phases},
     }
     return {**document, "strings": text.all()}
+
+
+def _curve(arm: ArmAccuracy) -> list[list[float | None]]:
+    """Seconds of training and AP of each evaluation."""
+    seen = ((one.train_s, one.ap.get(arm.headline)) for one in arm.evaluations)
+    return [[short(seconds), short(ap, 4)] for seconds, ap in seen if seconds is not None and ap is not None]
 
 
 def _ids(rows: Sequence[tuple[RunReport, Row]]) -> list[str]:

@@ -134,23 +134,11 @@ let xMetric = "rate";
 function drawScatter(left) {
   const [title, value, , more] = METRICS[xMetric], found = measured(left).filter((arm) => arm.ap !== null && value(arm) !== null);
   if (!found.length) return "";
-  const width = min(900, room()), height = 360;
-  const right = max(...found.map(value)) * 1.08, high = max(0.01, ...found.map((arm) => arm.ap)) * 115;
-  const px = (v) => 46 + v / right * (width - 60), py = (v) => height - 40 - v / high * (height - 60);
-  const svg = s("svg", { width, height, role: "img", "aria-label": "Average precision against " + title });
-  const text = (x, y, words, anchor = "middle") => svg.append(s("text", { x, y, "text-anchor": anchor }, words));
-  for (let i = 0; i < 5; i++) {
-    const y = py(high * i / 4);
-    svg.append(s("path", { d: `M46,${y}H${width}`, stroke: "var(--grid)" }));
-    text(40, y + 4, (high * i / 4).toFixed(1), "end");
-    text(px(right * i / 4), height - 22, number(right * i / 4, 2));
-  }
-  text(width / 2, height - 4, title);
-  text(2, 12, "AP (%)", "start");
+  const { svg, px, py, text, width } = plane(title, found.map(value), found.map((arm) => arm.ap));
   for (const model of unique(found.map((arm) => arm.group.model))) {
     let best = -1;
     const front = found.filter((arm) => arm.group.model === model).sort((a, b) => (value(b) - value(a)) * (more ? 1 : -1)).filter((arm) => arm.ap > best && ((best = arm.ap), true));
-    svg.append(s("polyline", { points: front.map((arm) => `${px(value(arm))},${py(100 * arm.ap)}`).join(" "), fill: "none", stroke: "var(--muted)", "stroke-dasharray": "3 3" }));
+    svg.append(line(front.map((arm) => [px(value(arm)), py(100 * arm.ap)]), { stroke: "var(--muted)", "stroke-dasharray": "3 3" }));
   }
   const taken = /** @type {number[][]} */ ([]);
   for (const arm of found) {
@@ -163,7 +151,36 @@ function drawScatter(left) {
   }
   const choose = h("select", { "aria-label": "Horizontal axis", onchange: (event) => { xMetric = event.target.value; render(); } },
     ["rate", "seconds", "memory"].map((key) => h("option", { value: key, selected: key === xMetric }, METRICS[key][0])));
-  return section("accuracy", "Speed and accuracy", div("bar", choose, saved("accuracy", () => svg)), note("Dashed: the arms of one model that no other one beats in both."), svg);
+  return section("accuracy", "Speed and accuracy", div("bar", choose, saved("accuracy", () => svg)), note("Dashed: the arms of one model that no other one beats in both."), svg, drawCurves(left));
+}
+const line = (points, attributes) => s("polyline", { points: points.join(" "), fill: "none", ...attributes });
+/** An empty plane of AP against something that starts at 0. */
+function plane(title, xs, aps) {
+  const width = min(900, room()), height = 360, right = max(...xs) * 1.08, high = max(0.01, ...aps) * 115;
+  const px = (v) => 46 + v / right * (width - 60), py = (v) => height - 40 - v / high * (height - 60);
+  const svg = s("svg", { width, height, role: "img", "aria-label": "Average precision against " + title });
+  const text = (x, y, words, anchor = "middle") => svg.append(s("text", { x, y, "text-anchor": anchor }, words));
+  for (let i = 0; i < 5; i++) {
+    const y = py(high * i / 4);
+    svg.append(line([[46, y], [width, y]], { stroke: "var(--grid)" }));
+    text(40, y + 4, (high * i / 4).toFixed(1), "end");
+    text(px(right * i / 4), height - 22, number(right * i / 4, 2));
+  }
+  text(width / 2, height - 4, title);
+  text(2, 12, "AP (%)", "start");
+  return { svg, px, py, text, width };
+}
+/** AP while an arm was trained. */
+function drawCurves(left) {
+  const found = measured(left).filter((arm) => arm.curve.length > 1), all = found.flatMap((arm) => arm.curve);
+  if (!found.length) return "";
+  const { svg, px, py, text } = plane("seconds of training", all.map((one) => one[0]), all.map((one) => one[1]));
+  for (const arm of found) {
+    const points = arm.curve.map((one) => [px(one[0]), py(100 * one[1])]), end = points.at(-1);
+    svg.append(line(points, { stroke: arm.look[0], "stroke-width": 2 }), ...points.map(([x, y]) => marker(arm.look[1], x, y, 3, { fill: arm.look[0], "data-arm": arm.index })));
+    text(end[0], end[1] - 8, arm.name + " " + marksOf(arm), "end");
+  }
+  return [h("h3", {}, "While training"), svg];
 }
 
 const percent = (v) => `${v > 0 ? "+" : ""}${number(100 * v, 2)} %`;
@@ -189,7 +206,7 @@ function drawAudit(left) {
     }
   const table = (entries) => entries.length ? h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Facts" }, h("table", {},
     h("thead", {}, h("tr", {}, ["fact", ...columns].map((name) => h("th", { scope: "col" }, name)))),
-    h("tbody", {}, entries.slice(0, MOST_BARS).map(([fact, row]) => h("tr", {}, h("th", { scope: "row" }, D.strings[fact]), columns.map((name) => h("td", {}, auditCell(row.cells[name])))))))) : "";
+    h("tbody", {}, entries.slice(0, MOST_BARS).map(([fact, row]) => h("tr", {}, h("th", { scope: "row" }, D.strings[fact].trim() || NONE), columns.map((name) => h("td", {}, auditCell(row.cells[name])))))))) : "";
   const all = [...facts].sort((a, b) => b[1].differs - a[1].differs);
   const differ = all.filter(([, row]) => row.differs), rest = all.filter(([, row]) => !row.differs);
   return section("audit", "Equal work", note(`Against the run's baseline. Facts that differ: ${differ.length}; that could not be observed in both arms: ${rest.length}.`),

@@ -47,22 +47,29 @@ def render(blocks: Iterable[Block], figures: Path) -> str:
     elements = list(_elements(blocks, figures))
     headings = [element for element in elements if isinstance(element.value, Heading)]
     contents = [element for element in headings if element.value.level == 2]  # type: ignore[union-attr]
+    title = headings[0].value.text if headings else "bench"  # type: ignore[union-attr]
+    return framed(templates().get_template("page.html.j2"), title=title, blocks=elements, contents=contents)
+
+
+def framed(template: jinja2.Template, *, up: str = "", listing: bool = False, **context: Any) -> str:
+    """A page with our style, and our script that sorts tables.
+
+    Args:
+        template: `page.html.j2`, or one that extends it.
+        up: From the page to the folder of the site's index; empty for no link to it.
+        listing: Its tables become cards on a phone.
+        context: What the template needs.
+    """
     script, style = (
         resources.files("bench.report").joinpath(name).read_text(encoding="utf-8")
         for name in ("render/sort.js", "app/style.css")
     )
-    return (
-        templates()
-        .get_template("page.html.j2")
-        .render(
-            title=headings[0].value.text if headings else "bench",  # type: ignore[union-attr]
-            blocks=elements,
-            contents=contents,
-            style=Markup(style),  # our own files, not data
-            script=Markup(script),
-            script_hash=hash_of(script),
-        )
-    )
+    ours = {
+        "script": Markup(script),
+        "style": Markup(style),
+        "script_hash": hash_of(script),
+    }  # files, not data
+    return template.render(up=up, listing=listing, **ours, **context)
 
 
 def _elements(

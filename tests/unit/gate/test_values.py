@@ -80,6 +80,16 @@ def test_phase_grows_no_more_than_its_step(tmp_path: Path, head: dict[str, float
     assert found["arm", "phase forward"][1].values == pytest.approx([grown] * 2)
 
 
+def test_operator_grows_no_more_than_its_step(tmp_path: Path) -> None:
+    name = "deformable convolution"
+    run = written(tmp_path, 10)
+    for arm, seconds in zip(run.arms(), ((1.0, 4.0), (1.2, 4.1)), strict=True):
+        operators = {name: [seconds[0]] * 2, "step": [seconds[1]] * 2}
+        run.write_arm(arm.model_copy(update={"operators": operators, "launches": 2}), run.samples(arm.id))
+    found = interleaved(run, ["arm"], read_settings([f"operator {name}=1%"], 60), tmp_path)
+    assert found["arm", f"operator {name}"][1].values == pytest.approx([0.1 / 4] * 2)
+
+
 def test_phase_that_was_not_measured_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BenchError, match="no times of the phase 'forward'"):
+    with pytest.raises(BenchError, match="no times of 'forward'"):
         interleaved(written(tmp_path, 10), ["arm"], read_settings(["phase forward=1%"], 60), tmp_path)

@@ -35,11 +35,11 @@ class Learning:
     def loss_values(self, _: Any) -> dict[str, float]:
         return {"loss": 1.0}
 
+    def squares(self) -> dict[str, float]:
+        return {"weights": self.weight**2, "average": float("nan")}
+
     def current_threads(self) -> int:
         return 3
-
-    def squares(self) -> dict[str, float]:
-        return {"weights": self.weight**2}
 
 
 def test_weights_are_held_where_the_recipe_says_so() -> None:
@@ -50,5 +50,6 @@ def test_weights_are_held_where_the_recipe_says_so() -> None:
     assert adapter.weight == 3
     assert (reply["batches"], reply["threads"]) == ([1, 0], 3)
     assert reply["busy_processors"] >= 0
+    assert reply["done"] == {"weights": 9, "steps": 3}, "what is not finite is left out"
     worker.run_block(steps=2, settle=1, hold=True)
     assert adapter.weight == 3

@@ -202,7 +202,8 @@ def test_report_json_holds_verdicts_and_marks(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("check", "said"),
     [
-        ({"state": "fail", "base": "main", "head": "work", "comparisons": [{"name": "native", "reason": "worse by 5 %"}]},
+        ({"state": "fail", "base": "main", "head": "work",
+          "comparisons": [{"name": "native", "reason": "worse by 5 %"}]},
          "REGRESSION: work against main. native: worse by 5 %."),
         ({"state": "pass", "base": "main", "head": "work", "comparisons": 3}, "PASS: work against main."),
         ({}, "A check without an outcome: it was interrupted."),

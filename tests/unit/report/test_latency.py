@@ -35,3 +35,15 @@ def test_inference_has_a_row_of_latencies_and_training_none(tmp_path: Path) -> N
     assert latencies == sorted(latencies)
     assert 480 < latencies[0] < 520
     assert latencies[-1] < 600
+
+
+def test_a_sweep_over_batches_names_where_it_is_flat(tmp_path: Path) -> None:
+    assert "Batch sizes" not in markdown_of(small(tmp_path / "one"))
+    arms = [
+        (arm("native", {"batch_size": batch}, workload={"task": "infer"}), samples(seconds, noise=0.001))
+        for batch, seconds in ((1, 0.1), (2, 0.15), (4, 0.22), (8, 0.43))
+    ]
+    (row,) = rows_of(markdown_of(write_run(tmp_path / "sweep", arms)), "Batch sizes")
+    rates = [float(row[f"batch {batch}"]) for batch in (1, 2, 4, 8)]
+    assert rates == pytest.approx([10, 13.3, 18.2, 18.6], rel=0.01)
+    assert row["flat from batch"] == "4"

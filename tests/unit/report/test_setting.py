@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from bench.inputs.npz import sha256_of
 from bench.judge.observations import work_of
 from bench.record.models import Prediction, Weights
+from bench.report.build import run_report
 from bench.report.setting import setting_of
 from tests.helpers.report_runs import arm, markdown_of, rows_of, samples, write_run
 
@@ -40,6 +42,16 @@ def test_report_shows_weights_and_images(tmp_path: Path) -> None:
 def test_setting_is_left_out_where_nothing_was_observed(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", [(arm("torchvision"), samples(1.0)), (arm("native"), samples(0.9))])
     assert "Setting:" not in markdown_of(run)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "shown"), [("measure.rounds=6", True), ("factors.size=[[64, 64]]", False)]
+)
+def test_description_of_a_changed_recipe_is_left_out(tmp_path: Path, chosen: str, shown: bool) -> None:
+    recipe = {"name": "quickstart", "description": "Two codebases on large images."}
+    command = ["bench", "run", "quickstart", "--set", chosen]
+    run = write_run(tmp_path / "run", [(arm("native"), samples(1.0))], recipe=recipe, command=command)
+    assert run_report(run).description == (recipe["description"] if shown else "")
 
 
 def test_flops_of_a_step_come_from_the_audit() -> None:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from bench.importers.events import Claim, Fields
+from bench.importers.events import Fields
 
 #: Lists in a summary (sections, evaluations, broken lines, …) hold at most so many; the rest is counted.
 KEPT = 500
@@ -130,7 +130,6 @@ class Section:
     curve: tuple[Point, ...]
     curve_stride: int
     excluded: tuple[Excluded, ...]
-    claims: tuple[Claim, ...]
     notes: tuple[str, ...]
 
 

@@ -78,19 +78,7 @@ class TrainLine(NamedTuple):
     """From a launcher's prefix (`[rank1]:`), when there is one."""
 
 
-Event = (
-    TrainLine
-    | Evaluation
-    | Evaluating
-    | Inference
-    | BestMetric
-    | EpochTotal
-    | Cards
-    | Heading
-    | Setting
-    | Interruption
-    | Broken
-)
+Event = TrainLine | OtherEvent | Cards | Heading | Setting | Interruption | Broken
 
 
 @dataclass(frozen=True)

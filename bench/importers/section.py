@@ -1,7 +1,7 @@
-"""A section of a log: one uninterrupted count of iterations by one process, and what adds up over it.
+"""A section of a log, and the values that a section shows.
 
-It ends where another format begins, where a person put a heading, or where the count starts again (a restart). Two
-ranks that write into one file are two sections that overlap.
+A section ends where another format begins, where a person put a heading, or where the count starts again (a restart).
+Two ranks that write into one file are two sections that overlap.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Section:
-    """See the module."""
+    """One uninterrupted count of iterations by one process, and what adds up over it."""
 
     index: int
     group: int

@@ -19,6 +19,7 @@ from playwright.sync_api import Browser
 from playwright.sync_api import Page as Tab
 
 from bench.judge.audit import Audit, Difference
+from bench.judge.numbers import interval_text
 from bench.record.models import Failure
 from bench.report.app import page as app_page
 from bench.report.app.page import own_script
@@ -186,6 +187,15 @@ def test_a_filter_changes_every_view_and_the_link(tab: Tab, browser: Browser, fo
     assert again.locator("#count").inner_text() == "1 of 2 rows"
     again.get_by_role("button", name="Reset").click()
     assert again.locator("#count").inner_text() == "2 of 2 rows"
+
+
+def test_page_and_python_write_ratios_alike(tab: Tab, folder: Path) -> None:
+    report = json.loads((folder / "report.json").read_text())
+    ratios = [row["ratio"] for group in report["runs"][0]["groups"] for row in group["rows"] if row["ratio"]]
+    texts = [interval_text(one["value"], one["low"], one["high"]).replace(" ", "× ", 1) for one in ratios]
+    shown = tab.locator(".frow[data-arm] .numbers").all_inner_texts()
+    assert len(texts) == len(shown) > 3
+    assert [text.rstrip(" ≠?†‡◇") for text in shown] == texts
 
 
 def test_unequal_work_is_marked_and_can_be_hidden(tab: Tab) -> None:

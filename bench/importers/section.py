@@ -2,6 +2,7 @@
 
 A section ends where another format begins, where a person put a heading, or where the count starts again (a restart).
 Two ranks that write into one file are two sections that overlap.
+"""
 
 from __future__ import annotations
 

@@ -132,7 +132,8 @@ def _timed(arm: ArmRecord, baseline: ArmRecord) -> Iterator[Fact]:
         for record in (baseline, arm)
     )
     places = sorted(set(theirs) & set(ours))
-    at_random = _samples(arm) or arm.workload.input.mode == "pipeline"
+    dropping = any(rank.get("randomness") for one in (arm, baseline) for rank in one.audit.get("ranks", ()))
+    at_random = dropping or _samples(arm) or arm.workload.input.mode == "pipeline"
     growing = None if at_random else _tolerances(arm, baseline)[0]
     for launch in sorted({launch for launch, _ in places}):
         pairs = [(theirs[place], ours[place]) for place in places if place[0] == launch]

@@ -41,8 +41,20 @@ def _deform_conv_backward_flops(
     return 4 * image[0] * math.prod(offset[2:]) * math.prod(weight)
 
 
+def _attention_flops(
+    query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: Any, **__: Any
+) -> int:
+    """Both products of attention over [B, heads, N, width]."""
+    return 2 * math.prod(query[:3]) * key[2] * (query[3] + value[3])
+
+
+def _attention_backward_flops(_gradient: Sequence[int], *shapes: Any, **__: Any) -> int:
+    """The gradients of both factors of both products; what a kernel computes again is not counted."""
+    return 2 * _attention_flops(*shapes[:3])
+
+
 def flop_counter(formulas: Formulas | None = None) -> FlopCounterMode:
-    """Torch's counter, told of operators that it does not know: ``formulas``, and torchvision's deformable convolution.
+    """Torch's counter, told of operators that it does not know: ``formulas``, deformable convolution, attention.
 
     It counts convolutions (deformable ones too) and matrix products; a multiply-add counts as two, biases and
     everything else as none. A convolution counts as the sum it is defined by, also where a library computes it with
@@ -53,11 +65,13 @@ def flop_counter(formulas: Formulas | None = None) -> FlopCounterMode:
     import torchvision  # noqa: F401  (registers the deformable convolution)
     from torch.utils.flop_counter import FlopCounterMode
 
-    deformable = {
+    unknown = {  # torch counts the kernels of attention on CUDA only
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flops,
         torch.ops.torchvision.deform_conv2d: _deform_conv_flops,
         torch.ops.torchvision._deform_conv2d_backward: _deform_conv_backward_flops,
     }
-    return FlopCounterMode(display=False, custom_mapping={**deformable, **(formulas or {})})
+    return FlopCounterMode(display=False, custom_mapping={**unknown, **(formulas or {})})
 
 
 def operator_seconds(

@@ -1,7 +1,7 @@
 """The picture in the documentation of what a model finds: `python -m benchmarks.gallery OUT`.
 
-A Mask R-CNN learns six drawn scenes by heart, and `detectors.predict` draws what it finds in them: `OUT/gallery.jpg`.
-It says nothing about other images. What is finished is not done again.
+A Mask R-CNN trains on six drawn scenes for a short time, and `detectors.predict` draws what it finds in them:
+`OUT/gallery.jpg`. It says nothing about other images. What is finished is not done again.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with patch.object(runtime, "build_model", of_few_regions):
         if code := predict.main([str(learned), str(trained(learned)), str(out / "train"), *drawn]):
             raise SystemExit(code)
-    contact_sheet(out / "pictures", out / "gallery.jpg", columns=3)
+    contact_sheet(out / "pictures", out / "gallery.jpg", height=240, columns=3)
 
 
 if __name__ == "__main__":

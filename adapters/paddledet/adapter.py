@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,10 +16,11 @@ import ppdet_patches  # noqa: F401
 # After the patches, which decide how paddle loads and how ppdet runs.
 import paddle
 import ppdet.optimizer
+import ppdet_detr
 import ppdet_facts
 import ppdet_networks
 import ppdet_state
-from ppdet.core.workspace import create, merge_config
+from ppdet.core.workspace import create, global_config, merge_config
 from ppdet.data.utils import default_collate_fn
 from ppdet_audit import PaddleObserver
 from ppdet_data import (
@@ -51,7 +51,7 @@ OPERATORS = {"deformable convolution": ("deformable_conv", "DeformableConvGradNo
 class Adapter(api.Adapter):
     """One arm of PaddleDetection. ``self.model`` is the plain model, whatever wraps it while training."""
 
-    version = importlib.metadata.version("paddledet")
+    version = getattr(ppdet, "__version__", "of a checkout")  # which has no version without its setup.py
     package = "ppdet"
 
     model: Any
@@ -67,6 +67,8 @@ class Adapter(api.Adapter):
         self.architecture: str = self.config["architecture"]
         if self.architecture == "SSD" and list(self.workload["input"]["size"]) != [300, 300]:
             raise ValueError("ssd300_vgg16 is defined for 300x300 images; set input.size: [300, 300]")
+        if self.architecture == "DETR" and "RTDETRTransformer" not in global_config:
+            raise ValueError(ppdet_detr.MISSING)
         self.with_masks = "MaskPostProcess" in self.config or self.architecture == "SOLOv2"
         self.gpu = self.workload["device"] != "cpu"
 
@@ -126,7 +128,8 @@ class Adapter(api.Adapter):
         if self.config.keys() & {"FPN", "HRFPN"} and (size[0] % 32 or size[1] % 32):
             raise ValueError(f"PaddleDetection's FPN needs sides that 32 divides, not {size[0]} x {size[1]}")
         shapes, scales = batch.image_sizes, batch.image_sizes / batch.original_sizes
-        if self.architecture == "SSD":  # its boxes are fractions of the padded input
+        images = ppdet_detr.unit_pixels(batch) if self.architecture == "DETR" else batch.images
+        if self.architecture in ("SSD", "DETR"):  # their boxes are fractions of the padded input
             shapes = np.broadcast_to(size, (batch.size, 2))
         elif self.architecture == "SOLOv2":  # it scales both sides by the first factor
             scales = np.array(
@@ -134,7 +137,7 @@ class Adapter(api.Adapter):
             )
             shapes = batch.original_sizes * scales
         inputs: dict[str, Any] = {
-            "image": paddle.to_tensor(batch.images),
+            "image": paddle.to_tensor(images),
             "im_shape": paddle.to_tensor(shapes.astype(np.float32)),
             "scale_factor": paddle.to_tensor(scales.astype(np.float32)),
         }
@@ -160,6 +163,8 @@ class Adapter(api.Adapter):
             "gt_class": [paddle.to_tensor(labels.astype(np.int32)[:, None]) for labels in batch.labels],
             "is_crowd": [paddle.zeros([len(labels), 1], "int32") for labels in batch.labels],
         }
+        if self.architecture == "DETR":
+            lists["gt_bbox"] = list(map(paddle.to_tensor, ppdet_detr.relative_boxes(batch)))
         if self.with_masks:
             lists["gt_poly"] = [[outlines(mask) for mask in masks] for masks in batch.masks]
         return lists
@@ -271,6 +276,9 @@ class Adapter(api.Adapter):
             keep = (rows[:, 1] >= self.workload["score_threshold"]) & masks.any((1, 2))
         else:
             keep = rows[:, 0] >= 0
+            if self.architecture == "DETR":  # which has no threshold, and lets boxes leave the image
+                keep &= rows[:, 1] >= self.workload["score_threshold"]
+                rows[:, 2:6] = rows[:, 2:6].clip(0, [size[1], size[0]] * 2)
         return Detections(
             image_id=image_id,
             boxes=rows[keep, 2:6],

@@ -90,6 +90,11 @@ def best_proposals_first(head: Any) -> Iterator[None]:
         head.train_proposal, head.test_proposal = makers
 
 
+def _rows(values: np.ndarray) -> np.ndarray:
+    """What a product of a sequence gives, [B, N, C], as rows [B * N, C]; else as it is."""
+    return values.reshape(-1, values.shape[-1]) if values.ndim == 3 else values
+
+
 class PaddleObserver(Observer):
     """Of one adapter (`adapters/paddledet/adapter.py`) that is prepared."""
 
@@ -132,7 +137,10 @@ class PaddleObserver(Observer):
         self._biases = {name: parameters.get(name.replace("weight", "bias")) for name in self._names.values()}
         for layer in self._dropping():
             layer.training = False
-        hooks = [layer.register_forward_pre_hook(_counting(sink)) for layer in self._dropping()]
+        drawing = [
+            one for one in self._dropping() if getattr(one, "p", 1) and getattr(one, "keep_prob", 0) != 1
+        ]
+        hooks = [layer.register_forward_pre_hook(_counting(sink)) for layer in drawing]
         names = (*PRODUCTS, *BATCH_NORMS, *OTHER_NORMS, "cast")
         own = {name: getattr(_C_ops, name) for name in names if hasattr(_C_ops, name)}
         for name, operator in own.items():
@@ -150,7 +158,8 @@ class PaddleObserver(Observer):
             out = operator(*args, **settings)
             if name in PRODUCTS:
                 place, count = PRODUCTS[name]
-                self._product(sink, args[0], args[place], out, count)
+                given = (*args, *settings.values())  # some callers name all of them, in order
+                self._product(sink, given[0], given[place], out, count)
             elif name in BATCH_NORMS:
                 fixed = any(args[place] for place in BATCH_NORMS[name])
                 sink.normalisation("fixed" if fixed else "batch", out[0].size)
@@ -177,7 +186,7 @@ class PaddleObserver(Observer):
         if name is not None and flops:
             bias = self._biases[name]  # Paddle adds that of a convolution afterwards
             added = 0.0 if bias is None or out.ndim != 4 else array(bias)[:, None, None]
-            sink.layer(name, array(out) + added)
+            sink.layer(name, _rows(array(out) + added))
         gradients = (not x.stop_gradient) + (not weight.stop_gradient)
         if gradients and not out.stop_gradient:
 
@@ -185,7 +194,7 @@ class PaddleObserver(Observer):
                 types = sorted({*kinds, str(gradient.dtype).rpartition(".")[2]})
                 sink.operation("backward", " × ".join(types), flops * gradients)
                 if name is not None:
-                    sink.gradient(name, array(gradient))
+                    sink.gradient(name, _rows(array(gradient)))
 
             out.register_hook(backward)
 

@@ -91,6 +91,9 @@ def _postprocess(adapter: Any) -> dict[str, Any]:
             "candidates": head.mask_nms.pre_nms_top_n,
             "max_detections": head.mask_nms.post_nms_top_n,
         }
+    if adapter.architecture == "DETR":
+        most = model.post_process.num_top_queries
+        return {"score_threshold": adapter.workload["score_threshold"], "max_detections": most}
     holder = {"RetinaNet": "head", "FCOS": "fcos_head", "SSD": "post_process"}
     nms = getattr(model, holder.get(adapter.architecture, "bbox_post_process")).nms
     settings = {

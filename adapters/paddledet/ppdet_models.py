@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+from ppdet_detr import rtdetr
+
 Config = dict[str, Any]
 
 SOLOV2_GRIDS = [40, 36, 24, 16, 12]
@@ -385,9 +387,17 @@ def solov2_light_r50_vd_dcn_512(workload: Mapping[str, Any]) -> Config:
 
 
 #: Canonical name → the function that writes its configuration.
+def rtdetr_resnet(workload: Mapping[str, Any], *, depth: int, **settings: Any) -> Config:
+    return rtdetr(workload, resnet(workload, "r50_vd", first_stage=1, depth=depth), **settings)
+
+
 MODELS: dict[str, Callable[[Mapping[str, Any]], Config]] = {
     "fcos_r50_fpn": fcos,
     "ssd300_vgg16": ssd300,
+    "rtdetr_r18vd": partial(rtdetr_resnet, depth=18, layers=3, expansion=0.5),
+    "rtdetr_r34vd": partial(rtdetr_resnet, depth=34, layers=4, expansion=0.5),
+    "rtdetr_r50vd": partial(rtdetr_resnet, depth=50),
+    "rtdetr_r101vd": partial(rtdetr_resnet, depth=101, width=384),
     "faster_rcnn_r50_c4": rcnn_c4,
     "mask_rcnn_r50_c4": partial(rcnn_c4, masks=True),
     "solov2_r50_fpn": partial(solov2_full, backbone="r50"),

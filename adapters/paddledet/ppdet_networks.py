@@ -106,12 +106,23 @@ def _postprocess_solov2(model: Any, raw: Any, inputs: Mapping[str, Any]) -> list
     return found
 
 
+def _network_detr(model: Any, inputs: Mapping[str, Any]) -> Any:
+    features = _features(model, inputs)
+    return model.detr_head(model.transformer(features, inputs.get("pad_mask"), inputs), features)
+
+
+def _postprocess_detr(model: Any, raw: Any, inputs: Mapping[str, Any]) -> list[Found]:
+    padded = paddle.to_tensor(inputs["image"].shape[2:])
+    return by_image(*model.post_process(raw, inputs["im_shape"], inputs["scale_factor"], padded)[:2])
+
+
 _PARTS: dict[str, tuple[Callable[..., Any], Callable[..., list[Found]]]] = {
     **dict.fromkeys(("FasterRCNN", "MaskRCNN", "CascadeRCNN"), (_network_rcnn, _postprocess_rcnn)),
     "RetinaNet": (_network_retinanet, _postprocess_retinanet),
     "FCOS": (_network_fcos, _postprocess_fcos),
     "SSD": (_network_ssd, _postprocess_ssd),
     "SOLOv2": (_network_solov2, _postprocess_solov2),
+    "DETR": (_network_detr, _postprocess_detr),
 }
 
 

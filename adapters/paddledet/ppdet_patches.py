@@ -7,7 +7,9 @@ No arithmetic changes: what these calls did under Paddle 2.4 they do again, and 
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -82,8 +84,32 @@ def cast_keeps_an_axis(module: ModuleType) -> None:
     module.paddle = _PaddleWithAxes()  # type: ignore[attr-defined]
 
 
+class _Absent(ModuleType):
+    """A package that only a part of ppdet uses which no arm runs: names of it can be imported."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return type(name, (), {})
+
+
+LANES = {
+    "imgaug": ("augmenters", "augmentables", "augmentables.lines", "augmentables.segmaps"),
+    "shapely": ("geometry", "ops"),
+}
+
+
+def lanes_need_no_packages() -> None:
+    """ppdet 2.7 imports these for data sets of lanes; imgaug needs a numpy of 2020."""
+    for package, parts in LANES.items():
+        if importlib.util.find_spec(package) is None:
+            for name in (package, *(f"{package}.{part}" for part in parts)):
+                sys.modules[name] = _Absent(name)
+
+
 concat_takes_scalars()
 order_compares_mixed_types()
+lanes_need_no_packages()
 
 from ppdet.modeling.heads import solov2_head  # noqa: E402
 

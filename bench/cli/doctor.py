@@ -42,30 +42,33 @@ class Finding:
     fix: str = ""
 
 
+def _judged(what: str, fine: bool, detail: str, fix: str = "") -> Finding:
+    """A finding; the fix is for what is not fine."""
+    return Finding(what, "ok" if fine else "warning", detail, "" if fine else fix)
+
+
 def _machine() -> Iterator[Finding]:
     import psutil
 
     facts = machine.describe_machine()
     cpus = len(machine.affinity())
     model = facts.get("cpu", {}).get("model", "unknown processor")
-    yield Finding("processor", "ok" if cpus > 1 else "warning", f"{model}, {cpus} usable")
+    yield _judged("processor", cpus > 1, f"{model}, {cpus} usable")
     memory = psutil.virtual_memory().available
-    few = memory < LOW_MEMORY_BYTES
-    yield Finding(
+    yield _judged(
         "memory",
-        "warning" if few else "ok",
+        memory >= LOW_MEMORY_BYTES,
         f"{memory / 2**30:.1f} GiB available",
-        "measure fewer arms in one cell, or smaller input" if few else "",
+        "measure fewer arms in one cell, or smaller input",
     )
     cache = cache_folder()
     existing = next(path for path in (cache, *cache.parents) if path.exists())
     free = shutil.disk_usage(existing).free
-    few = free < LOW_DISK_BYTES
-    yield Finding(
+    yield _judged(
         "disk",
-        "warning" if few else "ok",
+        free >= LOW_DISK_BYTES,
         f"{free / 2**30:.0f} GiB free for {cache}",
-        "make room, or set BENCH_CACHE to another disk" if few else "",
+        "make room, or set BENCH_CACHE to another disk",
     )
     gpus = facts.get("gpus", [])
     names = ", ".join(str(gpu.get("model")) for gpu in gpus)
@@ -80,11 +83,8 @@ def _noise() -> Iterator[Finding]:
     names = ", ".join(
         f"{other['name']} (pid {other['pid']}): {other['cores']} processors" for other in others[:3]
     )
-    yield Finding(
-        "other load",
-        "warning" if others else "ok",
-        names or "none",
-        "wait for other work to end: it widens every interval" if others else "",
+    yield _judged(
+        "other load", not others, names or "none", "wait for other work to end: it widens every interval"
     )
 
 

@@ -9,9 +9,6 @@ import typer
 
 from bench import importers
 from bench.cli.options import AsJson, examples, print_json, say
-from bench.errors import BenchError
-from bench.reference.model_zoo import transcribe
-from bench.reference.published import PUBLISHED, ZOO
 
 app = typer.Typer()
 
@@ -27,12 +24,6 @@ def import_(
     as_json: AsJson = False,
 ) -> None:
     """Read a training log of another tool: rates, losses and evaluations."""
-    if log_format == "model-zoo":
-        if len(files) != 1:
-            raise BenchError("model-zoo reads one document")
-        written = [str(path) for path in transcribe(files[0], PUBLISHED / ZOO)]
-        print_json(written) if as_json else say("\n".join(written))
-        return
     result = importers.import_logs(log_format, files, from_iter=from_iter, to_iter=to_iter)
     print_json(importers.to_json(result)) if as_json else say(importers.render(result))
 

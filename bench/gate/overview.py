@@ -78,7 +78,7 @@ def _overview(folder: Path) -> dict[str, Any]:
             bench=str(record.git.revision or record.bench_version),
         )
     except (BenchError, OSError, KeyError, ValueError, AttributeError, TypeError) as error:
-        return asdict(Overview(folder.name, folder.name, error=str(error)))
+        return asdict(Overview(folder.name, folder.name, error=_told(error, folder)))
     try:
         arms = run.arms()
         points = (
@@ -87,7 +87,12 @@ def _overview(folder: Path) -> dict[str, Any]:
         failed = sum(arm.status == "failed" for arm in arms)
         return asdict(known) | {"failed": failed, "points": points}
     except (BenchError, OSError, KeyError, ValueError) as error:
-        return asdict(known) | {"error": str(error)}
+        return asdict(known) | {"error": _told(error, folder)}
+
+
+def _told(error: Exception, folder: Path) -> str:
+    """Without where the run lies on this machine: sites are published."""
+    return str(error).replace(f"{folder}/", "")
 
 
 def _machine(machine: Mapping[str, Any]) -> str:

@@ -86,10 +86,8 @@ def _in_order(paths: list[Path]) -> list[Path]:
     """Rotated files by their first stamp; `log.1` is older than `log`, whatever their names' order."""
     if len(paths) == 1:
         return paths
-    starts = [_first_time_ms(path) for path in paths]
-    if any(start is None for start in starts):
-        return paths
-    return [path for _, path in sorted(zip(starts, paths, strict=True), key=lambda pair: pair[0] or 0)]
+    starts = {path: _first_time_ms(path) for path in paths}
+    return paths if None in starts.values() else sorted(paths, key=lambda path: starts[path] or 0)
 
 
 def _first_time_ms(path: Path) -> int | None:

@@ -113,15 +113,6 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Claim:
-    """A rate that a person computed and wrote into the log: `980step / 1644s = 0.5961 step/s`."""
-
-    steps: int
-    seconds: int
-    steps_per_s: float
-
-
-@dataclass(frozen=True)
 class Interruption:
     """A run died here: the beginning of a Python traceback, or of what a keyboard interrupt leaves."""
 

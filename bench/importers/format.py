@@ -17,7 +17,6 @@ from bench.importers.events import (
     BestMetric,
     Broken,
     Cards,
-    Claim,
     EpochTotal,
     Evaluating,
     Evaluation,
@@ -79,20 +78,7 @@ class TrainLine(NamedTuple):
     """From a launcher's prefix (`[rank1]:`), when there is one."""
 
 
-Event = (
-    TrainLine
-    | Evaluation
-    | Evaluating
-    | Inference
-    | BestMetric
-    | EpochTotal
-    | Cards
-    | Heading
-    | Setting
-    | Claim
-    | Interruption
-    | Broken
-)
+Event = TrainLine | OtherEvent | Cards | Heading | Setting | Interruption | Broken
 
 
 @dataclass(frozen=True)
@@ -184,11 +170,10 @@ class Format:
             exact = b"," in stamp or b"." in stamp
         except ValueError as error:
             raise BrokenLine(str(error)) from None
-        if not epoch:
-            return TrainLine(self, time_ms, None, int(iteration), None, fields, line, exact)
-        before = (int(epoch) - self.first_epoch) * int(length or 0)
+        number, per_epoch = (int(epoch), int(length or 0)) if epoch else (None, 0)
+        before = ((number or 0) - self.first_epoch) * per_epoch
         return TrainLine(
-            self, time_ms, int(epoch), before + int(iteration), int(length or 0) or None, fields, line, exact
+            self, time_ms, number, before + int(iteration), per_epoch or None, fields, line, exact
         )
 
     def _json_line(self, line: bytes) -> TrainLine | None:

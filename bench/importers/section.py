@@ -1,7 +1,7 @@
-"""A section of a log: one uninterrupted count of iterations by one process, and what adds up over it.
+"""A section of a log, and the values that a section shows.
 
-It ends where another format begins, where a person put a heading, or where the count starts again (a restart). Two
-ranks that write into one file are two sections that overlap.
+A section ends where another format begins, where a person put a heading, or where the count starts again (a restart).
+Two ranks that write into one file are two sections that overlap.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from bench.importers.events import Claim, Fields
+from bench.importers.events import Fields
 
 #: Lists in a summary (sections, evaluations, broken lines, …) hold at most so many; the rest is counted.
 KEPT = 500
@@ -93,7 +93,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Section:
-    """See the module."""
+    """One uninterrupted count of iterations by one process, and what adds up over it."""
 
     index: int
     group: int
@@ -130,7 +130,6 @@ class Section:
     curve: tuple[Point, ...]
     curve_stride: int
     excluded: tuple[Excluded, ...]
-    claims: tuple[Claim, ...]
     notes: tuple[str, ...]
 
 

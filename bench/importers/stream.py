@@ -15,7 +15,6 @@ from bench.importers.events import (
     BestMetric,
     Broken,
     Cards,
-    Claim,
     Evaluation,
     Heading,
     Inference,
@@ -32,7 +31,6 @@ _SHOWN_CHARACTERS = 160
 _NOTE_BYTES = 400
 
 _SETTING = re.compile(r"([A-Za-z_]\w{0,80}) ?= ?([\w.+-]{1,200})\s*$", re.ASCII)
-_CLAIM = re.compile(r"(\d{1,12}) ?steps? / (\d{1,9}) ?s = (\d{1,9}\.\d{1,9}) ?steps?/s", re.ASCII)
 _CARDS = re.compile(
     rb"(?:\bnranks: |\b[Ww]orld[ _][Ss]ize[:=] ?|\bdp_degree: )(\d{1,5})\b"
     rb"|\bon (\d{1,5}) devices\)|\bdistributed init \(rank (\d{1,5})\)"
@@ -161,12 +159,10 @@ class Stream:
             yield from self._remarks(row.line, blank_lines > 0)
 
     def _remarks(self, line: bytes, after_blank: bool) -> Iterator[Event]:
-        """What a person wrote between logs: headings, settings, rates worked out by hand."""
+        """What a person wrote between logs: headings and settings."""
         note = reader.text(line)
         if (setting := _SETTING.match(note)) is not None:
             yield Setting(setting[1], setting[2])
-        elif (claim := _CLAIM.search(note)) is not None:
-            yield Claim(int(claim[1]), int(claim[2]), float(claim[3]))
         elif after_blank and _HEADING.match(note):
             self._heading = note.strip().rstrip(":：").strip()
 

@@ -10,7 +10,6 @@ from bench.importers.events import (
     BestMetric,
     Broken,
     Cards,
-    Claim,
     EpochTotal,
     Evaluating,
     Evaluation,
@@ -138,12 +137,8 @@ class Summarizer:
         for track in self._open:
             track.cards = track.cards or self._cards
 
-    def _of_track(self, event: Claim | EpochTotal | Evaluating | Evaluation | Inference | BestMetric) -> None:
+    def _of_track(self, event: EpochTotal | Evaluating | Evaluation | Inference | BestMetric) -> None:
         track = self._open[-1] if self._open else None
-        if isinstance(event, Claim):
-            if track is not None and len(track.claims) < KEPT:
-                track.claims.append(event)
-            return
         if isinstance(event, EpochTotal):
             if track is not None:
                 track.totals[event.epoch] = event

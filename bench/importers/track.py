@@ -8,7 +8,7 @@ from math import isfinite
 
 import numpy as np
 
-from bench.importers.events import Claim, EpochTotal
+from bench.importers.events import EpochTotal
 from bench.importers.format import Format, TrainLine
 from bench.importers.section import KEPT, Excluded, Part, Point, Printed, Section, Segment, WallClock
 
@@ -24,6 +24,7 @@ PAUSE_MS = 60_000
 SEGMENTS = 4
 #: Lines at the start that print more than so many times the usual s/iter are marked as warm-up.
 WARM_UP_FACTOR = 1.5
+_NOT_TIMED = "iteration 0 is left out of the printed rates: its line is written before a step is timed"
 _PRINTED = ("s_per_iter", "data_s", "images_per_s", "memory_mb")
 
 
@@ -37,7 +38,6 @@ class Track:
         self.cards = cards
         self.heading = part.heading
         self.settings = dict(part.settings)
-        self.claims: list[Claim] = []
         self.totals: dict[int, EpochTotal] = {}
         self.first_number = self.last_number = number
         self.disturbed = False
@@ -99,9 +99,8 @@ class Track:
         usual_ms = self._usual_ms / self._usual_steps if self._usual_steps else None
         printed_ms = (line.fields.s_per_iter or 0.0) * 1000
         if took_ms > PAUSE_MS and (usual_ms is not None or printed_ms):
-            expected_ms = (
-                max(usual_ms or 0.0, printed_ms) * steps
-            )  # steps that the tool, too, found slow are no pause
+            # steps that the tool, too, found slow are no pause
+            expected_ms = max(usual_ms or 0.0, printed_ms) * steps
             if took_ms > PAUSE_FACTOR * expected_ms and took_ms - expected_ms > PAUSE_MS:
                 return "a pause, or the clock went forward"
         self._usual_steps += steps
@@ -132,11 +131,8 @@ class Track:
         """Over the whole run. `epoch_length` is for formats that print neither it nor a running count."""
         if not self.format.per_epoch or epoch_length is None:
             return self._iterations
-        first = self.format.first_epoch
-        return [
-            (epoch - first) * epoch_length + n
-            for epoch, n in zip(self._epochs, self._iterations, strict=True)
-        ]
+        epochs = (epoch - self.format.first_epoch for epoch in self._epochs)
+        return [epoch * epoch_length + n for epoch, n in zip(epochs, self._iterations, strict=True)]
 
     def section(
         self,
@@ -178,8 +174,7 @@ class Track:
             curve=tuple(replace(point, iteration=iterations[n]) for n, point in self._points),
             curve_stride=self._stride,
             excluded=excluded,
-            claims=tuple(self.claims),
-            notes=self._notes(iterations),
+            notes=(_NOT_TIMED,) if self.format.first_times_nothing and iterations[0] == 0 else (),
         )
 
     def _clock(
@@ -298,14 +293,6 @@ class Track:
             if rate is not None:
                 found.append(Segment(iterations[part[0]], iterations[part[-1]], rate))
         return tuple(found)
-
-    def _notes(self, iterations: list[int]) -> tuple[str, ...]:
-        notes = []
-        if self.format.first_times_nothing and iterations[0] == 0 and self._values["s_per_iter"]:
-            notes.append(
-                "iteration 0 is left out of the printed rates: its line is written before a step is timed"
-            )
-        return tuple(notes)
 
 
 def place_of(line: TrainLine) -> tuple[int, int]:

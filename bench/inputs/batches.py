@@ -24,7 +24,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -92,20 +91,10 @@ def normalize(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     return ((pixels.astype(np.float32) - mean) / std).transpose(2, 0, 1)
 
 
-@dataclass(frozen=True)
-class _Prepared:
-    image_id: int
-    original_size: tuple[int, int]
-    pixels: NDArray[np.float32]  # [3, h, w]
-    boxes: NDArray[np.float32]
-    labels: NDArray[np.int64]
-    masks: NDArray[np.uint8]  # [N, h, w]
-    counts: Mapping[str, int]  # see COUNTS
-
-
 def _prepare_image(
     image: Json, annotations: Sequence[Json], dataset: Dataset, size: tuple[int, int] | ShortLong
-) -> _Prepared:
+) -> tuple[Batch, Mapping[str, int]]:
+    """A batch of one image, not padded, and its COUNTS."""
     counts = dict.fromkeys(COUNTS, 0)
     path = image_path(dataset.images, image)
     pixels = decode(path, (image["height"], image["width"]))
@@ -134,16 +123,16 @@ def _prepare_image(
         boxes.append(box * scale)
         labels.append(label_of[annotation["category_id"]])
         masks.append(mask)
-    counts |= {"images": 1, "objects": len(boxes)}
-    return _Prepared(
-        image_id=image["id"],
-        original_size=old,
-        pixels=normalize(resize_image(pixels, height, width)),
-        boxes=np.array(boxes, np.float32).reshape(-1, 4),
-        labels=np.array(labels, np.int64),
-        masks=np.array(masks, np.uint8).reshape(-1, height, width),
-        counts=counts,
+    batch = Batch(
+        images=normalize(resize_image(pixels, height, width))[None],
+        image_sizes=np.array([(height, width)], np.int64),
+        original_sizes=np.array([old], np.int64),
+        image_ids=np.array([image["id"]], np.int64),
+        boxes=(np.array(boxes, np.float32).reshape(-1, 4),),
+        labels=(np.array(labels, np.int64),),
+        masks=(np.array(masks, np.uint8).reshape(-1, height, width),),
     )
+    return batch, {**counts, "images": 1, "objects": len(boxes)}
 
 
 # -- batches ---------------------------------------------------------------------------------------------
@@ -155,17 +144,18 @@ def _pad(array: NDArray[Any], height: int, width: int) -> NDArray[Any]:
     return np.pad(array, missing)
 
 
-def _collate(prepared: Sequence[_Prepared], size: tuple[int, int] | ShortLong) -> Batch:
-    sizes = [(item.pixels.shape[1], item.pixels.shape[2]) for item in prepared]
-    height, width = padded_size(sizes, size)
+def _collate(single: Sequence[Batch], size: tuple[int, int] | ShortLong) -> Batch:
+    """One batch of batches of one image."""
+    sizes = np.concatenate([one.image_sizes for one in single])
+    height, width = padded_size(sizes.tolist(), size)
     return Batch(
-        images=np.stack([_pad(item.pixels, height, width) for item in prepared]),
-        image_sizes=np.array(sizes, np.int64),
-        original_sizes=np.array([item.original_size for item in prepared], np.int64),
-        image_ids=np.array([item.image_id for item in prepared], np.int64),
-        boxes=tuple(item.boxes for item in prepared),
-        labels=tuple(item.labels for item in prepared),
-        masks=tuple(_pad(item.masks, height, width) for item in prepared),
+        images=np.concatenate([_pad(one.images, height, width) for one in single]),
+        image_sizes=sizes,
+        original_sizes=np.concatenate([one.original_sizes for one in single]),
+        image_ids=np.concatenate([one.image_ids for one in single]),
+        boxes=tuple(one.boxes[0] for one in single),
+        labels=tuple(one.labels[0] for one in single),
+        masks=tuple(_pad(one.masks[0], height, width) for one in single),
     )
 
 
@@ -273,8 +263,8 @@ def _write_batches(dataset: Dataset, workload: Workload, parameters: Json, folde
     wanted = plan[: workload.ranks] if _first_only(workload) else plan
     for number, image_ids in enumerate(watched(wanted, "preparing batches")):
         prepared = [_prepare_image(images[i], objects.get(i, []), dataset, size) for i in image_ids]
-        counts |= {item.image_id: item.counts for item in prepared}
-        batch = _collate(prepared, size)
+        counts |= {i: of_image for i, (_, of_image) in zip(image_ids, prepared, strict=True)}
+        batch = _collate([one for one, _ in prepared], size)
         path = folder / f"batch-{number:05d}.npz"
         np.savez(path, **pack_batch(batch))  # type: ignore[arg-type]
         entries.append(

@@ -60,8 +60,8 @@ def open_dataset(input: Input, task: str, cache: Path) -> Dataset:
 
     ``task`` (``train…`` or another) chooses the default split. Raises BenchError that names the file.
     """
-    exact = input.annotations is None or input.count is not None
-    return _open(input, task, input.wanted, cache, at_most=not exact)
+    at_most = input.annotations is not None and input.count is None
+    return _open(input, task, _Choice(input.wanted, input.skip_broken, at_most=at_most), cache)
 
 
 def open_evaluation(workload: Workload, cache: Path) -> Dataset:
@@ -71,7 +71,7 @@ def open_evaluation(workload: Workload, cache: Path) -> Dataset:
     input = evaluated_input(workload)
     shapes_only = input.annotations is None and input.dataset == "shapes"
     count = workload.eval_images or (input.wanted if shapes_only else None)
-    return _open(input, "eval", count, cache, empty_too=True)
+    return _open(input, "eval", _Choice(count, input.skip_broken, empty_too=True), cache)
 
 
 def evaluated_input(workload: Workload) -> Input:
@@ -91,21 +91,24 @@ def check_dataset(input: Input, task: str) -> None:
         _coco_paths(input, task)
 
 
-def _open(
-    input: Input,
-    task: str,
-    count: int | None,
-    cache: Path,
-    *,
-    empty_too: bool = False,
-    at_most: bool = False,
-) -> Dataset:
+@dataclass(frozen=True)
+class _Choice:
+    """``count``: of images, None for all. ``empty_too``: those without objects. ``at_most``: fewer are enough."""
+
+    count: int | None
+    skip_broken: bool
+    empty_too: bool = False
+    at_most: bool = False
+
+
+def _open(input: Input, task: str, choice: _Choice, cache: Path) -> Dataset:
     if input.annotations is not None:
         split = re.sub(r"[^\w.-]", "_", Path(input.annotations).stem)
         name = Path(str(input.images)).expanduser().resolve().name
         paths = _coco_paths(input, task)
     elif input.dataset == "shapes":
         split, name = _shapes_split(input.split, task), "shapes"
+        count = choice.count
         assert count is not None
         root = cache / f"shapes-v{shapes.VERSION}-{split}-{count}"
         _publish_folder(root, lambda folder: shapes.write(folder, split, count))
@@ -115,8 +118,7 @@ def _open(
         name, layout = root.resolve().name, formats.layout_of(root)
         split = _split(input.split, task, "" if layout else "2017")
         paths = formats.as_coco(root, layout, split, cache) if layout else _coco_paths(input, task)
-    chosen = _Choice(count, empty_too, at_most, input.skip_broken)
-    return _open_coco(*paths, chosen, cache, name, split)
+    return _open_coco(*paths, choice, cache, name, split)
 
 
 def _split(given: str | None, task: str, year: str = "") -> str:
@@ -139,16 +141,6 @@ def _folder(input: Input) -> Path:
             hint=f"input.dataset is `shapes` or a folder with {LAYOUTS}",
         )
     return root
-
-
-@dataclass(frozen=True)
-class _Choice:
-    """``count``: of images, None for all. ``empty_too``: those without objects. ``at_most``: fewer are enough."""
-
-    count: int | None
-    empty_too: bool
-    at_most: bool
-    skip_broken: bool
 
 
 def _open_coco(

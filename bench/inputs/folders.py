@@ -5,6 +5,7 @@ The layout: ``annotations/instances_<split>.json`` beside ``<split>/``. Images a
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -104,12 +105,8 @@ def _checked(paths: Mapping[str, tuple[Path, Path]]) -> Checked:
             "masks": sum(bool(row.get("segmentation")) for row in coco["annotations"]),
             "classes": {one["name"]: counts[one["id"]] for one in coco["categories"]},
         }
-        found = [
-            *_image_problems(coco, images),
-            *_object_problems(coco),
-            *_class_problems(coco, counts),
-        ]
-        problems += [Problem(split, *one) for one in found]
+        found = (_image_problems(coco, images), _object_problems(coco), _class_problems(coco, counts))
+        problems += [Problem(split, *one) for one in itertools.chain(*found)]
     return Checked(splits, tuple(problems))
 
 
@@ -147,10 +144,8 @@ def _image_problems(coco: Json, images: Path) -> Iterator[Found]:
 def _object_problems(coco: Json) -> Iterator[Found]:
     images = {image["id"]: image for image in coco["images"]}
     for row in coco["annotations"]:
-        image, name = (
-            images[row["image_id"]],
-            f"annotation {row['id']} of {images[row['image_id']]['file_name']}",
-        )
+        image = images[row["image_id"]]
+        name = f"annotation {row['id']} of {image['file_name']}"
         x, y, w, h = row["bbox"]
         if w < 1 or h < 1:
             yield "box without extent", name, f"{w:g} x {h:g} pixels"

@@ -29,7 +29,7 @@ def layout_of(root: Path) -> Layout | None:
     """Whose layout a folder has; None for COCO's, or one that is not known."""
     if (root / "annotations").is_dir() and any((root / "annotations").glob("instances_*.json")):
         return None
-    if _yolo_file(root) is not None:
+    if _yolo_files(root):
         return "yolo"
     if any((root / "Annotations").glob("*.xml")) or any(root.glob("*/*.xml")):
         return "voc"
@@ -45,7 +45,7 @@ def check(root: Path, layout: Layout, split: str) -> None:
 def splits_of(root: Path, layout: Layout) -> list[str]:
     """Names of the splits that a folder has."""
     if layout == "yolo":
-        return [name for name in ("train", "val", "test") if _yolo_content(root).get(name)]
+        return [name for name in ("train", "val", "test") if _yolo_content(root)[1].get(name)]
     lists = sorted(path.stem for path in (root / "ImageSets" / "Main").glob("*.txt") if "_" not in path.stem)
     return lists or sorted({path.parent.name for path in root.glob("*/*.xml")} - {"Annotations"})
 
@@ -57,7 +57,7 @@ def as_coco(root: Path, layout: Layout, split: str, cache: Path) -> tuple[Path, 
     try:
         if layout == "yolo":
             images, labels = _yolo_folders(root, split)
-            found = library.from_yolo(str(images), str(labels), str(_yolo_file(root)))
+            found = library.from_yolo(str(images), str(labels), str(_yolo_files(root)[0]))
             classes = list(found.classes)
         else:
             images, labels, names = _voc_folders(root, split)
@@ -107,27 +107,24 @@ def _content(library: Any, found: Any, classes: list[str], names: set[str] | Non
 # -- YOLO ------------------------------------------------------------------------------------------------
 
 
-def _yolo_file(root: Path) -> Path | None:
-    """The file that names the classes."""
-    for path in sorted([*root.glob("*.yaml"), *root.glob("*.yml")]):
-        text = path.read_text(errors="replace") if path.is_file() else ""
-        if "names:" in text and ("train:" in text or "val:" in text):
-            return path
-    return None
+def _yolo_files(root: Path) -> list[Path]:
+    """Files that name classes and a folder of images."""
+    paths = (path for path in sorted([*root.glob("*.yaml"), *root.glob("*.yml")]) if path.is_file())
+    texts = {path: path.read_text(errors="replace") for path in paths}
+    return [path for path, text in texts.items() if "names:" in text and ("train:" in text or "val:" in text)]
 
 
-def _yolo_content(root: Path) -> dict[str, Any]:
-    file = _yolo_file(root)
-    assert file is not None
+def _yolo_content(root: Path) -> tuple[Path, dict[str, Any]]:
+    file = _yolo_files(root)[0]
     content, _ = plain_yaml.parse(plain_yaml.text_of(file), str(file))
     if not isinstance(content, dict):
         raise BenchError("not a data file of YOLO: names, train and val are missing", where=str(file))
-    return content
+    return file, content
 
 
 def _yolo_folders(root: Path, split: str) -> tuple[Path, Path]:
     """Of the images and of the labels of a split. Raises BenchError."""
-    content, file = _yolo_content(root), _yolo_file(root)
+    file, content = _yolo_content(root)
     given = content.get(split)
     if not isinstance(given, str):
         known = splits_of(root, "yolo")
@@ -142,9 +139,8 @@ def _yolo_folders(root: Path, split: str) -> tuple[Path, Path]:
     if images is None:
         raise BenchError(f"{split}: no such folder: {given}", where=str(file))
     parts = list(images.parts)
-    places = [place for place, part in enumerate(parts) if part == "images"]
-    if places:
-        parts[places[-1]] = "labels"
+    if "images" in parts:
+        parts[-1 - parts[::-1].index("images")] = "labels"
     labels = Path(*parts)
     if not labels.is_dir():
         raise BenchError("no folder of labels beside the images", where=str(labels))

@@ -63,7 +63,7 @@ def _few_launches(launch: Integers) -> str | None:
     launches = len(np.unique(launch))
     if launches >= MIN_LAUNCHES:
         return None
-    unseen = "hides what a fresh process would change" if launches == 1 else "makes wide intervals"
+    unseen = "hides what a fresh process would change" if launches == 1 else "make wide intervals"
     return f"{launches} launch{'es' * (launches > 1)} {unseen}: use measure.launches >= {MIN_LAUNCHES}"
 
 

@@ -129,7 +129,7 @@ def _table(so_far: SoFar, cell: str) -> Table:
             found = "failed"
         rounds = str(len(so_far.seconds.get(arm.id, ())))
         name = Text(for_terminal(arm.id), style="red" if found == "failed" else "")
-        table.add_row(name, "" if seconds is None else f"{seconds:.4g}", found, rounds)
+        table.add_row(name, "" if seconds is None or found == "failed" else f"{seconds:.4g}", found, rounds)
     if len(arms) > MOST_ARMS:
         table.caption = f"and {len(arms) - MOST_ARMS} more arms"
     return table

@@ -14,8 +14,18 @@ from typing import Any
 
 from bench.record.run import Run, write_atomic
 from bench.reference.figures import SCATTERS, draw
-from bench.reference.model_zoo import CODEBASES, LAYOUTS, Layout
-from bench.reference.published import PUBLISHED, SOLOV2, THROUGHPUT, ZOO, Published, load, number, provenance
+from bench.reference.published import (
+    BASELINES,
+    CODEBASES,
+    PUBLISHED,
+    SOLOV2,
+    THROUGHPUT,
+    ZOO,
+    Published,
+    load,
+    number,
+    provenance,
+)
 from bench.reference.solov2 import numeric, read_solov2_log, solov2_blocks
 from bench.report.build import run_report
 from bench.report.document import Block, Bullets, Cell, Column, Figure, Heading, Table, Text
@@ -33,7 +43,7 @@ def generate_published(output: Path, measured: Sequence[Run] = ()) -> Path:
     ``measured``: runs of ours to be shown below the published numbers, under a heading of their own. Raises BenchError
     when a table or the log cannot be read.
     """
-    zoo = {layout.name: load(PUBLISHED / ZOO, layout.name) for layout in LAYOUTS}
+    zoo = {path.stem: load(path.parent, path.stem) for path in (PUBLISHED / ZOO).glob("*.csv")}
     throughput = load(PUBLISHED / THROUGHPUT, "throughput")
     log_provenance = provenance(PUBLISHED / SOLOV2)
     solov2 = read_solov2_log(PUBLISHED / SOLOV2 / "excerpt.log.txt")
@@ -82,7 +92,6 @@ def _own_cells(row: Mapping[str, str], names: Sequence[str]) -> tuple[Cell, ...]
 
 def _zoo_blocks(zoo: Mapping[str, Published]) -> Iterator[Block]:
     source = zoo["rpn"].provenance
-    baselines = [layout for layout in LAYOUTS if not layout.compares_codebases]
     yield Heading(1, "Published numbers")
     yield Text(
         "These numbers were published by others, on other hardware and software than ours. They are shown "
@@ -91,10 +100,10 @@ def _zoo_blocks(zoo: Mapping[str, Published]) -> Iterator[Block]:
     yield Heading(2, "mmdetection model zoo")
     yield _source(source)
     yield Bullets(tuple(one["en"] for one in source["statements"] if one["line"] in _ZOO_SETTINGS))
-    for layout in baselines:
-        yield Heading(3, layout.title)
-        yield own_layout(zoo[layout.name])
-        yield from _table_notes(layout, source)
+    for name, title in BASELINES.items():
+        yield Heading(3, title)
+        yield own_layout(zoo[name])
+        yield from _table_notes(name, source)
     yield Heading(3, "Speed, memory and accuracy")
     yield Text(
         "A point is a row that has both numbers. A line joins the rows of one method that no other row of "
@@ -111,8 +120,8 @@ def _zoo_blocks(zoo: Mapping[str, Published]) -> Iterator[Block]:
 _ZOO_SETTINGS = range(25, 40)
 
 
-def _table_notes(layout: Layout, provenance: Mapping[str, Any]) -> Iterator[Block]:
-    lines = {"ssd": (191, 192, 193), "cascade_rcnn": (169,), "cascade_mask_rcnn": (169,)}.get(layout.name, ())
+def _table_notes(name: str, provenance: Mapping[str, Any]) -> Iterator[Block]:
+    lines = {"ssd": (191, 192, 193), "cascade_rcnn": (169,), "cascade_mask_rcnn": (169,)}.get(name, ())
     notes = tuple(one["en"] for one in provenance["statements"] if one["line"] in lines)
     if notes:
         yield Bullets(notes)

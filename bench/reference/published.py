@@ -17,6 +17,20 @@ PUBLISHED = shipped.ROOT / "results" / "published"
 _HINT = "the published tables are part of the repository, not of the installed package"
 ZOO, THROUGHPUT, SOLOV2 = "mmdetection_model_zoo", "detectron2_benchmarks", "solov2_reference_log"
 
+#: The model zoo's tables of baselines, with their titles.
+BASELINES = {
+    "rpn": "RPN",
+    "faster_rcnn": "Faster R-CNN",
+    "mask_rcnn": "Mask R-CNN",
+    "fast_rcnn": "Fast R-CNN (with pre-computed proposals)",
+    "retinanet": "RetinaNet",
+    "cascade_rcnn": "Cascade R-CNN",
+    "cascade_mask_rcnn": "Cascade Mask R-CNN",
+    "htc": "Hybrid Task Cascade (HTC)",
+    "ssd": "SSD",
+}
+CODEBASES = ("Detectron", "maskrcnn-benchmark", "mmdetection")
+
 
 @dataclass(frozen=True)
 class Published:

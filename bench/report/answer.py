@@ -97,8 +97,9 @@ def headline(run: RunReport) -> tuple[str, ...]:
     failed = sum(row.step_s is None for row in run.rows)
     if failed or run.unmeasured:
         planned = len(run.rows) + len(run.unmeasured)
-        missing = f" and {len(run.unmeasured)} have no record" if run.unmeasured else ""
-        sentences.append(f"Of {counted(planned, 'arm')}, {failed} failed or gave no time{missing}.")
+        lacks = ((failed, "failed or gave no time"), (len(run.unmeasured), "have no record"))
+        missing = " and ".join(f"{number} {words}" for number, words in lacks if number)
+        sentences.append(f"Of {counted(planned, 'arm')}, {missing}.")
     contenders: dict[tuple[str, str], list[Pivot]] = {}
     for one in pivots(run):
         if one.row.ratio is not None and one.base is not None:

@@ -28,7 +28,7 @@ _LATEX = str.maketrans(
     {
         "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
         "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "≠": r"$\neq$", "†": r"\dag{}", "‡": r"\ddag{}",
-        "✕": r"$\times$", "◇": r"$\diamond$",
+        "✕": r"$\times$", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "◇": r"$\diamond$",
     }
 )  # fmt: skip
 

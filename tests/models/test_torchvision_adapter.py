@@ -323,6 +323,17 @@ def test_flops_are_twice_the_multiply_adds() -> None:
         assert counter.get_total_flops() == 2 * multiply_adds, "normalisation is not counted"
 
 
+def test_flops_of_attention_are_those_of_its_products() -> None:
+    query, key, value = (torch.randn(2, 4, tokens, 8, requires_grad=True) for tokens in (10, 6, 6))
+    with torch_facts.flop_counter() as counter:
+        attended = torch.nn.functional.scaled_dot_product_attention(query, key, value)
+    forward = 2 * (2 * 4 * 10 * 6 * 8) * 2
+    assert counter.get_total_flops() == forward
+    with torch_facts.flop_counter() as counter:
+        attended.sum().backward()
+    assert counter.get_total_flops() == 2 * forward
+
+
 def test_options_change_how_it_runs_and_not_what_it_computes() -> None:
     batch = make_batch(96, 128)
     plain = prepared("retinanet_r50_fpn")

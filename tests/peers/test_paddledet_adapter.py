@@ -30,7 +30,9 @@ def load_models() -> Any:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(PADDLEDET.folder)
+        spec.loader.exec_module(module)
     return module
 
 
@@ -47,8 +49,8 @@ def test_the_configuration_of_a_model_obeys_the_workload(model: str) -> None:
     config = load_models().build_config(model, 3, workload.model_dump(), {})
     text = json.dumps(config)
     assert config["num_classes"] == 3
-    assert '_threshold": 0.2' in text
-    assert '_n": 7' in text or '_k": 7' in text
+    assert '_threshold": 0.2' in text or config["architecture"] == "DETR"  # its adapter cuts them
+    assert any(f'_{name}": 7' in text for name in ("n", "k", "queries"))
     if "ResNet" in config:
         assert config["ResNet"]["freeze_at"] == 2
         assert config["ResNet"]["freeze_norm"] is False

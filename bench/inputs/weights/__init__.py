@@ -7,7 +7,6 @@ plain Python and numpy, loaded by path, since importing `detectors` would import
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import sys
 from collections.abc import Mapping
 from types import ModuleType
@@ -22,22 +21,16 @@ from bench.shipped import ROOT
 Weights = Mapping[str, np.ndarray]
 #: The first of the numbers that stand for parameters in `canonical_names`; a mapping adds zeros and ones of its own.
 _MARK = 100
-
-
 #: What the folder of the maps is called as a package here.
 PACKAGE = f"{__name__}.maps"
 
 
 def _module(codebase: str) -> ModuleType | None:
     folder = ROOT / "detectors" / "names"
-    if PACKAGE not in sys.modules:
-        spec = importlib.util.spec_from_file_location(PACKAGE, folder / "__init__.py")
-        assert spec is not None
-        assert spec.loader is not None
-        sys.modules[PACKAGE] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[PACKAGE])
     if not codebase.isidentifier() or not (folder / f"{codebase}.py").is_file():
         return None
+    package = sys.modules.setdefault(PACKAGE, ModuleType(PACKAGE))
+    package.__path__ = [str(folder)]
     return importlib.import_module(f"{PACKAGE}.{codebase}")
 
 

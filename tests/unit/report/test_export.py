@@ -17,8 +17,9 @@ import bench
 from bench.api import load
 from bench.errors import BenchError
 from bench.record.run import Run
-from bench.report.export import FORMATS, export
+from bench.report.export import _LATEX, FORMATS, export
 from bench.report.notebook import RATIO_COLUMNS
+from bench.report.values import MARKS
 from tests.helpers.report_runs import arm, samples, write_run
 
 
@@ -103,6 +104,10 @@ def test_parquet_holds_the_table_of_ratios(run: Run) -> None:
     assert isinstance(found, bytes)
     frame = pd.read_parquet(io.BytesIO(found))
     pd.testing.assert_frame_equal(frame, load(run.folder).ratios(), check_dtype=False)
+
+
+def test_every_mark_can_be_printed_by_latex() -> None:
+    assert set(MARKS) - {"?"} <= {mark for mark in MARKS if mark.translate(_LATEX) != mark}
 
 
 def test_asv_gets_times_memory_and_null_for_failures(run: Run) -> None:

@@ -1,7 +1,5 @@
 """The tables of the model-zoo document (mmdetection 1.x, in its Chinese edition) as CSV files.
 
-    bench import model-zoo ../shared/reference/mmdetection_model_zoo_zh.txt
-
 Every cell is kept as the document prints it, `-` included, with the number of its line. What the columns mean, on what
 hardware and software the numbers were taken, and the statements around the tables are in
 `results/published/mmdetection_model_zoo/provenance.yaml`. A header, a row or a table that is not the expected one is an
@@ -18,12 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.errors import BenchError, telling
-from bench.record.run import write_atomic
+from bench.reference.published import CODEBASES
 
 _COMMON = ("Mem (GB)", "Train time (s/iter)", "Inf time (fps)")
 _BOX = ("Backbone", "Style", "Lr schd", *_COMMON, "box AP", "Download")
 _MASK = (*_BOX[:-1], "mask AP", "Download")
-CODEBASES = ("Detectron", "maskrcnn-benchmark", "mmdetection")
 
 #: The document's word for each column that is not in English.
 _WORDS = {
@@ -40,30 +37,24 @@ class Layout:
 
     name: str
     heading: str
-    title: str
     columns: tuple[str, ...]
     compares_codebases: bool = False
 
 
 LAYOUTS = (
-    Layout("rpn", "RPN", "RPN", (*_BOX[:-2], "AR1000", "Download")),
-    Layout("faster_rcnn", "Faster R-CNN", "Faster R-CNN", _BOX),
-    Layout("mask_rcnn", "Mask R-CNN", "Mask R-CNN", _MASK),
-    Layout(
-        "fast_rcnn",
-        "Fast R-CNN (有预先计算的proposals)",
-        "Fast R-CNN (with pre-computed proposals)",
-        (*_MASK[:2], "Type", *_MASK[2:]),
-    ),
-    Layout("retinanet", "RetinaNet", "RetinaNet", _BOX),
-    Layout("cascade_rcnn", "Cascade R-CNN", "Cascade R-CNN", _BOX),
-    Layout("cascade_mask_rcnn", "Cascade Mask R-CNN", "Cascade Mask R-CNN", _MASK),
-    Layout("htc", "混合任务级联(HTC)", "Hybrid Task Cascade (HTC)", _MASK),
-    Layout("ssd", "SSD", "SSD", ("Backbone", "Size", *_BOX[1:])),
-    Layout("comparison_performance", "性能", "Performance", ("Type", "Lr schd", *CODEBASES), True),
-    Layout("comparison_training_speed", "训练速度", "Training speed (s/iter)", ("Type", *CODEBASES), True),
-    Layout("comparison_inference_speed", "推理速度", "Inference speed (fps)", ("Type", *CODEBASES), True),
-    Layout("comparison_training_memory", "训练内存", "Training memory (GB)", ("Type", *CODEBASES), True),
+    Layout("rpn", "RPN", (*_BOX[:-2], "AR1000", "Download")),
+    Layout("faster_rcnn", "Faster R-CNN", _BOX),
+    Layout("mask_rcnn", "Mask R-CNN", _MASK),
+    Layout("fast_rcnn", "Fast R-CNN (有预先计算的proposals)", (*_MASK[:2], "Type", *_MASK[2:])),
+    Layout("retinanet", "RetinaNet", _BOX),
+    Layout("cascade_rcnn", "Cascade R-CNN", _BOX),
+    Layout("cascade_mask_rcnn", "Cascade Mask R-CNN", _MASK),
+    Layout("htc", "混合任务级联(HTC)", _MASK),
+    Layout("ssd", "SSD", ("Backbone", "Size", *_BOX[1:])),
+    Layout("comparison_performance", "性能", ("Type", "Lr schd", *CODEBASES), True),
+    Layout("comparison_training_speed", "训练速度", ("Type", *CODEBASES), True),
+    Layout("comparison_inference_speed", "推理速度", ("Type", *CODEBASES), True),
+    Layout("comparison_training_memory", "训练内存", ("Type", *CODEBASES), True),
 )
 
 _TYPE = re.compile(r"(RPN|Faster R-CNN|Mask R-CNN|Fast R-CNN(?: \(w/mask\))?) ")
@@ -97,7 +88,7 @@ def _find(lines: Sequence[str], layout: Layout, position: int, path: Path) -> in
             if _columns(lines[index]) == layout.columns:
                 return index
     raise BenchError(
-        f"no table '{layout.title}' with the columns {', '.join(layout.columns)}",
+        f"no table '{layout.heading}' with the columns {', '.join(layout.columns)}",
         where=str(path),
         hint="this reads the model-zoo document of mmdetection 1.x (2019, Chinese edition) only",
     )
@@ -141,12 +132,3 @@ def to_csv(layout: Layout, rows: Sequence[ZooRow]) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([("line", *layout.columns), *rows])
     return text.getvalue()
-
-
-def transcribe(path: Path, output: Path) -> list[Path]:
-    """Write one CSV file per table of the document into `output`; their paths."""
-    tables = read_tables(path)
-    written = {output / f"{layout.name}.csv": to_csv(layout, tables[layout.name]) for layout in LAYOUTS}
-    for file, text in written.items():
-        write_atomic(file, text)
-    return list(written)

@@ -200,12 +200,17 @@ class PaddleObserver(Observer):
 
     def tensors(self, kind: str) -> dict[str, np.ndarray]:
         adapter = self.adapter
-        if kind == "weights":
-            return {name: array(value) for name, value in adapter.model.state_dict().items()}
+        parameters = dict(adapter.model.named_parameters())
+        if kind == "weights":  # some layers are registered twice; gradients have one of the two names
+            known, state = {p.name for p in parameters.values()}, adapter.model.state_dict()
+            return {
+                name: array(value)
+                for name, value in state.items()
+                if name in parameters or value.name not in known
+            }
         if kind == "average":
             averaged = {} if adapter.ema is None else adapter.ema.state_dict
             return {name: array(value) for name, value in averaged.items()}
-        parameters = dict(adapter.model.named_parameters())
         if kind == "gradients":
             return {name: array(p.grad) for name, p in parameters.items() if p.grad is not None}
         momentum = adapter.optimizer.state_dict()

@@ -210,24 +210,19 @@ def recipes(folder: Path | None) -> Rows:
 def runs(results: Path) -> Rows:
     rows = []
     for folder in find_runs(results):
+        row = {"run": str(folder), "started": "", "status": "", "arms": 0, "machine": ""}
         try:
             record = Run(folder).record()
-            status = Run(folder).status_of(record)
-        except BenchError as error:  # one broken record must not hide the other runs
-            rows.append(
-                {"run": str(folder), "started": "", "status": str(error.message), "arms": 0, "machine": ""}
-            )
-            continue
-        cpu = record.machine.get("cpu")
-        rows.append(
-            {
-                "run": str(folder),
+            row |= {
                 "started": record.started_utc,
-                "status": status,
+                "status": Run(folder).status_of(record),
                 "arms": len(record.arms),
-                "machine": cpu.get("model", "") if isinstance(cpu, dict) else "",
             }
-        )
+            if isinstance(cpu := record.machine.get("cpu"), dict):
+                row["machine"] = cpu.get("model", "")
+        except BenchError as error:  # one broken record must not hide the other runs
+            row["status"] = error.message
+        rows.append(row)
     return rows
 
 

@@ -5,14 +5,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterable
 from typing import Any
 
 from bench.importers.events import Evaluation
-from bench.importers.format import NUMBER, pairs
+from bench.importers.format import NUMBER, json_object, pairs
 
 #: The twelve numbers in the order of pycocotools' summary.
 COCO_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR@1", "AR@10", "AR@100", "ARs", "ARm", "ARl")
@@ -60,10 +59,9 @@ def defined(value: float, scale: int = 1) -> float | None:
 def _json(line: bytes) -> dict[str, Any]:
     """What a line of JSON holds; nothing where it is damaged."""
     try:
-        content: dict[str, Any] = json.loads(line[line.index(b"{") :])
-    except (ValueError, RecursionError):
+        return json_object(line[line.index(b"{") :])
+    except ValueError:
         return {}
-    return content
 
 
 class SummaryBlock:

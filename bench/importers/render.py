@@ -133,12 +133,9 @@ def _printed(section: Section) -> list[str]:
         parts.append(f"data is {section.data_share:.1%} of the step")
     images = section.printed.get("images_per_s")
     if images is not None and section.per_card:
-        if section.cards is not None and section.cards > 1:
-            parts.append(
-                f"images/s of one card; {images.mean * section.cards:.6g} images/s over {section.cards} cards"
-            )
-        else:
-            parts.append("images/s of one card")
+        cards = section.cards or 1
+        of_all = f"; {images.mean * cards:.6g} images/s over {cards} cards" if cards > 1 else ""
+        parts.append(f"images/s of one card{of_all}")
     memory = section.printed.get("memory_mb")
     if memory is not None:
         parts.append(f"max {memory.maximum:g} MB allocated, not what nvidia-smi shows ({memory.lines} lines)")

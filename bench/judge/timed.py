@@ -13,7 +13,7 @@ from bench.record.models import Losses
 #: Of losses, and of models or input that are random in timed steps.
 TOLERANCE, AT_RANDOM = 0.1, 0.25
 #: Of the change of the sum of squares of the weights, and of their average.
-WAY, WAY_AT_RANDOM = 0.25, 0.5
+WAY, WAY_AT_RANDOM = 0.1, 0.25
 #: Steps in which what rounding makes of a loss may double.
 DOUBLING = 2
 

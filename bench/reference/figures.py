@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter
 
 from bench.reference.published import Published, number
 from bench.reference.solov2 import Solov2Log
-from bench.report.figures import MUTED, PALETTE, WIDTH_IN, pareto_front, plain, style
+from bench.report.figures import PALETTE, WIDTH_IN, pareto_front, plain, style
 
 _INK = "#374151"
 _GRID = "#e5e7eb"
@@ -131,25 +130,17 @@ def _bars(ax: Axes, names: Sequence[str], series: Mapping[str, Sequence[float | 
     """Horizontal bars, one group per name, first name on top; a missing value leaves a gap."""
     height = 0.8 / len(series)
     longest = max(value for values in series.values() for value in values if value is not None)
-    for index, values in enumerate(series.values()):
+    for index, (label, values) in enumerate(series.items()):
         places = [row + (index - (len(series) - 1) / 2) * height for row in range(len(names))]
-        colour = PALETTE[index]
-        for place, value in zip(places, values, strict=True):
-            if value is None:
-                ax.text(longest * 0.01, place, "not published", va="center", fontsize=7.5, color=MUTED)
-                continue
-            ax.barh(place, value, height * 0.9, color=colour)
-            ax.text(value + longest * 0.012, place, form.format(value), va="center", fontsize=8)
+        widths = [value or 0.0 for value in values]
+        bars = ax.barh(places, widths, height * 0.9, color=PALETTE[index], label=label)
+        texts = ["not published" if value is None else form.format(value) for value in values]
+        ax.bar_label(bars, texts, padding=4, fontsize=8)
     ax.set_yticks(range(len(names)), [plain(name, 22) for name in names])
     ax.set_ylim(len(names) - 0.5, -0.5)
     ax.set_xlim(0, longest * 1.14)
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
-
-
-def _keys(series: Iterable[str]) -> list[Patch]:
-    """Legend entries in the colours of `_bars`."""
-    return [Patch(color=PALETTE[index], label=label) for index, label in enumerate(series)]
 
 
 def _draw_codebases(zoo: Mapping[str, Published]) -> Canvas:
@@ -171,7 +162,7 @@ def _draw_codebases(zoo: Mapping[str, Published]) -> Canvas:
         }
         _bars(ax, [row["Type"] for row in rows], series, form)
         ax.set_title(f"R-50-FPN, {title}")
-    canvas.legend(handles=_keys(series), loc="outside upper center", ncols=3)
+    canvas.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return canvas
 
 
@@ -193,7 +184,7 @@ def _draw_solov2(log: Solov2Log) -> Canvas:
     }
     _bars(ax, ["EMA off", "EMA on"], series, "{:.3f}")
     ax.set_title("SOLOv2-light R50-vd DCN, batch 12: s/iter by the log's clock (lower is better)")
-    canvas.legend(handles=_keys(series), loc="outside lower center", ncols=2)
+    canvas.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return canvas
 
 

@@ -23,6 +23,9 @@ STEPS = 3
 #: Numbers in the projection of an image or of a layer's output.
 SIGNS = 8
 
+#: One minus the squared cosine between weights and momentum, below which they lie along each other.
+ALONG = 0.05
+
 Facts = Dict[str, Any]
 
 
@@ -266,18 +269,22 @@ class Change:
 
         Least squares over all parameters, or over biases and scales. ``blur``: what rounding may add to the decay.
         ``unexplained``: the shares of update and of v that the rule does not make, such as of gradients that were
-        exchanged after the backward pass. Empty where a number is not finite.
+        exchanged after the backward pass. Empty where a number is not finite. Without decay and momentum where
+        weights lie along v, as biases do that began with zeros: they cannot be told apart.
         """
         if not np.isfinite(sums).all():
             return {}
         update_update, update_v, v_v, rest_rest, rest_w, w_w, rest_old, old_old, w_old = sums
         v_v, w_w = max(v_v, 1e-30), max(w_w, 1e-30)
         rule = {"lr": -update_v / v_v, "blur": 1e-7 * float(np.sqrt(v_v / w_w)), "weight_decay": rest_w / w_w}
+        made = rule["weight_decay"] * rest_w
         if old_old:
             matrix, right = np.array([[w_w, w_old], [w_old, old_old]]), np.array([rest_w, rest_old])
-            decay, momentum = np.linalg.lstsq(matrix, right, rcond=None)[0]
-            rule.update(weight_decay=float(decay), momentum=float(momentum))
-        made = rule["weight_decay"] * rest_w + rule.get("momentum", 0.0) * rest_old
+            decay, momentum = (float(one) for one in np.linalg.lstsq(matrix, right, rcond=None)[0])
+            made, apart = decay * rest_w + momentum * rest_old, 1 - w_old**2 / (w_w * old_old)
+            rule.update(weight_decay=decay, momentum=momentum, blur=rule["blur"] / max(apart, 1e-6))
+            if apart < ALONG:
+                del rule["weight_decay"], rule["momentum"]
         left = 1 - update_v**2 / (v_v * max(update_update, 1e-30)), (rest_rest - made) / v_v
         return {**rule, "unexplained": [float(np.sqrt(max(0.0, one))) for one in left]}
 

@@ -21,7 +21,7 @@ from bench.record.models import ArmRecord  # noqa: E402
 from bench.worker.__main__ import Rotation  # noqa: E402
 from bench.worker.audit import audit  # noqa: E402
 from tests.audit import in_details, in_inference, in_training, sabotages  # noqa: E402
-from tests.audit.small import adapter, batches, record, timed, verdict, with_closing  # noqa: E402
+from tests.audit.small import adapter, batches, record, record_of, timed, verdict, with_closing  # noqa: E402
 
 Patch = Callable[[Any], None]
 
@@ -324,3 +324,14 @@ def test_small_difference_is_not_taken_for_rounding(sabotage: Patch) -> None:
     other, plain = watched(sabotage, "other"), watched(sabotages.nothing, "honest")
     assert doubtful(other, plain)
     assert verdict(other, plain).verdict == "unequal"
+
+
+def test_biases_that_begin_with_zeros_are_equal() -> None:
+    arms = [adapter("ssd", "train") for _ in range(2)]
+    for one in arms:
+        for name, parameter in one.model.named_parameters():
+            if name.endswith("bias"):
+                nn.init.zeros_(parameter)
+    plain = record(arms[0], "honest")
+    rounded = record_of(arms[1].workload, [audit(arms[1], batches(), shake=True)], "rounded")
+    assert verdict(rounded, plain).verdict == "equal"

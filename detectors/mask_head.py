@@ -133,6 +133,8 @@ class MaskHead(nn.Module):
 
 def regions_of(found: Sequence[Detections]) -> tuple[Tensor, Tensor, Tensor]:
     """Boxes [R, 4], images [R] and labels [R] of the detections of all images."""
+    if torch.compiler.is_dynamo_compiling() and not torch.compiler.is_exporting():
+        torch._dynamo.graph_break()  # what follows is shaped by a sum of numbers that a graph does not know
     counts = [len(detections.boxes) for detections in found]
     boxes = torch.cat([detections.boxes for detections in found])
     labels = torch.cat([detections.labels for detections in found])

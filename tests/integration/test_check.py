@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -11,90 +10,26 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from bench.errors import BenchError
-from bench.gate import check, checkouts, history, metrics, output
-from bench.gate.decide import Decision
-from bench.gate.stored import MIN_SESSIONS, check_stored
-from bench.record.models import ArmRecord, Block, RunRecord
+from bench.gate import checkouts, history, metrics
 from bench.record.run import Run
-from bench.record.samples import samples_frame
 from benchmarks.gate.checks import plant
-from tests.conftest import FAKE, ROOT, Cli, Finished
+from tests.conftest import FAKE, ROOT, Cli
+from tests.helpers.checks import (
+    MEASURE,
+    STEP_S,
+    TOLERANCE,
+    Repository,
+    checked,
+    tiny,
+)
 
-MEASURE = {"warmup": 1, "steps": 1, "rounds": 4, "deadline_s": 20}
-STEP_S = 0.03
-"""Long enough for a busy machine to be a few per cent off."""
-TOLERANCE = "s/iter=20%"
-
-
-class Repository:
-    """A codebase of its own in a git repository: the adapter, and the package `tinylib` in `src`."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        adapter = folder / "adapter"
-        adapter.mkdir(parents=True)
-        text = (FAKE / "adapter.py").read_text()
-        text = text.replace("import numpy as np", "import numpy as np\nimport tinylib")
-        text = text.replace('version = "0"', 'version = "0"\n    package = "tinylib"')
-        text = text.replace('options.get("step_s", 0.0)', "tinylib.STEP_S")
-        (adapter / "adapter.py").write_text(text)
-        described = (FAKE / "adapter.yaml").read_text()
-        (adapter / "adapter.yaml").write_text(
-            described.replace("name: fake", "name: tiny") + "preload: [numpy]\n"
-        )
-        self.git("init", "--quiet")
-        self.commit("first", STEP_S)
-
-    def git(self, *arguments: str) -> str:
-        identity = ("-c", "user.name=test", "-c", "user.email=test@example.org")
-        command = ["git", "-C", str(self.folder), *identity, *arguments]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-
-    def commit(self, name: str, step_s: float) -> None:
-        package = self.folder / "src" / "tinylib"
-        package.mkdir(parents=True, exist_ok=True)
-        (package / "__init__.py").write_text(f"STEP_S = {step_s}  # {name}\n")
-        self.git("add", ".")
-        self.git("commit", "--quiet", "--message", name)
-        self.git("tag", name)
-
-    def trees(self) -> list[str]:
-        return self.git("worktree", "list").splitlines()
-
-
-@pytest.fixture
-def repository(tmp_path: Path) -> Repository:
-    return Repository(tmp_path / "repository")
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    folder = tmp_path / "cache"
-    monkeypatch.setenv("BENCH_CACHE", str(folder))
-    for name in ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY"):
-        monkeypatch.delenv(name, raising=False)
-    yield folder
-    assert not [path for path in folder.glob("worktrees/*") if path.is_dir()], "a work tree was left behind"
-
-
-def tiny(cli: Cli, **measure: Any) -> Path:
-    return cli.recipe(name="tiny", arms=["tiny"], baseline={}, measure={**MEASURE, **measure})
-
-
-def checked(cli: Cli, repository: Repository, recipe: Path, *arguments: str | Path) -> Finished:
-    return cli(
-        "check", recipe, "--adapters", repository.folder / "adapter", "--source",
-        f"tiny={repository.folder / 'src'}", "--results", cli.results, "--tolerance", TOLERANCE, *arguments,
-    )  # fmt: skip
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 # -- two revisions -------------------------------------------------------------------------------------------
@@ -216,176 +151,6 @@ def test_the_adapter_of_a_revision_comes_from_that_revision(repository: Reposito
     assert not (tmp_path / "tree").exists()
 
 
-# -- stored runs ---------------------------------------------------------------------------------------------
-
-
-def stored(
-    results: Path,
-    identity: str,
-    seconds: dict[str, list[float]],
-    *,
-    cpu: str = "A",
-    revision: str = "",
-    recipe: str = "stored",
-) -> Run:
-    """A run folder whose arms have one block per launch, of so many seconds."""
-    run = Run(results / recipe / identity)
-    workload = {"model": "faster_rcnn_r50_fpn", "task": "train", "batch_size": 2, "ranks": 1, "device": "cpu"}
-    started = f"2026-11-{1 + len(list(results.glob('*/*'))) % 28:02}T00:00:00Z"
-    machine = {"cpu": {"model": cpu}}
-    record = RunRecord(
-        id=identity, recipe={"name": recipe}, started_utc=started, bench_version="0", machine=machine,
-        arms=list(seconds), baseline={"codebase": "fixed"}, status="complete",
-    )  # fmt: skip
-    run.write_record(record)
-    for arm, launches in seconds.items():
-        blocks = [
-            Block(arm=arm, launch=launch, round=0, position=0, ranks=[{"start_ns": [0], "end_ns": int(1e9 * value)}])
-            for launch, value in enumerate(launches)
-        ]  # fmt: skip
-        environment = {"git": {"revision": revision}} if revision else {}
-        run.write_arm(
-            ArmRecord(id=arm, codebase=arm, label=arm, cell="all", workload=workload, status="ok",
-                      environment=environment),
-            samples_frame(blocks),
-        )  # fmt: skip
-    return run
-
-
-STEADY = [1.0, 1.01, 0.99, 1.005, 0.995, 1.0]
-
-
-def scaled(factor: float) -> list[float]:
-    return [factor * value for value in STEADY]
-
-
-def judged(head: Run, base: Run, cache: Path, reference: str | None = None) -> check.Result:
-    results = base.folder.parent.parent
-    return check_stored(head, base, metrics.Settings({}, 60), cache, results, reference)
-
-
-def sessions(results: Path, arms: dict[str, float], **more: Any) -> Run:
-    """As many stored runs as the spread between sessions needs; the first of them."""
-    factors = [1 + 0.002 * (-1) ** index for index in range(MIN_SESSIONS)]
-    runs = [
-        stored(results, f"s{index}", {arm: scaled(factor * seconds) for arm, seconds in arms.items()}, **more)
-        for index, factor in enumerate(factors)
-    ]
-    return runs[0]
-
-
-def test_a_slower_stored_run_of_the_same_machine_fails(tmp_path: Path, cache: Path) -> None:
-    base = sessions(tmp_path, {"tiny": 1.0})
-    assert judged(stored(tmp_path, "c", {"tiny": scaled(1.0)}), base, cache).exit_code == 0
-    assert judged(stored(tmp_path, "b", {"tiny": scaled(1.3)}), base, cache).exit_code == 1
-    assert judged(stored(tmp_path, "d", {"tiny": [0.5, 1.5, 1.0]}), base, cache).exit_code == 3
-
-
-def test_a_stored_run_is_inconclusive_without_enough_sessions(tmp_path: Path, cache: Path) -> None:
-    base = stored(tmp_path, "a", {"tiny": scaled(1.0)})
-    result = judged(stored(tmp_path, "b", {"tiny": scaled(1.3)}), base, cache)
-    assert result.exit_code == 3
-    assert "sessions" in result.comparisons[0].decision.reason
-
-
-def test_times_of_another_machine_are_refused_without_a_reference_arm(tmp_path: Path, cache: Path) -> None:
-    base = stored(tmp_path, "a", {"tiny": scaled(1.0)}, cpu="A")
-    head = stored(tmp_path, "b", {"tiny": scaled(1.0)}, cpu="B")
-    with pytest.raises(BenchError, match="different machines"):
-        judged(head, base, cache)
-
-
-def test_reference_arm_takes_the_speed_of_the_machine_out(tmp_path: Path, cache: Path) -> None:
-    base = sessions(tmp_path, {"fixed": 2.0, "tiny": 1.0}, cpu="A")
-    same = stored(tmp_path, "b", {"fixed": scaled(1.0), "tiny": scaled(0.5)}, cpu="B")
-    result = judged(same, base, cache)
-    assert result.exit_code == 0, [(one.metric.name, one.decision) for one in result.comparisons]
-    assert "reference arm fixed" in output.summary(result)
-    slower = stored(tmp_path, "c", {"fixed": scaled(1.0), "tiny": scaled(0.6)}, cpu="B")
-    found, _ = judged(slower, base, cache).comparisons
-    assert found.decision.state == "fail"
-    assert found.decision.worsening == pytest.approx(0.2)
-
-
-def test_two_stored_runs_are_judged_without_measuring(cli: Cli) -> None:
-    sessions(cli.results, {"tiny": 1.0})
-    stored(cli.results, "b", {"tiny": scaled(1.3)})
-    done = cli("check", "b", "--baseline", "s0", "--results", cli.results)
-    assert done.code == 1, done.err
-    assert len(cli.runs()) == MIN_SESSIONS + 1
-
-
-def test_a_closed_pipe_keeps_the_code_of_the_verdict(cli: Cli) -> None:
-    sessions(cli.results, {"tiny": 1.0})
-    stored(cli.results, "b", {"tiny": scaled(1.3)})
-    process = cli.start("check", "b", "--baseline", "s0", "--results", cli.results)
-    assert process.stdout is not None
-    process.stdout.close()  # as `| head -0` does
-    assert process.wait(timeout=120) == 1
-
-
-def test_a_recipe_is_measured_and_judged_against_a_stored_run(cli: Cli) -> None:
-    recipe = cli.recipe(measure={**MEASURE, "launches": 3}, arms=[{"codebase": "fake", "options": {"step_s": 0.02}}],
-                        baseline={})  # fmt: skip
-    assert cli.run(recipe).code == 0
-    name = cli.runs()[-1].name
-    arguments = ("--adapters", FAKE, "--results", cli.results, "--tolerance", "s/iter=200%", "--json")
-    done = cli("check", recipe, "--baseline", name, *arguments)
-    assert done.code == 3, done.err  # one session says nothing of the spread between sessions
-    assert "machine of the same kind" in done.json()["how"]
-
-
-# -- output for CI -------------------------------------------------------------------------------------------
-
-
-def outcome(state: str, exit_code: int, **changes: Any) -> check.Result:
-    decision = Decision(state, 0.1, 0.05, float("inf"), 0.001, 6, 3, 0, "because")  # type: ignore[arg-type]
-    one = check.Judgement("tiny", metrics.metric("s/iter"), decision)
-    result = check.Result("tiny", "one", "two", "interleaved", state, exit_code, (one,))  # type: ignore[arg-type]
-    return replace(result, **changes)
-
-
-def test_hostile_names_leave_the_xml_markdown_and_annotations_intact() -> None:
-    hostile = "a<b>&\"'\x00\x1b]]>\n::error::| `x` \ud800"
-    result = outcome("fail", 1, recipe=hostile, notes=(hostile,), errors=(hostile,))
-    root = ET.fromstring(output.junit(result))
-    assert root.find(".//failure") is not None
-    assert all(line.startswith("::") and "\n" not in line for line in output.workflow_commands(result))
-    assert "<b>" not in output.summary(result)
-    assert "-->" not in output.comment(result).partition("\n")[0][4:-4]
-
-
-@pytest.mark.parametrize(("exit_code", "kind"), [(0, "skipped"), (1, "failure"), (3, "error")])
-def test_junit_shows_an_inconclusive_check_as_its_exit_code_does(exit_code: int, kind: str) -> None:
-    root = ET.fromstring(output.junit(outcome("inconclusive", exit_code)))
-    assert root.find(f".//testcase/{kind}") is not None
-
-
-def test_the_json_of_an_open_interval_is_valid_json() -> None:
-    text = json.dumps(outcome("fail", 1).as_json(), allow_nan=False)
-    assert json.loads(text)["comparisons"][0]["high"] is None
-
-
-@pytest.mark.parametrize("text", ["s/iter", "=3%", "s/iter=fast", "speed=3%", "s/iter=5", "AP=1"])
-def test_a_mistyped_tolerance_is_an_error(text: str) -> None:
-    with pytest.raises(BenchError):
-        metrics.read_settings([text], 60)
-
-
-def test_tolerance_for_metric_that_no_arm_has_is_error() -> None:
-    settings = metrics.read_settings(["AP=0.001"], 60)
-    with pytest.raises(BenchError, match="no arm of this recipe measures AP"):
-        settings.refuse_unused(["train"])
-    settings.refuse_unused(["train", "infer"])
-
-
-@pytest.mark.parametrize(("choice", "code"), [("inconclusive", 3), ("pass", 0), ("fail", 1)])
-def test_an_inconclusive_check_ends_as_the_user_chose(choice: str, code: int) -> None:
-    settings = metrics.read_settings([], 60, choice)
-    assert settings.exit_code("inconclusive") == code
-    assert (settings.exit_code("pass"), settings.exit_code("fail")) == (0, 1)
-
-
 # -- other metrics -------------------------------------------------------------------------------------------
 
 
@@ -439,55 +204,6 @@ def test_calibration_is_stored_and_warns_of_check_that_cannot_succeed(
     assert "would pass equal revisions in only" in warning
     (warning,) = calibrate.impossible(plan, metrics.read_settings([], 1), cache)
     assert "6 to be confirmed" in warning
-
-
-# -- history -------------------------------------------------------------------------------------------------
-
-
-def test_history_names_the_revisions_between_which_a_run_became_slower(cli: Cli) -> None:
-    for index in range(16):
-        factor = (1.0 if index < 9 else 1.2) * (1 + 0.002 * (-1) ** index)
-        stored(cli.results, f"20261101T0000{index:02}Z", {"tiny": scaled(factor)}, revision=f"{index:x}" * 12)
-    output = cli.folder / "history"
-    done = cli("history", "--bisect", "--json", "--results", cli.results, "--output", output)
-    assert done.code == 0, done.err
-    (found,) = done.json()
-    (change,) = found["changes"]
-    assert change["direction"] == "regression"
-    assert change["index"] == 9
-    assert "888888888888..999999999999" in found["suspects"][0]
-    (figure,) = (output / "figures").glob("*.svg")
-    marks = [one.get("class") for one in ET.parse(figure).iter("{http://www.w3.org/2000/svg}path")]
-    assert {"dots", "level", "change regression"} <= set(marks)
-    assert "regression" in (output / "history.md").read_text()
-
-
-def test_a_slow_month_of_the_machine_is_no_change(cli: Cli) -> None:
-    for index in range(24):
-        machine = (1.0 if index < 12 else 1.3) * (1 + 0.004 * (-1) ** index)
-        arms = {"fixed": scaled(machine), "tiny": scaled(2 * machine * (1 + 0.002 * (index % 3)))}
-        stored(cli.results, f"20261101T0000{index:02}Z", arms)
-    found, _ = history.collect(cli.results)
-    (tiny,) = (series for series in found if series.arm == "tiny")
-    (fixed,) = (series for series in found if series.arm == "fixed")
-    assert tiny.relative_to == "fixed"
-    assert not tiny.changes
-    assert fixed.changes  # nothing is left to compare it with
-    done = cli("history", "--results", cli.results)
-    assert "1 of 2 series changed" in done.out
-    assert "tiny" not in done.out  # it did not change
-
-
-def test_history_keeps_machines_apart_and_survives_a_damaged_run(cli: Cli) -> None:
-    for index in range(8):
-        name = f"20261101T0000{index:02}Z"
-        stored(cli.results, name, {"tiny": scaled(1 + index % 2)}, cpu="AB"[index % 2])
-    damaged = stored(cli.results, "20261101T000099Z", {"tiny": scaled(1.0)})
-    (damaged.folder / "arms" / "tiny.json").write_text("{")
-    found, notes = history.collect(cli.results)
-    assert [len(one.points) for one in found] == [4, 4]
-    assert not any(one.changes for one in found)
-    assert len(notes) == 1
 
 
 # -- the files that users copy -------------------------------------------------------------------------------

@@ -283,6 +283,13 @@ def test_accessible_and_nothing_clipped(browser: Browser, folder: Path, width: i
     assert violations(tab) == []
 
 
+def test_only_header_and_mean_stay_while_rows_scroll(tab: Tab) -> None:
+    style = "e => getComputedStyle(e).position"
+    places = [one.evaluate(style) for one in tab.locator("#matrix-grid > div").all()]
+    assert places[:2] == ["sticky", "static"], "rows do not cover the header where there is no mean"
+    assert places[2:] in ([], ["sticky"])
+
+
 def test_print_shows_every_row(tab: Tab) -> None:
     tab.emulate_media(media="print")
     assert not tab.locator("#filters").is_visible()

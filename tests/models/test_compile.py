@@ -20,6 +20,8 @@ BREAKS = {
     "solov2_light_r50_fpn": 0,
     "faster_rcnn_r50_fpn": 0,
     "mask_rcnn_r50_fpn": 3,
+    "cascade_rcnn_r50_fpn": 0,
+    "cascade_mask_rcnn_r50_fpn": 14,  # in training; three heads of masks
 }
 
 

@@ -46,4 +46,5 @@ def test_every_codebase_sees_the_same_pixels(
     (verdict,) = done.json()
     assert verdict["verdict"] in ("equal", "unequal")
     told = [one["fact"] for one in verdict["differences"]] + verdict["unknown"]
-    assert [fact for fact in told if "image" in fact] == []  # number, shapes and contents of the images
+    # Number, shapes and contents of the images; what is found in them is of the models' conventions.
+    assert [fact for fact in told if "image" in fact and "detections" not in fact] == []

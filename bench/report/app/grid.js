@@ -99,7 +99,7 @@ function drawMatrix(left) {
       return h("div", { class: "cell value", role: "gridcell", style: shade(mean ? mean.value : null) }, span("only", columns[at]),
         h("span", {}, value, mean && h("small", {}, ` ${interval} of ${mean.count}`)));
     }));
-  grid.append(h("div", { role: "rowgroup" }, head), virtual.body, foot ? h("div", { role: "rowgroup" }, foot) : "");
+  grid.append(h("div", { role: "rowgroup", class: "top" }, head), virtual.body, foot ? h("div", { role: "rowgroup", class: "bottom" }, foot) : "");
   const more = kept.length - columns.length;
   box.replaceChildren(grid, more > 0 ? note(`${more} more columns: hide some to see them.`) : "");
   virtual.fill();

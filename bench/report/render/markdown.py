@@ -99,7 +99,7 @@ def render(blocks: Iterable[Block], limit: int | None = None) -> str:
 
 
 #: What stays free for the titles of sections that come after a long one, and for what says that they were cut.
-SPARE = 2000
+SPARE = 3000
 
 
 def _cut(block: Details, room: int) -> Details:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -11,7 +12,12 @@ from bench.record.models import SCHEMA_VERSION
 from bench.record.run import Run
 
 ROOT = Path(__file__).resolve().parents[3]
-KEPT = sorted(path.parent for path in ROOT.glob("results/*/*/run.json"))
+#: Without what a user interrupted here.
+KEPT = sorted(
+    path.parent
+    for path in ROOT.glob("results/*/*/run.json")
+    if json.loads(path.read_text())["status"] == "complete"
+)
 _OF_A_MACHINE = re.compile(r"(?<![\w.-])/(root|home|work|tmp|Users|mnt|scratch)/[^\s\"]+")
 
 

@@ -96,7 +96,7 @@ def by_anchor(value: np.ndarray, last: int) -> np.ndarray:
 @pytest.mark.parametrize(
     "case",
     [
-        pytest.param(case, id=case.model, marks=pytest.mark.nightly if case.model == "ssd512_vgg16" else ())
+        pytest.param(case, id=case.model, marks=pytest.mark.nightly if "ssd" in case.model else ())
         for case in CASES
     ],
 )

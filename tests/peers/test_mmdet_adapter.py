@@ -167,9 +167,8 @@ for job in jobs:
     assert result["0"] == {"stages": ["conv1", *layers], "bn": True, "statistics_move": True}
 
 
-@pytest.mark.parametrize(
-    "size", [pytest.param([256, 192], marks=pytest.mark.nightly), {"short": 192, "long": 288}]
-)
+@pytest.mark.nightly
+@pytest.mark.parametrize("size", [[256, 192], {"short": 192, "long": 288}])
 def test_own_loader_gives_same_images_in_same_order(mmdet: Peer, coco_tiny: Path, size: Any) -> None:
     """Pixels differ by the resampling (OpenCV's bilinear against Pillow's antialiased one), and mmdetection keeps
     objects whose resized mask has no pixel, which the shared batches leave out."""

@@ -122,7 +122,9 @@ def test_mask_rcnn_trains_with_own_ema_and_describes_itself(bench: Bench) -> Non
 
 
 @pytest.mark.peers
-@pytest.mark.parametrize("model", ["faster_rcnn_r50_fpn", "mask_rcnn_r50_fpn"])
+@pytest.mark.parametrize(
+    "model", [pytest.param("faster_rcnn_r50_fpn", marks=pytest.mark.nightly), "mask_rcnn_r50_fpn"]
+)
 def test_from_the_same_weights_it_finds_what_torchvision_finds(bench: Bench, model: str) -> None:
     """With torchvision's two conventions; its own are measured in the README."""
     task = workload(model, task="infer", score_threshold=0.02, max_detections=30)

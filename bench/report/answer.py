@@ -244,14 +244,21 @@ def pivot_table(run: RunReport, ends: int = ENDS) -> Table:
         caption = (
             f"The {ends} first and the {ends} last of {len(found)} rows by ratio; failed ones come first."
         )
+    compared: dict[str, list[Row]] = {}
+    for one in found:
+        compared.setdefault(f"{one.name} / {one.base_name}", []).append(one.row)
+    means = ((names, geometric_mean(rows)) for names, rows in compared.items())
     rows = [_cells(one) for one in shown]
-    mean = geometric_mean([one.row for one in found])
-    if mean is not None and mean.count > 1:
-        text = interval_text(mean.value, mean.low or math.nan, mean.high or math.nan)
-        name = cell(f"geometric mean of {counted(mean.count, 'row')} of equal work", tone="strong")
-        none = cell(None)
-        rows.append((name, none, none, none, cell(text, sort=mean.value, tone="strong"), none))
+    rows += [_mean_cells(names, mean) for names, mean in means if mean is not None and mean.count > 1][:ends]
     return Table(COLUMNS, tuple(rows), caption).compact()
+
+
+def _mean_cells(names: str, mean: Mean) -> tuple[Cell, ...]:
+    """The row of a geometric mean: of one arm against its baseline, as in the headline."""
+    text = interval_text(mean.value, mean.low or math.nan, mean.high or math.nan)
+    title = cell(f"geometric mean, {counted(mean.count, 'row')} of equal work", tone="strong")
+    none = cell(None)
+    return title, cell(names), none, none, cell(text, sort=mean.value, tone="strong"), none
 
 
 def _cells(one: Pivot) -> tuple[Cell, ...]:

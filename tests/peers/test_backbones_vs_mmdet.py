@@ -18,7 +18,7 @@ from detectors.names.mmdet import rename
 from detectors.necks.hrfpn import HRFPN
 from tests.peers.peer import Peer, relative
 
-pytestmark = pytest.mark.peers
+pytestmark = [pytest.mark.peers, pytest.mark.nightly]
 
 #: mmdetection's config of each.
 BACKBONES: dict[str, Any] = {

@@ -211,6 +211,7 @@ with torch.no_grad():
     assert np.isfinite(result["loss"])
 
 
+@pytest.mark.nightly  # torchvision's adapter, detectron2's and Paddle's show it every day
 def test_two_ranks_average_their_gradients(mmdet: Peer) -> None:
     code = """
 adapter, data = make(jobs)

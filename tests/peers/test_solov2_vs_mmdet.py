@@ -15,7 +15,7 @@ from detectors.solov2_targets import assign, quarter_masks
 from tests.helpers.models import random_target
 from tests.peers.peer import Peer, assert_gradients, assert_solov2_agrees
 
-pytestmark = pytest.mark.peers
+pytestmark = [pytest.mark.peers, pytest.mark.nightly]  # the vd-dcn case against PaddleDetection runs every day
 
 SIZE = (128, 128)
 
@@ -86,14 +86,7 @@ def given_weights(mmdet: Peer, name: str, scenes: list[detectors.Target]) -> tup
     return model, batch, jobs
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "solov2_light_r50_fpn",
-        pytest.param("solov2_r50_fpn", marks=pytest.mark.nightly),
-        pytest.param("solov2_light_r50_dcn_fpn", marks=pytest.mark.nightly),
-    ],
-)
+@pytest.mark.parametrize("name", ["solov2_light_r50_fpn", "solov2_r50_fpn", "solov2_light_r50_dcn_fpn"])
 def test_with_one_set_of_weights_solov2_is_mmdetections(mmdet: Peer, name: str) -> None:
     """Gradients are compared in float64 too, closely, and detections there. In float32 rounding decides on which side
     of a ReLU's corner a value lies, which changes the gradients of all layers before it, or of a mask's threshold."""

@@ -15,7 +15,10 @@ from detectors.solov2_targets import assign, quarter_masks
 from tests.helpers.models import random_target
 from tests.peers.peer import Peer, assert_gradients, assert_solov2_agrees
 
-pytestmark = [pytest.mark.peers, pytest.mark.nightly]  # the vd-dcn case against PaddleDetection runs every day
+pytestmark = [
+    pytest.mark.peers,
+    pytest.mark.nightly,
+]  # the vd-dcn case against PaddleDetection runs every day
 
 SIZE = (128, 128)
 

@@ -69,10 +69,14 @@ def test_each_comparison_has_a_mean_of_its_own(tmp_path: Path) -> None:
         for number, (name, seconds) in enumerate((("torchvision", 1.0), ("native", 0.5), ("mmdet", 2.0))):
             arms.append((arm(name, {"model": model}), samples(seconds, noise=0.001, seed=3 * index + number)))
     run = write_run(tmp_path / "run", arms)
-    equal = {record.id: Audit(record.id, "baseline") for record in run.arms() if record.codebase != "torchvision"}
+    equal = {
+        record.id: Audit(record.id, "baseline") for record in run.arms() if record.codebase != "torchvision"
+    }
     report = run_report(run, audits=equal)
     means = [row for row in pivot_table(report).rows if "geometric mean, 2 rows" in str(row)]
-    assert [float(next(one.sort for one in row if one.sort)) for row in means] == pytest.approx([2, 0.5], rel=0.01)
+    assert [float(next(one.sort for one in row if one.sort)) for row in means] == pytest.approx(
+        [2, 0.5], rel=0.01
+    )
     assert "native / torchvision" in str(means[0])
     assert "mmdet / torchvision" in str(means[1])
 

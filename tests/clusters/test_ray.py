@@ -13,9 +13,15 @@ from pathlib import Path
 import psutil
 import pytest
 
-from bench.record.run import Run
 from tests.conftest import FAKE, Cli
-from tests.helpers.clusters import MEASURE, assert_once_each, finished, until
+from tests.helpers.clusters import (
+    MEASURE,
+    assert_once_each,
+    assert_one_gradient,
+    finished,
+    recipe_of_two_nodes,
+    until,
+)
 from tests.helpers.slurm import free_ports
 
 ray = pytest.importorskip("ray", reason="Ray is not installed")
@@ -107,22 +113,11 @@ def test_lost_node_gives_its_cell_to_another(cli: Cli, nodes: Nodes) -> None:
 
 def test_arm_on_two_nodes(cli: Cli, nodes: Nodes) -> None:
     """Ranks on two of three nodes have one gradient, of different images."""
-    devices = {"nodes": 2, "per_node": 1}
-    workload = {"task": "train", "model": "retinanet_r50_fpn", "weights": "random", "devices": devices}
-    recipe = cli.recipe(
-        workload={**workload, "input": {"images": 2, "size": [64, 64]}, "batch_size": 1},
-        arms=["native"],
-        baseline={},
-        measure={**MEASURE, "steps": 1, "rounds": 1, "deadline_s": 300},
-        environment={"threads": 1},
-    )
+    recipe = recipe_of_two_nodes(cli)
     command = ["run", recipe, "--results", cli.results, "--executor", "ray", "--address", nodes.address]
     done = cli(*command, env=nodes.environment)
     assert done.code == 0, done.err
-    (arm,) = Run(cli.runs()[0]).arms()
-    first, second = (rank["steps"][0] for rank in arm.audit["ranks"])
-    assert first["images"] != second["images"]
-    assert first["gradient"] == pytest.approx(second["gradient"], rel=1e-6)
+    assert_one_gradient(cli)
 
 
 def test_too_few_nodes_are_an_error(cli: Cli, nodes: Nodes) -> None:

@@ -8,10 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from bench.record.run import Run
 from bench.record.store import FolderStore
 from tests.conftest import FAKE, Cli
-from tests.helpers.clusters import MEASURE, assert_once_each, finished, until
+from tests.helpers.clusters import (
+    MEASURE,
+    assert_once_each,
+    assert_one_gradient,
+    finished,
+    recipe_of_two_nodes,
+    until,
+)
 from tests.helpers.slurm import Cluster
 
 pytestmark = pytest.mark.nightly
@@ -79,18 +85,7 @@ def test_failed_arm_is_no_reason_to_try_again(cli: Cli, cluster: Cluster) -> Non
 
 
 def test_arm_on_two_nodes(cli: Cli, cluster: Cluster) -> None:
-    devices = {"nodes": 2, "per_node": 1}
-    workload = {"task": "train", "model": "retinanet_r50_fpn", "weights": "random", "devices": devices}
-    recipe = cli.recipe(
-        workload={**workload, "input": {"images": 2, "size": [64, 64]}, "batch_size": 1},
-        arms=["native"],
-        baseline={},
-        measure={**MEASURE, "steps": 1, "rounds": 1, "deadline_s": 300},
-        environment={"threads": 1},
-    )
+    recipe = recipe_of_two_nodes(cli)
     done = cli(*arguments(cli, recipe), env=cluster.environment)
     assert done.code == 0, done.err
-    (arm,) = Run(cli.runs()[0]).arms()
-    first, second = (rank["steps"][0] for rank in arm.audit["ranks"])
-    assert first["images"] != second["images"]
-    assert first["gradient"] == pytest.approx(second["gradient"], rel=1e-6)
+    assert_one_gradient(cli)

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
+import pytest
+
 from bench.record.models import CellRecord
 from bench.record.run import Run
 from bench.record.store import FolderStore, members
@@ -58,3 +60,24 @@ def assert_once_each(cli: Cli, recipe: Path, cells: int) -> list[CellRecord]:
     left = [path for path in cli.results.rglob("*") if path.name.startswith(".")]
     assert left == []
     return found
+
+
+def recipe_of_two_nodes(cli: Cli) -> Path:
+    """One arm with a rank on each of two nodes, which train on different images."""
+    devices = {"nodes": 2, "per_node": 1}
+    workload = {"task": "train", "model": "retinanet_r50_fpn", "weights": "random", "devices": devices}
+    return cli.recipe(
+        workload={**workload, "input": {"images": 2, "size": [64, 64]}, "batch_size": 1},
+        arms=["native"],
+        baseline={},
+        measure={**MEASURE, "steps": 1, "rounds": 1, "deadline_s": 300},
+        environment={"threads": 1},
+    )
+
+
+def assert_one_gradient(cli: Cli) -> None:
+    """The ranks of the run's arm saw different images and have one gradient."""
+    (arm,) = Run(cli.runs()[0]).arms()
+    first, second = (rank["steps"][0] for rank in arm.audit["ranks"])
+    assert first["images"] != second["images"]
+    assert first["gradient"] == pytest.approx(second["gradient"], rel=1e-6)

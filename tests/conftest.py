@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 import bench.cli
+from bench.record.run import find_runs
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
@@ -120,7 +121,7 @@ class Cli:
         return self("run", recipe, "--adapters", FAKE, "--results", self.results, *arguments, **options)
 
     def runs(self) -> list[Path]:
-        return sorted(path.parent for path in self.results.glob("*/*/run.json"))
+        return find_runs(self.results)
 
     def arm(self, name: str) -> dict[str, Any]:
         return json.loads((self.runs()[-1] / "arms" / f"{name}.json").read_text())

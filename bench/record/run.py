@@ -234,8 +234,16 @@ def _held(lock: Path) -> bool:
 
 
 def find_runs(root: Path) -> list[Path]:
-    """All run folders below `root`, oldest first (folder names start with the UTC time)."""
-    return sorted((path.parent for path in root.glob("*/*/run.json")), key=lambda path: path.name)
+    """All run folders below `root`, oldest first: by the UTC second in the name, then by the time of the record."""
+    return [path.parent for path in sorted(root.glob("*/*/run.json"), key=_began)]
+
+
+def _began(record: Path) -> tuple[str, float, str]:
+    name = record.parent.name
+    try:
+        return name[:16], record.stat().st_mtime, name
+    except OSError:  # removed meanwhile
+        return name[:16], 0.0, name
 
 
 def _is_result(folder: Path) -> bool:

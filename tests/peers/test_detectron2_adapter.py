@@ -179,6 +179,7 @@ for job in jobs:
     assert result["found"] == [frozen, free, frozen, free]
 
 
+@pytest.mark.nightly
 def test_own_loader_gives_same_images_in_same_order(detectron2: Peer, coco_tiny: Path) -> None:
     """Pixels differ a little by the resampling, masks by where they are rasterised (detectron2 scales polygons), and
     detectron2 keeps objects whose resized mask has no pixel, which the shared batches leave out."""

@@ -89,7 +89,7 @@ def _quantiles(run: Run, arm: ArmRecord, target: Metric) -> pd.Series[float]:
 
 def _phase_seconds(arm: ArmRecord, phase: str) -> Floats:
     """Seconds of a phase or an operator, and of the step: [launches, steps of its pass, 2]."""
-    found = {name: seconds for name, seconds in arm.phases.items() if name != "averaging"}  # is in backward
+    found = arm.phases
     if phase in arm.operators:
         rest = np.subtract(arm.operators["step"], arm.operators[phase])
         found = {phase: arm.operators[phase], "the rest": rest.tolist()}

@@ -269,8 +269,10 @@ class MeasuredArm:
             record.evaluated = self._truth(self.prepared.dataset)  # so that the folder can be judged anywhere
 
     def _phases(self, steps: int) -> None:
-        for name, seconds in self.request("phase_pass", steps=steps)[0]["phases"].items():
+        reply = self.request("phase_pass", steps=steps)[0]
+        for name, seconds in reply["phases"].items():
             self.record.phases.setdefault(name, []).extend(seconds)
+        self.record.averaging += reply["averaging"]
         for name, value in self.request("operator_pass")[0]["seconds"].items():
             self.record.operators.setdefault(name, []).append(value)
         if "peak_flops_per_s" not in self.record.description:

@@ -305,6 +305,8 @@ class ArmRecord(RecordModel):
     """The interpreter of the arm."""
     phases: dict[str, list[float]] = Field(default_factory=dict)
     """Phase → seconds per step, one value per step of the phase passes (data, forward, backward, …)."""
+    averaging: list[float] = Field(default_factory=list)
+    """By how many seconds averaging gradients over the ranks lengthens each of these backward phases."""
     operators: dict[str, list[float]] = Field(default_factory=dict)
     """Operator → seconds in a step, and `step` → seconds of all of it, one value per operator pass."""
     memory: list[Memory] = Field(default_factory=list)

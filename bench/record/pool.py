@@ -108,6 +108,7 @@ class PooledRun(Run):
             pooled.served += [part.model_copy(update={"launch": part.launch + first}) for part in one.served]
             pooled.warnings += [text for text in one.warnings if text not in pooled.warnings]
             if one is not sound[0][1]:
+                pooled.averaging += one.averaging
                 tables = ("phases", "operators", "energy")
                 for into, more in ((getattr(pooled, name), getattr(one, name)) for name in tables):
                     for name, seconds in more.items():

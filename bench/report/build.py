@@ -65,7 +65,6 @@ def _last_ap(arm: ArmRecord) -> dict[str, float | None]:
 
 def _phases(arm: ArmRecord) -> tuple[Phase, ...]:
     medians = medians_of(arm)
-    medians.pop("averaging", None)  # is a part of backward
     total = sum(medians.values())
     if not total > 0:
         return ()

@@ -24,7 +24,7 @@ def on_one_kind(record: RunRecord, one: ArmRecord, other: ArmRecord) -> bool:
 
 
 def medians_of(arm: ArmRecord) -> dict[str, float]:
-    """Median seconds of each phase of a step; ``averaging`` is a part of ``backward``."""
+    """Median seconds of each phase of a step."""
     return {name: median(values) for name, values in arm.phases.items() if values}
 
 
@@ -49,8 +49,8 @@ def stragglers(
             continue
         medians = steps.groupby("rank")["duration_ns"].median() / 1e9
         wide = steps.pivot_table(index=["launch", "round", "step"], columns="rank", values="duration_ns")
-        phases, parameters = medians_of(arm), arm.description.get("trainable_parameters")
-        averaging_s = phases.pop("averaging", None)
+        averaging_s = median(arm.averaging) if arm.averaging else None
+        parameters = arm.description.get("trainable_parameters")
         slowest = int(medians.index[int(medians.to_numpy().argmax())])
         yield Straggler(
             label=names.get(arm.id, arm.label),
@@ -59,7 +59,7 @@ def stragglers(
             slowest_s=float(medians.max()),
             slowest=slowest,
             share=float((wide.idxmax(axis=1) == slowest).mean()),
-            averaging_share=None if averaging_s is None else averaging_s / sum(phases.values()),
+            averaging_share=None if averaging_s is None else averaging_s / sum(medians_of(arm).values()),
             averaged_bytes=None if averaging_s is None or parameters is None else 4 * parameters,
         )
 

@@ -158,7 +158,9 @@ class Worker:
     def phase_pass(self, steps: int) -> Dict[str, Any]:
         from bench.worker import probe
 
-        return {"phases": probe.phase_pass(self.adapter, self.phases, steps)}
+        seconds = probe.phase_pass(self.adapter, self.phases, steps)
+        averaging = probe.averaging_pass(self.adapter, self.phases, seconds.get("backward", ()))
+        return {"phases": seconds, "averaging": averaging}
 
     def operator_pass(self) -> Dict[str, Any]:
         from bench.worker import probe

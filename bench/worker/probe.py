@@ -177,20 +177,7 @@ def finite_losses(adapter: Adapter, losses: Any) -> Dict[str, float]:
 
 
 def phase_pass(adapter: Adapter, phases: Sequence[Phase], steps: int) -> Dict[str, List[float]]:
-    """Seconds of each phase of each step, synchronised after every phase: a pass of its own, it slows the step.
-
-    ``averaging``, of several ranks: by how much averaging the gradients lengthens the backward phase.
-    """
-    seconds = _phase_seconds(adapter, phases, steps)
-    apart = adapter.unaveraged() if adapter.job.training else None
-    if apart is not None:
-        with apart:  # the next forward phase drops these gradients
-            alone = _phase_seconds(adapter, phases[:3], steps)["backward"]
-        seconds["averaging"] = [both - own for both, own in zip(seconds["backward"], alone)]
-    return seconds
-
-
-def _phase_seconds(adapter: Adapter, phases: Sequence[Phase], steps: int) -> Dict[str, List[float]]:
+    """Seconds of each phase of each step, synchronised after every phase: a pass of its own, it slows the step."""
     seconds: Dict[str, List[float]] = {name: [] for name, _ in phases}
     for _ in range(steps):
         value = None
@@ -201,6 +188,16 @@ def _phase_seconds(adapter: Adapter, phases: Sequence[Phase], steps: int) -> Dic
             adapter.synchronize()
             seconds[name].append((time.perf_counter_ns() - begin_ns) / 1e9)
     return seconds
+
+
+def averaging_pass(adapter: Adapter, phases: Sequence[Phase], backward: Sequence[float]) -> List[float]:
+    """By how much averaging gradients over the ranks lengthens each backward phase; empty for one rank."""
+    apart = adapter.unaveraged() if adapter.job.training else None
+    if apart is None:
+        return []
+    with apart:  # the next forward phase drops these gradients
+        alone = phase_pass(adapter, phases[:3], len(backward))["backward"]
+    return [both - own for both, own in zip(backward, alone)]
 
 
 def operator_pass(adapter: Adapter, phases: Sequence[Phase]) -> Dict[str, float]:

@@ -16,7 +16,7 @@ from bench.report.scaling import scaling_blocks
 STEP_NS = {1: [20_000_000], 2: [11_000_000, 14_000_000]}
 
 
-PHASES = {"forward": [0.004], "backward": [0.012], "optimizer": [0.004], "averaging": [0.002]}
+PHASES = {"forward": [0.004], "backward": [0.012], "optimizer": [0.004]}
 
 
 def stored(folder: Path, batches: tuple[int, int], kinds: tuple[str, str] = ("a", "a")) -> Run:
@@ -28,7 +28,8 @@ def stored(folder: Path, batches: tuple[int, int], kinds: tuple[str, str] = ("a"
         levels = {"ranks": ranks}
         arm = ArmRecord.model_validate(
             {"id": f"a-{ranks}", "codebase": "a", "label": "a", "levels": levels, "cell": f"ranks-{ranks}",
-             "workload": workload, "status": "ok", "phases": PHASES if ranks > 1 else {},
+             "workload": workload, "status": "ok", "phases": PHASES,
+             "averaging": [0.002] if ranks > 1 else [],
              "description": {"trainable_parameters": 2**20}}
         )  # fmt: skip
         blocks = [

@@ -45,7 +45,7 @@ def significant(value: float, digits: int = 3) -> str:
     """`value` with so many significant digits, never in scientific notation."""
     if not math.isfinite(value):
         return MISSING
-    decimals = digits - 1 - math.floor(math.log10(abs(value))) if value else 0
+    decimals = _decimals(abs(value), digits)
     return f"{round(value, decimals):.{max(decimals, 0)}f}"
 
 

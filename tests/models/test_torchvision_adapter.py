@@ -7,7 +7,6 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +36,7 @@ OFTEN = ["mask_rcnn_r50_fpn", "retinanet_r50_fpn"]  # one of two stages, one of 
 SOME_NIGHTLY = [pytest.param(name, marks=[] if name in OFTEN else [pytest.mark.nightly]) for name in MODELS]
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize("model", SOME_NIGHTLY)

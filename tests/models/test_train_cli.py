@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -109,14 +109,6 @@ def assert_found_as_in_the_results(checkpoint: Path, image: dict[str, Any], fold
     for entry, score, label in zip(written, found.scores.tolist(), found.labels.tolist(), strict=True):
         assert entry["score"] == pytest.approx(score, rel=1e-4)
         assert entry["category_id"] == category_ids[label]
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.nightly

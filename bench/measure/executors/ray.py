@@ -42,17 +42,22 @@ class Ray:
         except Exception as error:
             hint = "start it with: ray start --head --resources='{\"timing\": 1}'"
             raise BenchError(f"no Ray cluster: {error}", where=self.address or "auto", hint=hint) from None
-        try:
-            able = sum("timing" in node["Resources"] for node in ray.nodes() if node["Alive"])
-            if able < (most := max((task.nodes for task in tasks), default=1)):
-                raise BenchError(
-                    f"{able or 'no'} nodes of the Ray cluster have the resource 'timing', and {most} are needed",
-                    hint="ray start --resources='{\"timing\": 1}' on every node that may measure",
-                )
-            with contextlib.redirect_stdout(sys.stderr):  # what Ray says of its nodes is no result
+        with contextlib.redirect_stdout(sys.stderr):  # what Ray says of its nodes, to the last, is no result
+            try:
+                _refuse_few_nodes(ray, tasks)
                 _wait(ray, tasks, watch, logs.resolve())
-        finally:
-            ray.shutdown()
+            finally:
+                ray.shutdown()
+
+
+def _refuse_few_nodes(ray: Any, tasks: Sequence[Task]) -> None:
+    """Raises BenchError where the cell with most nodes could never start."""
+    able = sum("timing" in node["Resources"] for node in ray.nodes() if node["Alive"])
+    if able < (most := max((task.nodes for task in tasks), default=1)):
+        raise BenchError(
+            f"{able or 'no'} nodes of the Ray cluster have the resource 'timing', and {most} are needed",
+            hint="ray start --resources='{\"timing\": 1}' on every node that may measure",
+        )
 
 
 def _ray() -> Any:
@@ -69,29 +74,28 @@ def _wait(ray: Any, tasks: Sequence[Task], watch: Watch, logs: Path) -> None:
 
     remote = ray.remote(num_cpus=0, resources={"timing": 1}, max_retries=0)(measure)
     folder = os.getcwd()
-    groups: dict[Any, Any] = {}
+    running: dict[Any, tuple[Task, int, Any]] = {}
 
-    def submit(task: Task, attempt: int) -> Any:
+    def submit(task: Task, attempt: int) -> None:
         group = placement_group([{"timing": 1}] * task.nodes, strategy="STRICT_SPREAD")
         on_first = remote.options(scheduling_strategy=PlacementGroupSchedulingStrategy(group, 0))
         reference = on_first.remote(list(task.command), str(logs / f"{task.key}.log"), folder, attempt)
-        groups[reference] = group
-        return reference
+        running[reference] = task, attempt, group
 
-    running = {submit(task, 1): (task, 1) for task in tasks}
+    for task in tasks:
+        submit(task, 1)
     while running:
         ready, _ = ray.wait(list(running), num_returns=1, timeout=watch.poll_s)
         for reference in ready:
-            task, attempt = running.pop(reference)
+            task, attempt, group = running.pop(reference)
+            remove_placement_group(group)
             try:
                 code = ray.get(reference)
-                remove_placement_group(groups.pop(reference))
             except ray.exceptions.RayError as error:
-                remove_placement_group(groups.pop(reference))
                 lost = f"{task.name} was lost with its node ({type(error).__name__})"
                 if attempt < MOST_ATTEMPTS:
                     watch.say(f"{lost}; it starts again")
-                    running[submit(task, attempt + 1)] = (task, attempt + 1)
+                    submit(task, attempt + 1)
                 else:
                     watch.say(f"{lost} {attempt} times; given up")
                 continue

@@ -103,6 +103,8 @@ class Codebase(Strict):
     """Other names of the codebase in recipes."""
     config_option: str = "config"
     """The option that an arm's `config` goes to."""
+    checkpoints: list[str] = []
+    """How the files end that weights are read from; without this field any are tried."""
     pretrained: bool = False
     """Own models bring weights of their own: `bench vs` measures their AP."""
     schemes: list[str] = []

@@ -181,9 +181,13 @@ class _Made:
         if workload.weights == "random" or workload.own_model:
             return None
         if workload.weights == "transplant":
-            source = self.site.codebases.get(WEIGHTS_SOURCE)
+            name = mappings.source_of(workload.model)
+            source = self.site.codebases.get(name)
             if source is None or workload.model not in source.models:
-                _own_weights(one, f"{WEIGHTS_SOURCE} offers no {workload.model}")
+                _own_weights(one, f"{name} offers no {workload.model}")
+                return None
+            if name != WEIGHTS_SOURCE and all(each.codebase != name for each in self.site.plan.arms):
+                _own_weights(one, f"they are {name}'s, which is no arm here")
                 return None
             options = mappings.source_options(arm.codebase, workload.model, arm.options)
             canonical = self._canonical(arm, source, prepared, options)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from importlib import resources
 
-import rjsmin
+import minify
 from markupsafe import Markup
 
 from bench.report.answer import headline, legend, pivot_table
@@ -69,9 +69,9 @@ def render_page(report: Report, history: Markup | str = "") -> str:
 
 
 def own_script() -> str:
-    """What this project wrote, as one script, without comments and blanks."""
-    body: str = rjsmin.jsmin("\n".join(map(_resource, SCRIPTS)))
-    return f'"use strict";\n(() => {{\n{body}\n}})();\n'
+    """What this project wrote, as one script, minified."""
+    body = "\n".join(map(_resource, SCRIPTS))
+    return str(minify.string("application/javascript", f'"use strict";\n(() => {{\n{body}\n}})();\n'))
 
 
 def _run(run: RunReport, *, several: bool) -> dict[str, object]:

@@ -78,6 +78,8 @@ class Trace:
     """Which batch each step had, -1 where it is not known; empty where the samples do not say."""
     disturbed: tuple[bool, ...] = ()
     """Steps in which other processes took processors; empty where there are none."""
+    start_s: tuple[float, ...] = ()
+    """When each step began, by the clock of its machine."""
 
     @property
     def warmup(self) -> tuple[bool, ...]:
@@ -205,7 +207,12 @@ class Group:
     def title(self) -> str:
         model = model_title(self.model, [row.options for row in self.rows])
         work = {"serve": "serving"}.get(self.task, "training" if trains(self.task) else "inference")
-        return ", ".join([model, work, *self._words(self.levels)])
+        return ", ".join([model, work, *self.level_words])
+
+    @property
+    def level_words(self) -> list[str]:
+        """The levels that all its arms share, in words."""
+        return self._words(self.levels)
 
     def no_ratio(self, row: Row) -> str:
         """Why a measured row has no ratio; empty where that needs no word."""
@@ -231,6 +238,10 @@ class Group:
             for one in (row, base)
         )
         return next(names), next(names)
+
+    def place(self, row: Row) -> str:
+        """The row among all rows of a run."""
+        return f"{self.title}: {self.row_name(row)}"
 
     def row_name(self, row: Row) -> str:
         """The label of a row, with the levels that tell it from its neighbours."""
@@ -306,6 +317,8 @@ class Software:
     package_count: int
     git: Mapping[str, Any]
     variables: Mapping[str, str]
+    own_environment: bool = False
+    """`bench env create` builds it."""
 
 
 @dataclass(frozen=True)

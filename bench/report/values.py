@@ -6,15 +6,10 @@ left behind.
 
 from __future__ import annotations
 
-import dataclasses
-import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
-
-import numpy as np
-from pydantic import BaseModel
 
 from bench.judge.audit import Audit
 from bench.judge.noise import MIN_LAUNCHES
@@ -437,26 +432,3 @@ def factor_name(factor: str) -> str:
     }.get(
         factor, factor.removeprefix("options.") if factor.startswith("options.") else factor.replace("_", " ")
     )
-
-
-def to_json(value: Any) -> Any:
-    """Plain JSON values of a report: dataclasses become objects, what is not a number becomes null."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {
-            item.name: to_json(getattr(value, item.name))
-            for item in dataclasses.fields(value)
-            if item.metadata.get("json", True)
-        }
-    if isinstance(value, BaseModel):
-        return value.model_dump(mode="json")
-    if isinstance(value, Mapping):
-        return {str(key): to_json(item) for key, item in value.items()}
-    if isinstance(value, str | bool | int) or value is None:
-        return value
-    if isinstance(value, float | np.floating):
-        return float(value) if math.isfinite(value) else None
-    if isinstance(value, np.integer):
-        return int(value)
-    if isinstance(value, Iterable):
-        return [to_json(item) for item in value]
-    return str(value)

@@ -119,6 +119,7 @@ def doubled(plan: Plan, checkouts: Mapping[str, Mapping[str, Checkout | None]]) 
             id=side_id(arm.id, side),
             label=f"{arm.label} ({side})",
             checkout=checkout,
+            model=checkout.config(arm.own_name) if checkout else arm.model,
             baseline=side_id(arm.id, SIDES[0]),
         )
 

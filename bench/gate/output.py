@@ -113,12 +113,12 @@ def values_text(one: Judgement) -> str | None:
 COLUMNS: dict[Column, Callable[[Judgement], Any]] = {
     Column("arm"): lambda one: one.arm,
     Column("metric"): lambda one: one.metric.name,
-    Column("base → head", True): values_text,
+    Column("base → head", True, priority=2): values_text,
     Column("change [interval]", True): lambda one: change_text(one.metric, one.decision),
-    Column("tolerance", True): lambda one: tolerance_text(one.metric),
-    Column("launches", True): lambda one: one.decision.launches,
-    Column("p", True): lambda one: f"{one.decision.p_value:.2g}",
-    Column("verdict"): lambda one: cell(
+    Column("tolerance", True, priority=1): lambda one: tolerance_text(one.metric),
+    Column("launches", True, priority=3): lambda one: one.decision.launches,
+    Column("p", True, priority=4): lambda one: f"{one.decision.p_value:.2g}",
+    Column("verdict", prose=True): lambda one: cell(
         f"{one.decision.state}: {one.decision.reason}", tone=TONES.get(one.decision.state, "")
     ),
 }

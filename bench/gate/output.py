@@ -12,6 +12,7 @@ from typing import Any
 
 from bench.gate.calibrate import Calibration
 from bench.gate.check import Judgement, Result, change_text
+from bench.gate.decide import FEWEST_LAUNCHES
 from bench.gate.metrics import Metric
 from bench.judge.numbers import significant
 from bench.record.run import write_atomic
@@ -72,7 +73,10 @@ def budget_advice(result: Result) -> str:
     for one in (one for one in result.comparisons if one.decision.state == "inconclusive"):
         found = one.decision
         half, distance = found.high - found.worsening, abs(one.metric.tolerance - found.worsening)
-        shares.append((half / distance) ** 2 if distance and math.isfinite(half) else math.inf)
+        if found.launches < FEWEST_LAUNCHES:  # nothing can be said of their spread
+            shares.append(FEWEST_LAUNCHES / max(found.launches, 1))
+        else:
+            shares.append((half / distance) ** 2 if distance and math.isfinite(half) else math.inf)
     needed = max(2.0, 1.2 * max(shares, default=math.inf))
     if needed > MOST_BUDGETS:
         return (

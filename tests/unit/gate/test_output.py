@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -60,6 +61,8 @@ def test_inconclusive_check_names_the_budget_that_would_do() -> None:
     at = Judgement("native", metric("s/iter"), decision("inconclusive", 0.02, 0.0, 0.04))
     assert "Another tolerance" in budget_advice(result("inconclusive", at))
     assert not budget_advice(result("fail", SLOWER))
+    one = replace(near.decision, launches=1, low=-math.inf)
+    assert "720 s" in budget_advice(result("inconclusive", replace(near, decision=one)))  # for six launches
 
 
 def test_link_to_the_job_is_of_github_only() -> None:

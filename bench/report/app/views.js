@@ -158,30 +158,37 @@ function drawTradeoff(left) {
   const taken = /** @type {number[][]} */ ([]);
   for (const arm of found) {
     const x = px(value(arm)), y0 = py(100 * arm.ap), end = x > width - 110, [low, high] = arm.interval.map((v) => py(100 * v));
-    let y = y0 + 4;
-    while (taken.some(([a, b]) => abs(a - x) < 90 && abs(b - y) < 13)) y += 13;
-    taken.push([x, y]);
     if (arm.interval.length) svg.append(s("path", { d: `M${x - 3},${low}h6M${x},${low}V${high}M${x - 3},${high}h6`, stroke: arm.look[0], fill: "none" }));
     svg.append(marker(arm.look[1], x, y0, 5, { fill: arm.look[0], "data-arm": arm.index }));
-    text(end ? x - 9 : x + 9, y, arm.name + " " + marksOf(arm), end ? "end" : "start");
+    text(end ? x - 9 : x + 9, free(taken, x, y0 + 4), arm.name + " " + marksOf(arm), end ? "end" : "start", "halo");
   }
   const keys = ["rate", "seconds", "memory", "training"].filter((key) => rated.some((arm) => METRICS[key][1](arm) !== null));
   const images = min(...rated.map((arm) => arm.interval[2] || 1e9));
   return [note("Dashed: the arms of one model that no other one beats in both." + (images < 1e9 ? ` Bars: 95 % intervals for other images, not for another training; of ${images} images${images < 50 ? ", which is few" : ""}.` : "")),
     figure("accuracy", "AP against " + title, svg, select("Horizontal axis", keys.map((key) => [key, METRICS[key][0]]), xMetric, (key) => { xMetric = key; }))];
 }
+/** The first height from `y` on at which a label at `x` covers no other one. */
+function free(taken, x, y) {
+  while (taken.some(([a, b]) => abs(a - x) < 90 && abs(b - y) < 13)) y += 13;
+  taken.push([x, y]);
+  return y;
+}
+/** A few round values between two, as numbers and texts. */
+function ticks(low, high) {
+  const raw = (high - low) / 6, power = 10 ** floor(log10(raw)), step = [1, 2, 5, 10].map((one) => one * power).find((one) => one >= raw * 0.999);
+  return Array.from({ length: floor(high / step) - ceil(low / step) + 1 }, (_, i) => (ceil(low / step) + i) * step).map((value) => [value, value.toFixed(max(0, -floor(log10(step) + 1e-9)))]);
+}
 /** An empty plane: the horizontal axis starts at 0, and the vertical one too where no value is below. */
 function plane(title, above, xs, ys, width = min(900, room()), height = 360) {
   const right = max(0, ...xs) * 1.08 || 1, least = min(0, ...ys) * 1.15, span = max(0, ...ys) * 1.15 - least || 1;
   const px = (v) => 56 + v / right * (width - 70), py = (v) => height - 40 - (v - least) / span * (height - 60);
   const svg = s("svg", { width, height, role: "img", "aria-label": `${above} against ${title}` });
-  const text = (x, y, words, anchor = "middle") => svg.append(s("text", { x, y, "text-anchor": anchor }, words));
-  for (let i = 0; i < 5; i++) {
-    const value = least + span * i / 4, y = py(value);
-    svg.append(line([[56, y], [width, y]], { stroke: "var(--grid)" }));
-    text(50, y + 4, number(value, 2), "end");
-    text(px(right * i / 4), height - 22, number(right * i / 4, 2));
+  const text = (x, y, words, anchor = "middle", name = "") => svg.append(s("text", { x, y, "text-anchor": anchor, class: name }, words));
+  for (const [value, words] of ticks(least, least + span)) {
+    svg.append(line([[56, py(value)], [width, py(value)]], { stroke: "var(--grid)" }));
+    text(50, py(value) + 4, words, "end");
   }
+  for (const [value, words] of ticks(0, right)) text(px(value), height - 22, words);
   if (least < 0) svg.append(line([[56, py(0)], [width, py(0)]], { stroke: "var(--muted)" }));
   text(width / 2, height - 4, title);
   text(2, 12, above, "start");
@@ -194,11 +201,12 @@ function drawCurves(left) {
   const found = measured(left).filter((arm) => arm.curve.length > 1).slice(0, MOST_BARS), at = bySteps ? 1 : 0, all = found.flatMap((arm) => arm.curve);
   if (!found.length) return "";
   const axis = bySteps ? "step" : "seconds of training";
+  const taken = /** @type {number[][]} */ ([]);
   const { svg, px, py, text } = plane(axis, "AP (%)", all.map((one) => one[at]), all.map((one) => 100 * one[2]));
   for (const arm of found) {
     const points = arm.curve.map((one) => [px(one[at]), py(100 * one[2])]), end = points.at(-1);
     svg.append(line(points, dashed(found, arm)), ...points.map(([x, y]) => marker(arm.look[1], x, y, 3, { fill: arm.look[0], "data-arm": arm.index })));
-    text(end[0], end[1] - 8, arm.name + " " + marksOf(arm), "end");
+    text(end[0] - 6, free(taken, end[0], end[1] + 16), arm.name + " " + marksOf(arm), "end", "halo");
   }
   return figure("curves", "AP while training", svg, select("Axis of curves", [["", "seconds of training"], ["1", "step"]], bySteps ? "1" : "", (key) => { bySteps = !!key; }));
 }
@@ -208,7 +216,7 @@ function drawLosses(left) {
   const found = left.map((row) => [row.group, row.arms.filter((arm) => arm.losses.length)]).filter((row) => row[1].length);
   return found.slice(0, MOST_LOSSES).map(([group, list]) => {
     const base = baseOf(group), width = min(900, room() > 760 ? room() / 2 - 10 : room()), [{ stretch }] = list;
-    const curve = (arm, minus) => arm.losses.map((value, at) => [(at + 0.5) * stretch, (value ?? NaN) - (minus ? minus.losses[at] ?? NaN : 0)]).filter((one) => Number.isFinite(one[1]));
+    const curve = (arm, minus) => arm.losses.map((value, at) => [at * stretch + (stretch + 1) / 2, (value ?? NaN) - (minus ? minus.losses[at] ?? NaN : 0)]).filter((one) => Number.isFinite(one[1]));
     const panel = (title, shown, minus) => {
       const curves = shown.map((arm) => curve(arm, minus)), all = curves.flat();
       if (!all.length) return "";
@@ -216,7 +224,7 @@ function drawLosses(left) {
       shown.forEach((arm, at) => svg.append(line(curves[at].map(([x, y]) => [px(x), py(y)]), dashed(list, arm))));
       return div("", svg, div("bar", saved("losses", () => svg)));
     };
-    return [h("h3", {}, `Losses: ${group.title}`), note(stretch > 1 ? `Means of ${stretch} steps.` : "Of every step."), div("key", list.map((arm) => label(arm))),
+    return [h("h3", {}, `Losses: ${group.title}`), note(stretch > 1 ? `Means of ${stretch} steps.` : "Of every step."), div("key", list.map((arm) => h("span", { "data-arm": arm.index }, swatch(arm), arm.name, dashed(list, arm)["stroke-dasharray"] && " (dashed)"))),
       div("pair", panel("total loss", list), base && base.losses.length && panel("difference to " + base.name, list.filter((arm) => arm !== base), base))];
   }).concat(found.length > MOST_LOSSES ? [[note(`Losses of the first ${MOST_LOSSES} of ${found.length} workloads; filter to see others.`)]] : []);
 }
@@ -232,6 +240,7 @@ function auditCell(entries) {
   const allowed = max(...differ.map((one) => one[4]));
   return [what, changes.length && range, allowed > 0 && `tolerance ${percent(allowed).slice(1)}`, unknown && `? in ${unknown}`].filter(Boolean).join(" · ");
 }
+const MOST_FACTS = 10;
 function drawAudit(left) {
   const found = measured(left).filter((arm) => arm.differences.length || arm.unknown.length);
   if (!found.length) return "";
@@ -249,5 +258,5 @@ function drawAudit(left) {
   const all = [...facts].sort((a, b) => b[1].differs - a[1].differs);
   const differ = all.filter(([, row]) => row.differs), rest = all.filter(([, row]) => !row.differs);
   return section("audit", "Equal work", [], note(`Against the run's baseline. Facts that differ: ${differ.length}; that could not be observed in both arms: ${rest.length}.`),
-    table(differ), rest.length && h("details", {}, h("summary", {}, "What was not shown"), table(rest)));
+    table(differ.slice(0, MOST_FACTS)), differ.length > MOST_FACTS && h("details", {}, h("summary", {}, `${differ.length - MOST_FACTS} more that differ`), table(differ.slice(MOST_FACTS))), rest.length && h("details", {}, h("summary", {}, "What was not shown"), table(rest)));
 }

@@ -113,6 +113,8 @@ class Codebase(Strict):
     """Input modes that it can do."""
     precisions: list[Literal["float32", "bfloat16", "float16"]] = ["float32"]
     """Precisions that it can do."""
+    cuda_precisions: list[Literal["bfloat16", "float16"]] = []
+    """Precisions that it can do on CUDA devices only."""
     devices: list[Literal["cpu", "cuda"]] = ["cpu", "cuda"]
     """Devices that it can run on."""
     ema: bool = True

@@ -208,6 +208,10 @@ def check_offer(codebase: Codebase, workload: Workload) -> str | None:
         "device": (workload.device, codebase.devices),
     }
     for name, (value, values) in offered.items():
+        if value in codebase.cuda_precisions and workload.device == "cuda":
+            continue
+        if value in codebase.cuda_precisions:
+            return f"{codebase.name} offers {name} {value} on CUDA devices only, and the device is cpu"
         if value not in values:
             return f"{codebase.name} offers {name} {', '.join(map(str, values))}, not {value}"
     if workload.ema and not codebase.ema:

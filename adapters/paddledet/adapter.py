@@ -47,7 +47,14 @@ from bench.worker.batches import image_order
 #: Operators that reports account for by themselves: forward and backward pass.
 OPERATORS = {"deformable convolution": ("deformable_conv", "DeformableConvGradNode")}
 #: Operators that stay in float32 when others do not: those that choose and cut out boxes.
-CHOOSING = ("generate_proposals", "distribute_fpn_proposals", "roi_align", "multiclass_nms3", "matrix_nms", "nms")
+CHOOSING = (
+    "generate_proposals",
+    "distribute_fpn_proposals",
+    "roi_align",
+    "multiclass_nms3",
+    "matrix_nms",
+    "nms",
+)
 
 
 class Adapter(api.Adapter):

@@ -242,8 +242,9 @@ function auditCell(entries) {
 }
 const MOST_FACTS = 10;
 function drawAudit(left) {
-  const found = measured(left).filter((arm) => arm.differences.length || arm.unknown.length);
-  if (!found.length) return "";
+  const all = measured(left), found = all.filter((arm) => arm.differences.length || arm.unknown.length), notes = new Map();
+  for (const arm of all) for (const note of arm.notes) notes.set(note, [...(notes.get(note) || []), arm]);
+  if (!found.length && !notes.size) return "";
   const columns = unique(found.map((arm) => arm.name)).slice(0, MOST_COLUMNS), facts = new Map();
   for (const arm of found)
     for (const entry of [...arm.differences, ...arm.unknown]) {
@@ -255,8 +256,9 @@ function drawAudit(left) {
   const table = (entries) => entries.length ? h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Facts" }, h("table", {},
     h("thead", {}, h("tr", {}, ["fact", ...columns].map((name) => h("th", { scope: "col" }, name)))),
     h("tbody", {}, entries.slice(0, MOST_BARS).map(([fact, row]) => h("tr", {}, h("th", { scope: "row" }, D.strings[fact].trim() || NONE), columns.map((name) => h("td", {}, auditCell(row.cells[name])))))))) : "";
-  const all = [...facts].sort((a, b) => b[1].differs - a[1].differs);
-  const differ = all.filter(([, row]) => row.differs), rest = all.filter(([, row]) => !row.differs);
+  const sorted = [...facts].sort((a, b) => b[1].differs - a[1].differs);
+  const differ = sorted.filter(([, row]) => row.differs), rest = sorted.filter(([, row]) => !row.differs);
   return section("audit", "Equal work", [], note(`Against the run's baseline. Facts that differ: ${differ.length}; that could not be observed in both arms: ${rest.length}.`),
-    table(differ.slice(0, MOST_FACTS)), differ.length > MOST_FACTS && h("details", {}, h("summary", {}, `${differ.length - MOST_FACTS} more that differ`), table(differ.slice(MOST_FACTS))), rest.length && h("details", {}, h("summary", {}, "What was not shown"), table(rest)));
+    table(differ.slice(0, MOST_FACTS)), differ.length > MOST_FACTS && h("details", {}, h("summary", {}, `${differ.length - MOST_FACTS} more that differ`), table(differ.slice(MOST_FACTS))), rest.length && h("details", {}, h("summary", {}, "What was not shown"), table(rest)),
+    notes.size && h("ul", {}, [...notes].slice(0, MOST_BARS).map(([one, list]) => h("li", {}, D.strings[one], ": ", list.slice(0, 4).map((arm) => [label(arm), " "]), list.length > 4 && `and ${list.length - 4} more`))));
 }

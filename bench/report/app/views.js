@@ -175,7 +175,7 @@ function free(taken, x, y) {
 }
 /** A few round values between two, as numbers and texts. */
 function ticks(low, high) {
-  const raw = (high - low) / 6, power = 10 ** floor(log10(raw)), step = [1, 2, 5, 10].map((one) => one * power).find((one) => one >= raw * 0.999);
+  const raw = (high - low) / 6, power = 10 ** floor(log10(raw)), step = [1, 2, 5, 10].map((one) => one * power).find((one) => one >= raw * 0.999) || power;
   return Array.from({ length: floor(high / step) - ceil(low / step) + 1 }, (_, i) => (ceil(low / step) + i) * step).map((value) => [value, value.toFixed(max(0, -floor(log10(step) + 1e-9)))]);
 }
 /** An empty plane: the horizontal axis starts at 0, and the vertical one too where no value is below. */

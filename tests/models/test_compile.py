@@ -13,21 +13,21 @@ from tests.helpers.models import SIZE, given, small, target, with_padding
 
 pytestmark = pytest.mark.nightly
 
-#: Most places where a graph ends and Python goes on.
+#: Most places where a graph of an inference ends and Python goes on; a training step has none.
 BREAKS = {
     "retinanet_r50_fpn": 0,
     "fcos_r50_fpn": 0,
     "ssd300_vgg16": 0,
     "solov2_light_r50_fpn": 0,
     "faster_rcnn_r50_fpn": 0,
-    "mask_rcnn_r50_fpn": 3,
-    "ms_rcnn_r50_fpn": 3,
-    "mask_rcnn_r50_c4": 3,
-    "fast_rcnn_r50_fpn": 3,
+    "fast_rcnn_r50_fpn": 0,
+    "mask_rcnn_r50_fpn": 2,
+    "ms_rcnn_r50_fpn": 2,
+    "mask_rcnn_r50_c4": 2,
     "cascade_rcnn_r50_fpn": 0,
-    "cascade_mask_rcnn_r50_fpn": 3,
-    "htc_r50_fpn": 3,
-    "htc_without_semantic_r50_fpn": 3,
+    "cascade_mask_rcnn_r50_fpn": 2,
+    "htc_r50_fpn": 2,
+    "htc_without_semantic_r50_fpn": 2,
 }
 
 
@@ -72,5 +72,5 @@ def test_models_compile_with_few_breaks(name: str) -> None:
         ):
             torch.testing.assert_close(ours.scores, eager.scores, rtol=1e-4, atol=1e-5)
             torch.testing.assert_close(ours.boxes, eager.boxes, rtol=1e-4, atol=1e-3)
-    print(name, training - 1, inference - 1)
-    assert max(training, inference) - 1 <= BREAKS[name]
+    assert training == 1
+    assert inference - 1 <= BREAKS[name]

@@ -35,7 +35,7 @@ def test_one_family_and_one_cell_make_a_table(tmp_path: Path, capsys: pytest.Cap
     assert len(smoke["top"]) == 10
     driver = Driver("cpu", tmp_path, minutes=5)
     driver.measure({**recipes("cpu", ["native"])[0], "baseline": "native"})
-    (row,) = driver.table()
+    (row,) = driver.table(pages=False)
     assert row["arm"] == "native"
     assert row["s_per_iter"] > 0
     assert row["memory_mib"]
@@ -43,9 +43,6 @@ def test_one_family_and_one_cell_make_a_table(tmp_path: Path, capsys: pytest.Cap
     told = capsys.readouterr().out
     assert "finished after" in told
     assert "smoke retinanet bfloat16: finite" in told
-    driver.budget.left_s = 0
-    driver.measure({**recipes("cpu", ["native"])[1], "baseline": "native"})
-    assert "left for the next run" in capsys.readouterr().out
 
 
 @pytest.mark.nightly

@@ -278,7 +278,7 @@ def sweep(found: Sequence[Curve], factor: str) -> Canvas:
     ax.xaxis.set_major_locator(FixedLocator([place for place, _ in named]))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda place, _: dict(named).get(place, f"{place:g}")))
     ax.xaxis.set_minor_locator(NullLocator())
-    ax.set_ylim(0, None)
+    ax.set_ylim(0, 1.08 * max(rate for curve in found for *_, rate in curve.points))
     ax.set_xlabel(f"{across} (ring: flat from here on, within 5 % of the highest rate)")
     ax.set_ylabel(rate)
     ax.grid(axis="y", color=GRID, linewidth=0.8)

@@ -211,7 +211,9 @@ class Adapter(abc.ABC):
         raise NotImplementedError
 
     def squares(self) -> Dict[str, float]:
-        """Sums of squares of all parameters (``weights``), and of their ``average`` if there is one. Not timed."""
+        """Sums of squares of all parameters (``weights``), of their ``average`` and ``momentum`` if there is one. Not
+        timed.
+        """
         return {}
 
     def scale_learning_rate(self, factor: float) -> None:

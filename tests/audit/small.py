@@ -212,7 +212,7 @@ def timed(made: Any, source: Rotation) -> list[Losses]:
     phases = phases_of(made, source)
     seen = []
     for round_ in range(-1, 2):
-        one = run_block(made, phases, 2, found=round_ == 0)
+        one = run_block(made, phases, 2, found=None if round_ else 0)
         done = {**one["done"], "steps": 2.0 * (round_ + 2)}
         seen.append(Losses(launch=0, round=round_, losses=one["losses"], done=done, found=one["found"]))
     return seen

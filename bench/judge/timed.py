@@ -56,7 +56,7 @@ def _total(one: Losses) -> float | None:
 
 
 def _way(pairs: Sequence[Pair], at: str, tolerance: float) -> Iterator[Fact]:
-    """How far the sums of squares of weights and average went from the warm-up to the last block, and the momentum's."""
+    """The sum of squares of the momentum, and how far those of weights and average went from the warm-up on."""
     if len(pairs) < 2:
         return
     sums = [[pair[side].done.get("momentum") for pair in pairs] for side in (0, 1)]

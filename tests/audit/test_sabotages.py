@@ -27,7 +27,6 @@ QUICK = {
     "infer-retinanet-other_overlap_in_suppression",
     "infer-faster_rcnn-fewer_proposals",
     "infer-solov2-larger_masks",
-    "infer-solov2-masks_are_discs",
 }
 CASES = [(f"{task}-{name}", task, *case) for task, table in (("train", TRAINING), ("infer", INFERENCE))
          for name, case in table.items()]  # fmt: skip

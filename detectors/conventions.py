@@ -79,8 +79,8 @@ MMDET = Conventions(
 )
 
 #: PaddleDetection 2.6, configs/_base_/models of the same, and modeling/proposal_generator/target.py: every object has
-#: its best anchors, whose goals are the objects that they overlap most.
-PADDLEDET = replace(MMDET, forced_iou=0.0, forced_to_object=False)
+#: its best anchors, whose goals are the objects that they overlap most, and all images have as many anchors.
+PADDLEDET = replace(MMDET, forced_iou=0.0, forced_to_object=False, least_positives=0)
 
 #: What ``conventions`` of a building function may be; of models with one stage the first two.
 CONVENTIONS = {"torchvision": TORCHVISION, "mmdet": MMDET, "paddledet": PADDLEDET}

@@ -20,8 +20,9 @@ demo: $(STAMP)  ## measure the quickstart recipe and write its report
 	$(BENCH) run quickstart
 	@echo "report: $$($(BENCH) report)"
 
+# Unit tests wait for nothing: a third process would only cost its start.
 check: $(STAMP)  ## the unit tests, in less than a minute
-	$(PYTEST) tests/unit
+	$(PYTEST) --numprocesses 2 tests/unit
 
 test: lint peers  ## lint, then every test but the nightly ones
 	$(PYTEST) --ignore tests/statistical -m "not nightly"

@@ -23,6 +23,7 @@ SIZES = ((1, 96), (48, 192), (96, 384), (192, 768), (384, 2048))
 LIGHT_SIZES = ((1, 56), (28, 112), (56, 224), (112, 448), (224, 896))
 DEFORMABLE_SIZES = ((1, 64), (32, 128), (64, 256), (128, 512), (256, 2048))
 
+NORM_WITHOUT_DECAY = (Rule(r"\.norm\.", weight_decay=0.0),)
 #: Of PaddleDetection's solov2_light_r50_vd_fpn_dcn_512_3x. Its backbone, distilled, learns slowly, but for the offsets.
 SLOW_BACKBONE = (
     Rule(r"^backbone\.stages\.\d\..*\.offset\."),
@@ -31,7 +32,7 @@ SLOW_BACKBONE = (
         for stage, lr in enumerate((0.05, 0.05, 0.1, 0.15))
         for part, decay in ((r"\.norm\.", 0.0), (r"\.conv\.", 1.0))
     ),
-    Rule(r"\.norm\.", weight_decay=0.0),
+    *NORM_WITHOUT_DECAY,
     Rule(r"^neck\..*\.bias$", lr=2.0, weight_decay=0.0),
     Rule(r"^head\.\w+_convs\.2\.(conv|offset)\.bias$", lr=2.0, weight_decay=0.0),
 )
@@ -64,7 +65,8 @@ def solov2_fpn(
         deformable: whether the light head has one convolution more, which is.
         drop_block: follows the head's convolutions while training.
         conventions: "mmdet" or "paddledet", whose mask loss is another mean, and whose deformable head has a bias.
-        parameter_rules: see ``parameter_groups``.
+        parameter_rules: see ``parameter_groups``. None of "paddledet" is PaddleDetection's: normalisation does not
+            decay.
 
     Raises:
         ValueError: for unknown conventions, or a deformable head that is not light.
@@ -98,7 +100,7 @@ def solov2_fpn(
         score_threshold=score_threshold,
         max_detections=max_detections,
         drawn_only=conventions == "paddledet",
-        parameter_rules=parameter_rules,
+        parameter_rules=parameter_rules or (NORM_WITHOUT_DECAY if conventions == "paddledet" else ()),
     )
 
 

@@ -34,7 +34,7 @@ from bench.gate import output
 from bench.gate.calibrate import calibrate as measure_noise
 from bench.gate.calibrate import calibrated, impossible
 from bench.gate.check import Result, Subject, check_revisions
-from bench.gate.checkouts import adapters_here, sources_here, sources_of
+from bench.gate.checkouts import adapters_here, repository_of, sources_here, sources_of
 from bench.gate.metrics import read_settings
 from bench.gate.stored import check_against_run, check_stored
 from bench.recipe.codebases import find_codebases
@@ -105,7 +105,12 @@ def check(
     else:
         codebases = find_codebases(adapters)
         loaded, plan = plan_of(
-            Path(subject), settings, adapters, allow_variables=allow_variables, trust=trust
+            Path(subject),
+            settings,
+            adapters,
+            allow_variables=allow_variables,
+            trust=trust,
+            own=repository_of(Path.cwd()) if base else None,
         )
         notes = list(impossible(plan, asked, cache))
         for note in notes if not quiet else ():
@@ -114,8 +119,9 @@ def check(
         if earlier:
             result = check_against_run(measured, earlier, reference)
         else:
-            names = {arm.codebase for arm in plan.arms}
-            found = sources_of(source, codebases) if source else sources_here(Path.cwd(), codebases, names)
+            found = (
+                sources_of(source, codebases) if source else sources_here(Path.cwd(), codebases, plan.arms)
+            )
             spread = calibrated(plan, cache)
             result = check_revisions(measured, found, str(base), head, calibrated=spread, notes=notes)
     with closed_pipe_is_fine():
@@ -151,7 +157,13 @@ def calibrate(
     asked = read_settings(tolerance, budget_s)
     adapters = adapters or adapters_here(Path.cwd())
     loaded, plan = plan_of(
-        recipe, settings, adapters, sources=source, allow_variables=allow_variables, trust=trust
+        recipe,
+        settings,
+        adapters,
+        sources=source,
+        allow_variables=allow_variables,
+        trust=trust,
+        own=repository_of(Path.cwd()),
     )
     codebases, quiet = find_codebases(adapters), quiet or as_json
     found = measure_noise(Subject(loaded, plan, codebases, asked, results, cache_folder(), quiet), launches)

@@ -223,6 +223,7 @@ def plan_of(
     aa: bool = False,
     allow_variables: bool = False,
     trust: bool = False,
+    own: Path | None = None,
 ) -> tuple[LoadedRecipe, Plan]:
     """A recipe and its plan, once all that it may not do without being asked has been refused.
 
@@ -234,6 +235,7 @@ def plan_of(
         aa: Measure the baseline against itself.
         allow_variables: The recipe may set any environment variable.
         trust: The user trusts the code that the recipe names.
+        own: A checkout whose code the user asked to measure.
 
     Raises:
         BenchError: The recipe is wrong, or names what was not allowed.
@@ -252,7 +254,7 @@ def plan_of(
     plan = make_plan(loaded, codebases, aa=aa)
     refuse_variables(plan.arms, str(loaded.path), allow_all=allow_variables)
     named = [replace(arm, source=None) if str(arm.source) in given.values() else arm for arm in plan.arms]
-    refuse_untrusted(named, str(loaded.path), cache_folder() / "trusted", trust=trust)
+    refuse_untrusted(named, str(loaded.path), cache_folder() / "trusted", trust=trust, own=own)
     return loaded, plan
 
 

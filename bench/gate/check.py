@@ -25,6 +25,7 @@ from bench.gate.decide import FEWEST_LAUNCHES, Decision, Launches, Ruling, Sched
 from bench.gate.metrics import Metric, Settings
 from bench.gate.values import NOTHING, SIDES, interleaved, side_id, value_of
 from bench.judge.audit import audit_run
+from bench.judge.numbers import significant
 from bench.measure import interrupts
 from bench.measure.progress import Lines, Quiet
 from bench.measure.scratch import own_folder
@@ -119,6 +120,7 @@ def doubled(plan: Plan, checkouts: Mapping[str, Mapping[str, Checkout | None]]) 
             id=side_id(arm.id, side),
             label=f"{arm.label} ({side})",
             checkout=checkout,
+            model=checkout.config(arm.own_name) if checkout else arm.model,
             baseline=side_id(arm.id, SIDES[0]),
         )
 
@@ -260,7 +262,7 @@ def amount_text(target: Metric, worsening: float) -> str:
         return f"{change:+.4f}"
     if math.isinf(change):
         return "any" if change > 0 else "none"
-    return f"{1 + change:.2g}×" if change >= 1 or change <= -0.5 else f"{100 * change:+.1f} %"
+    return f"{significant(1 + change, 2)}×" if change >= 1 or change <= -0.5 else f"{100 * change:+.1f} %"
 
 
 def change_text(target: Metric, decision: Decision) -> str:
@@ -268,7 +270,7 @@ def change_text(target: Metric, decision: Decision) -> str:
     value, ends = amount_text(target, decision.worsening), (decision.low, decision.high)
     judged = "worse" if decision.worsening > 0 else "better" if decision.worsening < 0 else "unchanged"
     if not all(map(math.isfinite, ends)):
-        return f"{value} ({judged}; one launch has no interval)"
+        return f"{value} ({judged}; one launch: no interval)"
     low, high = (amount_text(target, end) for end in (ends if target.better == "lower" else reversed(ends)))
     return f"{value} [{low}, {high}] ({judged})"
 
@@ -374,8 +376,8 @@ def _changed_phases(arms: Sequence[ArmRecord], pairs: Sequence[str]) -> Iterator
         step_s = sum(first for first, _ in medians.values())
         phase = max(medians, key=lambda one: abs(medians[one][1] - medians[one][0]), default=None)
         if phase and abs(medians[phase][1] - medians[phase][0]) > TELLING_PHASE * step_s:
-            first, second = (1000 * value for value in medians[phase])
-            yield f"{name}: of the step, {phase} changed most: {first:.3g} ms → {second:.3g} ms (medians)"
+            first, second = (significant(1000 * value) for value in medians[phase])
+            yield f"{name}: of the step, {phase} changed most: {first} ms → {second} ms (medians)"
 
 
 def _revision_notes(sources: Sequence[Source], commits: Mapping[tuple[str, str], str]) -> Iterator[str]:

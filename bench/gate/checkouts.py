@@ -6,13 +6,13 @@ import contextlib
 import os
 import shutil
 import subprocess
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench.errors import BenchError, near
 from bench.recipe.codebases import BUILTIN, Codebase, get_codebase, load_codebase
-from bench.recipe.plan import Checkout
+from bench.recipe.plan import Arm, Checkout
 
 
 @dataclass(frozen=True)
@@ -22,14 +22,16 @@ class Source:
     codebase: Codebase
     repository: Path
     folder: Path
+    configs_only: bool = False
+    """The repository has configurations for the codebase, which itself is installed."""
 
     @classmethod
-    def of(cls, codebase: Codebase, path: Path) -> Source:
+    def of(cls, codebase: Codebase, path: Path, *, configs_only: bool = False) -> Source:
         try:
             top = Path(_git(path, "rev-parse", "--show-toplevel"))
         except BenchError:
             raise BenchError(f"{path} is not in a git checkout", hint="--source CODEBASE=PATH") from None
-        return cls(codebase, top, path.resolve().relative_to(top.resolve()))
+        return cls(codebase, top, path.resolve().relative_to(top.resolve()), configs_only)
 
     def commit(self, revision: str) -> str:
         try:
@@ -46,7 +48,13 @@ class Source:
         try:
             _git(self.repository, "worktree", "add", "--quiet", "--detach", str(tree), commit)
             yield Checkout(
-                commit, tree, tree / self.folder, self._adapter(tree), self._in_tree(BUILTIN, tree)
+                commit,
+                tree,
+                tree / self.folder,
+                self._adapter(tree),
+                self._in_tree(BUILTIN, tree),
+                self.repository,
+                self.configs_only,
             )
         finally:
             with contextlib.suppress(BenchError):
@@ -79,7 +87,7 @@ def _git(folder: Path, *arguments: str) -> str:
         raise BenchError(f"git {' '.join(arguments)} failed: {error.stderr.strip()}") from None
 
 
-def _repository(folder: Path) -> Path | None:
+def repository_of(folder: Path) -> Path | None:
     """The top of the git checkout that a folder is in, unless it is that of bench itself."""
     try:
         top = Path(_git(folder, "rev-parse", "--show-toplevel")).resolve()
@@ -90,46 +98,56 @@ def _repository(folder: Path) -> Path | None:
 
 def adapters_here(folder: Path) -> list[Path]:
     """Adapter folders that the git checkout around a folder holds; none where it is that of bench itself."""
-    top = _repository(folder)
+    top = repository_of(folder)
     listed = _git(top, "ls-files", "--", "adapter.yaml", "*/adapter.yaml").splitlines() if top else []
     return [top / Path(one).parent for one in listed if top and (top / one).with_suffix(".py").is_file()]
 
 
-def sources_here(folder: Path, codebases: Mapping[str, Codebase], measured: Collection[str]) -> list[Source]:
+def sources_here(folder: Path, codebases: Mapping[str, Codebase], arms: Sequence[Arm]) -> list[Source]:
     """What a check compares when `--source` does not say it.
 
     Args:
         folder: Where the user is.
         codebases: The known ones, by name.
-        measured: Names of those that the recipe measures.
+        arms: Those of the recipe.
 
     Returns:
-        In a checkout of the user's, the measured codebases whose adapter or whose package it holds; else this
-        project's own codebase in its own checkout.
+        In a checkout of the user's, the measured codebases whose adapter, package, function or configuration it
+        holds; else this project's own codebase in its own checkout.
 
     Raises:
-        BenchError: The checkout holds none of them.
+        BenchError: The checkout holds none of them, or arms of one codebase come from several of its folders.
     """
-    top = _repository(folder)
+    top = repository_of(folder)
     if top is None:
         return [Source.of(get_codebase("native", codebases), BUILTIN.parent)]
-    found = [Source.of(codebases[name], path) for name in measured if (path := _code(codebases[name], top))]
+    found: dict[str, Source] = {}
+    for arm in arms:
+        path = _code(codebases[arm.codebase], arm, top)
+        config = path is None and Path(arm.own_name).is_relative_to(top)
+        if path or config:
+            source = Source.of(codebases[arm.codebase], path or top, configs_only=config)
+            if found.setdefault(arm.codebase, source) != source:
+                both = f"{found[arm.codebase].folder or '.'} and {source.folder}"
+                raise BenchError(f"arms of {arm.codebase} come from {both}", hint="check one at a time")
     if not found:
+        names = ", ".join(sorted({arm.codebase for arm in arms}))
         raise BenchError(
-            f"{top} holds neither adapter nor package of {', '.join(sorted(measured))}",
+            f"{top} holds neither adapter, package, function nor configuration of {names}",
             hint="--source CODEBASE=PATH of its checkout",
         )
-    return found
+    return list(found.values())
 
 
-def _code(codebase: Codebase, top: Path) -> Path | None:
-    """The folder of a checkout that a codebase is imported from."""
-    source = codebase.source_folder
+def _code(codebase: Codebase, arm: Arm, top: Path) -> Path | None:
+    """The folder of a checkout that an arm is imported from."""
+    source = arm.source.resolve() if arm.source else codebase.source_folder
     if source is not None and source.is_relative_to(top):
         return source
-    package = codebase.packages[0].replace("-", "_")
+    module, function, _ = arm.own_name.partition(":")
+    package = module.partition(".")[0] if function else codebase.packages[0].replace("-", "_")
     for folder in (top, top / "src"):
-        if (folder / package / "__init__.py").is_file():
+        if (folder / package / "__init__.py").is_file() or (folder / f"{package}.py").is_file():
             return folder
     if codebase.folder.is_relative_to(top):
         return top / "src" if (top / "src").is_dir() else top

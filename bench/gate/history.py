@@ -11,6 +11,7 @@ from typing import Any
 from bench.gate import metrics
 from bench.gate.changes import MIN_RUNS, ChangePoint, change_points
 from bench.gate.overview import Overview, overviews
+from bench.judge.numbers import significant
 from bench.record.run import find_runs
 from bench.report.document import Block, Bullets, Column, Figure, Heading, Text
 from bench.report.text import table_of
@@ -138,9 +139,14 @@ def suspect_text(series: Series, change: ChangePoint) -> str:
     return f"{text}; the revision of the codebase is the same, so look at the machine and the other packages"
 
 
+def levels_text(series: Series, change: ChangePoint) -> str:
+    """`0.214 → 0.236 s`."""
+    return f"{significant(change.before, 4)} → {significant(change.after, 4)} {series.unit}"
+
+
 def change_text(series: Series, change: ChangePoint) -> str:
     return (
-        f"{change.direction} of {100 * change.change:+.1f} %: {change.before:.4g} → {change.after:.4g} {series.unit} "
+        f"{change.direction} of {100 * change.change:+.1f} %: {levels_text(series, change)} "
         f"(p = {change.p_value:.2g}) at run {series.points[change.index].run}"
     )
 
@@ -194,6 +200,6 @@ COLUMNS: dict[Column, Callable[[Series], Any]] = {
     ),
     Column("machine", priority=1): lambda one: one.machine,
     Column("runs", True, priority=3): lambda one: len(one.points),
-    Column("latest", True, priority=2): lambda one: f"{one.values[-1]:.4g}",
+    Column("latest", True, priority=2): lambda one: significant(one.values[-1], 4),
     Column("change", True): _changes_text,
 }

@@ -12,6 +12,7 @@ from typing import Any
 
 from bench.gate.calibrate import Calibration
 from bench.gate.check import Judgement, Result, change_text
+from bench.gate.decide import FEWEST_LAUNCHES
 from bench.gate.metrics import Metric
 from bench.judge.numbers import significant
 from bench.record.run import write_atomic
@@ -72,7 +73,10 @@ def budget_advice(result: Result) -> str:
     for one in (one for one in result.comparisons if one.decision.state == "inconclusive"):
         found = one.decision
         half, distance = found.high - found.worsening, abs(one.metric.tolerance - found.worsening)
-        shares.append((half / distance) ** 2 if distance and math.isfinite(half) else math.inf)
+        if found.launches < FEWEST_LAUNCHES:  # nothing can be said of their spread
+            shares.append(FEWEST_LAUNCHES / max(found.launches, 1))
+        else:
+            shares.append((half / distance) ** 2 if distance and math.isfinite(half) else math.inf)
     needed = max(2.0, 1.2 * max(shares, default=math.inf))
     if needed > MOST_BUDGETS:
         return (
@@ -113,12 +117,12 @@ def values_text(one: Judgement) -> str | None:
 COLUMNS: dict[Column, Callable[[Judgement], Any]] = {
     Column("arm"): lambda one: one.arm,
     Column("metric"): lambda one: one.metric.name,
-    Column("base → head", True): values_text,
+    Column("base → head", True, priority=2): values_text,
     Column("change [interval]", True): lambda one: change_text(one.metric, one.decision),
-    Column("tolerance", True): lambda one: tolerance_text(one.metric),
-    Column("launches", True): lambda one: one.decision.launches,
-    Column("p", True): lambda one: f"{one.decision.p_value:.2g}",
-    Column("verdict"): lambda one: cell(
+    Column("tolerance", True, priority=1): lambda one: tolerance_text(one.metric),
+    Column("launches", True, priority=3): lambda one: one.decision.launches,
+    Column("p", True, priority=4): lambda one: f"{one.decision.p_value:.2g}",
+    Column("verdict", prose=True): lambda one: cell(
         f"{one.decision.state}: {one.decision.reason}", tone=TONES.get(one.decision.state, "")
     ),
 }

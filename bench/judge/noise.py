@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from bench.judge.numbers import significant
 from bench.judge.steady import Blocks, Floats, Integers, effect_of, first_round, warms_up
 
 MIN_LAUNCHES = 3
@@ -129,7 +130,7 @@ def _two_modes(launch: Integers, seconds: Floats) -> str | None:
     separation = max(MIN_MODE_SEPARATION, FEW_BLOCKS_SEPARATION / n)
     if distance <= MIN_MODE_GAP * float(np.median(times)) or distance <= separation * spread:
         return None
-    levels = f"{low.mean():.4g} s ({cut} blocks) and {high.mean():.4g} s ({n - cut} blocks)"
+    levels = f"{significant(low.mean(), 4)} s ({cut} blocks) and {significant(high.mean(), 4)} s ({n - cut} blocks)"
     names, member = np.unique(launch, return_inverse=True)
     slow = np.bincount(member, weights=seconds > low[-1]) / np.bincount(member)
     by_launch = len(names) > 1 and bool(((slow < 0.1) | (slow > 0.9)).all())

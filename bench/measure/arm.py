@@ -98,9 +98,10 @@ class MeasuredArm:
         """Wait until the workers have prepared. The first ones of an arm say what they are, and are watched."""
         assert self.group is not None
         reply = self.group.receive("prepare", self.site.deadline_s)[0]
-        if self.arm.checkout:
-            found = reply["source"] or self.arm.checkout.codebase.folder
-            refuse_other_source(self.arm.checkout.tree, Path(found), "the revision under check")
+        checkout = self.arm.checkout
+        if checkout and not checkout.configs_only:
+            found = reply["source"] or checkout.codebase.folder
+            refuse_other_source(checkout.tree, Path(found), "the revision under check")
         elif self.arm.source and reply["source"]:
             refuse_other_source(self.arm.source, Path(reply["source"]), f"the source {self.arm.source}")
         if not self.record.description:

@@ -13,7 +13,7 @@ from rich.progress import TimeRemainingColumn as Remaining
 from rich.table import Table
 from rich.text import Text
 
-from bench.judge.numbers import duration_text, ratio_text
+from bench.judge.numbers import duration_text, ratio_text, significant
 from bench.measure.live import SoFar
 from bench.recipe.plan import Arm, Plan
 from bench.record.models import Block, Failure
@@ -34,7 +34,7 @@ class Quiet:
 
 def describe_block(arm: Arm, launch: int, round_: int, s_per_step: float) -> str:
     turn = "warm-up" if round_ < 0 else f"round {round_ + 1}"
-    return f"{arm.id}  launch {launch + 1}  {turn}  {s_per_step:.4g} s/iter"
+    return f"{arm.id}  launch {launch + 1}  {turn}  {significant(s_per_step, 4)} s/iter"
 
 
 @dataclass
@@ -129,7 +129,9 @@ def _table(so_far: SoFar, cell: str) -> Table:
             found = "failed"
         rounds = str(len(so_far.seconds.get(arm.id, ())))
         name = Text(for_terminal(arm.id), style="red" if found == "failed" else "")
-        table.add_row(name, "" if seconds is None or found == "failed" else f"{seconds:.4g}", found, rounds)
+        table.add_row(
+            name, "" if seconds is None or found == "failed" else significant(seconds, 4), found, rounds
+        )
     if len(arms) > MOST_ARMS:
         table.caption = f"and {len(arms) - MOST_ARMS} more arms"
     return table

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from bench.judge.numbers import significant
 from bench.judge.pairs import baseline_of
 from bench.judge.ratio import pair
 from bench.judge.stopping import Progress, Until
@@ -32,7 +33,7 @@ class Widths:
         for name, one in found.items():
             width = 100 * (one.ratio.high / one.ratio.value - 1)
             self.say(
-                f"{name} after {one.ratio.launches} launches: {one.ratio.value:.3g} ± {width:.2g} %, "
+                f"{name} after {one.ratio.launches} launches: {significant(one.ratio.value)} ± {width:.2g} %, "
                 f"{one.planned} launches are expected to give {100 * self.until.half_width:g} %"
             )
         return max((one.more_launches for one in found.values()), default=0)

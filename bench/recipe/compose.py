@@ -220,16 +220,22 @@ def _arm_content(arm: ArmText, label: str, shared: str | None, others: Iterable[
             content["options"] = options
     else:
         file = Path(arm.model).expanduser()
-        content["model"] = str(file.resolve()) if file.exists() and arm.canonical is None else arm.model
+        content["model"] = _path(file) if file.exists() and arm.canonical is None else arm.model
     if arm.weights:
-        content["weights"] = str(Path(arm.weights).expanduser().resolve())
+        content["weights"] = _path(Path(arm.weights).expanduser())
     if arm.where:
         content |= _place(arm.where)
-    elif (arm.codebase.name == "python" and Path(arm.model.partition(":")[0].partition(".")[0]).exists()) or (
-        arm.codebase.name == "python" and Path(f"{arm.model.partition(':')[0]}.py").exists()
-    ):
-        content["source"] = str(Path.cwd())
+    elif arm.codebase.name == "python":
+        module = arm.model.partition(":")[0].replace(".", "/")
+        if Path(module).exists() or Path(f"{module}.py").exists():
+            content["source"] = "."
     return content
+
+
+def _path(path: Path) -> str:
+    """As seen from the current folder, so that a recipe works in another checkout; whole where it is elsewhere."""
+    whole = path.resolve()
+    return str(whole.relative_to(Path.cwd()) if whole.is_relative_to(Path.cwd()) else whole)
 
 
 def _told(arm: Mapping[str, Any]) -> str:
@@ -242,7 +248,7 @@ def _place(where: str) -> dict[str, str]:
     """Where an arm runs: a folder is a checkout, a file an interpreter, all else the name of an environment."""
     path = Path(where).expanduser()
     if path.is_dir():
-        return {"source": str(path.resolve())}
+        return {"source": _path(path)}
     if "/" in where:
         return {"python": os.path.abspath(path)}
     return {"environment": where}

@@ -31,7 +31,7 @@ class Checkout:
 
     ``source``: the folder of the ``tree`` that workers import from before any installed package. ``codebase``: its
     adapter, of the same revision where the tree holds it. ``adapters``: the tree's package of that name, when the
-    tree is of this project.
+    tree is of this project. ``repository``: what the tree is of. ``configs_only``: the codebase itself is installed.
     """
 
     revision: str
@@ -39,6 +39,17 @@ class Checkout:
     source: Path
     codebase: Codebase
     adapters: Path | None = None
+    repository: Path | None = None
+    configs_only: bool = False
+
+    def config(self, name: str) -> str | None:
+        """A model's name; where it is a file of the repository, the file of this revision. Raises BenchError."""
+        if not self.repository or not Path(name).is_relative_to(self.repository):
+            return name or None
+        file = Path(name).relative_to(self.repository)
+        if not (self.tree / file).is_file():
+            raise BenchError(f"{file} is not in revision {self.revision[:10]}", hint="commit it first")
+        return str(self.tree / file)
 
 
 @dataclass(frozen=True)

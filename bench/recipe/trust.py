@@ -32,6 +32,13 @@ def _absolute(path: str) -> str:
     return os.path.abspath(os.path.expanduser(path))
 
 
+def _inside(path: str, own: Path) -> bool:
+    """Whether a file, or the module of a function, is of a checkout."""
+    module = path.partition(":")[0].replace(".", "/")
+    places = [path] if os.path.isabs(path) else [own / module, own / f"{module}.py", own / "src" / module]
+    return any(Path(one).resolve().is_relative_to(own) and Path(one).exists() for one in places)
+
+
 def checksum(found: Iterable[tuple[str, str]]) -> str:
     """Of the paths, and of what stands in those that are files of text. A checkout is known by its path only."""
     digest = hashlib.sha256()
@@ -43,7 +50,9 @@ def checksum(found: Iterable[tuple[str, str]]) -> str:
     return digest.hexdigest()
 
 
-def refuse_untrusted(arms: Iterable[Arm], place: str, folder: Path, *, trust: bool) -> None:
+def refuse_untrusted(
+    arms: Iterable[Arm], place: str, folder: Path, *, trust: bool, own: Path | None = None
+) -> None:
     """Check the code that the arms of a recipe name.
 
     Args:
@@ -51,11 +60,14 @@ def refuse_untrusted(arms: Iterable[Arm], place: str, folder: Path, *, trust: bo
         place: The recipe, for the message.
         folder: Where a checksum that was trusted is remembered.
         trust: The user trusts what the recipe names now.
+        own: A checkout whose code the user asked to measure; what is imported from there is trusted.
 
     Raises:
         BenchError: The recipe names code that was not trusted yet, or that has changed.
     """
-    found = list(dict.fromkeys(one for arm in arms for one in code_of(arm)))
+    found = list(
+        dict.fromkeys(one for arm in arms for one in code_of(arm) if not (own and _inside(one[1], own)))
+    )
     if not found:
         return
     remembered = folder / checksum(found)

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.gate.changes import MIN_RUNS, ChangePoint
-from bench.gate.history import Series, suspect_text
+from bench.gate.history import Series, levels_text, suspect_text
 from bench.gate.overview import Overview
+from bench.judge.numbers import significant
 from bench.report.text import counted
 from bench.site.chart import HEIGHT, WIDTHS, shapes
 
@@ -111,7 +112,7 @@ def changes(series: Mapping[Place, Sequence[Series]]) -> Listing:
             Link(one.arm),
             Link(one.quantity, f"{history_page(place)}#{one.name}"),
             Link(effect(change)),
-            Link(f"{change.before:.4g} → {change.after:.4g} {one.unit}"),
+            Link(levels_text(one, change)),
             Link(suspect_text(one, change)),
         )
         for point, place, one, change in found[:MOST_ROWS]
@@ -171,7 +172,7 @@ def _drawn(series: Series) -> dict[str, Any]:
     return {
         "name": series.name,
         "title": f"{series.arm}: {series.quantity}",
-        "latest": f"{last:.4g} {series.unit}, {len(series.points)} runs",
+        "latest": f"{significant(last, 4)} {series.unit}, {len(series.points)} runs",
         "changes": list(_sentences(series)),
         "height": HEIGHT,
         "drawings": [(width, shapes(series, width)) for width in WIDTHS],
@@ -183,6 +184,6 @@ def _sentences(series: Series) -> Iterator[str]:
     for change in series.changes:
         point = series.points[change.index]
         yield (
-            f"{point.started_utc[:10]}: {effect(change)}, {change.before:.4g} → {change.after:.4g} {series.unit} "
+            f"{point.started_utc[:10]}: {effect(change)}, {levels_text(series, change)} "
             f"(p = {change.p_value:.2g}); {suspect_text(series, change)}"
         )

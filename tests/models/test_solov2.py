@@ -211,6 +211,12 @@ def test_rules_of_a_model_become_groups_of_the_optimizer() -> None:
     }.items():
         assert of[id(names[name])] == pytest.approx(factors), name
     assert len(parameter_groups(plain, lr=0.01, weight_decay=1e-4)) == 1
+    with torch.device("meta"):
+        paddle = build("solov2_light_r50_fpn", conventions="paddledet")
+    plain_decay, without = (group["params"] for group in parameter_groups(paddle, lr=0.01, weight_decay=1e-4))
+    norms = {id(p) for name, p in paddle.named_parameters() if ".norm." in name and p.requires_grad}
+    assert {id(p) for p in without} == norms
+    assert not norms & {id(p) for p in plain_decay}
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +206,16 @@ def test_code_of_a_recipe_runs_once_it_is_trusted(tmp_path: Path) -> None:
 def test_every_way_to_name_code_needs_trust(tmp_path: Path, arm: dict[str, Any]) -> None:
     with pytest.raises(BenchError, match="not part of bench"):
         refuse_untrusted(plan(tmp_path, with_arms(arm)).arms, "r", tmp_path / "t", trust=False)
+
+
+def test_code_of_the_checkout_under_check_needs_no_trust(tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "mine.py").touch()
+    (tmp_path / "other.py").touch()
+    for model, trusted in (("mine:build", True), ("os:system", False), (str(tmp_path / "other.py"), False)):
+        arms = plan(tmp_path, with_arms({"codebase": "python", "model": model})).arms
+        with contextlib.nullcontext() if trusted else pytest.raises(BenchError, match="--trust"):
+            refuse_untrusted(arms, "r", tmp_path / "t", trust=False, own=tmp_path / "own")
 
 
 def test_a_config_named_by_the_workload_needs_trust_too(tmp_path: Path) -> None:

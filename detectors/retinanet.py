@@ -172,7 +172,7 @@ def retinanet_fpn(
     Raises:
         ValueError: for unknown conventions.
     """
-    rules = conventions_named(conventions)
+    rules = conventions_named(conventions, one_stage=True)
     mmdet = rules is MMDET
     body = backbone(frozen_stages=frozen_stages, frozen_bn=frozen_bn)
     neck = P3P7(body.out_channels[1:], p6_from_c5=mmdet)

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from detectors.boxes import clip
 from detectors.cpu import nms
+from detectors.parameter_rules import Rule
 from detectors.precision import full, full_precision
 from detectors.rcnn import to_original
 from detectors.structures import Detections, GroundTruth, Target
@@ -75,8 +76,10 @@ class DenseDetector(nn.Module):
         candidates: int = 1000,
         ranked_by_quality: bool = True,
         keep_empty: bool = True,
+        parameter_rules: Sequence[Rule] = (),
     ) -> None:
         super().__init__()
+        self.parameter_rules = tuple(parameter_rules)
         self.backbone = backbone
         self.neck = neck
         self.head = head

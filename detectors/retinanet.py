@@ -23,10 +23,11 @@ from torch.nn import functional as F
 
 from detectors.anchors import pyramid_anchors
 from detectors.boxes import NEGATIVE, POSITIVE, BoxCoder, match_boxes
-from detectors.conventions import MMDET, conventions_named
+from detectors.conventions import MMDET, dense_conventions
 from detectors.dense import DenseDetector, DenseOutput, by_anchor, focal_loss, init_head
 from detectors.layers import Conv2d
 from detectors.necks.p6p7 import P3P7
+from detectors.parameter_rules import PADDLE_TOWERS
 from detectors.structures import GroundTruth
 
 STRIDES = (8, 16, 32, 64, 128)
@@ -164,7 +165,7 @@ def retinanet_fpn(
         frozen_bn: whether the backbone's normalisation is constant.
         score_threshold: lowest score of a detection.
         max_detections: of an image.
-        conventions: "torchvision" or "mmdet".
+        conventions: "torchvision", "mmdet" or "paddledet".
 
     Returns:
         The model with random weights, in training mode.
@@ -172,10 +173,10 @@ def retinanet_fpn(
     Raises:
         ValueError: for unknown conventions.
     """
-    rules = conventions_named(conventions)
+    rules, paddledet = dense_conventions(conventions)
     mmdet = rules is MMDET
     body = backbone(frozen_stages=frozen_stages, frozen_bn=frozen_bn)
-    neck = P3P7(body.out_channels[1:], p6_from_c5=mmdet)
+    neck = P3P7(body.out_channels[1:], p6_from_c5=mmdet and not paddledet)
     head = RetinaNetHead(
         neck.out_channels,
         num_classes,
@@ -192,4 +193,5 @@ def retinanet_fpn(
         nms_threshold=0.5,
         max_detections=max_detections,
         keep_empty=not mmdet,
+        parameter_rules=PADDLE_TOWERS if paddledet else (),
     )

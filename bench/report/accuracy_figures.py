@@ -36,9 +36,6 @@ def draw(run: RunReport, folder: Path, prefix: str = "") -> dict[str, list[Figur
             emit("tradeoff", "accuracy-tradeoff", _tradeoff(run), alt)
         for number, one in enumerate(run.accuracy, 1):
             name = title_of(run, one)
-            if any(arm.losses for arm in one.arms):
-                canvas = _losses(one, name, colour)
-                emit(one.cell, f"losses-{number}", canvas, f"Total loss of each step: {name}.")
             if any(len(arm.evaluations) > 1 for arm in one.arms):
                 canvas = _ap_curves(one, name, colour)
                 emit(one.cell, f"ap-{number}", canvas, f"AP by step and by seconds of training: {name}.")
@@ -62,21 +59,6 @@ def _lines(ax: Axes, arms: Iterable[tuple[ArmAccuracy, Sequence[float], Sequence
         )
     ax.grid(color=GRID, linewidth=0.8)
     ax.set_axisbelow(True)
-
-
-def _losses(one: CellAccuracy, title: str, colour: Mapping[str, str]) -> Canvas:
-    canvas, ax = plt.subplots(figsize=(WIDTH_IN, 3.8))
-    arms = [arm for arm in one.arms if arm.losses]
-    _lines(ax, ((arm, range(1, len(arm.losses) + 1), arm.losses) for arm in arms), colour, marks=False)
-    steps = sorted({parting.step for parting in one.partings if parting.step})
-    for step in steps:
-        ax.axvline(step, color=MUTED, linewidth=0.8, linestyle=(0, (2, 2)), zorder=0)
-    ax.set_title(plain(title, 88))
-    ax.set_xlabel("step" + (" (dotted: where the losses of two codebases part)" if steps else ""))
-    ax.set_ylabel("total loss")
-    ax.xaxis.set_major_locator(MaxNLocator(10, integer=True))
-    canvas.legend(loc="outside right upper", fontsize=9)
-    return canvas
 
 
 def _ap_curves(one: CellAccuracy, title: str, colour: Mapping[str, str]) -> Canvas:

@@ -107,8 +107,8 @@ def _renderables(block: Block, width: int) -> Iterable[RenderableType]:
             yield RichText(f"\n{for_terminal(text)}", style="bold")
         case Text(text):
             yield RichText(for_terminal(text))
-        case Bullets(items):
-            yield from (RichText(f"- {for_terminal(item)}") for item in items)
+        case Bullets():
+            yield from (RichText(f"- {for_terminal(item)}") for item in block.texts)
         case Code(text, _):
             yield Padding(RichText(for_terminal(text), style="dim"), (0, 4))
         case Table():

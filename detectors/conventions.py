@@ -82,17 +82,6 @@ MMDET = Conventions(
 CONVENTIONS = {"torchvision": TORCHVISION, "mmdet": MMDET}
 
 
-def dense_conventions(name: str) -> tuple[Conventions, bool]:
-    """Of RetinaNet and FCOS, and whether they are "paddledet": mmdetection's but for some layers, rates, thresholds.
-
-    Raises ValueError for a name that there is not.
-    """
-    paddledet = name == "paddledet"
-    if not paddledet and name not in CONVENTIONS:
-        raise ValueError(f"unknown conventions {name!r}; there are {', '.join(CONVENTIONS)}, paddledet")
-    return (MMDET if paddledet else CONVENTIONS[name]), paddledet
-
-
 def conventions_named(name: str) -> Conventions:
     """Raises ValueError for a name that there is not."""
     if name not in CONVENTIONS:

@@ -14,9 +14,6 @@ differ in:
     candidates for NMS    chosen by the score times centre-    chosen by the score, which is then multiplied by it
                           ness, square root
     boxes without area    kept                                 dropped
-
-PaddleDetection's fcos_r50_fpn_1x_coco is mmdetection's but for towers with biases, and boxes suppressed from an IoU of
-0.6 on instead of 0.5.
 """
 
 from __future__ import annotations
@@ -31,12 +28,11 @@ from torch.nn import functional as F
 
 from detectors.anchors import level_anchors, pyramid_anchors
 from detectors.boxes import area
-from detectors.conventions import MMDET, dense_conventions
+from detectors.conventions import MMDET, conventions_named
 from detectors.cpu import conv2d
 from detectors.dense import DenseDetector, DenseOutput, by_anchor, focal_loss, init_head
 from detectors.layers import Conv2d
 from detectors.necks.p6p7 import P3P7
-from detectors.parameter_rules import PADDLE_TOWERS
 from detectors.structures import GroundTruth
 
 #: One square per position, as large as the level's stride: its centre is FCOS's point, its side the unit of distance.
@@ -60,25 +56,20 @@ class TowerLayer(nn.Module):
 class FCOSHead(nn.Module):
     """Two towers of four 3×3 convolutions, for classes and for distances to the four sides, and centre-ness beside one.
 
-    ``first_edition``: what the module's table lists for mmdetection, else for torchvision; but towers have biases by
-    ``tower_bias``. ``centre_radius``: how far from an object's centre, in strides, a point may be to learn that object.
+    ``first_edition``: what the module's table lists for mmdetection, else for torchvision. ``centre_radius``: how far
+    from an object's centre, in strides, a point may be to learn that object.
     """
 
     def __init__(
-        self,
-        channels: int,
-        num_classes: int,
-        *,
-        first_edition: bool = False,
-        tower_bias: bool = True,
-        centre_radius: float = 1.5,
+        self, channels: int, num_classes: int, *, first_edition: bool = False, centre_radius: float = 1.5
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
         self.first_edition = first_edition
         self.centre_radius = math.inf if first_edition else centre_radius
-        self.class_tower = nn.Sequential(*(TowerLayer(channels, bias=tower_bias) for _ in range(4)))
-        self.box_tower = nn.Sequential(*(TowerLayer(channels, bias=tower_bias) for _ in range(4)))
+        bias = not first_edition
+        self.class_tower = nn.Sequential(*(TowerLayer(channels, bias=bias) for _ in range(4)))
+        self.box_tower = nn.Sequential(*(TowerLayer(channels, bias=bias) for _ in range(4)))
         self.classes = Conv2d(channels, num_classes, 3, padding=1)
         self.deltas = Conv2d(channels, 4, 3, padding=1)
         self.centreness = Conv2d(channels, 1, 3, padding=1)
@@ -281,7 +272,7 @@ def fcos_fpn(
         frozen_bn: whether the backbone's normalisation is constant.
         score_threshold: lowest score of a detection.
         max_detections: of an image.
-        conventions: "torchvision", "mmdet" or "paddledet".
+        conventions: "torchvision" or "mmdet".
 
     Returns:
         The model with random weights, in training mode.
@@ -289,18 +280,16 @@ def fcos_fpn(
     Raises:
         ValueError: for unknown conventions.
     """
-    rules, paddledet = dense_conventions(conventions)
-    mmdet = rules is MMDET
+    mmdet = conventions_named(conventions) is MMDET
     body = backbone(frozen_stages=frozen_stages, frozen_bn=frozen_bn)
     neck = P3P7(body.out_channels[1:])
     return DenseDetector(
         body,
         neck,
-        FCOSHead(neck.out_channels, num_classes, first_edition=mmdet, tower_bias=paddledet or not mmdet),
+        FCOSHead(neck.out_channels, num_classes, first_edition=mmdet),
         score_threshold=score_threshold,
-        nms_threshold=0.5 if mmdet and not paddledet else 0.6,
+        nms_threshold=0.5 if mmdet else 0.6,
         max_detections=max_detections,
         ranked_by_quality=not mmdet,
         keep_empty=not mmdet,
-        parameter_rules=PADDLE_TOWERS if paddledet else (),
     )

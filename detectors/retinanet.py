@@ -23,11 +23,10 @@ from torch.nn import functional as F
 
 from detectors.anchors import pyramid_anchors
 from detectors.boxes import NEGATIVE, POSITIVE, BoxCoder, match_boxes
-from detectors.conventions import MMDET, dense_conventions
+from detectors.conventions import MMDET, conventions_named
 from detectors.dense import DenseDetector, DenseOutput, by_anchor, focal_loss, init_head
 from detectors.layers import Conv2d
 from detectors.necks.p6p7 import P3P7
-from detectors.parameter_rules import PADDLE_TOWERS
 from detectors.structures import GroundTruth
 
 STRIDES = (8, 16, 32, 64, 128)
@@ -165,7 +164,7 @@ def retinanet_fpn(
         frozen_bn: whether the backbone's normalisation is constant.
         score_threshold: lowest score of a detection.
         max_detections: of an image.
-        conventions: "torchvision", "mmdet" or "paddledet".
+        conventions: "torchvision" or "mmdet".
 
     Returns:
         The model with random weights, in training mode.
@@ -173,10 +172,10 @@ def retinanet_fpn(
     Raises:
         ValueError: for unknown conventions.
     """
-    rules, paddledet = dense_conventions(conventions)
+    rules = conventions_named(conventions)
     mmdet = rules is MMDET
     body = backbone(frozen_stages=frozen_stages, frozen_bn=frozen_bn)
-    neck = P3P7(body.out_channels[1:], p6_from_c5=mmdet and not paddledet)
+    neck = P3P7(body.out_channels[1:], p6_from_c5=mmdet)
     head = RetinaNetHead(
         neck.out_channels,
         num_classes,
@@ -193,5 +192,4 @@ def retinanet_fpn(
         nms_threshold=0.5,
         max_detections=max_detections,
         keep_empty=not mmdet,
-        parameter_rules=PADDLE_TOWERS if paddledet else (),
     )

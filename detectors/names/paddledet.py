@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -133,11 +132,6 @@ def rename(name: str, *, deep: bool = False, vd: bool = False, heads: Sequence[t
         if count:
             return renamed
     raise KeyError(f"no ppdet name for {name}")
-
-
-def source_options(model: str, options: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG001
-    """FCOS's head has a factor per level and biases in its towers here."""
-    return {"conventions": "paddledet"} if model.startswith("fcos") else {}
 
 
 def convert(model: str, state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -288,7 +288,12 @@ class TorchAdapter(TorchDevice):
 
     def squares(self) -> dict[str, float]:
         models = {"weights": self.model, "average": self.averaged_model()}
-        return {name: sum_of_squares(model) for name, model in models.items() if model is not None}
+        values = {name: [*model.parameters()] for name, model in models.items() if model is not None}
+        states = self.optimizer.state.values()
+        values["momentum"] = [
+            one["momentum_buffer"] for one in states if one.get("momentum_buffer") is not None
+        ]
+        return {name: sum_of_squares(one) for name, one in values.items() if one}
 
     def scale_learning_rate(self, factor: float) -> None:
         for group in self.optimizer.param_groups:

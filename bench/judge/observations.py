@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 Json = Mapping[str, Any]
 #: Values by the name of a parameter.
 Named = Sequence[tuple[str, Any]]
@@ -52,15 +54,21 @@ def summary(facts: Json, names: Mapping[str, str] | None) -> dict[str, Any]:
         for kind in ("average", "average of statistics"):
             if kind in step:
                 kept[kind] = _shares(canonical(step[kind]))
+        if "decay" in step:
+            kept["decay"] = _decays(canonical(step["decay"]))
         return kept
 
     if "step" in facts:
         facts = {**facts, "step": of_step(facts["step"])}
     if "steps" not in facts:
         return dict(facts)
-    named = {"named": "canonical" if names else "own", "weights": _norms(canonical(facts["weights"]), str)}
-    changed = {"changed": _sums(canonical(facts["changed"]))} if "changed" in facts else {}
-    return {**facts, **named, **changed, "steps": [of_step(step) for step in facts["steps"]]}
+    weights = _norms(canonical(facts["weights"]), str)
+    named: dict[str, Any] = {"named": "canonical" if names else "own", "weights": weights}
+    if "changed" in facts:
+        named.update(changed=_sums(canonical(facts["changed"])), tensors=len(facts["changed"]))
+    if "way" in facts:
+        named["way"] = _norms(canonical(facts["way"]))
+    return {**facts, **named, "steps": [of_step(step) for step in facts["steps"]]}
 
 
 def _norms(norms: Named, group: Callable[[str], str] = group_of) -> dict[str, float]:
@@ -85,6 +93,18 @@ def _shares(average: Named) -> dict[str, float]:
         total[0] += step
         total[1] += distance
     return {group: step / distance for group, (step, distance) in sums.items() if distance > 0}
+
+
+def _decays(products: Named) -> dict[str, list[float]]:
+    """The weight decay, by group, and what rounding may add to it."""
+    sums: dict[str, np.ndarray] = {}
+    for name, one in products:
+        sums[group_of(name)] = sums.get(group_of(name), 0.0) + np.array(one)
+    return {
+        group: [float(decay / square), 1e-7 * float((momentum / square) ** 0.5)]
+        for group, (decay, square, momentum) in sums.items()
+        if square > 0 and np.isfinite([decay, square, momentum]).all()
+    }
 
 
 def work_of(facts: Json) -> dict[str, Any]:

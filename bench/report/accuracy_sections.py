@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from bench.judge.accuracy import METRICS
 from bench.judge.difference import Difference
@@ -17,12 +17,11 @@ from bench.report.values import RunReport
 # -- Tables --------------------------------------------------------------------------------------------------
 
 
-def accuracy_blocks(run: RunReport, drawn: Mapping[str, Sequence[Figure]]) -> list[Block]:
+def accuracy_blocks(run: RunReport, drawn: Sequence[Figure]) -> list[Block]:
     """The section on accuracy; nothing for a run without evaluations."""
     if not run.accuracy:
         return []
-    blocks: list[Block] = [Bullets(HOW_TO_READ)]
-    blocks += drawn.get("tradeoff", ())
+    blocks: list[Block] = [Bullets(HOW_TO_READ), *drawn]
     for one in run.accuracy:
         blocks.append(Heading(3, f"Accuracy: {title_of(run, one)}"))
         blocks.append(
@@ -41,7 +40,6 @@ def accuracy_blocks(run: RunReport, drawn: Mapping[str, Sequence[Figure]]) -> li
                 Text(f"Losses part in the first step in which they differ by more than {100 * PARTED:g} %:")
             )
             blocks.append(Bullets(tuple(_parting_text(one))))
-        blocks += drawn.get(one.cell, ())
     return blocks
 
 

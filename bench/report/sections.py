@@ -128,7 +128,7 @@ def detail_blocks(run: RunReport, figures: Figures, accuracies: Sequence[Block])
     trust: list[Block] = [*([warnings] if warnings.items else []), *map(Text, trust_texts(run))]
     sections: list[tuple[str, Iterable[Block]]] = [
         (f"Warnings ({len(warnings.items)})", trust),
-        ("Equal work: what differs, and what was not shown", audit_blocks(run)),
+        ("Equal work: what the audit saw", audit_blocks(run)),
         ("How to read the numbers", [Bullets(HOW_TO_READ)]),
         ("Results by workload", _result_blocks(run)),
         ("Setting: weights, types of numbers, threads, images", setting_blocks(run)),

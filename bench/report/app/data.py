@@ -128,7 +128,7 @@ def _accuracy(arm: ArmAccuracy | None, room: int) -> dict[str, Any]:
         "curve": [[short(s), step, short(ap, 4)] for s, step, ap in seen if s is not None and ap is not None],
         "interval": [short(sure.low, 4), short(sure.high, 4), sure.images] if sure else [],
         "stretch": stretch,
-        "losses": [short(math.fsum(part) / len(part)) for part in parts],
+        "losses": [short(sum(part) / len(part)) for part in parts],
     }
 
 

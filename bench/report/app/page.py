@@ -92,7 +92,7 @@ def _static(run: RunReport) -> Iterator[Block]:
         yield pivot_table(run, STATIC_ROWS // 2)
     audit = tuple(_clipped(block) for block in audit_blocks(run))
     if audit:
-        yield Details("Equal work: what differs, and what was not shown", audit)
+        yield Details("Equal work: what the audit saw", audit)
 
 
 def _notes(report: Report) -> Iterator[Block]:

@@ -175,7 +175,7 @@ function free(taken, x, y) {
 }
 /** A few round values between two, as numbers and texts. */
 function ticks(low, high) {
-  const raw = (high - low) / 6, power = 10 ** floor(log10(raw)), step = [1, 2, 5, 10].map((one) => one * power).find((one) => one >= raw * 0.999);
+  const raw = (high - low) / 6, power = 10 ** floor(log10(raw)), step = [1, 2, 5, 10].map((one) => one * power).find((one) => one >= raw * 0.999) || power;
   return Array.from({ length: floor(high / step) - ceil(low / step) + 1 }, (_, i) => (ceil(low / step) + i) * step).map((value) => [value, value.toFixed(max(0, -floor(log10(step) + 1e-9)))]);
 }
 /** An empty plane: the horizontal axis starts at 0, and the vertical one too where no value is below. */
@@ -242,8 +242,9 @@ function auditCell(entries) {
 }
 const MOST_FACTS = 10;
 function drawAudit(left) {
-  const found = measured(left).filter((arm) => arm.differences.length || arm.unknown.length);
-  if (!found.length) return "";
+  const all = measured(left), found = all.filter((arm) => arm.differences.length || arm.unknown.length), notes = new Map();
+  for (const arm of all) for (const note of arm.notes) notes.set(note, [...(notes.get(note) || []), arm]);
+  if (!found.length && !notes.size) return "";
   const columns = unique(found.map((arm) => arm.name)).slice(0, MOST_COLUMNS), facts = new Map();
   for (const arm of found)
     for (const entry of [...arm.differences, ...arm.unknown]) {
@@ -255,8 +256,9 @@ function drawAudit(left) {
   const table = (entries) => entries.length ? h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Facts" }, h("table", {},
     h("thead", {}, h("tr", {}, ["fact", ...columns].map((name) => h("th", { scope: "col" }, name)))),
     h("tbody", {}, entries.slice(0, MOST_BARS).map(([fact, row]) => h("tr", {}, h("th", { scope: "row" }, D.strings[fact].trim() || NONE), columns.map((name) => h("td", {}, auditCell(row.cells[name])))))))) : "";
-  const all = [...facts].sort((a, b) => b[1].differs - a[1].differs);
-  const differ = all.filter(([, row]) => row.differs), rest = all.filter(([, row]) => !row.differs);
+  const sorted = [...facts].sort((a, b) => b[1].differs - a[1].differs);
+  const differ = sorted.filter(([, row]) => row.differs), rest = sorted.filter(([, row]) => !row.differs);
   return section("audit", "Equal work", [], note(`Against the run's baseline. Facts that differ: ${differ.length}; that could not be observed in both arms: ${rest.length}.`),
-    table(differ.slice(0, MOST_FACTS)), differ.length > MOST_FACTS && h("details", {}, h("summary", {}, `${differ.length - MOST_FACTS} more that differ`), table(differ.slice(MOST_FACTS))), rest.length && h("details", {}, h("summary", {}, "What was not shown"), table(rest)));
+    table(differ.slice(0, MOST_FACTS)), differ.length > MOST_FACTS && h("details", {}, h("summary", {}, `${differ.length - MOST_FACTS} more that differ`), table(differ.slice(MOST_FACTS))), rest.length && h("details", {}, h("summary", {}, "What was not shown"), table(rest)),
+    notes.size && h("ul", {}, [...notes].slice(0, MOST_BARS).map(([one, list]) => h("li", {}, D.strings[one], ": ", list.slice(0, 4).map((arm) => [label(arm), " "]), list.length > 4 && `and ${list.length - 4} more`))));
 }

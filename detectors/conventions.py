@@ -82,13 +82,13 @@ MMDET = Conventions(
 #: its best anchors, whose goals are the objects that they overlap most, and all images have as many anchors.
 PADDLEDET = replace(MMDET, forced_iou=0.0, forced_to_object=False, least_positives=0)
 
-#: What ``conventions`` of a building function may be; of models with one stage the first two.
+#: What ``conventions`` of a building function may be; of SSD and FCOS the first two.
 CONVENTIONS = {"torchvision": TORCHVISION, "mmdet": MMDET, "paddledet": PADDLEDET}
 
 
-def conventions_named(name: str, *, one_stage: bool = False) -> Conventions:
-    """Raises ValueError for a name that there is not, or not for models with ``one_stage``."""
-    known = [*CONVENTIONS][: 2 if one_stage else None]
+def conventions_named(name: str, *, no_paddledet: bool = False) -> Conventions:
+    """Raises ValueError for a name that there is not, or not where it has ``no_paddledet``."""
+    known = [*CONVENTIONS][: 2 if no_paddledet else None]
     if name not in known:
         raise ValueError(f"unknown conventions {name!r}; there are {', '.join(known)}")
     return CONVENTIONS[name]

@@ -322,12 +322,8 @@ def test_summary_speaks_canonical_names_by_part() -> None:
         "average": {"cls.weight": [0.9, 1.0]},
     }
     weights = {"cls.weight": 3.0, "cls.more": 4.0}  # two tensors of a codebase that are one of ours
-    names = {
-        "cls.more": "head.classes.weight",
-        "cls.weight": "head.classes.weight",
-        "cls.bias": "head.classes.bias",
-        "conv1.weight": "neck.output.0.weight",
-    }
+    names = {"cls.more": "head.classes.weight", "cls.weight": "head.classes.weight"}
+    names |= {"cls.bias": "head.classes.bias", "conv1.weight": "neck.output.0.weight"}
     kept = summary({"steps": [step], "weights": weights, "changed": {"cls.bias": 5}}, names)
     assert kept["named"] == "canonical"
     assert kept["weights"] == {"head.classes.weight": 5.0}

@@ -19,6 +19,7 @@ from detectors.precision import full
 from detectors.pyramid import Pyramid, roi_align
 from detectors.rcnn import RCNN, Builder, ProposalDetector, box_settings, rpn_settings
 from detectors.rpn import RPN
+from detectors.sampling import positions
 from detectors.structures import Detections, GroundTruth, Target
 
 #: Anchors of all sizes on the only map, of stride 16.
@@ -91,7 +92,7 @@ class C4RCNN(RCNN):
         sample = self.box_head.sample(regions, truth)
         pooled = self.box_head.pool(pyramid, sample.boxes, sample.image)
         losses.update(self.box_head.losses_of(*self.box_head.predict(pooled), sample))
-        positive = self.mask_head.positives(sample)
+        (positive,) = positions(sample.positive(self.mask_head.num_classes))
         losses.update(self.mask_head.losses_of(pooled[positive], positive, sample, targets))
         return losses
 

@@ -18,6 +18,7 @@ from detectors.precision import full
 from detectors.pyramid import Pyramid
 from detectors.rcnn import Builder, RegionDetector, box_settings, pool_settings, rpn_settings
 from detectors.rpn import RPN, Proposals
+from detectors.sampling import positions
 from detectors.structures import Detections, GroundTruth, Target
 
 #: Of each stage: the IoU of a positive region, the weight of its losses, and those of its box offsets.
@@ -38,6 +39,8 @@ class CascadeRCNN(RegionDetector):
 
     box_heads: Sequence[BoxHead]
     mask_heads: Sequence[MaskHead]
+    #: Whether a mask head learns from the boxes that its stage refined, or from those that the stage got.
+    masks_of_refined = False
 
     def __init__(
         self,
@@ -94,21 +97,39 @@ class CascadeRCNN(RegionDetector):
         targets: Sequence[Target],
     ) -> dict[str, Tensor]:
         """Loss terms of all stages; arguments as of ``losses``, ``regions`` the proposals to begin with."""
-        losses = {}
+        terms, samples = [], []
         for stage, head in enumerate(self.box_heads):
             sample = head.sample(regions, truth)
             logits, deltas = head.predict(self.pool(pyramid, head, sample.boxes, sample.image))
-            terms = head.losses_of(logits, deltas, sample)
-            if self.mask_heads:
-                terms.update(self.mask_heads[stage].losses(pyramid, sample, targets))
-            losses.update(self.weighted(stage, terms))
-            if stage < len(self.box_heads) - 1:
+            terms.append(head.losses_of(logits, deltas, sample))
+            if stage < len(self.box_heads) - 1 or self.masks_of_refined:
                 regions = refined_sample(head, deltas.detach(), sample, image_sizes)
+            samples.append(head.sample(regions, truth) if self.masks_of_refined else sample)
+        # The masks come last, so that the host waits once for the number of positive regions of all stages.
+        for stage, found in enumerate(self.mask_losses(pyramid, samples, targets)):
+            terms[stage].update(found)
+        return {
+            f"s{stage}.{name}": value * self.stage_weights[stage]
+            for stage, found in enumerate(terms)
+            for name, value in found.items()
+        }
+
+    def mask_losses(
+        self, pyramid: Pyramid, samples: Sequence[RoISample], targets: Sequence[Target]
+    ) -> list[dict[str, Tensor]]:
+        """Loss terms of each mask head on the sample of its stage."""
+        if not self.mask_heads:
+            return []
+        positives = positions(*(sample.positive(self.mask_heads[0].num_classes) for sample in samples))
+        losses = []
+        for stage, (head, sample, here) in enumerate(zip(self.mask_heads, samples, positives, strict=True)):
+            pooled = self.pool(pyramid, head, sample.boxes[here], sample.image[here])
+            losses.append(head.losses_of(self.convolve(pooled, stage), here, sample, targets))
         return losses
 
-    def weighted(self, stage: int, terms: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The terms of a stage with its name and times its weight."""
-        return {f"s{stage}.{name}": value * self.stage_weights[stage] for name, value in terms.items()}
+    def convolve(self, pooled: Tensor, stage: int) -> Tensor:
+        """What the convolutions of a stage's mask head make of pooled features [R, C, S, S]."""
+        return self.mask_heads[stage].convolve(pooled)
 
     # -- inference -----------------------------------------------------------------------------------------------
 

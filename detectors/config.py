@@ -223,7 +223,7 @@ class Config:
     ``batch``: images of a step, all ranks together. ``ema``: decay of the averaged weights, which then are those that
     are evaluated. ``weights``: "imagenet", or a file: a checkpoint of ours, a detector of torchvision, mmdetection,
     detectron2 or PaddleDetection, or a backbone (``runtime.begin_with``). ``output``: folder of log and checkpoints.
-    ``records``: files of numbers for plots: ``metrics.csv``, TensorBoard's. ``kernels``: on a CPU those of
+    ``records``: numbers for plots: ``metrics.csv``, TensorBoard's, Weights & Biases'. ``kernels``: on a CPU those of
     ``detectors.cpu`` where they are faster, or torch's own everywhere. ``compile``: the losses by ``torch.compile``.
     ``sync_bn``: the statistics of batch normalisation that learns are those of all ranks; on CUDA devices.
     """
@@ -244,7 +244,7 @@ class Config:
     sync_bn: StrictBool = False
     seed: Count = 0
     log_every: Positive = 20
-    records: Many[Literal["csv", "tensorboard"]] = ("csv",)
+    records: Many[Literal["csv", "tensorboard", "wandb"]] = ("csv",)
     checkpoint: Checkpoints = Checkpoints()
     evaluate: Evaluate = Evaluate()
 

@@ -15,7 +15,6 @@ from detectors.cascade import (
     CascadeRCNN,
     cascade_box_heads,
     cascade_conventions,
-    refined_sample,
 )
 from detectors.layers import Conv2d
 from detectors.mask_head import MaskHead, regions_of, with_masks
@@ -111,6 +110,7 @@ class HTC(CascadeRCNN):
     """
 
     mask_heads: Sequence[HTCMaskHead]
+    masks_of_refined = True
 
     def __init__(
         self,
@@ -173,29 +173,20 @@ class HTC(CascadeRCNN):
                     "this HTC learns classes of pixels; give Target.semantic, or take htc_without_semantic"
                 )
             losses.update(self.semantic_head.losses(pyramid.semantic_logits, torch.stack(labels)))
-        for stage, (box_head, mask_head) in enumerate(zip(self.box_heads, self.mask_heads, strict=True)):
-            sample = box_head.sample(regions, truth)
-            logits, deltas = box_head.predict(self.pool(pyramid, box_head, sample.boxes, sample.image))
-            terms = box_head.losses_of(logits, deltas, sample)
-            regions = refined_sample(box_head, deltas.detach(), sample, image_sizes)
-            sample = box_head.sample(regions, truth)
-            positive = mask_head.positives(sample)
-            pooled = self.pool(pyramid, mask_head, sample.boxes[positive], sample.image[positive])
-            terms.update(mask_head.losses_of(self.flow(pooled, stage + 1), positive, sample, targets))
-            losses.update(self.weighted(stage, terms))
+        losses.update(super().stage_losses(pyramid, regions, truth, image_sizes, targets))
         return losses
 
     def predict_masks(self, pyramid: Pyramid, found: Sequence[Detections]) -> list[Detections]:
         """The detections with the last head's mask probabilities [N, 28, 28]."""
         boxes, image, labels = regions_of(found)
         last = self.mask_heads[-1]
-        hidden = self.flow(self.pool(pyramid, last, boxes, image), len(self.mask_heads))
+        hidden = self.convolve(self.pool(pyramid, last, boxes, image), len(self.mask_heads) - 1)
         return with_masks(found, full(last.logits_of(hidden, labels)).sigmoid())
 
-    def flow(self, pooled: Tensor, stages: int) -> Tensor:
-        """What the convolutions of the mask head of the last of so many stages give."""
+    def convolve(self, pooled: Tensor, stage: int) -> Tensor:
+        """As of a cascade, but each head sees what the one before it made of the features."""
         hidden = None
-        for head in self.mask_heads[:stages]:
+        for head in self.mask_heads[: stage + 1]:
             hidden = head.convolve(pooled, hidden)
         assert hidden is not None
         return hidden

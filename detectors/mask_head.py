@@ -13,6 +13,7 @@ from detectors.cpu import crop_and_resize, linear
 from detectors.layers import Conv2d
 from detectors.precision import full
 from detectors.pyramid import Pyramid, roi_align
+from detectors.sampling import positions
 from detectors.structures import Detections, Target
 
 
@@ -100,21 +101,15 @@ class MaskHead(nn.Module):
         Returns:
             ``loss_mask``, a number in float32; 0 without positive regions.
         """
-        positive = self.positives(sample)
+        (positive,) = positions(sample.positive(self.num_classes))
         pooled = self.pool(pyramid, sample.boxes[positive], sample.image[positive])
         return self.losses_of(self.convolve(pooled), positive, sample, targets)
-
-    def positives(self, sample: RoISample) -> Tensor:
-        """Indices of the regions with an object."""
-        return sample.positive(self.num_classes).nonzero().squeeze(1)
 
     def losses_of(
         self, x: Tensor, positive: Tensor, sample: RoISample, targets: Sequence[Target]
     ) -> dict[str, Tensor]:
         """As ``losses``, from what the convolutions gave for the positive regions."""
         logits = full(self.logits_of(x, sample.labels[positive]))
-        if len(positive) == 0:
-            return {"loss_mask": logits.sum() * 0}
         goal = mask_targets(
             targets,
             sample.boxes[positive],
@@ -123,12 +118,17 @@ class MaskHead(nn.Module):
             logits.shape[-1],
             binary=self.binary_targets,
         )
-        return {"loss_mask": F.binary_cross_entropy_with_logits(logits, goal)}
+        return {"loss_mask": mask_loss(logits, goal)}
 
     def predict(self, pyramid: Pyramid, found: Sequence[Detections]) -> list[Detections]:
         """The detections with mask probabilities [N, 28, 28]."""
         boxes, image, labels = regions_of(found)
         return with_masks(found, full(self(pyramid, boxes, image, labels)).sigmoid())
+
+
+def mask_loss(logits: Tensor, goal: Tensor) -> Tensor:
+    """The mean binary cross-entropy of logits [R, M, M], 0 for no region: a graph has no branch for that."""
+    return F.binary_cross_entropy_with_logits(logits, goal, reduction="sum") / max(logits.numel(), 1)
 
 
 def regions_of(found: Sequence[Detections]) -> tuple[Tensor, Tensor, Tensor]:

@@ -11,9 +11,10 @@ from torch.nn import functional as F
 
 from detectors.box_head import RoISample
 from detectors.layers import Linear
-from detectors.mask_head import MaskHead, mask_targets, regions_of
+from detectors.mask_head import MaskHead, mask_loss, mask_targets, regions_of
 from detectors.precision import full
 from detectors.pyramid import Pyramid
+from detectors.sampling import positions
 from detectors.structures import Detections, Target
 
 
@@ -67,19 +68,17 @@ class MaskScoringHead(MaskHead):
         Returns:
             ``loss_mask`` and ``loss_mask_iou``, numbers in float32.
         """
-        positive = self.positives(sample)
+        (positive,) = positions(sample.positive(self.num_classes))
         boxes, image, labels = sample.boxes[positive], sample.image[positive], sample.labels[positive]
         pooled = self.pool(pyramid, boxes, image)
         logits = full(self.logits_of(self.convolve(pooled), labels))
         expected = full(self.iou_of(pooled, logits, labels))
-        if len(positive) == 0:
-            return {"loss_mask": logits.sum() * 0, "loss_mask_iou": expected.sum() * 0}
         objects = sample.object[positive]
         goal = mask_targets(targets, boxes, image, objects, logits.shape[-1], binary=self.binary_targets)
         true = mask_iou(logits > 0, goal > 0.5, boxes, object_areas(targets, image, objects))
         error = (expected - true).square() * (true > 0)
         return {
-            "loss_mask": F.binary_cross_entropy_with_logits(logits, goal),
+            "loss_mask": mask_loss(logits, goal),
             "loss_mask_iou": 0.5 * error.sum() / (true > 0).sum().clamp(min=1),
         }
 
@@ -121,8 +120,7 @@ def mask_iou(masks: Tensor, goal: Tensor, boxes: Tensor, areas: Tensor) -> Tenso
     Returns:
         [R], 0 to 1.
     """
-    pixels = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1).clamp(min=1) / masks[
-        0
-    ].numel()  # of a cell of the mask
+    cells = masks.shape[1] * masks.shape[2]
+    pixels = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1).clamp(min=1) / cells
     shared = (masks & goal).sum(dim=(1, 2))
     return shared / (masks.sum(dim=(1, 2)) + areas / pixels - shared).clamp(min=1)

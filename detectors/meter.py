@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import secrets
 import time
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
@@ -86,16 +87,18 @@ class Meter:
 
 
 class Records:
-    """Numbers by iteration and name, for plots: `metrics.csv`, which a resumed training goes on with, and TensorBoard.
+    """Numbers by iteration and name, for plots: `metrics.csv`, which a resumed training goes on with, and others'.
 
     Args:
         output: folder of the training.
-        kinds: "csv", "tensorboard".
+        kinds: "csv", "tensorboard", "wandb".
+        config: what Weights & Biases shows beside the numbers.
     """
 
-    def __init__(self, output: Path, kinds: Sequence[str]) -> None:
+    def __init__(self, output: Path, kinds: Sequence[str], config: Mapping[str, Any] | None = None) -> None:
         self.file = output / "metrics.csv" if "csv" in kinds else None
         self.writer = _tensorboard(output) if "tensorboard" in kinds else None
+        self.wandb = _wandb(output, config) if "wandb" in kinds else None
 
     def add(self, iteration: int, numbers: Mapping[str, float]) -> None:
         """Keep some numbers of an iteration."""
@@ -110,6 +113,8 @@ class Records:
             for name, value in numbers.items():
                 self.writer.add_scalar(name, value, iteration)
             self.writer.flush()
+        if self.wandb is not None:
+            self.wandb.log(dict(numbers), step=iteration)
 
 
 def _tensorboard(output: Path) -> Any:
@@ -118,3 +123,22 @@ def _tensorboard(output: Path) -> Any:
     except ImportError:
         raise ConfigError("records: tensorboard is not installed; pip install tensorboard") from None
     return SummaryWriter(str(output / "tensorboard"))
+
+
+def _wandb(output: Path, config: Mapping[str, Any] | None) -> Any:
+    """A run of Weights & Biases; a training that goes on in a folder goes on with the folder's run."""
+    try:
+        import wandb
+    except ImportError:
+        raise ConfigError("records: wandb is not installed; pip install wandb") from None
+    known = output / "wandb_id"
+    if not known.exists():
+        known.write_text(secrets.token_hex(4))
+    return wandb.init(
+        project="detectors",
+        id=known.read_text(),
+        name=output.absolute().name,
+        dir=str(output),
+        config=dict(config or {}),
+        resume="allow",
+    )

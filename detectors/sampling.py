@@ -10,6 +10,15 @@ from torch import Tensor
 from detectors.boxes import NEGATIVE, POSITIVE
 
 
+def positions(*flags: Tensor) -> list[Tensor]:
+    """Where each of several tensors bool [N_i] is true, int64 [P_i]: the host waits for a device once for all."""
+    if flags[0].device.type == "cpu" or torch.compiler.is_compiling():
+        return [one.nonzero().squeeze(1) for one in flags]
+    counts = torch.stack([one.sum() for one in flags]).tolist()
+    orders = (one.to(torch.uint8).argsort(descending=True, stable=True) for one in flags)
+    return [order[:count] for order, count in zip(orders, counts, strict=True)]
+
+
 class Sample(NamedTuple):
     """What a loss is computed on; positives come first, padding last.
 

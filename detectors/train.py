@@ -343,7 +343,7 @@ def _run(
     output = Path(config.output)
     batches = training_batches(coco, image_ids, config, ranks, first)
     meter = Meter(ranks, config.batch)
-    records = Records(output, config.records if ranks.first else ())
+    records = Records(output, config.records if ranks.first else (), config.as_dict())
     save = partial(_save, trainer, coco, output)
     looks = Looks(trainer, coco.category_ids, records, save)
     for iteration in range(first, schedule.iterations):

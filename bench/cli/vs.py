@@ -19,9 +19,8 @@ from bench.cli.options import (
     print_json,
     say,
 )
-from bench.cli.run import measure, plan_of, print_outcome, width_settings
+from bench.cli.run import measure, plan_of, print_outcome, problems_of, width_settings
 from bench.errors import BenchError, ExitCode, telling
-from bench.measure.preflight import check_plan
 from bench.recipe.codebases import find_codebases
 from bench.recipe.compose import Asked, composed, misspelt, parse_arm, recipe_text
 from bench.recipe.load import apply_override, load_recipe
@@ -100,7 +99,7 @@ def vs(
     path = save or results / str(content["name"]) / "recipe.yaml"
     write_recipe(path, content)
     loaded, plan = plan_of(path, [], adapters, trust=True)
-    if problems := check_plan(plan, codebases):
+    if problems := problems_of(loaded, plan, adapters):
         raise BenchError("\n  ".join(["this cannot be measured:", *problems]), where=str(path))
     if dry_run:
         print_json({"recipe": str(path)}) if as_json else say(path)

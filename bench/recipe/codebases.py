@@ -103,6 +103,8 @@ class Codebase(Strict):
     """Other names of the codebase in recipes."""
     config_option: str = "config"
     """The option that an arm's `config` goes to."""
+    checkpoints: list[str] = []
+    """How the files end that weights are read from; without this field any are tried."""
     pretrained: bool = False
     """Own models bring weights of their own: `bench vs` measures their AP."""
     schemes: list[str] = []
@@ -111,6 +113,8 @@ class Codebase(Strict):
     """Input modes that it can do."""
     precisions: list[Literal["float32", "bfloat16", "float16"]] = ["float32"]
     """Precisions that it can do."""
+    cuda_precisions: list[Literal["bfloat16", "float16"]] = []
+    """Precisions that it can do on CUDA devices only."""
     devices: list[Literal["cpu", "cuda"]] = ["cpu", "cuda"]
     """Devices that it can run on."""
     ema: bool = True

@@ -33,6 +33,12 @@ class ShortLong(Strict):
     long: Annotated[int, Field(ge=32, le=4096)]
     """Most pixels of the long side."""
 
+    @model_validator(mode="after")
+    def _ordered(self) -> ShortLong:
+        if self.short > self.long:
+            raise ValueError(f"short is {self.short}, and the long side {self.long}")
+        return self
+
 
 Extent = Annotated[int, Field(ge=32, le=4096)]
 

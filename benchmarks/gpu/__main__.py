@@ -95,8 +95,8 @@ class Driver:
                 )
                 say(f"{name}: {ended} after {took_s:.0f} s")
 
-    def table(self) -> list[dict[str, Any]]:
-        """One row per arm that is finished, of this call or of an earlier one."""
+    def table(self, *, pages: bool = True) -> list[dict[str, Any]]:
+        """One row per arm that is finished, of this call or of an earlier one; and the pages of their reports."""
         from bench.record.collect import collect
         from bench.record.store import FolderStore
         from bench.report.build import run_report
@@ -107,7 +107,8 @@ class Driver:
             for run in collect(store, name, self.output / "runs"):
                 report = run_report(run)
                 rows += [row_of(name, row) for row in report.rows]
-                self.call("report", str(run.folder), "--output", str(self.output / "reports" / name))
+                if pages:
+                    self.call("report", str(run.folder), "--output", str(self.output / "reports" / name))
         (self.output / "table.json").write_text(json.dumps(rows, indent=1))
         return rows
 

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks.gpu import adopt
+from benchmarks.gpu.__main__ import Driver, show
+from benchmarks.gpu.smoke import try_model
+from benchmarks.gpu.stages import recipes
 from tests.conftest import ROOT
-
-pytestmark = pytest.mark.nightly
 
 
 def run(output: Path, minutes: float) -> str:
@@ -25,6 +26,26 @@ def run(output: Path, minutes: float) -> str:
     return done.stdout
 
 
+def test_one_family_and_one_cell_make_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The code of all eight families and both recipes, of which `make nightly` has the rest."""
+    smoke = {"model": "retinanet", "precision": "bfloat16"} | try_model(
+        "retinanet_r50_fpn", "bfloat16", "cpu", 64
+    )
+    assert smoke["finite"]
+    assert len(smoke["top"]) == 10
+    driver = Driver("cpu", tmp_path, minutes=5)
+    driver.measure({**recipes("cpu", ["native"])[0], "baseline": "native"})
+    (row,) = driver.table(pages=False)
+    assert row["arm"] == "native"
+    assert row["s_per_iter"] > 0
+    assert row["memory_mib"]
+    show([row], [smoke])
+    told = capsys.readouterr().out
+    assert "finished after" in told
+    assert "smoke retinanet bfloat16: finite" in told
+
+
+@pytest.mark.nightly
 def test_two_short_runs_make_one_table(tmp_path: Path) -> None:
     first = run(tmp_path / "gpu", 0.2)
     assert "left for the next run" in first
@@ -43,6 +64,7 @@ def test_two_short_runs_make_one_table(tmp_path: Path) -> None:
     assert third.count("finished before") == 2
 
 
+@pytest.mark.nightly
 def test_wheels_complete_the_interpreter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wheel = tmp_path / "wheels" / "nothing_like_this-1-py3-none-any.whl"
     wheel.parent.mkdir()

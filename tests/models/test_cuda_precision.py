@@ -35,8 +35,7 @@ CASES = [
 WAITS = {
     **dict.fromkeys(("rpn", "fast_rcnn", "retinanet", "fcos", "ssd300"), 0),
     **dict.fromkeys(("faster_rcnn", "cascade_rcnn", "solov2_light"), 1),
-    **dict.fromkeys(("mask_rcnn", "ms_rcnn"), 2),
-    **dict.fromkeys(("cascade_mask_rcnn", "htc", "htc_without_semantic"), 4),
+    **dict.fromkeys(("mask_rcnn", "ms_rcnn", "cascade_mask_rcnn", "htc", "htc_without_semantic"), 2),
 }
 #: In both types; the others nightly. float16 has the smaller range.
 KINDS = ["mask_rcnn_r50_fpn", "retinanet_r50_fpn", "solov2_light_r50_dcn_fpn", "ssd300_vgg16"]

@@ -23,7 +23,7 @@ import detectors
 from bench.inputs.weights import to_codebase
 from bench.worker.batches import load_batches
 from detectors.cascade import CascadeRCNN
-from detectors.htc import HTC, FusedPyramid
+from detectors.htc import FusedPyramid
 from detectors.rcnn import ProposalDetector
 from detectors.sampling import BalancedSampler
 from tests.peers.peer import Peer, relative
@@ -341,7 +341,7 @@ def outputs_of_heads(
                 if cascade
                 else mask_head.pool(pyramid, boxes, image)
             )
-        hidden = model.flow(pooled, stage + 1) if isinstance(model, HTC) else mask_head.convolve(pooled)
+        hidden = model.convolve(pooled, stage) if cascade else mask_head.convolve(pooled)
         found[f"masks {stage}"] = mask_head.logits_of(hidden, labels)
     return found
 

@@ -208,11 +208,10 @@ def check_offer(codebase: Codebase, workload: Workload) -> str | None:
         "device": (workload.device, codebase.devices),
     }
     for name, (value, values) in offered.items():
-        if value in codebase.cuda_precisions and workload.device == "cuda":
-            continue
-        if value in codebase.cuda_precisions:
+        on_cuda = value in codebase.cuda_precisions
+        if on_cuda and workload.device == "cpu":
             return f"{codebase.name} offers {name} {value} on CUDA devices only, and the device is cpu"
-        if value not in values:
+        if value not in values and not on_cuda:
             return f"{codebase.name} offers {name} {', '.join(map(str, values))}, not {value}"
     if workload.ema and not codebase.ema:
         return f"{codebase.name} has no EMA"
@@ -366,8 +365,7 @@ def _make_arm(
 
 
 def notes_of(plan: Plan, codebases: Mapping[str, Codebase]) -> list[str]:
-    """Notes on arms whose options are not those that make their work the baseline's, where an adapter knows them, and
-    on batches that hold an image more than once."""
+    """On arms whose options, as an adapter knows, do not make their work the baseline's; on images twice in a batch."""
     arms = {arm.id: arm for arm in plan.arms}
     notes: dict[str, None] = {}
     for arm in plan.arms:

@@ -31,9 +31,10 @@ from bench.report.document import (
     Table,
     Text,
 )
-from bench.report.latency import energy_blocks, latency_blocks, serving_blocks, sweep_blocks
+from bench.report.latency import energy_blocks, latency_blocks, serving_blocks
 from bench.report.scaling import scaling_blocks
 from bench.report.setting import setting_blocks
+from bench.report.sweeps import SWEPT, sweep_blocks
 from bench.report.tables import (
     LONGEST_REASON,
     effect_table,
@@ -137,7 +138,7 @@ def detail_blocks(run: RunReport, figures: Figures, accuracies: Sequence[Block])
         ("Phases of a step", _phase_blocks(run, figures)),
         ("Latency of inference", latency_blocks(run)),
         ("Serving", serving_blocks(run)),
-        ("Batch sizes", sweep_blocks(run)),
+        (SWEPT, [*figures.get("sweep", ()), *sweep_blocks(run)]),
         ("Energy", energy_blocks(run)),
         ("Effects of factors within a codebase", _effect_blocks(run)),
         ("Scaling over ranks", scaling_blocks(run)),

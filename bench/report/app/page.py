@@ -16,7 +16,7 @@ from markupsafe import Markup
 from bench.report.answer import headline, legend, pivot_table
 from bench.report.app.data import arm_ids, packed, page_data
 from bench.report.document import Block, Bullets, Code, Details, Heading, Table, Text
-from bench.report.latency import energy_blocks, latency_blocks, serving_blocks, sweep_blocks
+from bench.report.latency import energy_blocks, latency_blocks, serving_blocks
 from bench.report.render.page import hash_of, html_of, templates
 from bench.report.sections import (
     HOW_TO_READ,
@@ -29,6 +29,7 @@ from bench.report.sections import (
     warning_bullets,
 )
 from bench.report.setting import setting_blocks
+from bench.report.sweeps import SWEPT, sweep_blocks
 from bench.report.text import shorten
 from bench.report.values import Report, RunReport
 
@@ -114,7 +115,7 @@ def _notes(report: Report) -> Iterator[Block]:
             ("Setting: weights, types of numbers, threads, images", setting_blocks(run)),
             ("Latency of inference", latency_blocks(run)),
             ("Serving", serving_blocks(run)),
-            ("Batch sizes", sweep_blocks(run)),
+            (SWEPT, sweep_blocks(run)),
             ("Energy", energy_blocks(run)),
         ):
             if clipped := tuple(map(_clipped, blocks)):

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import ppdet_patches  # noqa: F401
+import ppdet_patches
 
 # isort: split
 # After the patches, which decide how paddle loads and how ppdet runs.
@@ -90,6 +90,8 @@ class Adapter(api.Adapter):
             paddle.distributed.init_parallel_env()
         seed_everything(self.workload["seed"])
         merge_config(self.config)
+        if self.workload["precision"] == "float64":
+            ppdet_patches.float32_becomes_float64()
         self.model = create(self.architecture)
         freeze_stages(self.model.backbone, self.workload["frozen_stages"])
         self.make_targets = target_operator(self.config)

@@ -111,7 +111,7 @@ class Codebase(Strict):
     """Prefixes of own model names it also takes: `mmdet` allows `model: mmdet://solov2/…`."""
     inputs: list[Literal["shared", "pipeline"]] = ["shared", "pipeline"]
     """Input modes that it can do."""
-    precisions: list[Literal["float32", "bfloat16", "float16"]] = ["float32"]
+    precisions: list[Literal["float32", "bfloat16", "float16", "float64"]] = ["float32"]
     """Precisions that it can do."""
     cuda_precisions: list[Literal["bfloat16", "float16"]] = []
     """Precisions that it can do on CUDA devices only."""

@@ -131,8 +131,9 @@ class Workload(Strict):
     """Images and their size."""
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 2
     """Images per step and rank."""
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    """float32, or the type of autocast (automatic mixed precision, amp)."""
+    precision: Literal["float32", "bfloat16", "float16", "float64"] = "float32"
+    """float32, or the type of autocast (automatic mixed precision, amp). float64: all numbers, for an audit without
+    rounding."""
     channels_last: bool | None = None
     """Images and weights in NHWC memory. null, as of the next four: as the codebase has it."""
     compile: bool | None = None

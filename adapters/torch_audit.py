@@ -198,6 +198,10 @@ class TorchObserver(Observer):
             "matrix products": torch.get_float32_matmul_precision(),
             "convolutions": _precision(torch.backends.mkldnn, "conv"),
             "TF32": bool(torch.backends.cudnn.allow_tf32 and torch.cuda.is_available()),
+            "oneDNN": torch.backends.mkldnn.enabled,
+            "anomaly detection": torch.is_anomaly_enabled(),
+            "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
+            "denormal numbers": bool(torch.tensor(1e-40) * 1),
         }
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from adapters.torch_audit import TorchObserver, permutations_in_order
-from adapters.torch_device import TorchDevice
+from adapters.torch_device import HALVES, TorchDevice
 from adapters.torch_facts import Formulas, describe, describe_optimizer, operator_seconds
 from adapters.torch_state import (
     ema_average,
@@ -190,6 +190,8 @@ class TorchAdapter(TorchDevice):
         if self.job.world_size > 1:
             dist.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
         seed_everything(self.workload["seed"])
+        if self.dtype is torch.float64:
+            torch.set_default_dtype(self.dtype)
         self.model = self.build_model()
         if self.job.weights:
             load_weights(self.model, self.job.weights)
@@ -239,15 +241,19 @@ class TorchAdapter(TorchDevice):
     # -- input -----------------------------------------------------------------------------------------------
 
     def convert(self, batch: Batch) -> Any:
-        def tensors(arrays: Iterable[np.ndarray]) -> list[Tensor]:
-            return [torch.from_numpy(np.array(array)) for array in arrays]
+        digits = np.float64 if self.dtype is torch.float64 else np.float32
+
+        def tensors(arrays: Iterable[np.ndarray], dtype: Any = None) -> list[Tensor]:
+            return [torch.from_numpy(np.array(array, dtype)) for array in arrays]
 
         return TensorBatch(
-            images=torch.from_numpy(np.array(batch.images)).contiguous(memory_format=self.memory_format),
+            images=torch.from_numpy(np.array(batch.images, digits)).contiguous(
+                memory_format=self.memory_format
+            ),
             image_sizes=[(int(h), int(w)) for h, w in batch.image_sizes],
             original_sizes=[(int(h), int(w)) for h, w in batch.original_sizes],
             image_ids=[int(image_id) for image_id in batch.image_ids],
-            boxes=tensors(batch.boxes),
+            boxes=tensors(batch.boxes, digits),
             labels=[labels + self.label_offset for labels in tensors(batch.labels)],
             masks=tensors(batch.masks) if self.uses_masks else [],
         )
@@ -258,7 +264,7 @@ class TorchAdapter(TorchDevice):
     # -- training --------------------------------------------------------------------------------------------
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
-        return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not torch.float32)
+        return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype in HALVES.values())
 
     def forward(self, data: Any) -> Any:
         self.optimizer.zero_grad(set_to_none=True)
@@ -282,7 +288,12 @@ class TorchAdapter(TorchDevice):
 
     def squares(self) -> dict[str, float]:
         models = {"weights": self.model, "average": self.averaged_model()}
-        return {name: sum_of_squares(model) for name, model in models.items() if model is not None}
+        values = {name: [*model.parameters()] for name, model in models.items() if model is not None}
+        states = self.optimizer.state.values()
+        values["momentum"] = [
+            one["momentum_buffer"] for one in states if one.get("momentum_buffer") is not None
+        ]
+        return {name: sum_of_squares(one) for name, one in values.items() if one}
 
     def scale_learning_rate(self, factor: float) -> None:
         for group in self.optimizer.param_groups:

@@ -11,7 +11,8 @@ import torch
 from adapters.torch_facts import peak_flops_per_s
 from bench.worker.api import Adapter, Job
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+HALVES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {"float32": torch.float32, "float64": torch.float64, **HALVES}
 
 
 class TorchDevice(Adapter):

@@ -64,8 +64,8 @@ def ema_average(decay: float) -> Any:
 
 
 @torch.no_grad()
-def sum_of_squares(model: nn.Module) -> float:
-    norms = [torch.linalg.vector_norm(one, dtype=torch.float64) for one in model.parameters()]
+def sum_of_squares(values: Iterable[Tensor]) -> float:
+    norms = [torch.linalg.vector_norm(one, dtype=torch.float64) for one in values]
     return float(torch.stack(norms).square().sum())
 
 

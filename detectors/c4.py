@@ -165,7 +165,7 @@ def rpn_c4(
         frozen_bn: whether the backbone's normalisation is constant.
         score_threshold: lowest score of a detection.
         max_detections: of an image.
-        conventions: "torchvision" or "mmdet".
+        conventions: "torchvision", "mmdet" or "paddledet".
 
     Returns:
         The model with random weights, in training mode.
@@ -203,7 +203,7 @@ def rcnn_c4(
         frozen_bn: whether the backbone's normalisation is constant.
         score_threshold: lowest score of a detection.
         max_detections: of an image.
-        conventions: "torchvision" or "mmdet".
+        conventions: "torchvision", "mmdet" or "paddledet".
 
     Returns:
         The model with random weights, in training mode.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -78,12 +78,17 @@ MMDET = Conventions(
     grid_paste=True,
 )
 
-#: What ``conventions`` of a building function may be.
-CONVENTIONS = {"torchvision": TORCHVISION, "mmdet": MMDET}
+#: PaddleDetection 2.6, configs/_base_/models of the same, and modeling/proposal_generator/target.py: every object has
+#: its best anchors, whose goals are the objects that they overlap most, and all images have as many anchors.
+PADDLEDET = replace(MMDET, forced_iou=0.0, forced_to_object=False, least_positives=0)
+
+#: What ``conventions`` of a building function may be; of SSD and FCOS the first two.
+CONVENTIONS = {"torchvision": TORCHVISION, "mmdet": MMDET, "paddledet": PADDLEDET}
 
 
-def conventions_named(name: str) -> Conventions:
-    """Raises ValueError for a name that there is not."""
-    if name not in CONVENTIONS:
-        raise ValueError(f"unknown conventions {name!r}; there are {', '.join(CONVENTIONS)}")
+def conventions_named(name: str, *, no_paddledet: bool = False) -> Conventions:
+    """Raises ValueError for a name that there is not, or not where it has ``no_paddledet``."""
+    known = [*CONVENTIONS][: 2 if no_paddledet else None]
+    if name not in known:
+        raise ValueError(f"unknown conventions {name!r}; there are {', '.join(known)}")
     return CONVENTIONS[name]

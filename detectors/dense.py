@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from detectors.boxes import clip
 from detectors.cpu import nms
+from detectors.parameter_rules import Rule
 from detectors.precision import full, full_precision
 from detectors.rcnn import to_original
 from detectors.structures import Detections, GroundTruth, Target
@@ -60,7 +61,7 @@ class DenseDetector(nn.Module):
     ``candidates``: how many of a level's scores, over all classes, go into the suppression of duplicates.
     ``ranked_by_quality``: a head's quality takes part in choosing them, as their geometric mean with it; else only the
     scores of what was chosen are multiplied by it. ``keep_empty``: boxes without area, of objects beyond the image, are
-    detections too. Images and sizes are given as for ``RCNN``.
+    detections too. ``clip_boxes``: boxes end at the edge of the image. Images and sizes are given as for ``RCNN``.
     """
 
     def __init__(
@@ -75,8 +76,11 @@ class DenseDetector(nn.Module):
         candidates: int = 1000,
         ranked_by_quality: bool = True,
         keep_empty: bool = True,
+        clip_boxes: bool = True,
+        parameter_rules: Sequence[Rule] = (),
     ) -> None:
         super().__init__()
+        self.parameter_rules = tuple(parameter_rules)
         self.backbone = backbone
         self.neck = neck
         self.head = head
@@ -86,6 +90,7 @@ class DenseDetector(nn.Module):
         self.candidates = candidates
         self.ranked_by_quality = ranked_by_quality
         self.keep_empty = keep_empty
+        self.clip_boxes = clip_boxes
 
     def output(self, images: Tensor) -> DenseOutput:
         """What the head says of images [B, 3, H, W]."""
@@ -145,7 +150,9 @@ class DenseDetector(nn.Module):
     def _detect(self, raw: DenseOutput, image: int, size: tuple[int, int]) -> Detections:
         """Detections of one image in input pixels."""
         boxes, scores, labels, _ = self.candidates_of(raw, image)
-        boxes = clip(boxes.unsqueeze(0), torch.tensor([size]).to(boxes.device, non_blocking=True)).squeeze(0)
+        if self.clip_boxes:
+            edges = torch.tensor([size]).to(boxes.device, non_blocking=True)
+            boxes = clip(boxes.unsqueeze(0), edges).squeeze(0)
         if not self.keep_empty:
             extended = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
             boxes, scores, labels = boxes[extended], scores[extended], labels[extended]

@@ -280,7 +280,7 @@ def fcos_fpn(
     Raises:
         ValueError: for unknown conventions.
     """
-    mmdet = conventions_named(conventions) is MMDET
+    mmdet = conventions_named(conventions, no_paddledet=True) is MMDET
     body = backbone(frozen_stages=frozen_stages, frozen_bn=frozen_bn)
     neck = P3P7(body.out_channels[1:])
     return DenseDetector(

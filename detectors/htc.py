@@ -218,7 +218,7 @@ def htc_fpn(
         frozen_bn: whether the backbone's normalisation is constant.
         score_threshold: lowest score of a detection.
         max_detections: of an image.
-        conventions: "torchvision" or "mmdet".
+        conventions: "torchvision", "mmdet" or "paddledet".
 
     Returns:
         The model with random weights, in training mode.

@@ -237,7 +237,7 @@ def rpn_fpn(
         frozen_bn: whether the backbone's normalisation is constant.
         score_threshold: lowest score of a detection.
         max_detections: of an image.
-        conventions: "torchvision" or "mmdet".
+        conventions: "torchvision", "mmdet" or "paddledet".
 
     Returns:
         The model with random weights, in training mode.
@@ -279,7 +279,7 @@ def rcnn_fpn(
         frozen_bn: whether the backbone's normalisation is constant.
         score_threshold: lowest score of a detection.
         max_detections: of an image.
-        conventions: "torchvision" or "mmdet", the codebase whose models of these names it equals.
+        conventions: "torchvision", "mmdet" or "paddledet", the codebase whose models of these names it equals.
         mask_head_of: builds the mask head from the arguments of ``MaskHead``.
 
     Returns:

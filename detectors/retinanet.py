@@ -11,6 +11,9 @@ its retinanet_r50_fpn_1x_coco, mmdet/models/dense_heads/retina_head.py. They dif
     losses divided by     the positive anchors of the image,   the positive anchors of the batch, an image without any
                           averaged over images                 counted as one
     boxes without area    kept                                 dropped
+
+PaddleDetection's retinanet_r50_fpn_2x_coco is mmdetection's but for P6 and the objects of best anchors, which are as
+torchvision's; biases of the towers that learn twice as fast; and boxes that may leave the image.
 """
 
 from __future__ import annotations
@@ -23,10 +26,11 @@ from torch.nn import functional as F
 
 from detectors.anchors import pyramid_anchors
 from detectors.boxes import NEGATIVE, POSITIVE, BoxCoder, match_boxes
-from detectors.conventions import MMDET, conventions_named
+from detectors.conventions import MMDET, PADDLEDET, TORCHVISION, conventions_named
 from detectors.dense import DenseDetector, DenseOutput, by_anchor, focal_loss, init_head
 from detectors.layers import Conv2d
 from detectors.necks.p6p7 import P3P7
+from detectors.parameter_rules import PADDLE_TOWERS
 from detectors.structures import GroundTruth
 
 STRIDES = (8, 16, 32, 64, 128)
@@ -164,7 +168,7 @@ def retinanet_fpn(
         frozen_bn: whether the backbone's normalisation is constant.
         score_threshold: lowest score of a detection.
         max_detections: of an image.
-        conventions: "torchvision" or "mmdet".
+        conventions: "torchvision", "mmdet" or "paddledet".
 
     Returns:
         The model with random weights, in training mode.
@@ -173,9 +177,9 @@ def retinanet_fpn(
         ValueError: for unknown conventions.
     """
     rules = conventions_named(conventions)
-    mmdet = rules is MMDET
+    paddledet, mmdet = rules is PADDLEDET, rules is not TORCHVISION
     body = backbone(frozen_stages=frozen_stages, frozen_bn=frozen_bn)
-    neck = P3P7(body.out_channels[1:], p6_from_c5=mmdet)
+    neck = P3P7(body.out_channels[1:], p6_from_c5=rules is MMDET)
     head = RetinaNetHead(
         neck.out_channels,
         num_classes,
@@ -192,4 +196,6 @@ def retinanet_fpn(
         nms_threshold=0.5,
         max_detections=max_detections,
         keep_empty=not mmdet,
+        clip_boxes=not paddledet,
+        parameter_rules=PADDLE_TOWERS if paddledet else (),
     )

@@ -336,7 +336,7 @@ def ssd_vgg16(
     Raises:
         ValueError: for unknown conventions.
     """
-    mmdet = conventions_named(conventions) is MMDET
+    mmdet = conventions_named(conventions, no_paddledet=True) is MMDET
     backbone = VGG16(frozen_stages=frozen_stages)
     neck = SSDNeck(backbone.out_channels, layout.extra)
     head = SSDHead(neck.out_channels, num_classes, layout, clip_anchors=not mmdet, count_empty_images=mmdet)

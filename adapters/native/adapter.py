@@ -72,7 +72,11 @@ class Adapter(TorchAdapter):
         self.uses_masks = isinstance(model, SOLOv2) or bool(mask_heads)
         if not self.job.weights:
             batch = load_batches(self.job.batches, 0, 1)[0]
-            detectors.calibrate(model, torch.from_numpy(batch.images), torch.from_numpy(batch.image_sizes))
+            detectors.calibrate(
+                model,
+                torch.from_numpy(batch.images).to(torch.get_default_dtype()),
+                torch.from_numpy(batch.image_sizes),
+            )
         return model
 
     def stages(self) -> Sequence[Sequence[nn.Module]]:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import ppdet_patches  # noqa: F401
+import ppdet_patches
 
 # isort: split
 # After the patches, which decide how paddle loads and how ppdet runs.
@@ -46,6 +46,15 @@ from bench.worker.batches import image_order
 
 #: Operators that reports account for by themselves: forward and backward pass.
 OPERATORS = {"deformable convolution": ("deformable_conv", "DeformableConvGradNode")}
+#: Operators that stay in float32 when others do not: those that choose and cut out boxes.
+CHOOSING = (
+    "generate_proposals",
+    "distribute_fpn_proposals",
+    "roi_align",
+    "multiclass_nms3",
+    "matrix_nms",
+    "nms",
+)
 
 
 class Adapter(api.Adapter):
@@ -81,6 +90,8 @@ class Adapter(api.Adapter):
             paddle.distributed.init_parallel_env()
         seed_everything(self.workload["seed"])
         merge_config(self.config)
+        if self.workload["precision"] == "float64":
+            ppdet_patches.float32_becomes_float64()
         self.model = create(self.architecture)
         freeze_stages(self.model.backbone, self.workload["frozen_stages"])
         self.make_targets = target_operator(self.config)
@@ -205,7 +216,8 @@ class Adapter(api.Adapter):
         if not self.model.training:
             self.model.train()
         self.optimizer.clear_grad()
-        return self.parallel_model(data.inputs)
+        with self._autocast():
+            return self.parallel_model(data.inputs)
 
     def backward(self, losses: dict[str, Tensor]) -> None:
         losses["loss"].backward()
@@ -253,11 +265,18 @@ class Adapter(api.Adapter):
     def network(self, data: Data) -> Any:
         if self.model.training:
             self.model.eval()
-        with paddle.no_grad():
+        with paddle.no_grad(), self._autocast():
             return ppdet_networks.network(self.architecture, self.model, data.inputs)
 
+    def _autocast(self) -> Any:
+        """Products in the workload's precision, where that is not float32; what chooses boxes stays in float32."""
+        kind = self.workload["precision"]
+        if kind == "float32":
+            return contextlib.nullcontext()
+        return paddle.amp.auto_cast(dtype=kind, level="O1", custom_black_list=CHOOSING)
+
     def postprocess(self, raw: Any, data: Data) -> Sequence[Found]:
-        with paddle.no_grad():
+        with paddle.no_grad(), self._autocast():
             return ppdet_networks.postprocess(self.architecture, self.model, raw, data.inputs)
 
     def detections(self, processed: Sequence[Found], data: Data) -> list[Detections]:

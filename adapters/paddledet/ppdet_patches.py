@@ -84,6 +84,29 @@ def cast_keeps_an_axis(module: ModuleType) -> None:
     module.paddle = _PaddleWithAxes()  # type: ignore[attr-defined]
 
 
+def float32_becomes_float64() -> None:
+    """For ``precision: float64``: ppdet writes the type out, as in ppdet/modeling/heads/solov2_head.py:134."""
+    paddle.set_default_dtype("float64")
+    makers = ("arange", "cast", "full", "linspace", "ones", "to_tensor", "zeros")
+    owners = ((paddle, makers), (paddle.Tensor, ("astype", "cast")), (paddle.nn.functional, ("one_hot",)))
+    for owner, name in ((owner, name) for owner, names in owners for name in names):
+        setattr(owner, name, _widened(getattr(owner, name)))
+
+
+def _widened(function: Callable[..., Any]) -> Callable[..., Any]:
+    cast = paddle.cast
+
+    def wide(value: Any) -> Any:
+        same_type = isinstance(value, (str, type(paddle.float32))) and value in ("float32", paddle.float32)
+        return "float64" if same_type else value
+
+    def patched(*args: Any, **kwargs: Any) -> Any:
+        found = function(*map(wide, args), **{name: wide(value) for name, value in kwargs.items()})
+        return cast(found, "float64") if found.dtype == paddle.float32 else found
+
+    return patched
+
+
 class _Absent(ModuleType):
     """A package that only a part of ppdet uses which no arm runs: names of it can be imported."""
 

@@ -92,7 +92,7 @@ def load_weights(model: Any, path: str) -> None:
     if problems:
         raise ValueError(f"{path} does not fit {type(model).__name__}: " + "; ".join(problems))
     for name, value in state.items():
-        value.set_value(given[name].astype(np.float32))
+        value.set_value(given[name].astype(value.numpy().dtype))
 
 
 def save_state(path: str, model: Any, optimizer: Any, ema: Any) -> None:

@@ -26,7 +26,9 @@ app = typer.Typer()
     )
 )
 def export_model(
-    arm: Annotated[str, typer.Argument(metavar="ARM", help="CODEBASE:MODEL[@WEIGHTS], as of bench vs.")],
+    arm: Annotated[
+        str, typer.Argument(metavar="ARM", help="CODEBASE:MODEL or CODEBASE:MODEL@WEIGHTS, as of bench vs.")
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")] = Path("model.onnx"),
     size: Annotated[
         str, typer.Option("--size", help="Size of the images: 640, or 480x640 (height, width).")

@@ -25,8 +25,7 @@ from bench.report.export import FORMATS, export
 from bench.report.notebook import LoadedRun
 from bench.report.render.terminal import show
 from bench.report.text import cell
-from bench.report.values import to_json
-from bench.report.write import generate
+from bench.report.write import generate, to_json
 
 app = typer.Typer()
 

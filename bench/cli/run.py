@@ -35,6 +35,7 @@ from bench.cli.options import (
 )
 from bench.environments import cache_folder
 from bench.errors import BenchError, ExitCode
+from bench.inputs.watched import TOLD
 from bench.judge.audit import Audit, audit_run
 from bench.measure.preflight import check_plan
 from bench.measure.progress import listener
@@ -42,7 +43,7 @@ from bench.measure.session import Session, new_run, resumed
 from bench.measure.until import growing
 from bench.recipe.codebases import find_codebases
 from bench.recipe.load import LoadedRecipe, load_recipe
-from bench.recipe.plan import Plan, make_plan, other_conventions
+from bench.recipe.plan import Plan, make_plan, notes_of
 from bench.recipe.trust import refuse_untrusted
 from bench.recipe.variables import refuse_variables
 from bench.record.models import RunRecord
@@ -135,10 +136,15 @@ def run(
         sweep = Sweep(loaded, plan, asked, results, adapters, passed, quiet or as_json, strict, as_json)
         if dry_run:
             document = planned(plan, results)
+            document["problems"] = problems_of(loaded, plan, adapters, elsewhere=bool(executor))
             if asked.by_cell:
-                raise typer.Exit(sweep.dry_run(document, as_json=as_json))
-            document["problems"] = check_plan(plan, find_codebases(adapters))
-            print_json(document) if as_json else _print_dry_run(plan, document)
+                sweep.dry_run(document, as_json=as_json)
+            else:
+                document["notes"] = notes_of(plan, find_codebases(adapters))
+                print_json(document) if as_json else _print_dry_run(plan, document)
+            told = Console(stderr=True, soft_wrap=True)
+            for problem in document["problems"] if not as_json else ():
+                told.print(plain(f"problem: {problem}", "red"))
             raise typer.Exit(ExitCode.BAD_INPUT if document["problems"] else ExitCode.SUCCESS)
         if asked.by_cell:
             raise typer.Exit(sweep.run())
@@ -258,6 +264,18 @@ def plan_of(
     return loaded, plan
 
 
+def problems_of(
+    loaded: LoadedRecipe, plan: Plan, adapters: Sequence[Path], *, elsewhere: bool = False
+) -> list[str]:
+    """What would fail, as far as it shows without a model (`check_plan`); long reading is told of."""
+    telling = TOLD.set(lambda text: say(text, error=True))
+    try:
+        asked = loaded.recipe.environment.affinity
+        return check_plan(plan, find_codebases(adapters), cache_folder(), asked, elsewhere=elsewhere)
+    finally:
+        TOLD.reset(telling)
+
+
 def split_source(text: str) -> tuple[str, str]:
     """`CODEBASE=PATH` as a name and an absolute path. Raises BenchError where the path is no folder."""
     name, equals, path = text.partition("=")
@@ -313,8 +331,8 @@ def _execute(
     with listener(plan, quiet=quiet, done=run.journal()) as shown:
         plan, more = growing(plan, run, shown.note)
         codebases = find_codebases(adapters)
-        for arms, note in other_conventions(plan, codebases).items():
-            shown.note(f"{arms}: {note}")
+        for note in notes_of(plan, codebases):
+            shown.note(note)
         session = Session(plan, run, record, codebases, cache_folder(), shown, strict, more_launches=more)
         code = session.execute(retry_failed=retry_failed)
     return Outcome(run, code)
@@ -362,8 +380,8 @@ def _print_dry_run(plan: Plan, document: dict[str, Any]) -> None:
         if arm["variables"]:
             pairs = " ".join(f"{name}={shlex.quote(value)}" for name, value in arm["variables"].items())
             say(f"variables of {arm['id']}: {pairs}")
-    for problem in document["problems"]:
-        console.print(plain(f"problem: {problem}", "red"), soft_wrap=True)
+    for note in document["notes"]:
+        say(f"note: {note}")
 
 
 def _audit(

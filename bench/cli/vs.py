@@ -19,13 +19,12 @@ from bench.cli.options import (
     print_json,
     say,
 )
-from bench.cli.run import measure, plan_of, print_outcome, width_settings
+from bench.cli.run import measure, plan_of, print_outcome, problems_of, width_settings
 from bench.errors import BenchError, ExitCode, telling
-from bench.measure.preflight import check_plan
 from bench.recipe.codebases import find_codebases
 from bench.recipe.compose import Asked, composed, misspelt, parse_arm, recipe_text
 from bench.recipe.load import apply_override, load_recipe
-from bench.recipe.plan import make_plan
+from bench.recipe.plan import make_plan, notes_of
 from bench.recipe.trust import code_of
 from bench.report.write import generate
 
@@ -48,7 +47,8 @@ Images = Annotated[int, typer.Option("--images", min=1, help="Images: the first 
 Device = Annotated[str, typer.Option("--device", help="cpu or cuda.")]
 Arms = typer.Argument(
     metavar="ARM...",
-    help="CODEBASE:MODEL[@WEIGHTS]; CODEBASE=WHERE:MODEL runs in a named environment, an interpreter or a checkout.",
+    help="CODEBASE:MODEL or CODEBASE:MODEL@WEIGHTS; CODEBASE=WHERE:MODEL runs in a named environment, an interpreter "
+    "or a checkout.",
 )
 
 
@@ -100,9 +100,11 @@ def vs(
     path = save or results / str(content["name"]) / "recipe.yaml"
     write_recipe(path, content)
     loaded, plan = plan_of(path, [], adapters, trust=True)
-    if problems := check_plan(plan, codebases):
+    if problems := problems_of(loaded, plan, adapters):
         raise BenchError("\n  ".join(["this cannot be measured:", *problems]), where=str(path))
     if dry_run:
+        for note in notes_of(plan, codebases):
+            say(f"note: {note}", error=True)
         print_json({"recipe": str(path)}) if as_json else say(path)
         return
     if not quiet:
@@ -125,7 +127,7 @@ def vs(
 def init(
     path: Annotated[Path, typer.Argument(help="File to write.")] = Path("recipe.yaml"),
     arms: Annotated[
-        list[str] | None, typer.Option("--arm", help="CODEBASE:MODEL[@WEIGHTS]. Repeatable. Default: ask.")
+        list[str] | None, typer.Option("--arm", help="An arm as of bench vs. Repeatable. Default: ask.")
     ] = None,
     data: Annotated[str | None, typer.Option("--data", help="As of bench vs. Default: ask.")] = None,
     task: Annotated[str | None, typer.Option("--task", help="As of bench vs. Default: ask.")] = None,

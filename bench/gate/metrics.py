@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from bench.errors import BenchError, ExitCode, did_you_mean
 from bench.judge.steady import Floats
+from bench.record.parts import EVERY_PHASE, PHASES
 
 #: Share of a launch's rounds that is left out at either end.
 TRIMMED = 0.25
@@ -78,7 +79,6 @@ class Metric:
         return -math.expm1(-worsening) if worsening > -700 else -math.inf
 
 
-PHASES = {"train": ("data", "forward", "backward", "optimizer", "ema"), "infer": ("data", "network", "post")}
 OPERATORS = ("deformable convolution",)
 """Those that adapters account for by themselves."""
 METRICS: dict[str, Metric] = {
@@ -94,10 +94,7 @@ METRICS: dict[str, Metric] = {
         Metric("max memory", "lower", 0.02),
         Metric("AP", "higher", 0.001, relative=False, exact=True),
         Metric("EMA cost", "lower", 0.01, relative=False),
-        *(
-            Metric(f"phase {phase}", "lower", 0.02, relative=False, phase=phase)
-            for phase in dict.fromkeys((*PHASES["train"], *PHASES["infer"]))
-        ),
+        *(Metric(f"phase {phase}", "lower", 0.02, relative=False, phase=phase) for phase in EVERY_PHASE),
         *(Metric(f"operator {name}", "lower", 0.02, relative=False, phase=name) for name in OPERATORS),
     )
 }

@@ -103,8 +103,8 @@ def _phase_seconds(arm: ArmRecord, phase: str) -> Floats:
 
 
 def growth_of_phase(base: Floats, head: Floats) -> Launches:
-    """How much a phase grew in each launch, as a share of the base's step, but no more than the whole step grew: time
-    that moved from one phase to another is no regression.
+    """How much a phase grew in each launch, as a share of the base's step, or the whole step, whichever grew less over
+    all launches: time that moved from one phase to another is no regression.
 
     Args:
         base: Seconds of the phase and of the step, [launches, steps, 2].
@@ -115,11 +115,12 @@ def growth_of_phase(base: Floats, head: Floats) -> Launches:
         :, None, None
     ]
     means = grown.mean(axis=1)
-    smaller = means.argmin(axis=1)[:, None]
-    values = np.take_along_axis(means, smaller, axis=1)[:, 0]
+    # Chosen launch by launch, the smaller one would be too small: noise would choose.
+    smaller = int(means.mean(axis=0).argmin())
+    values = means[:, smaller]
     if steps < 2:
         return Launches(values, np.zeros(launches), np.zeros(launches))
-    errors = np.take_along_axis(grown.std(axis=1, ddof=1), smaller, axis=1)[:, 0] / np.sqrt(steps)
+    errors = grown[..., smaller].std(axis=1, ddof=1) / np.sqrt(steps)
     return Launches(values, errors, np.full(launches, steps - 1.0))
 
 

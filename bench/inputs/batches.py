@@ -111,12 +111,7 @@ def _prepare_image(
         if box is None:
             counts["degenerate_boxes_dropped"] += 1
             continue
-        try:
-            mask = resize_mask(object_mask(annotation, image), height, width)
-        except Exception as error:  # pycocotools raises bare Exceptions
-            raise BenchError(
-                f"annotation {annotation['id']}: no valid mask: {error}", where=str(dataset.annotations)
-            ) from None
+        mask = resize_mask(_sound_mask(annotation, image, dataset), height, width)
         if not mask.any():
             counts["vanished_masks_dropped"] += 1
             continue
@@ -133,6 +128,34 @@ def _prepare_image(
         masks=(np.array(masks, np.uint8).reshape(-1, height, width),),
     )
     return batch, {**counts, "images": 1, "objects": len(boxes)}
+
+
+def _sound_mask(annotation: Json, image: Json, dataset: Dataset) -> NDArray[np.uint8]:
+    try:
+        return object_mask(annotation, image)
+    except Exception as error:  # pycocotools raises bare Exceptions
+        raise BenchError(
+            f"annotation {annotation['id']}: no valid mask: {str(error).removeprefix('no valid mask: ')}",
+            where=str(dataset.origin),
+        ) from None
+
+
+def check_objects(dataset: Dataset, model: str) -> None:
+    """Whether batches can be made of the objects of a data set. Raises BenchError that names the annotation."""
+    _refuse_without_masks(dataset, model)
+    coco = json.loads(dataset.annotations.read_text())
+    images = {image["id"]: image for image in coco["images"]}
+    for row in watched(coco["annotations"], "checking outlines"):
+        image = images[row["image_id"]]
+        if not row.get("iscrowd") and _usable_box(row, image) is not None:
+            _sound_mask(row, image, dataset)
+
+
+def _refuse_without_masks(dataset: Dataset, model: str) -> None:
+    if model in MODELS and MODELS[model].masks and not dataset.masks:
+        raise BenchError(
+            f"{model} needs masks, and some objects have no segmentation", where=str(dataset.origin)
+        )
 
 
 # -- batches ---------------------------------------------------------------------------------------------
@@ -216,12 +239,7 @@ def prepare_batches(dataset: Dataset, workload: Workload, folder: Path) -> Path:
     Where a codebase trains for long from its own loader, only the first batch of each rank is prepared, from which the
     work is described, and the order of all images is told: the disk does not have to hold a data set of batches.
     """
-    model = MODELS.get(workload.model)
-    if model is not None and model.masks and not dataset.masks:
-        raise BenchError(
-            f"{workload.model} needs masks, and some objects have no segmentation",
-            where=str(dataset.annotations),
-        )
+    _refuse_without_masks(dataset, workload.model)
     size = workload.input.size
     parameters: Json = {
         "dataset": dataset.checksum,

@@ -7,7 +7,7 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,7 +37,7 @@ class Dataset:
     images: folder that the file names are relative to. annotations: COCO file of exactly these images
     (crowds included), in the cache. image_ids: ascending. classes / category_ids: of the whole data set, by
     ascending id; the place of a name is its label. masks: every object has an outline. checksum: SHA-256 of
-    annotations, images. skipped: what is wrong with images that were left out.
+    annotations, images. skipped: what is wrong with images that were left out. origin: the user's own file or folder.
     """
 
     name: str
@@ -50,6 +50,7 @@ class Dataset:
     masks: bool
     checksum: str
     skipped: tuple[str, ...] = ()
+    origin: Path = Path()
 
 
 # -- opening ---------------------------------------------------------------------------------------------
@@ -81,14 +82,34 @@ def evaluated_input(workload: Workload) -> Input:
     return input.model_copy(update={"split": workload.eval_split, "annotations": annotations})
 
 
-def check_dataset(input: Input, task: str) -> None:
-    """Whether a data set and its split are there, without reading them. Raises BenchError that names the file."""
+def open_all(workload: Workload, cache: Path) -> Iterator[Dataset]:
+    """What a workload trains or is timed on, then what it evaluates; of shapes only the splits are looked at.
+
+    Raises BenchError that names the file.
+    """
+    input, evaluated = workload.input, evaluated_input(workload)
     if input.annotations is None and input.dataset == "shapes":
-        _shapes_split(input.split, task)
-    elif input.annotations is None and (layout := formats.layout_of(_folder(input))) is not None:
-        formats.check(_folder(input), layout, _split(input.split, task))
-    else:
-        _coco_paths(input, task)
+        for split, task in (
+            (input.split, workload.task),
+            *([(evaluated.split, "eval")] if workload.evaluates else []),
+        ):
+            _shapes_split(split, task)
+        return
+    if workload.task != "eval":
+        yield (timed := open_dataset(input, workload.task, cache))
+    if workload.evaluates:
+        yield (found := open_evaluation(workload, cache))
+        if workload.task != "eval":
+            refuse_other_categories(timed, found)
+
+
+def refuse_other_categories(timed: Dataset, evaluated: Dataset) -> None:
+    """What is evaluated has the categories of what is trained on. Raises BenchError."""
+    if evaluated.category_ids != timed.category_ids:
+        raise BenchError(
+            "the split to evaluate has other categories than the one to train on",
+            where=str(evaluated.origin),
+        )
 
 
 @dataclass(frozen=True)
@@ -102,6 +123,7 @@ class _Choice:
 
 
 def _open(input: Input, task: str, choice: _Choice, cache: Path) -> Dataset:
+    layout = None
     if input.annotations is not None:
         split = re.sub(r"[^\w.-]", "_", Path(input.annotations).stem)
         name = Path(str(input.images)).expanduser().resolve().name
@@ -118,7 +140,7 @@ def _open(input: Input, task: str, choice: _Choice, cache: Path) -> Dataset:
         name, layout = root.resolve().name, formats.layout_of(root)
         split = _split(input.split, task, "" if layout else "2017")
         paths = formats.as_coco(root, layout, split, cache) if layout else _coco_paths(input, task)
-    return _open_coco(*paths, choice, cache, name, split)
+    return _open_coco(*paths, choice, cache, name, split, root if layout else paths[0])
 
 
 def _split(given: str | None, task: str, year: str = "") -> str:
@@ -144,9 +166,9 @@ def _folder(input: Input) -> Path:
 
 
 def _open_coco(
-    annotations: Path, images: Path, choice: _Choice, cache: Path, name: str, split: str
+    annotations: Path, images: Path, choice: _Choice, cache: Path, name: str, split: str, origin: Path
 ) -> Dataset:
-    subset, skipped = _sound_subset(read_coco(annotations), choice, annotations, images)
+    subset, skipped = _sound_subset(read_coco(annotations), choice, origin, images)
     categories = subset["categories"]
     text = json.dumps(subset, sort_keys=True, separators=(",", ":"))
     checksum = _checksum(text, subset["images"], images)
@@ -167,6 +189,7 @@ def _open_coco(
         masks=all(a.get("segmentation") for a in subset["annotations"] if not a.get("iscrowd")),
         checksum=checksum,
         skipped=skipped,
+        origin=origin,
     )
 
 

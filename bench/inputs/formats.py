@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import tempfile
 import warnings
 from pathlib import Path
@@ -36,12 +37,6 @@ def layout_of(root: Path) -> Layout | None:
     return None
 
 
-def check(root: Path, layout: Layout, split: str) -> None:
-    """Whether the split and the library are there. Raises BenchError."""
-    _library(root)
-    _yolo_folders(root, split) if layout == "yolo" else _voc_folders(root, split)
-
-
 def splits_of(root: Path, layout: Layout) -> list[str]:
     """Names of the splits that a folder has."""
     if layout == "yolo":
@@ -66,8 +61,11 @@ def as_coco(root: Path, layout: Layout, split: str, cache: Path) -> tuple[Path, 
         content = _content(library, found, classes, names)
     except BenchError:
         raise
-    except Exception as error:  # the library raises many kinds, and its messages name the file
-        raise BenchError(f"not a data set of {layout.upper()}: {error}", where=str(root)) from None
+    except Exception as error:  # the library raises many kinds; of YOLO its messages name the file
+        place = root if layout == "yolo" else _faulty_xml(labels) or root
+        raise BenchError(f"not a data set of {layout.upper()}: {error}", where=str(place)) from None
+    if layout == "yolo":
+        _refuse_pixels(content, labels)
     text = json.dumps(content)
     key = hashlib.sha256(text.encode()).hexdigest()[:16]
     target = cache / "formats" / f"{layout}-{split}-{key}.json"
@@ -104,21 +102,35 @@ def _content(library: Any, found: Any, classes: list[str], names: set[str] | Non
     return {key: content[key] for key in ("images", "annotations", "categories")}
 
 
+def _refuse_pixels(content: dict[str, Any], labels: Path) -> None:
+    """A box of YOLO is in shares of its image, so its centre is in the image. Raises BenchError."""
+    images = {image["id"]: image for image in content["images"]}
+    for row in content["annotations"]:
+        (x, y, w, h), image = row["bbox"], images[row["image_id"]]
+        if not (0 <= x + w / 2 <= image["width"] and 0 <= y + h / 2 <= image["height"]):
+            raise BenchError(
+                "a box lies outside of its image",
+                where=str(labels / Path(image["file_name"]).with_suffix(".txt")),
+                hint="x, y, width and height of YOLO are shares of the image, from 0 to 1",
+            )
+
+
 # -- YOLO ------------------------------------------------------------------------------------------------
 
 
 def _yolo_files(root: Path) -> list[Path]:
-    """Files that name classes and a folder of images."""
+    """Files that name a folder of images."""
     paths = (path for path in sorted([*root.glob("*.yaml"), *root.glob("*.yml")]) if path.is_file())
     texts = {path: path.read_text(errors="replace") for path in paths}
-    return [path for path, text in texts.items() if "names:" in text and ("train:" in text or "val:" in text)]
+    return [path for path, text in texts.items() if re.search(r"^(train|val):", text, re.MULTILINE)]
 
 
 def _yolo_content(root: Path) -> tuple[Path, dict[str, Any]]:
     file = _yolo_files(root)[0]
     content, _ = plain_yaml.parse(plain_yaml.text_of(file), str(file))
-    if not isinstance(content, dict):
-        raise BenchError("not a data file of YOLO: names, train and val are missing", where=str(file))
+    if not isinstance(content, dict) or not isinstance(content.get("names"), list | dict):
+        hint = "names: [first, second] or names: {0: first, 1: second}"
+        raise BenchError("not a data file of YOLO: it has no names of classes", where=str(file), hint=hint)
     return file, content
 
 
@@ -150,13 +162,29 @@ def _yolo_folders(root: Path, split: str) -> tuple[Path, Path]:
 # -- Pascal VOC ------------------------------------------------------------------------------------------
 
 
+def _faulty_xml(labels: Path) -> Path | None:
+    """The first file that is no XML, or has an object without a box."""
+    from defusedxml.ElementTree import parse  # type: ignore[import-untyped]  # which the library brings
+
+    for path in sorted(labels.glob("*.xml")):
+        try:
+            if any(one.find("bndbox") is None for one in parse(path).iter("object")):
+                return path
+        except Exception:
+            return path
+    return None
+
+
 def _voc_folders(root: Path, split: str) -> tuple[Path, Path, set[str] | None]:
     """Of images and of XML, and the names of the split's images (None: all in the folder). Raises BenchError."""
     images, labels = root / "JPEGImages", root / "Annotations"
     listed = root / "ImageSets" / "Main" / f"{split}.txt"
     if images.is_dir() and labels.is_dir() and listed.is_file():
         lines = listed.read_text(errors="replace").splitlines()
-        return images, labels, {line.split()[0] for line in lines if line.strip()}
+        names = {line.split()[0] for line in lines if line.strip()}
+        if absent := sorted(names - {path.stem for path in images.iterdir()}):
+            raise BenchError(f"lists {absent[0]}, and there is no such image", where=str(listed))
+        return images, labels, names
     if (root / split).is_dir() and any((root / split).glob("*.xml")):
         return root / split, root / split, None
     known = splits_of(root, "voc")

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from bench.errors import BenchError, read_file
 
@@ -98,6 +98,8 @@ def _opened(path: Path) -> Iterator[Image.Image]:
             warnings.simplefilter("ignore")  # of odd metadata and transparency, which do not matter here
             with Image.open(io.BytesIO(content)) as image:
                 yield image
+    except UnidentifiedImageError:
+        raise BenchError("image cannot be decoded: it is of no known format", where=str(path)) from None
     except (OSError, ValueError, SyntaxError, MemoryError, Image.DecompressionBombError) as error:
         raise BenchError(f"image cannot be decoded: {error}", where=str(path)) from None
 

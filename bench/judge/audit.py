@@ -17,6 +17,9 @@ from bench.judge.facts import declared, observed
 from bench.judge.pairs import baselines_of
 from bench.record.models import ArmRecord
 
+#: Processors, below which a process that computes on at least one of them waits.
+BUSY = 0.75
+
 Verdict = Literal["equal", "unequal", "not shown", "different models"]
 
 
@@ -92,15 +95,18 @@ def audit(arm: ArmRecord, baseline: ArmRecord) -> Audit:
     """Compare an arm with the baseline of its comparison."""
     differences, unknown = _compared(arm, baseline)
     notes = [f"in the audit, {text}" for text in _randomness(arm, baseline)]
+    notes += [text for one in (baseline, arm) for text in _waiting(one)]
     work = [fact for fact in differences if fact.only_with_others]
     others = [fact for fact in differences if not fact.only_with_others]
-    if others and rounding.explains(others, arm, baseline):
-        unknown += [f"{fact.name} (differs by less than rounding does)" for fact in others]
-        differences = []
-    elif work and not others and not unknown:
+    rounded = bool(others) and rounding.explains(others, arm, baseline)
+    if rounded or (not others and not unknown):
         # The same results, step by step and group by group, from other sums: an optimisation, not other work.
         first = {fact.name.partition(" in step")[0]: fact for fact in reversed(work)}
-        notes += [f"{_difference(fact)}, with the same results" for fact in first.values()]
+        results = (
+            "with results that differ by less than rounding does" if rounded else "with the same results"
+        )
+        notes += [f"{_difference(fact)}, {results}" for fact in first.values()]
+        unknown += [f"{fact.name} (differs by less than rounding does)" for fact in others]
         differences = []
     return Audit(
         arm.id,
@@ -149,6 +155,14 @@ def _randomness(*arms: ArmRecord) -> list[str]:
         text for arm in arms for rank in arm.audit.get("ranks", ()) for text in rank.get("randomness", ())
     )
     return list(dict.fromkeys(said))
+
+
+def _waiting(arm: ArmRecord) -> list[str]:
+    """That a process mostly waited in timed blocks, for others or on purpose: the audit compares work, not waiting."""
+    busy = arm.busy_processors
+    if busy is None or busy >= BUSY or arm.workload.device != "cpu" or arm.workload.input.mode == "pipeline":
+        return []
+    return [f"{arm.id} waited in timed blocks: it kept {busy:.2f} processors busy at most"]
 
 
 def audit_run(arms: Sequence[ArmRecord], baseline: Mapping[str, Any]) -> dict[str, Audit]:

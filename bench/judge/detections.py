@@ -11,6 +11,8 @@ IOU = 0.9
 SCORE = 0.01
 #: Relative difference of the areas of two masks of one object, and of their centres to the root of the area.
 MASK = 0.05
+#: Of the lengths of their borders.
+BORDER = 0.1
 
 
 def matched_share(first: Mapping[str, Any], second: Mapping[str, Any]) -> float:
@@ -18,7 +20,7 @@ def matched_share(first: Mapping[str, Any], second: Mapping[str, Any]) -> float:
 
     Args:
         first: ``boxes`` [N, 4] (x1, y1, x2, y2), ``scores`` [N], ``labels`` [N] and perhaps ``masks``, per object
-            height and width of the image, area, and centre (row, column), as `bench.worker.audit` keeps them.
+            height and width of the image, area, centre (row, column) and border, as `bench.worker.probe` keeps them.
         second: The same of the other side.
 
     Returns:
@@ -56,10 +58,12 @@ def _iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def _alike(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """By size of the image, area and centre."""
+    """By size of the image, area, centre, and border, which old records lack."""
     a, b = first[:, None], second[None, :]
     area = np.maximum(np.maximum(a[..., 2], b[..., 2]), 1)
     sizes = (a[..., :2] == b[..., :2]).all(-1)
     areas = np.abs(a[..., 2] - b[..., 2]) <= MASK * area + 4
-    centres = np.abs(a[..., 3:] - b[..., 3:]).max(-1) <= MASK * np.sqrt(area) + 1
-    return np.asarray(sizes & areas & centres)
+    centres = np.abs(a[..., 3:5] - b[..., 3:5]).max(-1) <= MASK * np.sqrt(area) + 1
+    first, second = (one[..., 5:].sum(-1) for one in (a, b))
+    borders = np.abs(first - second) <= BORDER * np.maximum(first, second) + 8
+    return np.asarray(sizes & areas & centres & (borders | (first * second == 0)))

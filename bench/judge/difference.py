@@ -41,8 +41,17 @@ class Matches:
 
 
 @dataclass(frozen=True)
+class Resampled:
+    """AP, and AP of sets of images drawn anew [replicates]: the same sets for the same number of images and seed."""
+
+    image_ids: tuple[int, ...]
+    value: float
+    draws: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
 class Difference:
-    """AP of one minus AP of the other, with the interval that holds it in 95 % of the sets of images drawn anew."""
+    """AP of one minus AP of the other, or one AP, with its interval in 95 % of the sets of images drawn anew."""
 
     value: float
     low: float
@@ -127,33 +136,43 @@ def _class_precision(one: ClassMatches, counts: NDArray[np.int64], objects: int)
     return float(np.mean([row[np.searchsorted(r, RECALLS)] for row, r in zip(padded, recall, strict=True)]))
 
 
-def paired_difference(a: Matches, b: Matches, *, replicates: int = 1000, seed: int = 0) -> Difference:
-    """AP of ``a`` minus AP of ``b`` on the same images, with a 95 % interval for other images.
-
-    The half width is Student's t times the bootstrap's standard error. Each replicate draws as many images as there
-    are, with replacement, the same for both, so that what makes an image hard for everyone cancels out. Of the classes
-    a replicate has no object of, neither side counts anything. How much AP differs from one training to the next is
-    not in it.
+def resampled(matches: Matches, *, replicates: int = 1000, seed: int = 0) -> Resampled:
+    """AP of sets of as many images as there are, drawn with replacement.
 
     Args:
-        a: matches of one side.
-        b: of the other, on the same images.
+        matches: of the detections.
         replicates: sets of images drawn.
         seed: of the draws.
+    """
+    count = len(matches.image_ids)
+    draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=replicates)
+    found = np.array([average_precision(matches, draw) for draw in draws])
+    return Resampled(matches.image_ids, average_precision(matches), found)
 
-    Returns:
-        The difference; its interval is NaN where no replicate has an object, and infinite with one image.
+
+def paired_difference(a: Resampled, b: Resampled) -> Difference:
+    """AP of ``a`` minus AP of ``b`` on the same images, with a 95 % interval for other images.
+
+    The sets of images are the same for both, so that what makes an image hard for everyone cancels out. Of the classes
+    a set has no object of, neither side counts anything. How much AP differs from one training to the next is not in
+    it.
 
     Raises:
         ValueError: for other images.
     """
     if a.image_ids != b.image_ids:
         raise ValueError("the two were evaluated on different images")
-    count = len(a.image_ids)
-    draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=replicates)
-    found = np.array([average_precision(a, draw) - average_precision(b, draw) for draw in draws])
-    value = average_precision(a) - average_precision(b)
-    found = found[np.isfinite(found)]
+    return interval(Resampled(a.image_ids, a.value - b.value, a.draws - b.draws))
+
+
+def interval(one: Resampled) -> Difference:
+    """The value with a 95 % interval for other images: Student's t times the bootstrap's standard error.
+
+    Returns:
+        Its interval is NaN where no set of images has an object, and infinite with one image.
+    """
+    count, value = len(one.image_ids), one.value
+    found = one.draws[np.isfinite(one.draws)]
     if count < 2 or found.size < 2:
         half_width = np.inf if found.size else np.nan
     else:  # a bootstrap of n images has (n - 1) / n of the variance

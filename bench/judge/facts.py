@@ -174,6 +174,8 @@ def _closing(a: Json, b: Json, rank: _Rank) -> Iterator[Fact]:
         return
     if a.get("weights") and b.get("weights"):
         yield from rank.facts()
+        if rank.alike and a.get("taken") == b.get("taken") and not rank.own_input:
+            yield from steps.ways(a.get("way", {}), b.get("way", {}), at, 0.5 if rank.samples else 0.25)
     if "step" not in a or "step" not in b:
         return
     yield from _settings(a["after"], b["after"], at)
@@ -245,12 +247,19 @@ class _Rank:
                 yield from self._values(a, b, at)
             if "losses" in a and "losses" in b:
                 yield from steps.rules(a["rule"], b["rule"], number, at)
+                if named:
+                    yield from steps.decays(a.get("decay", {}), b.get("decay", {}), at)
                 if named and number:  # some averages begin with a copy of the first weights
                     yield from steps.averages(a, b, at)
+            read = f"while results are read{at}"
+            yield from steps.outside((a.get("outside", {}), a), (b.get("outside", {}), b), read)
+        if min(counts):
+            one, two = ((rank.get("converted", {}), rank["steps"][0]) for rank in (self.a, self.b))
+            yield from steps.outside(one, two, f"while batches are converted{self.where}")
         if min(counts) > 1:
             yield from steps.repeated(self.a["steps"], self.b["steps"], self.where)
         if named and "changed" in self.a and "changed" in self.b:
-            yield from steps.changed(self.a["changed"], self.b["changed"], self.where)
+            yield from steps.changed(self.a, self.b, self.where)
 
     def _weights(self) -> Iterator[Fact]:
         """Norms of all parameters that the arms share, which must be nearly all that there are."""

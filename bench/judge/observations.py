@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 Json = Mapping[str, Any]
+#: Values by the name of a parameter.
+Named = Sequence[tuple[str, Any]]
 
 #: Layers whose outputs are raw predictions: nothing comes after them but the loss or post-processing.
 FINAL = frozenset({"classes", "deltas", "objectness", "centreness", "logits", "kernels", "output"})
@@ -36,52 +40,71 @@ def summary(facts: Json, names: Mapping[str, str] | None) -> dict[str, Any]:
     if not facts:
         return {}
 
-    def canonical(values: Json) -> dict[str, Any]:
-        return {names.get(own, own) if names else own: value for own, value in values.items()}
+    def canonical(values: Json) -> Named:
+        """Several tensors of a codebase may be one of ours (FCOS's factors, a scalar per level)."""
+        return [(names.get(own, own) if names else own, value) for own, value in values.items()]
 
     def of_step(step: Json) -> dict[str, Any]:
         kept = dict(step)
         layers = canonical(step["layers"])
-        kept["layers"] = {name: one for name, one in layers.items() if not names or _is_final(name)}
+        kept["layers"] = {name: one for name, one in layers if not names or _is_final(name)}
         for kind in ("gradient", "update", "momentum", "statistics"):
             if kind in step:
                 kept[kind] = _norms(canonical(step[kind]))
         for kind in ("average", "average of statistics"):
             if kind in step:
                 kept[kind] = _shares(canonical(step[kind]))
+        if "decay" in step:
+            kept["decay"] = _decays(canonical(step["decay"]))
         return kept
 
     if "step" in facts:
         facts = {**facts, "step": of_step(facts["step"])}
     if "steps" not in facts:
         return dict(facts)
-    named = {"named": "canonical" if names else "own", "weights": canonical(facts["weights"])}
-    changed = {"changed": _sums(canonical(facts["changed"]))} if "changed" in facts else {}
-    return {**facts, **named, **changed, "steps": [of_step(step) for step in facts["steps"]]}
+    weights = _norms(canonical(facts["weights"]), str)
+    named: dict[str, Any] = {"named": "canonical" if names else "own", "weights": weights}
+    if "changed" in facts:
+        named.update(changed=_sums(canonical(facts["changed"])), tensors=len(facts["changed"]))
+    if "way" in facts:
+        named["way"] = _norms(canonical(facts["way"]))
+    return {**facts, **named, "steps": [of_step(step) for step in facts["steps"]]}
 
 
-def _norms(norms: Json) -> dict[str, float]:
+def _norms(norms: Named, group: Callable[[str], str] = group_of) -> dict[str, float]:
     squares: dict[str, float] = {}
-    for name, value in norms.items():
-        squares[group_of(name)] = squares.get(group_of(name), 0.0) + value * value
-    return {group: square**0.5 for group, square in squares.items()}
+    for name, value in norms:
+        squares[group(name)] = squares.get(group(name), 0.0) + value * value
+    return {name: square**0.5 for name, square in squares.items()}
 
 
-def _sums(sizes: Json) -> dict[str, int]:
+def _sums(sizes: Named) -> dict[str, int]:
     sums: dict[str, int] = {}
-    for name, size in sizes.items():
+    for name, size in sizes:
         sums[group_of(name)] = sums.get(group_of(name), 0) + size
     return sums
 
 
-def _shares(average: Json) -> dict[str, float]:
+def _shares(average: Named) -> dict[str, float]:
     """The weight of the new values, by group; where weights did not move, nothing is known of their average."""
     sums: dict[str, list[float]] = {}
-    for name, (step, distance) in average.items():
+    for name, (step, distance) in average:
         total = sums.setdefault(group_of(name), [0.0, 0.0])
         total[0] += step
         total[1] += distance
     return {group: step / distance for group, (step, distance) in sums.items() if distance > 0}
+
+
+def _decays(products: Named) -> dict[str, list[float]]:
+    """The weight decay, by group, and what rounding may add to it."""
+    sums: dict[str, np.ndarray] = {}
+    for name, one in products:
+        sums[group_of(name)] = sums.get(group_of(name), 0.0) + np.array(one)
+    return {
+        group: [float(decay / square), 1e-7 * float((momentum / square) ** 0.5)]
+        for group, (decay, square, momentum) in sums.items()
+        if square > 0 and np.isfinite([decay, square, momentum]).all()
+    }
 
 
 def work_of(facts: Json) -> dict[str, Any]:

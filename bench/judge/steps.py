@@ -134,8 +134,9 @@ def rules(a: Json, b: Json, number: int, at: str) -> Iterator[Fact]:
             yield Fact(f"{title} as the weights show it{at}", a.get(name), b.get(name), tolerance, explained)
             first, second = a.get("vectors", {}), b.get("vectors", {})  # not of old records
             if name in first and name in second:
-                yield _of_vectors(title, name, first, second, at, 2 * tolerance, explained)
-
+                blur = max(first["blur"], second["blur"]) if name == "weight_decay" else 0.0
+                where = f"{title} as biases show it{at}"
+                yield _constant(where, first[name], second[name], blur, 2 * tolerance, explained)
     for place, title in enumerate(("update", "momentum")):
         if "unexplained" in a and "unexplained" in b:
             one, two = a["unexplained"][place], b["unexplained"][place]
@@ -143,13 +144,20 @@ def rules(a: Json, b: Json, number: int, at: str) -> Iterator[Fact]:
             yield Fact(name, one, two, 0.05, frozenset({"optimizer"}), distance=abs(one - two))
 
 
-def _of_vectors(
-    title: str, name: str, a: Json, b: Json, at: str, tolerance: float, explained: frozenset[str]
+def _constant(
+    name: str, a: float, b: float, blur: float, tolerance: float, explained: frozenset[str]
 ) -> Fact:
-    """A constant for biases and scales. A weight decay counts as far as it stands out of what rounding adds."""
-    floor = 10 * max(a["blur"], b["blur"]) / tolerance if name == "weight_decay" else 1e-12
-    distance = abs(a[name] - b[name]) / max(abs(a[name]), abs(b[name]), floor)
-    return Fact(f"{title} as biases show it{at}", a[name], b[name], tolerance, explained, distance=distance)
+    """A constant of a part of the weights. It counts as far as it stands out of what rounding adds (``blur``)."""
+    distance = abs(a - b) / max(abs(a), abs(b), 10 * blur / tolerance, 1e-12)
+    return Fact(name, a, b, tolerance, explained, distance=distance)
+
+
+def decays(a: Mapping[str, Sequence[float]], b: Mapping[str, Sequence[float]], at: str) -> Iterator[Fact]:
+    """The weight decay of each part of the model that both arms have."""
+    for group in sorted({*a} & {*b}):
+        (first, blur), (second, other) = a[group], b[group]
+        name, explained = f"weight decay of {group}{at}", frozenset({"weight_decay", "optimizer", "lr"})
+        yield _constant(name, first, second, max(blur, other), 0.1, explained)
 
 
 def averages(a: Json, b: Json, at: str) -> Iterator[Fact]:
@@ -179,9 +187,49 @@ def settings(a: Json, b: Json, at: str) -> Iterator[Fact]:
 def silent(a: Mapping[str, int], b: Mapping[str, int], at: str) -> Iterator[Fact]:
     """A phase without any operator, where the other arm has some: its work may be done elsewhere, or put off."""
     if a and b:
-        for phase in ("forward", "backward", "optimizer", "ema", "network"):
+        for phase in ("forward", "backward", "optimizer", "ema", "network", "post"):
             if bool(a.get(phase)) != bool(b.get(phase)):
                 yield unknown(f"operators of the phase {phase}{at}", frozenset({phase}))
+
+
+OUTSIDE = (
+    ("flops", "FLOPs", 0.01),
+    ("suppressed", "boxes offered to suppression", 0.02),
+    ("operators", "operators", 0.1),
+)
+
+
+def outside(first: tuple[Json, Json], second: tuple[Json, Json], what: str) -> Iterator[Fact]:
+    """Work that no step is timed with, to that of a step.
+
+    Args:
+        first: Of the baseline: the work, and a step.
+        second: The same of the arm.
+        what: What is done there, and the place of the facts.
+    """
+    works = [(work, _work(step)) for work, step in (first, second)]
+    for kind, title, tolerance in OUTSIDE if first[0] and second[0] else ():
+        if kind != "operators" or all(step[kind] for _, step in works):  # not every observer sees them
+            one, two = (work[kind] / max(step[kind], 1) for work, step in works)
+            name = f"{title} {what}, to those of a step"
+            yield Fact(name, one, two, tolerance, WORK, distance=abs(one - two))
+
+
+def _work(step: Json) -> dict[str, int]:
+    return {
+        "flops": sum(sum(kind.values()) for kind in step["flops"].values()),
+        "suppressed": step.get("suppressed", 0),
+        "operators": sum(step.get("operators", {}).values()),
+    }
+
+
+def ways(a: Mapping[str, float], b: Mapping[str, float], at: str, tolerance: float) -> Iterator[Fact]:
+    """How far all steps before moved each part of the model, from where it began."""
+    whole = max(_length(a), _length(b))
+    for group in sorted({*a, *b}):
+        norms = a.get(group, 0.0), b.get(group, 0.0)
+        distance = abs(norms[0] - norms[1]) / max(*norms, SMALL * whole, 1e-12)
+        yield Fact(f"distance that {group} went{at}", *norms, tolerance, VALUES, distance=distance)
 
 
 def timed_before(
@@ -241,10 +289,13 @@ def _again(steps: Sequence[Json], phase: str, other: int) -> float | None:
     return counts[1] / counts[0] if counts[0] else None
 
 
-def changed(a: Json, b: Json, where: str) -> Iterator[Fact]:
+def changed(first: Json, second: Json, where: str) -> Iterator[Fact]:
     """Which parts of the model the steps changed."""
+    a, b = first["changed"], second["changed"]
     yield Fact(f"parts of the model that changed{where}", sorted(a), sorted(b), explained_by=VALUES)
     yield Fact(f"values that changed{where}", sum(a.values()), sum(b.values()), 2e-3, VALUES)
+    if "tensors" in first and "tensors" in second:  # not of old records
+        yield Fact(f"tensors that changed{where}", first["tensors"], second["tensors"], 5e-3, VALUES)
 
 
 def detections(first: Sequence[Json], second: Sequence[Json], at: str) -> Iterator[Fact]:

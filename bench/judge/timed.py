@@ -41,6 +41,9 @@ def launch(pairs: Sequence[Pair], at: str, growing: float | None) -> Iterator[Fa
         if taken and taken == b.done.get("steps") and a.losses and b.losses and tolerance < TOLERANCE:
             yield from steps.losses(a.losses, b.losses, f" in timed step {taken:g}{at}", tolerance)
     yield from _way(pairs, at, WAY_AT_RANDOM if growing is None else WAY)
+    one, two = (max((pair[side].done.get("later", 0.0) for pair in rounds), default=0.0) for side in (0, 1))
+    name = f"processor time of reading the results of a timed block, to its own{at}"
+    yield Fact(name, one, two, 1.0, distance=abs(one - two))
     for a, b in rounds:
         if a.found and b.found:
             yield from steps.detections(a.found, b.found, f" in the timed blocks{at}")
@@ -53,9 +56,14 @@ def _total(one: Losses) -> float | None:
 
 
 def _way(pairs: Sequence[Pair], at: str, tolerance: float) -> Iterator[Fact]:
-    """How far the sums of squares of weights and average went from the warm-up to the last block."""
+    """The sum of squares of the momentum, and how far those of weights and average went from the warm-up on."""
     if len(pairs) < 2:
         return
+    sums = [[pair[side].done.get("momentum") for pair in pairs] for side in (0, 1)]
+    if not any(one is None for side in sums for one in side):
+        first, second = np.mean(np.array(sums, float), axis=1)
+        name = f"squared norm of the momentum in timed blocks{at}"
+        yield Fact(name, float(first), float(second), 2.5 * tolerance, VALUES)
     for kind in ("weights", "average"):
         ends = [[pair[side].done.get(kind) for pair in (pairs[0], pairs[-1])] for side in (0, 1)]
         first, second = (None if a is None or b is None else b - a for a, b in ends)

@@ -167,8 +167,9 @@ class MeasuredArm:
         first = None if round_ < 0 else (launch * measure.rounds + round_) * measure.steps
         before, joules = read_clock(), self.meter.read()
         hold = measure.hold_weights and self.arm.workload.task == "train"
+        found = None if round_ else (steps - 1 - launch) % steps  # by launch another one, the last step first
         replies = self.request(
-            "run_block", steps=steps, settle=measure.settle, first=first, hold=hold, found=round_ == 0
+            "run_block", steps=steps, settle=measure.settle, first=first, hold=hold, found=found
         )
         taken = None if measure.quiet == "off" else taken_cores(before, read_clock())
         self.keep_block(launch, round_, position, replies, taken_cores=taken, batches=replies[0]["batches"])

@@ -2,40 +2,91 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from bench.environments import named_python, python_of
-from bench.errors import BenchError
-from bench.inputs.dataset import check_dataset, evaluated_input
+from bench.errors import BenchError, near, read_file
+from bench.inputs import weights as mappings
+from bench.inputs.batches import check_objects
+from bench.inputs.dataset import open_all
+from bench.inputs.npz import check_npz, read_npz
 from bench.measure.process import FOREIGN, WorkerFailure, worker_path
 from bench.recipe.codebases import Codebase
+from bench.recipe.compose import FILES, refuse_missing_file
 from bench.recipe.plan import Arm, Plan
+from bench.recipe.workload import Workload
 from bench.record import machine
 from bench.record.models import ArmRecord, RunRecord
+from bench.record.run import Run
+
+#: The codebase whose seeded initialisation is transplanted into all others; canonical names are its names.
+WEIGHTS_SOURCE = "native"
+_PICKLE, _ZIP = (0, b"\x80"), (0, b"PK")
+#: How files of weights begin: place and bytes.
+_MAGIC = {
+    ".pth": (_PICKLE, _ZIP),
+    ".pt": (_PICKLE, _ZIP),
+    ".pkl": (_PICKLE,),
+    ".pdparams": (_PICKLE,),
+    ".safetensors": ((8, b"{"),),
+}
 
 
-def check_plan(plan: Plan, codebases: Mapping[str, Codebase]) -> list[str]:
-    """What would fail or be ignored, in words; nothing when all that a recipe asks for is there."""
+def check_plan(
+    plan: Plan,
+    codebases: Mapping[str, Codebase],
+    cache: Path,
+    affinity: Sequence[int] | None = None,
+    *,
+    elsewhere: bool = False,
+) -> list[str]:
+    """What would fail or be ignored, as far as it shows without a model: data is read as a run reads it.
+
+    Args:
+        plan: What is to be measured.
+        codebases: The known ones, by name.
+        cache: Folder of the cache.
+        affinity: Processors that the recipe asks for.
+        elsewhere: The arms run on other machines, so the devices of this one say nothing.
+
+    Returns:
+        Problems in words; none when all that a recipe asks for is there and sound.
+    """
+    read = functools.cache(lambda workload: _error_of(_check_data, workload, cache))
     problems: dict[str, list[str]] = {}
     for arm in plan.arms:
-        for check in (check_weights, _check_data, _check_device, _check_source):
-            try:
-                check(arm)
-            except BenchError as error:
-                problems.setdefault(str(error), []).append(arm.id)
-        try:
-            interpreter_of(arm, arm.checkout.codebase if arm.checkout else codebases[arm.codebase])
-        except BenchError as error:
-            problems[str(error)] = [arm.codebase]
+        codebase = arm.checkout.codebase if arm.checkout else codebases[arm.codebase]
+        found = [
+            _error_of(check_weights, arm) or _error_of(_check_formats, arm, codebase),
+            read(_as_read(arm.workload)),
+            None if elsewhere else _error_of(_check_device, arm),
+            None if elsewhere else _error_of(_check_processors, affinity or ()),
+            _error_of(_check_source, arm) or _error_of(_check_environment, arm, codebase),
+            _error_of(_check_model, arm),
+            _error_of(generator) if arm.workload.task == "serve" else None,
+        ]
+        for problem in filter(None, found):
+            problems.setdefault(problem, []).append(arm.id)
     return [
         f"{arms[0]}{f' and {len(arms) - 1} more' if len(arms) > 1 else ''}: {problem}"
         for problem, arms in problems.items()
     ]
+
+
+def _error_of(check: Callable[..., object], *given: Any) -> str | None:
+    try:
+        check(*given)
+    except BenchError as error:
+        return str(error)
+    return None
 
 
 def interpreter_of(arm: Arm, codebase: Codebase) -> Path:
@@ -62,18 +113,22 @@ def interpreter_of(arm: Arm, codebase: Codebase) -> Path:
     return python_of(codebase)
 
 
-_IMPORT = "import sys\nfrom bench.worker.__main__ import load_module\nload_module(sys.argv[1])"
+_IMPORTED = "the adapter is imported"
+_IMPORT = f"""import sys
+from bench.worker.__main__ import load_module
+load_module(sys.argv[1])
+print({_IMPORTED!r})"""
 
 
-def check_interpreter(python: Path, codebase: Codebase) -> None:
-    """Import the adapter of a codebase in an interpreter, as a worker does.
+def check_interpreter(python: Path, codebase: Codebase, source: Path | None = None) -> None:
+    """Import the adapter of a codebase in an interpreter, as a worker does, with a checkout before what is installed.
 
     Raises:
         BenchError: It does not start, or something does not import.
     """
     with tempfile.TemporaryDirectory(prefix="bench-adopt-") as folder:
         variables = {name: value for name, value in os.environ.items() if name not in FOREIGN}
-        source = codebase.source_folder
+        source = source or codebase.source_folder
         variables["PYTHONPATH"] = os.pathsep.join(
             [str(worker_path(Path(folder) / "path")), *([str(source)] if source else [])]
         )
@@ -88,6 +143,8 @@ def check_interpreter(python: Path, codebase: Codebase) -> None:
             )
         except OSError as error:
             raise BenchError(f"cannot be started: {error.strerror or error}", where=str(python)) from None
+    if done.returncode == 0 and _IMPORTED not in done.stdout:
+        raise BenchError("this is no Python interpreter", where=str(python))
     if done.returncode != 0:
         reason = done.stderr.strip().splitlines()[-1:] or [f"exit status {done.returncode}"]
         raise BenchError(
@@ -98,9 +155,18 @@ def check_interpreter(python: Path, codebase: Codebase) -> None:
 
 
 def _check_source(arm: Arm) -> None:
-    """The folder that a codebase is imported from is there."""
+    """The folder that a codebase is imported from is there, and something can be imported from it."""
     if arm.source is not None and not arm.source.is_dir():
         raise BenchError("source is not a folder", where=str(arm.source))
+    if arm.source is not None and not any((*arm.source.glob("*.py"), *arm.source.glob("*/*.py"))):
+        raise BenchError("source has no Python package", where=str(arm.source))
+
+
+def _check_environment(arm: Arm, codebase: Codebase) -> None:
+    """The interpreter is there; one that the user chose imports the adapter (bench tries those that it makes)."""
+    python = interpreter_of(arm, codebase)
+    if arm.python or arm.environment or arm.source:
+        check_interpreter(python, codebase, arm.source)
 
 
 def check_weights(arm: Arm) -> None:
@@ -115,15 +181,109 @@ def check_weights(arm: Arm) -> None:
         if path is not None:
             file = Path(path.replace("{model}", arm.workload.model)).expanduser()
             if not file.exists():
-                raise BenchError("weights file not found", where=str(file))
+                hint = near(path, ("random", "transplant"), cutoff=0.8) or None
+                raise BenchError("weights file not found", where=str(file), hint=hint)
 
 
-def _check_data(arm: Arm) -> None:
-    """The data set has the splits that the arm reads."""
-    workload = arm.workload
-    check_dataset(workload.input, workload.task)
-    if workload.evaluates:
-        check_dataset(evaluated_input(workload), "eval")
+def weights_file(path: str, workload: Workload) -> Path:
+    """A file of weights, whose name may hold the model's, or the newest that a run in a folder left of the model, in
+    canonical names. Raises BenchError."""
+    file = Path(path.replace("{model}", workload.model)).expanduser().resolve()
+    if file.is_dir():
+        runs = [file] if (file / "run.json").exists() else sorted(p.parent for p in file.glob("*/run.json"))
+        file = next((found for run in reversed(runs) if (found := _kept(Run(run), workload.model))), file)
+    if not file.is_file():
+        raise BenchError(f"no weights of {workload.model} at {file}")
+    return file
+
+
+def _kept(run: Run, model: str) -> Path | None:
+    """The checkpoint of the source codebase's arm of a model."""
+    arms = (arm.id for arm in run.arms() if arm.codebase == WEIGHTS_SOURCE and arm.workload.model == model)
+    paths = (run.folder / "checkpoints" / f"{arm}.npz" for arm in arms)
+    return next((path for path in paths if path.is_file()), None)
+
+
+def _check_formats(arm: Arm, codebase: Codebase) -> None:
+    """Files of weights are what their names say, and canonical ones are of the model. Raises BenchError."""
+    if arm.weights is not None:
+        _check_format(weights_file(arm.weights, arm.workload), codebase)
+    elif arm.workload.weights not in ("random", "transplant"):
+        state = read_npz(file := weights_file(arm.workload.weights, arm.workload))
+        if mappings.supports(arm.codebase, arm.workload.model):
+            try:
+                mappings.to_codebase(arm.codebase, arm.workload.model, state)
+            except (KeyError, ValueError) as error:
+                raise BenchError(f"not weights of {arm.workload.model}: {error}", where=str(file)) from None
+
+
+def _check_format(file: Path, codebase: Codebase) -> None:
+    if codebase.checkpoints and file.suffix not in codebase.checkpoints:
+        raise BenchError(
+            f"{codebase.name} reads weights from {', '.join(codebase.checkpoints)}", where=str(file)
+        )
+    if file.suffix == ".npz":
+        check_npz(file)
+    with file.open("rb") as opened:
+        begin = opened.read(9)
+    if not any(
+        begin[start : start + len(magic)] == magic for start, magic in _MAGIC.get(file.suffix, [(0, b"")])
+    ):
+        raise BenchError(f"not a file of weights: it begins with {begin!r}", where=str(file))
+
+
+def _as_read(workload: Workload) -> Workload:
+    """What of a workload decides which files are read."""
+    input = workload.input.model_copy(update={"size": (32, 32), "mode": "shared", "workers": 0})
+    keys = ("task", "model", "eval_images", "eval_split")
+    return Workload(input=input, **{key: getattr(workload, key) for key in keys})
+
+
+def _check_data(workload: Workload, cache: Path) -> None:
+    """Splits, annotations, images and outlines are sound, as far as the workload reads them."""
+    for dataset in open_all(workload, cache):
+        check_objects(dataset, workload.model)
+
+
+def _check_processors(affinity: Sequence[int]) -> None:
+    """The processors that a recipe asks for are there."""
+    if absent := sorted(set(affinity) - set(machine.affinity())):
+        there = ", ".join(map(str, machine.affinity()))
+        raise BenchError(f"environment.affinity: no processor {absent[0]} here", hint=f"there are {there}")
+
+
+def generator() -> Any:
+    """The module of MLPerf's load generator. Raises BenchError where it is not installed."""
+    try:
+        import mlperf_loadgen
+    except ImportError:
+        raise BenchError(
+            "task serve needs MLPerf's load generator", hint="pip install 'detection-bench[serve]'"
+        ) from None
+    return mlperf_loadgen
+
+
+def _check_model(arm: Arm) -> None:
+    """The file of a model of the user's is there, and is what its name says. Raises BenchError."""
+    if arm.model is None or not arm.model.endswith(FILES):
+        return
+    refuse_missing_file(arm.model)
+    if not (file := Path(arm.model)).is_file():
+        return  # a name of the codebase's own
+    content = read_file(file)
+    try:
+        if file.suffix == ".py":
+            compile(content, str(file), "exec")
+        elif file.suffix == ".onnx" and content[:1] != b"\x08":
+            raise ValueError(f"not an ONNX model: it begins with {content[:9]!r}")
+        elif file.suffix != ".onnx":
+            list(yaml.parse(content))
+    except SyntaxError as error:
+        raise BenchError(f"not Python: {error.msg}", where=f"{file}:{error.lineno}") from None
+    except yaml.YAMLError as error:
+        raise BenchError(f"not YAML: {' '.join(str(error).split())}", where=str(file)) from None
+    except ValueError as error:
+        raise BenchError(str(error), where=str(file)) from None
 
 
 def _check_device(arm: Arm) -> None:

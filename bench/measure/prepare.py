@@ -14,24 +14,32 @@ import numpy as np
 from bench.errors import BenchError
 from bench.inputs import weights as mappings
 from bench.inputs.batches import prepare_batches, prepare_schedule
-from bench.inputs.dataset import Dataset, evaluated_input, open_dataset, open_evaluation
+from bench.inputs.dataset import (
+    Dataset,
+    evaluated_input,
+    open_dataset,
+    open_evaluation,
+    refuse_other_categories,
+)
 from bench.inputs.npz import check_npz, read_npz, sha256_of
 from bench.inputs.watched import TOLD
 from bench.measure.arm import MeasuredArm
-from bench.measure.preflight import check_weights, interpreter_of, refuse_other_packages
+from bench.measure.preflight import (
+    WEIGHTS_SOURCE,
+    check_weights,
+    generator,
+    interpreter_of,
+    refuse_other_packages,
+    weights_file,
+)
 from bench.measure.process import WorkerFailure
-from bench.measure.serving import generator
 from bench.measure.site import Prepared, Site
 from bench.recipe.codebases import Codebase
 from bench.recipe.plan import Arm
 from bench.recipe.workload import Workload
 from bench.record.models import RANDOM_WEIGHTS, DatasetRecord, Weights
-from bench.record.run import Run
 from bench.record.software import environment_of
 from bench.worker.batches import file_sha256
-
-#: The codebase whose seeded initialisation is transplanted into all others; canonical names are its names.
-WEIGHTS_SOURCE = "native"
 
 
 def prepare_all(site: Site, arms: Sequence[MeasuredArm]) -> None:
@@ -83,11 +91,7 @@ class _Made:
         prepared = Prepared(dataset, prepare_batches(dataset, workload, cache))
         if workload.evaluates:
             evaluated = self._evaluation(workload)
-            if evaluated.category_ids != dataset.category_ids:
-                raise BenchError(
-                    "the split to evaluate has other categories than the one to train on",
-                    where=str(evaluated.annotations),
-                )
+            refuse_other_categories(dataset, evaluated)
             single = workload.model_copy(update={"batch_size": 1, "ranks": 1, "nodes": 1})
             batches = prepare_batches(evaluated, single, cache)
             prepared = replace(prepared, evaluated=evaluated, evaluation_batches=batches)
@@ -177,9 +181,13 @@ class _Made:
         if workload.weights == "random" or workload.own_model:
             return None
         if workload.weights == "transplant":
-            source = self.site.codebases.get(WEIGHTS_SOURCE)
+            name = mappings.source_of(workload.model)
+            source = self.site.codebases.get(name)
             if source is None or workload.model not in source.models:
-                _own_weights(one, f"{WEIGHTS_SOURCE} offers no {workload.model}")
+                _own_weights(one, f"{name} offers no {workload.model}")
+                return None
+            if name != WEIGHTS_SOURCE and all(each.codebase != name for each in self.site.plan.arms):
+                _own_weights(one, f"they are {name}'s, which is no arm here")
                 return None
             options = mappings.source_options(arm.codebase, workload.model, arm.options)
             canonical = self._canonical(arm, source, prepared, options)
@@ -238,19 +246,5 @@ def _warn(one: MeasuredArm, warning: str) -> None:
 
 
 def _weights_file(path: str, workload: Workload) -> Path:
-    """A file of weights, whose name may hold the model's, or the newest that a run in a folder left of the model, in
-    canonical names. Raises WorkerFailure."""
-    file = Path(path.replace("{model}", workload.model)).expanduser().resolve()
-    if file.is_dir():
-        runs = [file] if (file / "run.json").exists() else sorted(p.parent for p in file.glob("*/run.json"))
-        file = next((found for run in reversed(runs) if (found := _kept(Run(run), workload.model))), file)
-    if not file.is_file():
-        raise WorkerFailure("environment", f"no weights of {workload.model} at {file}", "prepare")
-    return file
-
-
-def _kept(run: Run, model: str) -> Path | None:
-    """The checkpoint of the source codebase's arm of a model."""
-    arms = (arm.id for arm in run.arms() if arm.codebase == WEIGHTS_SOURCE and arm.workload.model == model)
-    paths = (run.folder / "checkpoints" / f"{arm}.npz" for arm in arms)
-    return next((path for path in paths if path.is_file()), None)
+    with _failing_arm():
+        return weights_file(path, workload)

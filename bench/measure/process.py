@@ -357,7 +357,7 @@ class WorkerGroup:
                 psutil.wait_procs(survivors, timeout=5)
         for connection in self._connections:
             connection.close()
-        self._connections = []
+        self._connections, self._buffers = [], []
         self._collect_rank_logs()
         shutil.rmtree(self._folder, ignore_errors=True)
 

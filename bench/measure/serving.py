@@ -14,25 +14,14 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.errors import BenchError
 from bench.measure.arm import MeasuredArm
+from bench.measure.preflight import generator
 from bench.measure.process import WorkerFailure
 from bench.record.parts import Served
 from bench.record.run import write_atomic
 
 #: Rates that the search for the highest one tries.
 PROBES = 5
-
-
-def generator() -> Any:
-    """The module of MLPerf's load generator. Raises BenchError where it is not installed."""
-    try:
-        import mlperf_loadgen
-    except ImportError:
-        raise BenchError(
-            "task serve needs MLPerf's load generator", hint="pip install 'detection-bench[serve]'"
-        ) from None
-    return mlperf_loadgen
 
 
 def serve(one: MeasuredArm, launch: int) -> Iterator[Served]:

@@ -103,14 +103,18 @@ class Codebase(Strict):
     """Other names of the codebase in recipes."""
     config_option: str = "config"
     """The option that an arm's `config` goes to."""
+    checkpoints: list[str] = []
+    """How the files end that weights are read from; without this field any are tried."""
     pretrained: bool = False
     """Own models bring weights of their own: `bench vs` measures their AP."""
     schemes: list[str] = []
     """Prefixes of own model names it also takes: `mmdet` allows `model: mmdet://solov2/…`."""
     inputs: list[Literal["shared", "pipeline"]] = ["shared", "pipeline"]
     """Input modes that it can do."""
-    precisions: list[Literal["float32", "bfloat16", "float16"]] = ["float32"]
+    precisions: list[Literal["float32", "bfloat16", "float16", "float64"]] = ["float32"]
     """Precisions that it can do."""
+    cuda_precisions: list[Literal["bfloat16", "float16"]] = []
+    """Precisions that it can do on CUDA devices only."""
     devices: list[Literal["cpu", "cuda"]] = ["cpu", "cuda"]
     """Devices that it can run on."""
     ema: bool = True

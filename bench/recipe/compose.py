@@ -107,16 +107,16 @@ def parse_arm(text: str, codebases: Mapping[str, Codebase]) -> ArmText:
     if where and "/" in where and not Path(where).expanduser().exists():
         raise BenchError(f"no checkout and no interpreter {where}", where=text, hint=_near(where))
     if arm.canonical is None and model.endswith(FILES):
-        _refuse_missing_file(model, text)
+        refuse_missing_file(model, text)
     return arm
 
 
-def _refuse_missing_file(model: str, text: str) -> None:
+def refuse_missing_file(model: str, where: str | None = None) -> None:
     """A path whose folder exists and whose file does not is a typing error; else it is a name of a zoo."""
     file, hint = Path(model).expanduser(), _near(model)
     if file.parent.is_dir() and not file.exists():
         zoo = "" if "/" in model else f"or, of the codebase's own, {file.stem}"
-        raise BenchError(f"no file {model}", where=text, hint="; ".join(filter(None, (hint, zoo))))
+        raise BenchError(f"no file {model}", where=where, hint="; ".join(filter(None, (hint, zoo))))
 
 
 def misspelt(texts: Sequence[str], codebases: Mapping[str, Codebase]) -> Iterator[str]:
@@ -129,9 +129,8 @@ def misspelt(texts: Sequence[str], codebases: Mapping[str, Codebase]) -> Iterato
 
 def _near(path: str) -> str:
     """What is called nearly so in the folder of a path that is not there; empty without any."""
-    folder = Path(path).expanduser().parent
-    names = [str(folder / one) for one in os.listdir(folder)] if folder.is_dir() else []
-    return near(str(Path(path).expanduser()), names, cutoff=0.75)
+    folder, name = Path(path).expanduser().parent, Path(path).name
+    return near(name, os.listdir(folder), cutoff=0.75) if folder.is_dir() else ""
 
 
 def size_of(text: str) -> list[int] | dict[str, int]:

@@ -10,12 +10,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from bench.errors import BenchError, did_you_mean
+from bench.errors import BenchError, did_you_mean, near
 from bench.recipe import plain_yaml
 from bench.recipe.problems import explain, place_of
 from bench.recipe.schema import Path_, Recipe, _named, factor_target, level_text
 from bench.recipe.workload import Workload
-from bench.shipped import find_recipe
+from bench.shipped import RECIPES, find_recipe
 
 #: Recipes in a chain of `extends`.
 MAX_EXTENDS = 20
@@ -52,7 +52,11 @@ def read_recipe(file: Path, chain: tuple[Path, ...] = ()) -> tuple[dict[str, Any
     if resolved in chain or len(chain) >= MAX_EXTENDS:
         raise BenchError("a recipe extends itself, or too many others", where=str(file))
     if not os.path.exists(file):
-        raise BenchError("recipe not found", where=str(file), hint="bench list recipes shows what is there")
+        hint = (
+            near(file.name, (one.stem for one in RECIPES.glob("*.yaml")))
+            or "bench list recipes shows what is there"
+        )
+        raise BenchError("recipe not found", where=str(file), hint=hint)
     content, places = plain_yaml.parse(plain_yaml.text_of(file), str(file))
     if not isinstance(content, dict):
         raise BenchError("a recipe is a mapping with name, workload and arms", where=str(file))

@@ -208,7 +208,10 @@ def check_offer(codebase: Codebase, workload: Workload) -> str | None:
         "device": (workload.device, codebase.devices),
     }
     for name, (value, values) in offered.items():
-        if value not in values:
+        on_cuda = value in codebase.cuda_precisions
+        if on_cuda and workload.device == "cpu":
+            return f"{codebase.name} offers {name} {value} on CUDA devices only, and the device is cpu"
+        if value not in values and not on_cuda:
             return f"{codebase.name} offers {name} {', '.join(map(str, values))}, not {value}"
     if workload.ema and not codebase.ema:
         return f"{codebase.name} has no EMA"
@@ -361,19 +364,25 @@ def _make_arm(
     )
 
 
-def other_conventions(plan: Plan, codebases: Mapping[str, Codebase]) -> dict[str, str]:
-    """Notes on arms whose options are not those that make their work the baseline's, where an adapter knows them."""
+def notes_of(plan: Plan, codebases: Mapping[str, Codebase]) -> list[str]:
+    """On arms whose options, as an adapter knows, do not make their work the baseline's; on images twice in a batch."""
     arms = {arm.id: arm for arm in plan.arms}
-    notes = {}
+    notes: dict[str, None] = {}
     for arm in plan.arms:
+        work = arm.workload
+        if work.images_per_step > work.input.wanted:
+            images = f"{work.images_per_step} images a step, {work.input.wanted} in the input"
+            notes[f"{arm.label}: {images}: each step has images more than once"] = None
         base = arms.get(arm.baseline or "", arm)
         for one, other in ((arm, base), (base, arm)):
             known = codebases.get(one.codebase)
             wanted = known.options_beside(other.codebase, arm.workload.model) if known else {}
             if arm.workload.model == base.workload.model and not wanted.items() <= one.options.items():
                 text = ", ".join(f"{name}: {value}" for name, value in wanted.items())
-                notes[f"{one.label} beside {other.label}"] = f"options: {{{text}}} make its work the other's"
-    return notes
+                notes[f"{one.label} beside {other.label}: options: {{{text}}} make its work the other's"] = (
+                    None
+                )
+    return list(notes)
 
 
 def round_orders(arms: int, rounds: int, seed: int) -> list[list[int]]:

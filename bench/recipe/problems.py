@@ -97,7 +97,8 @@ def _in_words(error: Mapping[str, Any], model: type[BaseModel]) -> tuple[str, li
         return f"'{name}' is missing", path, None
     if kind == "literal_error":
         known = [word.strip(" '") for word in context["expected"].replace(" or ", ",").split(",")]
-        return f"{name}: unknown value {given}", path, did_you_mean(str(error["input"])[:80], known)
+        meant = "cuda" if error["input"] == "gpu" else str(error["input"])[:80]
+        return f"{name}: unknown value {given}", path, did_you_mean(meant, known)
     if kind in _LIMITS:
         key, text = _LIMITS[kind]
         return f"{name} must be {text.format(context[key])}, got {given}", path, None

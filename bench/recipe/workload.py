@@ -33,6 +33,12 @@ class ShortLong(Strict):
     long: Annotated[int, Field(ge=32, le=4096)]
     """Most pixels of the long side."""
 
+    @model_validator(mode="after")
+    def _ordered(self) -> ShortLong:
+        if self.short > self.long:
+            raise ValueError(f"short is {self.short}, and the long side {self.long}")
+        return self
+
 
 Extent = Annotated[int, Field(ge=32, le=4096)]
 
@@ -125,8 +131,9 @@ class Workload(Strict):
     """Images and their size."""
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 2
     """Images per step and rank."""
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    """float32, or the type of autocast (automatic mixed precision, amp)."""
+    precision: Literal["float32", "bfloat16", "float16", "float64"] = "float32"
+    """float32, or the type of autocast (automatic mixed precision, amp). float64: all numbers, for an audit without
+    rounding."""
     channels_last: bool | None = None
     """Images and weights in NHWC memory. null, as of the next four: as the codebase has it."""
     compile: bool | None = None

@@ -104,9 +104,10 @@ class Losses(RecordModel):
     losses: dict[str, float | None]
     """Loss → value; None where it is no finite number."""
     done: dict[str, FiniteFloat] = Field(default_factory=dict)
-    """Of a timed block: ``steps`` of its process so far, and `bench.worker.api.Adapter.squares` after them."""
+    """Of a timed block: ``steps`` of its process so far, `bench.worker.api.Adapter.squares` after them, and ``later``
+    (see `bench.worker.probe.run_block`)."""
     found: list[Facts] = Field(default_factory=list)
-    """Of the first timed block in inference: detections of each image of the last step."""
+    """Of the first timed block in inference: detections of each image of one step."""
 
 
 class Prediction(RecordModel):

@@ -6,6 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
+#: Phases of a step by what it does, in the order in which they happen.
+PHASES = {"train": ("data", "forward", "backward", "optimizer", "ema"), "infer": ("data", "network", "post")}
+EVERY_PHASE = tuple(dict.fromkeys((*PHASES["train"], *PHASES["infer"])))
+
 
 class RecordModel(BaseModel):
     """A record may hold more keys than the schema; they are kept, not refused."""

@@ -135,17 +135,14 @@ def step_times(samples: Columns) -> Columns:
         samples: A samples table.
 
     Returns:
-        Columns launch, round, position, step, duration_ns, batch, disturbed, in order of the first four.
+        Columns launch, round, position, step, duration_ns, batch, disturbed, start_ns, in order of the first four.
     """
     rows, starts = _grouped(samples, _STEP)
     keys = {name: samples[name][rows[starts]] for name in _STEP}
+    largest = ("duration_ns", "batch", "disturbed", "start_ns")
     if not starts.size:
-        return {**keys, **{name: samples[name] for name in ("duration_ns", "batch", "disturbed")}}
-    largest = (
-        (name, np.maximum.reduceat(samples[name][rows], starts))
-        for name in ("duration_ns", "batch", "disturbed")
-    )
-    return {**keys, **dict(largest)}
+        return {**keys, **{name: samples[name] for name in largest}}
+    return {**keys, **{name: np.maximum.reduceat(samples[name][rows], starts) for name in largest}}
 
 
 def block_columns(samples: Columns) -> Columns:

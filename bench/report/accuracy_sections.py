@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from bench.judge.accuracy import METRICS
 from bench.judge.difference import Difference
 from bench.recipe.models import MODELS
+from bench.record.parts import PHASES
 from bench.report.accuracy_errors import breakdown_blocks
 from bench.report.accuracy_values import PARTED, TITLES, CellAccuracy
 from bench.report.document import Block, Bullets, Cell, Column, Figure, Heading, Table, Text
-from bench.report.text import cell, counted, number, percent
+from bench.report.text import PHASE_TITLES, cell, counted, number, percent
 from bench.report.values import RunReport
 
 # -- Tables --------------------------------------------------------------------------------------------------
 
 
-def accuracy_blocks(run: RunReport, drawn: Mapping[str, Sequence[Figure]]) -> list[Block]:
+def accuracy_blocks(run: RunReport, drawn: Sequence[Figure]) -> list[Block]:
     """The section on accuracy; nothing for a run without evaluations."""
     if not run.accuracy:
         return []
-    blocks: list[Block] = [Bullets(HOW_TO_READ)]
-    blocks += drawn.get("tradeoff", ())
+    blocks: list[Block] = [Bullets(HOW_TO_READ), *drawn]
     for one in run.accuracy:
         blocks.append(Heading(3, f"Accuracy: {title_of(run, one)}"))
         blocks.append(
@@ -40,7 +40,6 @@ def accuracy_blocks(run: RunReport, drawn: Mapping[str, Sequence[Figure]]) -> li
                 Text(f"Losses part in the first step in which they differ by more than {100 * PARTED:g} %:")
             )
             blocks.append(Bullets(tuple(_parting_text(one))))
-        blocks += drawn.get(one.cell, ())
     return blocks
 
 
@@ -76,7 +75,10 @@ def _table(one: CellAccuracy) -> Table:
         Column("training (s)", True, optional=True),
         Column(f"time to AP{target} (s)", True, optional=True),
         Column("FPS", True, optional=True),
-        *(Column(f"{PHASES[name]} (s/image)", True, optional=True) for name in PHASES),
+        *(
+            Column(f"{PHASE_TITLES.get(name, name)} (s/image)", True, optional=True)
+            for name in PHASES["infer"]
+        ),
         Column("detections", True),
     ]
     rows = []
@@ -91,14 +93,11 @@ def _table(one: CellAccuracy) -> Table:
             number(last.train_s),
             number(arm.reached_s if trained else None),
             number(arm.fps),
-            *(number(arm.phase_s.get(name)) for name in PHASES),
+            *(number(arm.phase_s.get(name)) for name in PHASES["infer"]),
             cell(arm.detections, sort=arm.detections),
         ]
         rows.append(tuple(cells))
     return Table(tuple(columns), tuple(rows)).compact()
-
-
-PHASES = {"data": "data", "network": "network", "post": "post-processing"}
 
 
 def _difference_cell(found: Difference | None) -> Cell:

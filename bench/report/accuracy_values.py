@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
 from typing import Any
 
-from bench.judge.difference import Difference, match, paired_difference
+from bench.judge.difference import Difference, Resampled, interval, match, paired_difference, resampled
 from bench.judge.pairs import counterpart_of
 from bench.judge.results import IouType
 from bench.record.models import ArmRecord
@@ -39,8 +41,9 @@ class ArmAccuracy:
 
     metrics: the 12 numbers of the last evaluation by IoU type. fps: images/s of it, data, network and post-processing;
     phase_s: seconds of each per image. reached_s: seconds of training until the AP that all arms of the cell reached,
-    None where it was never evaluated. differences: AP minus that of ``reference``, at the last step of both. losses:
-    the total of each step. breakdown: of the last evaluation, where its detections are still there.
+    None where it was never evaluated. differences: AP minus that of ``reference``, at the last step of both. interval:
+    of the last AP over images; None, as the breakdown, where the detections are no longer there. losses: the total of
+    each step.
     """
 
     arm: str
@@ -57,6 +60,7 @@ class ArmAccuracy:
     reached_s: float | None = None
     reference: str | None = None
     differences: Mapping[IouType, Difference] = field(default_factory=dict)
+    interval: Difference | None = None
     losses: tuple[float, ...] = field(default=(), metadata={"json": False})  # the journal holds them
 
     @property
@@ -115,9 +119,11 @@ def _cell(
     target = min((ap for ap in last if ap is not None), default=None)
     target = target if target and None not in last else None
     references = [counterpart_of(arm, arms, baseline) for arm in arms]
+    drawn = _drawn(run)
     final = []
     for arm, one, reference in zip(arms, made, references, strict=True):
-        differences = _differences(run, arm, reference) if reference and reference is not arm else {}
+        differences = _differences(drawn, arm, reference) if reference and reference is not arm else {}
+        own = drawn(arm, -1, one.headline)
         reached = (seen.train_s for seen in one.evaluations if (seen.ap[one.headline] or 0) >= (target or 0))
         final.append(
             replace(
@@ -125,6 +131,7 @@ def _cell(
                 reached_s=None if target is None else next(reached, None),
                 reference=names[reference.id] if differences and reference else None,
                 differences=differences,
+                interval=interval(own) if own else None,
             )
         )
     truth, boxes = arms[0].evaluated, arms[0].evaluations[-1].bbox
@@ -177,22 +184,38 @@ def _breakdown(run: Run, arm: ArmRecord) -> dict[IouType, Breakdown]:
     return break_down(truth, predictions, last.kinds()) if truth.exists() and predictions.exists() else {}
 
 
-def _differences(run: Run, arm: ArmRecord, reference: ArmRecord) -> dict[IouType, Difference]:
+Draws = Callable[[ArmRecord, int, IouType], Resampled | None]
+"""Of an arm, the place of an evaluation and an IoU type; None where its files are gone."""
+
+
+def _drawn(run: Run) -> Draws:
+    """Reads and resamples the detections of each evaluation once."""
+
+    @cache
+    def of(truth: Path, predictions: Path, kind: IouType) -> Resampled | None:
+        there = truth.exists() and predictions.exists()
+        return resampled(match(truth, predictions, kind)) if there else None
+
+    def drawn(arm: ArmRecord, at: int, kind: IouType) -> Resampled | None:
+        predictions = run.folder / arm.evaluations[at].predictions.path
+        return of(run.folder / arm.evaluated.ground_truth, predictions, kind) if arm.evaluated else None
+
+    return drawn
+
+
+def _differences(drawn: Draws, arm: ArmRecord, reference: ArmRecord) -> dict[IouType, Difference]:
     """At the last step that both evaluated."""
     steps = [one.step for one in reference.evaluations]
-    common = [one for one in arm.evaluations if one.step in steps]
-    if not common or arm.evaluated is None or arm.evaluated != reference.evaluated:
+    common = [at for at, one in enumerate(arm.evaluations) if one.step in steps]
+    if not common or arm.evaluated != reference.evaluated:
         return {}
-    mine = common[-1]
-    other = next(one for one in reference.evaluations if one.step == mine.step)
-    truth = run.folder / arm.evaluated.ground_truth
-    paths = [run.folder / one.predictions.path for one in (mine, other)]
-    if not all(path.exists() for path in (truth, *paths)):
-        return {}
-    kinds = [kind for kind in mine.kinds() if kind in other.kinds()]
-    return {
-        kind: paired_difference(match(truth, paths[0], kind), match(truth, paths[1], kind)) for kind in kinds
-    }
+    mine, other = common[-1], steps.index(arm.evaluations[common[-1]].step)
+    found: dict[IouType, Difference] = {}
+    for kind in (one for one in arm.evaluations[mine].kinds() if one in reference.evaluations[other].kinds()):
+        sides = drawn(arm, mine, kind), drawn(reference, other, kind)
+        if sides[0] and sides[1]:
+            found[kind] = paired_difference(sides[0], sides[1])
+    return found
 
 
 def _partings(arms: Sequence[ArmAccuracy]) -> Iterator[Parting]:

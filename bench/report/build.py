@@ -19,6 +19,7 @@ from bench.judge.ratio import Ratio, summarize
 from bench.judge.stopping import confidence_of
 from bench.recipe.codebases import Codebase
 from bench.record.models import ArmRecord, Environment, RunRecord
+from bench.record.parts import EVERY_PHASE
 from bench.record.places import Places
 from bench.record.run import Run
 from bench.record.samples import samples_columns
@@ -37,9 +38,6 @@ from bench.report.values import (
     WithoutOperator,
     marks_of,
 )
-
-#: Order in which phases happen; phases that are not listed come after these.
-PHASES = ("data", "forward", "backward", "optimizer", "ema", "network", "post")
 
 # -- From samples --------------------------------------------------------------------------------------------
 
@@ -68,7 +66,8 @@ def _phases(arm: ArmRecord) -> tuple[Phase, ...]:
     total = sum(medians.values())
     if not total > 0:
         return ()
-    order = sorted(medians, key=lambda name: PHASES.index(name) if name in PHASES else len(PHASES))
+    place = {name: at for at, name in enumerate(EVERY_PHASE)}
+    order = sorted(medians, key=lambda name: place.get(name, len(place)))  # unknown ones come last
     return tuple(Phase(name, medians[name], medians[name] / total) for name in order)
 
 
@@ -290,6 +289,7 @@ def _software(arms: Sequence[ArmRecord], codebases: Mapping[str, Codebase]) -> I
             package_count=len(environment.packages),
             git=environment.git.model_dump(exclude_defaults=True),
             variables=environment.variables,
+            own_environment=codebase is not None and codebase.environment.kind == "own",
         )
         if environment != Environment() and repr(entry) not in seen:
             seen.add(repr(entry))

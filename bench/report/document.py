@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from bench.judge.numbers import MISSING
+from bench.record.differences import named
 
 Tone = Literal["", "strong", "muted", "bad"]
 
@@ -73,8 +74,27 @@ class Text:
 
 
 @dataclass(frozen=True)
+class Link:
+    """An arm that a line is about."""
+
+    text: str
+    arm: str
+
+
+@dataclass(frozen=True)
 class Bullets:
+    """``about``: the arms of each item, named before it."""
+
     items: tuple[str, ...]
+    about: tuple[tuple[Link, ...], ...] = ()
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The items as plain text."""
+        arms = (named([one.text for one in links]) for links in self.about or [()] * len(self.items))
+        return tuple(
+            f"{names}: {item}" if names else item for names, item in zip(arms, self.items, strict=True)
+        )
 
 
 @dataclass(frozen=True)

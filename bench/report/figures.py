@@ -22,6 +22,7 @@ from bench.judge.numbers import ratio_text
 from bench.record.run import write_atomic
 from bench.report.colours import CODEBASES, look, luminance, phase_colour
 from bench.report.document import Figure
+from bench.report.sweeps import SWEEPS, Curve, curves
 from bench.report.text import PHASE_TITLES, marked, seconds_text
 from bench.report.values import Group, Row, RunReport
 
@@ -262,6 +263,29 @@ def step_times(group: Group) -> Canvas:
     return canvas
 
 
+def sweep(found: Sequence[Curve], factor: str) -> Canvas:
+    """Rates over batch sizes or resolutions; a ring marks the point from which on a curve is flat."""
+    _, across, rate, _ = SWEEPS[factor]
+    canvas, ax = plt.subplots(figsize=(WIDTH_IN, 3.8))
+    for curve, style_ in zip(found, itertools.cycle(("-", "--", ":", "-."))):
+        hue, marker = look(curve.codebase)
+        places, rates = [point[0] for point in curve.points], [point[2] for point in curve.points]
+        title = _one_line(f"{curve.label}: {curve.title}", 70)
+        ax.plot(places, rates, marker, linestyle=style_, color=hue, markersize=5, label=title)
+        ax.plot(places[curve.flat], rates[curve.flat], "o", color=hue, markersize=12, fillstyle="none")
+    named = sorted({point[:2] for curve in found for point in curve.points})
+    ax.set_xscale("log")
+    ax.xaxis.set_major_locator(FixedLocator([place for place, _ in named]))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda place, _: dict(named).get(place, f"{place:g}")))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.set_ylim(0, 1.08 * max(rate for curve in found for *_, rate in curve.points))
+    ax.set_xlabel(f"{across} (ring: flat from here on, within 5 % of the highest rate)")
+    ax.set_ylabel(rate)
+    ax.grid(axis="y", color=GRID, linewidth=0.8)
+    canvas.legend(loc="outside lower center", ncols=1, fontsize=9)
+    return canvas
+
+
 # -- All of a run ----------------------------------------------------------------------------------------------
 
 
@@ -275,7 +299,7 @@ def draw(run: RunReport, folder: Path, prefix: str = "", *, steps: bool = False)
         steps: Also one figure of single steps per workload.
 
     Returns:
-        By kind: ratios, memory, phases, steps.
+        By kind: ratios, memory, phases, sweep, steps.
     """
     drawn: dict[str, list[Figure]] = {}
 
@@ -298,6 +322,9 @@ def draw(run: RunReport, folder: Path, prefix: str = "", *, steps: bool = False)
                 shown = _shown(rows)
                 left = len(rows) - len(shown)
                 emit(kind, kind, make(shown), f"{alt}{f' {left} more rows are in the page.' if left else ''}")
+        for factor, (_, across, rate, _) in SWEEPS.items():
+            if found := curves(run, factor)[:MOST_ROWS]:
+                emit("sweep", f"sweep-{factor}", sweep(found, factor), f"{rate} of each arm by {across}.")
         for number, group in enumerate(run.groups if steps else (), 1):
             if any(row.trace.seconds for row in group.rows):
                 alt = f"Times of single steps in the order measured: {group.title}."

@@ -7,11 +7,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from bench.judge.numbers import significant
-from bench.recipe.schema import level_text
 from bench.record.parts import Served
 from bench.report.document import Block, Bullets, Cell, Column, Table, Text
-from bench.report.text import TASKS, cell, number
-from bench.report.values import Group, Row, RunReport, model_title, trains
+from bench.report.text import cell, number
+from bench.report.values import Group, Row, RunReport, trains
 
 PERCENTILES = (50, 90, 99)
 SCENARIOS = ("SingleStream", "Offline", "Server")
@@ -55,34 +54,6 @@ def _cells(group: Group, row: Row) -> tuple[Cell, ...]:
     values = [*(percentile_ms(seconds, one) for one in PERCENTILES), 1e3 * max(seconds)]
     counts = (cell(row.images_per_step), cell(len(seconds)))
     return (cell(group.title), cell(group.row_name(row)), *counts, *(number(one, 4) for one in values))
-
-
-def sweep_blocks(run: RunReport) -> Iterator[Block]:
-    """Images/s of every arm that was measured with several batch sizes, and the batch from which on it is flat."""
-    curves: dict[tuple[str, ...], list[tuple[int, float]]] = {}
-    for row in run.rows:
-        if row.step_s is not None and "batch_size" in row.levels:
-            others = (f"{name} {level_text(one)}" for name, one in row.levels.items() if name != "batch_size")
-            key = (
-                ", ".join(
-                    [model_title(row.workload.model, [row.options]), TASKS[row.workload.task], *others]
-                ),
-                row.label,
-            )
-            curves.setdefault(key, []).append((row.workload.batch_size, row.step_s.images_per_s))
-    found = {key: sorted(points) for key, points in curves.items() if len(points) > 1}
-    if not found:
-        return
-    batches = sorted({batch for points in found.values() for batch, _ in points})
-    yield Text("Images/s by batch size. Flat: the least batch within 5 % of the highest rate measured; if it is the "
-               "largest batch, a larger one may be faster still.")  # fmt: skip
-    columns = (Column("workload"), Column("codebase"), *(Column(f"batch {one}", True) for one in batches))
-    rows = []
-    for (title, label), points in found.items():
-        rates = dict(points)
-        flat = next(batch for batch, rate in points if rate >= 0.95 * max(rates.values()))
-        rows.append((cell(title), cell(label), *(number(rates.get(one), 4) for one in batches), cell(flat)))
-    yield Table((*columns, Column("flat from batch", True)), tuple(rows))
 
 
 SERVING = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,14 +12,29 @@ from typing import Any
 
 import yaml
 
+from bench.judge.noise import MIN_LAUNCHES
 from bench.judge.numbers import duration_text, ratio_text, significant
-from bench.judge.ratio import Ratio
+from bench.judge.steady import t_quantile
+from bench.judge.stopping import Components, launches_needed
 from bench.record.differences import named
 from bench.report.answer import headline, table_blocks
-from bench.report.document import Block, Bullets, Cell, Code, Column, Details, Figure, Heading, Table, Text
-from bench.report.latency import energy_blocks, latency_blocks, serving_blocks, sweep_blocks
+from bench.report.document import (
+    Block,
+    Bullets,
+    Cell,
+    Code,
+    Column,
+    Details,
+    Figure,
+    Heading,
+    Link,
+    Table,
+    Text,
+)
+from bench.report.latency import energy_blocks, latency_blocks, serving_blocks
 from bench.report.scaling import scaling_blocks
 from bench.report.setting import setting_blocks
+from bench.report.sweeps import SWEPT, sweep_blocks
 from bench.report.tables import (
     LONGEST_REASON,
     effect_table,
@@ -109,10 +125,11 @@ def _design(launches: int, rounds: int) -> str:
 
 def detail_blocks(run: RunReport, figures: Figures, accuracies: Sequence[Block]) -> Iterator[Block]:
     """All that stands below the answer, the likelier questions first."""
-    warnings = [warning_text(text, arms, run) for text, arms in warnings_of(run)]
+    warnings = warning_bullets(run)
+    trust: list[Block] = [*([warnings] if warnings.items else []), *map(Text, trust_texts(run))]
     sections: list[tuple[str, Iterable[Block]]] = [
-        (f"Warnings ({len(warnings)})", [Bullets(tuple(warnings))] if warnings else ()),
-        ("Equal work: what differs, and what was not shown", audit_blocks(run)),
+        (f"Warnings ({len(warnings.items)})", trust),
+        ("Equal work: what the audit saw", audit_blocks(run)),
         ("How to read the numbers", [Bullets(HOW_TO_READ)]),
         ("Results by workload", _result_blocks(run)),
         ("Setting: weights, types of numbers, threads, images", setting_blocks(run)),
@@ -121,14 +138,14 @@ def detail_blocks(run: RunReport, figures: Figures, accuracies: Sequence[Block])
         ("Phases of a step", _phase_blocks(run, figures)),
         ("Latency of inference", latency_blocks(run)),
         ("Serving", serving_blocks(run)),
-        ("Batch sizes", sweep_blocks(run)),
+        (SWEPT, [*figures.get("sweep", ()), *sweep_blocks(run)]),
         ("Energy", energy_blocks(run)),
         ("Effects of factors within a codebase", _effect_blocks(run)),
         ("Scaling over ranks", scaling_blocks(run)),
         ("Single steps", figures.get("steps", ())),
         ("Machine and software", machine_blocks(run)),
         ("Recipe as resolved", [Code(as_yaml(run.recipe), "yaml")]),
-        ("Reproduce", _reproduce_blocks(run)),
+        ("Reproduce", reproduce_blocks(run)),
     ]
     for title, blocks in sections:
         folded = tuple(blocks)
@@ -167,6 +184,7 @@ def audit_blocks(run: RunReport) -> Iterator[Block]:
     """The first facts that differ in each arm, then those that could not be observed in both arms."""
     rows: list[tuple[Cell, ...]] = []
     unknown: dict[str, list[str]] = {}
+    notes: dict[str, list[str]] = {}
     for group, row in run.placed:
         differences = row.audit.differences if row.audit else ()
         more = len(differences) - MOST_DIFFERENCES
@@ -176,13 +194,17 @@ def audit_blocks(run: RunReport) -> Iterator[Block]:
         if more > 0:
             said = f"{more} more: report.json has all", *[None] * 3
             rows.append((cell(group.title), cell(group.row_name(row)), *map(cell, said)))
-        for fact in row.audit.unknown if row.audit else ():
-            unknown.setdefault(fact, []).append(f"{group.title}: {group.row_name(row)}")
+        for told, texts in ((unknown, row.audit.unknown), (notes, row.audit.notes)) if row.audit else ():
+            for text in texts:
+                told.setdefault(text, []).append(group.place(row))
     if rows:
         yield Table(AUDIT_COLUMNS, tuple(rows))
     if unknown:
         yield Text("Not shown, because one of the two arms did not report it:")
         yield Bullets(tuple(f"{fact}: {named(arms)}" for fact, arms in unknown.items()))
+    if notes:
+        yield Text("What else the audit saw:")
+        yield Bullets(tuple(f"{note}: {named(arms)}" for note, arms in notes.items()))
 
 
 # -- Results -------------------------------------------------------------------------------------------------
@@ -211,9 +233,7 @@ def group_blocks(group: Group) -> Iterator[Block]:
                 f"Options of {name}: {', '.join(f'{key}={value}' for key, value in row.options.items())}."
             )
         if base is not None and row.ratio is not None:
-            yield from (
-                Text(_without_text(group.row_name(base), name, row.ratio, one)) for one in row.without
-            )
+            yield from (Text(without_text(group, row, one)) for one in row.without)
             if row.ratio.rounds < row.rounds:
                 yield Text(
                     f"{name}: the ratio is over the {row.ratio.rounds} of its {row.rounds} rounds that both have."
@@ -229,12 +249,15 @@ def log_tail(row: Row) -> str:
     return "\n".join(row.log_tail[-TAIL_LINES:])[-TAIL_CHARACTERS:]
 
 
-def _without_text(baseline: str, arm: str, ratio: Ratio, without: WithoutOperator) -> str:
-    """How much of a ratio is one operator's kernel."""
+def without_text(group: Group, row: Row, without: WithoutOperator) -> str:
+    """How much of the ratio of a row is one operator's kernel."""
+    assert group.base is not None
+    assert row.ratio is not None
     text = (
-        f"{without.operator.capitalize()} is {100 * without.baseline_share:.0f} % of a step of {baseline} and "
-        f"{100 * without.share:.0f} % of one of {arm}, in a profiled step of each. Were there none, the ratio would be "
-        f"{significant(without.ratio, 2)} instead of {ratio_text(ratio).partition(' ')[0]}"
+        f"{without.operator.capitalize()} is {100 * without.baseline_share:.0f} % of a step of "
+        f"{group.row_name(group.base)} and {100 * without.share:.0f} % of one of {group.row_name(row)}, in a profiled "
+        f"step of each. Were there none, the ratio would be {significant(without.ratio, 2)} instead of "
+        f"{ratio_text(row.ratio).partition(' ')[0]}"
     )
     if without.ratio_share is None:
         return f"{text}."
@@ -309,20 +332,23 @@ def machine_text(machine: Mapping[str, Any]) -> str:
 # -- Warnings ------------------------------------------------------------------------------------------------
 
 
-def warnings_of(run: RunReport) -> Iterator[tuple[str, list[str]]]:
+Placed = tuple[Group, Row]
+
+
+def warnings_of(run: RunReport) -> Iterator[tuple[str, list[Placed]]]:
     """Each warning once, with the arms that it is of; none of a warning about the whole run."""
     if run.status != "complete":
         yield f"The run is {run.status}: what is missing may change the picture.", []
     if run.git.get("dirty"):
         yield "bench had uncommitted changes: the revision does not say exactly what ran.", []
     yield from ((warning, []) for warning in run.warnings)
-    kinds: dict[tuple[str, ...], tuple[list[str], list[str]]] = {}
+    kinds: dict[tuple[str, ...], tuple[list[str], list[Placed]]] = {}
     for group, row in run.placed:
         unusable = [row.reason] if row.step_s is None and row.status != "failed" else []
         for warning in (*unusable, *row.warnings):
             texts, arms = kinds.setdefault(tuple(_NUMBER.split(warning)[::2]), ([], []))
             texts.append(warning)
-            arms.append(f"{group.title}: {group.row_name(row)}")
+            arms.append((group, row))
     yield from ((_one_text(texts), arms) for texts, arms in kinds.values())
 
 
@@ -339,13 +365,53 @@ def _one_text(texts: Sequence[str]) -> str:
     return "".join(joined)
 
 
-def warning_text(warning: str, arms: Sequence[str], run: RunReport) -> str:
-    if not arms:
-        return warning
-    return f"All arms: {warning}" if len(arms) == len(run.rows) > 1 else f"{named(arms)}: {warning}"
+def warning_bullets(run: RunReport, ids: Mapping[int, str] | None = None) -> Bullets:
+    """Each warning with the arms that it is of.
+
+    Args:
+        run: The values.
+        ids: `id` of a row → what a page calls its arm.
+    """
+    items, links = [], []
+    for warning, arms in warnings_of(run):
+        every = len(arms) == len(run.rows) > 1
+        items.append(f"All arms: {warning}" if every else warning)
+        links.append(
+            ()
+            if every
+            else tuple(Link(group.place(row), (ids or {}).get(id(row), row.arm)) for group, row in arms)
+        )
+    return Bullets(tuple(items), tuple(links))
 
 
-def _reproduce_blocks(run: RunReport) -> Iterator[Block]:
+#: Half widths of intervals that are worth asking for.
+WIDTHS = (0.1, 0.05, 0.02, 0.01)
+
+
+def trust_texts(run: RunReport) -> Iterator[str]:
+    """Load of the machine, and what would narrow the widest interval."""
+    if run.load_before and run.load_after:
+        before, after = run.load_before[0], run.load_after[0]
+        yield f"Processes that ran or waited, over one minute: {before:.1f} before, {after:.1f} after."
+    ratios = (row.ratio for row in run.rows if row.ratio and row.ratio.sessions == 1)
+    finite = (one for one in ratios if 0 < one.low < one.high < math.inf)
+    widest = max(finite, key=lambda one: one.high / one.low, default=None)
+    if widest is None or widest.launches < MIN_LAUNCHES:  # two say little of their spread
+        return
+    half = math.log(widest.high / widest.low) / 2
+    wanted = next((width for width in WIDTHS if math.log1p(width) < half), None)
+    if wanted:
+        spread = half * math.sqrt(widest.launches) / t_quantile(widest.launches - 1, 0.975)
+        launches = launches_needed(Components(spread, 0), 1, wanted)
+        taken = _seconds(run) / widest.launches * launches
+        yield (
+            f"The widest interval is ±{100 * math.expm1(half):.0f} %. About {launches} launches would give "
+            f"±{100 * wanted:.0f} %{f', in about {duration_text(taken)}' if taken else ''}: --until {100 * wanted:g}%."
+        )
+
+
+def reproduce_blocks(run: RunReport) -> Iterator[Block]:
+    """Commands, and where the raw data are."""
     yield Code("\n".join(reproduce(run)), "sh")
     folders = ", ".join(run.sessions or [run.folder])
     yield Text(
@@ -356,8 +422,6 @@ def _reproduce_blocks(run: RunReport) -> Iterator[Block]:
 
 def reproduce(run: RunReport, group: Group | None = None) -> list[str]:
     """Shell lines that repeat the run, or one workload of it, and this report."""
-    revision = str(run.git.get("revision") or "")
-    lines = [f"git checkout {shlex.quote(revision)}"] if revision else []
     command = list(run.command) or ["bench", "run", run.recipe_path]
     if group is not None:
         told = {name: level for name, level in group.rows[0].levels.items() if name not in group.factors}
@@ -366,4 +430,21 @@ def reproduce(run: RunReport, group: Group | None = None) -> list[str]:
             for name, level in told.items()
             for word in ("--set", f"factors.{name}=[{json.dumps(level)}]")
         ]
-    return [*lines, shlex.join(command), shlex.join(["bench", "report", *(run.sessions or [run.folder])])]
+    report = shlex.join(["bench", "report", *(run.sessions or [run.folder])])
+    return [*_before(run), shlex.join(command), report]
+
+
+def _before(run: RunReport) -> Iterator[str]:
+    """The source, the environments and the data that a run needs."""
+    if revision := str(run.git.get("revision") or ""):
+        changes = " (this tree had changes that are in no commit)" if run.git.get("dirty") else ""
+        yield f"# in a clone of bench{changes}"
+        yield f"git checkout {shlex.quote(revision)}"
+        yield 'make .venv/.installed && PATH="$PWD/.venv/bin:$PATH"'
+    if others := sorted({one.codebase for one in run.software if one.own_environment}):
+        yield shlex.join(["bench", "env", "create", *others])
+    for name, found in run.dataset.items():
+        said = f"{name}: {counted(found.get('images', 0), 'image')}, checksum {str(found.get('checksum', ''))[:12]}"
+        yield f"# data {' '.join(said.split())}"
+    if taken := _seconds(run):
+        yield f"# takes about {duration_text(taken)} on a machine like this one"

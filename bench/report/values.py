@@ -6,15 +6,10 @@ left behind.
 
 from __future__ import annotations
 
-import dataclasses
-import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
-
-import numpy as np
-from pydantic import BaseModel
 
 from bench.judge.audit import Audit
 from bench.judge.noise import MIN_LAUNCHES
@@ -78,6 +73,8 @@ class Trace:
     """Which batch each step had, -1 where it is not known; empty where the samples do not say."""
     disturbed: tuple[bool, ...] = ()
     """Steps in which other processes took processors; empty where there are none."""
+    start_s: tuple[float, ...] = ()
+    """When each step began, by the clock of its machine."""
 
     @property
     def warmup(self) -> tuple[bool, ...]:
@@ -205,7 +202,12 @@ class Group:
     def title(self) -> str:
         model = model_title(self.model, [row.options for row in self.rows])
         work = {"serve": "serving"}.get(self.task, "training" if trains(self.task) else "inference")
-        return ", ".join([model, work, *self._words(self.levels)])
+        return ", ".join([model, work, *self.level_words])
+
+    @property
+    def level_words(self) -> list[str]:
+        """The levels that all its arms share, in words."""
+        return self._words(self.levels)
 
     def no_ratio(self, row: Row) -> str:
         """Why a measured row has no ratio; empty where that needs no word."""
@@ -231,6 +233,10 @@ class Group:
             for one in (row, base)
         )
         return next(names), next(names)
+
+    def place(self, row: Row) -> str:
+        """The row among all rows of a run."""
+        return f"{self.title}: {self.row_name(row)}"
 
     def row_name(self, row: Row) -> str:
         """The label of a row, with the levels that tell it from its neighbours."""
@@ -306,6 +312,8 @@ class Software:
     package_count: int
     git: Mapping[str, Any]
     variables: Mapping[str, str]
+    own_environment: bool = False
+    """`bench env create` builds it."""
 
 
 @dataclass(frozen=True)
@@ -424,26 +432,3 @@ def factor_name(factor: str) -> str:
     }.get(
         factor, factor.removeprefix("options.") if factor.startswith("options.") else factor.replace("_", " ")
     )
-
-
-def to_json(value: Any) -> Any:
-    """Plain JSON values of a report: dataclasses become objects, what is not a number becomes null."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {
-            item.name: to_json(getattr(value, item.name))
-            for item in dataclasses.fields(value)
-            if item.metadata.get("json", True)
-        }
-    if isinstance(value, BaseModel):
-        return value.model_dump(mode="json")
-    if isinstance(value, Mapping):
-        return {str(key): to_json(item) for key, item in value.items()}
-    if isinstance(value, str | bool | int) or value is None:
-        return value
-    if isinstance(value, float | np.floating):
-        return float(value) if math.isfinite(value) else None
-    if isinstance(value, np.integer):
-        return int(value)
-    if isinstance(value, Iterable):
-        return [to_json(item) for item in value]
-    return str(value)

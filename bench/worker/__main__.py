@@ -118,7 +118,8 @@ class Worker:
         if isinstance(self.source, Rotation):
             self.source.seek(1, 1)
         kept = f"{state}.{self.adapter.job.rank}"
-        return {"look": look(self.adapter, self.batches, kept, self.source)}
+        seen = look(self.adapter, self.batches, kept, self.source)
+        return {"look": {**seen, "taken": self.steps} if seen else {}}
 
     def run_block(
         self,
@@ -126,12 +127,12 @@ class Worker:
         settle: int,
         first: Optional[int] = None,
         hold: bool = False,
-        found: bool = False,
+        found: Optional[int] = None,
     ) -> Dict[str, Any]:
         """Time steps.
 
         ``first``: number of the first timed step's batch, where the batches are shared. ``hold``: with learning rate 0,
-        from now on. ``found``: with all detections of the last step.
+        from now on. ``found``: with all detections of this step, from 0.
         """
         from bench.worker import probe
 

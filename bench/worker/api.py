@@ -211,7 +211,7 @@ class Adapter(abc.ABC):
         raise NotImplementedError
 
     def squares(self) -> Dict[str, float]:
-        """Sums of squares of all parameters (``weights``), and of their ``average`` if there is one. Not timed."""
+        """Sums of squares: of all ``weights``, and if there is one of ``average`` and ``momentum``. Not timed."""
         return {}
 
     def scale_learning_rate(self, factor: float) -> None:

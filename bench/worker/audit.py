@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 from dataclasses import replace
-from typing import Any, Dict, Iterator, List, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Sequence, Tuple
 
 import numpy as np
 
@@ -22,6 +22,9 @@ from bench.worker.training import compose, images_of
 STEPS = 3
 #: Numbers in the projection of an image or of a layer's output.
 SIGNS = 8
+
+#: The phase of what no step is timed with: converting batches, reading losses and detections.
+OUTSIDE = "outside"
 
 #: One minus the squared cosine between weights and momentum, below which they lie along each other.
 ALONG = 0.05
@@ -218,7 +221,8 @@ class Change:
         weights, momentum = self._observer.tensors("weights"), self._observer.tensors("momentum")
         kinds = ("gradient", "update", "momentum", "average", "statistics", "average of statistics")
         facts: Facts = {kind: {} for kind in kinds}
-        sums = {"all": np.zeros(9), "vectors": np.zeros(9)}
+        sums: Dict[str, Any] = {"all": np.zeros(9), "vectors": np.zeros(9)}
+        parts: Arrays = {}
         for name, value in weights.items():
             update = self._difference(value, self._weights[name])
             if update.any():
@@ -231,7 +235,7 @@ class Change:
             facts["update"][name] = norm(update)
             if name in momentum:
                 facts["momentum"][name] = norm(momentum[name])
-                products = self._products(name, momentum[name], update)
+                products = parts[name] = self._products(name, momentum[name], update)
                 for kind in ("all", "vectors") if value.ndim < 2 else ("all",):
                     sums[kind] += products
         average = self._observer.tensors("average")
@@ -244,6 +248,8 @@ class Change:
                 facts[kind][name] = [_dot(step, distance), _dot(distance, distance)]
         rules = {kind: self._rule(one) for kind, one in sums.items()}
         facts["rule"] = {**rules["all"], "vectors": rules["vectors"]} if facts["momentum"] else {}
+        kept = rules["all"].get("momentum", 0.0)
+        facts["decay"] = {name: [one[4] - kept * one[8], one[5], one[2]] for name, one in parts.items()}
         self._weights, self._momentum = _kept(self._weights, weights), _kept(self._momentum, momentum)
         self._average = _kept(self._average, average)
         return facts
@@ -316,7 +322,8 @@ def _train(adapter: Adapter, observer: Observer, source: Iterator[Any], count: i
                 value = call(value)
             if name == "backward":
                 change.after_backward()
-        steps.append({"losses": finite_losses(adapter, value), **sink.facts(), **change.after_step()})
+        losses, outside = _beside(observer, finite_losses, adapter, value)
+        steps.append({"losses": losses, "outside": outside, **sink.facts(), **change.after_step()})
     return {"steps": steps, "weights": change.first, "changed": change.changed}
 
 
@@ -333,12 +340,26 @@ def _infer(adapter: Adapter, observer: Observer, source: Iterator[Any], count: i
         for name, call in phases_of(adapter, source):
             with observer.watching(name, sink):
                 value = call(value)
-        found = [found_in(one) for one in adapter.detections(*value)]
-        steps.append({"detections": found, **sink.facts()})
+        detections, outside = _beside(observer, adapter.detections, *value)
+        found = [found_in(one) for one in detections]
+        steps.append({"detections": found, "outside": outside, **sink.facts()})
     return {"steps": steps, "weights": weights}
 
 
 # -- both ---------------------------------------------------------------------------------
+
+
+def _beside(observer: Observer, call: Callable[..., Any], *arguments: Any) -> Tuple[Any, Facts]:
+    """What a call gives that no step is timed with, and the work that is done there."""
+    sink = Sink(Projection())
+    with observer.watching(OUTSIDE, sink):
+        value = call(*arguments)
+    flops = sum(sum(kind.values()) for kind in sink.flops.values())
+    return value, {
+        "flops": flops,
+        "operators": sink.operators.get(OUTSIDE, 0),
+        "suppressed": sum(sink.suppressed),
+    }
 
 
 @contextlib.contextmanager
@@ -352,9 +373,10 @@ def _observer(adapter: Adapter) -> Iterator[Any]:
 
 
 def _walk(adapter: Adapter, observer: Observer, batches: Sequence[Batch]) -> Facts:
-    """Steps with these batches, each converted anew."""
+    """Steps with these batches, each converted anew. ``converted``: the work of that."""
     walk = _train if adapter.job.training else _infer
-    return walk(adapter, observer, map(adapter.convert, batches), len(batches))
+    data, outside = _beside(observer, lambda: [adapter.convert(one) for one in batches])
+    return {**walk(adapter, observer, iter(data), len(batches)), "converted": outside}
 
 
 def audit(adapter: Adapter, batches: Sequence[Batch], shake: bool = False) -> Facts:
@@ -398,8 +420,8 @@ def look(adapter: Adapter, batches: Sequence[Batch], state: str, source: Iterato
     Returns:
         ``step``: facts of one more of these steps, from where they came to. Then ``weights``, ``steps`` and
         ``changed`` as `audit` gives them: of the last two audited batches, from the state that was kept; in inference,
-        which changes no weights, of the first one. ``after``: settings of the framework.
-        Empty for a codebase that cannot be observed.
+        which changes no weights, of the first one. ``way``: norms by name of what all steps since then did to
+        the weights. ``after``: settings of the framework. Empty for a codebase that cannot be observed.
     """
     with _observer(adapter) as observer:
         if observer is None:
@@ -410,7 +432,10 @@ def look(adapter: Adapter, batches: Sequence[Batch], state: str, source: Iterato
         if not adapter.job.training:
             seen.update(_walk(adapter, observer, [first]))
         elif os.path.exists(state):
+            end = _kept({}, observer.tensors("weights"))
             adapter.load_state(state)
             os.remove(state)
+            start = observer.tensors("weights")
+            seen["way"] = {name: norm(value - start[name]) for name, value in end.items()}
             seen.update(_walk(adapter, observer, others))
         return seen

@@ -12,7 +12,7 @@ import os
 import resource
 import threading
 import time
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -80,42 +80,48 @@ def run_steps(phases: Sequence[Phase], steps: int, before: Callable[[], Any]) ->
 
 
 def run_block(
-    adapter: Adapter, phases: Sequence[Phase], steps: int, settle: int = 0, found: bool = False
+    adapter: Adapter, phases: Sequence[Phase], steps: int, settle: int = 0, found: Optional[int] = None
 ) -> Dict[str, Any]:
     """Time `steps` consecutive steps.
 
     `settle` steps run before them, untimed: they bring back the caches that the arms in between took.
 
     Returns:
-        {start_ns: [k], end_ns} on the worker's monotonic clock, losses and with ``found`` detections of the last step,
-        `Adapter.squares` after it (``done``), threads of the framework now, and the processors that this process kept
-        busy meanwhile.
+        {start_ns: [k], end_ns} on the worker's monotonic clock, losses of the last step and detections of step
+        ``found``, `Adapter.squares` after it (``done``; with ``later``, the processor time of reading all that to the
+        block's own), threads of the framework now, and the processors that this process kept busy meanwhile.
     """
+    infers = found is not None and not adapter.job.training
+    early = (found or 0) + 1 if infers else 0
     marks: List[Any] = []
     run_steps(phases, settle, before=lambda: None)
     adapter.synchronize()
     begin_cpu_ns, begin_ns = time.process_time_ns(), time.perf_counter_ns()
-    value = run_steps(phases, steps, before=lambda: marks.append(adapter.mark()))
+    chosen = run_steps(phases, early, before=lambda: marks.append(adapter.mark()))
+    value = run_steps(phases, steps - early, before=lambda: marks.append(adapter.mark()))
     adapter.synchronize()
     end_ns, end_cpu_ns = time.perf_counter_ns(), time.process_time_ns()
     starts_ns = adapter.marks_ns(marks)
-    detections = adapter.detections(*value) if found and not adapter.job.training else []
+    detections = adapter.detections(*chosen) if infers else []
     squares = adapter.squares() if adapter.job.training else {}
+    losses = finite_losses(adapter, value)
+    spent_ns = max(1, end_cpu_ns - begin_cpu_ns)
+    squares["later"] = (time.process_time_ns() - end_cpu_ns) / spent_ns
     # A device's clock has an origin of its own; the block starts when the host's clock says so.
     shift_ns = begin_ns - starts_ns[0]
     return {
         "start_ns": [int(start + shift_ns) for start in starts_ns],
         "end_ns": int(end_ns),
-        "losses": finite_losses(adapter, value),
+        "losses": losses,
         "done": {name: one for name, one in squares.items() if math.isfinite(one)},
         "found": [found_in(one) for one in detections],
         "threads": adapter.current_threads(),
-        "busy_processors": (end_cpu_ns - begin_cpu_ns) / max(1, end_ns - begin_ns),
+        "busy_processors": spent_ns / max(1, end_ns - begin_ns),
     }
 
 
 def found_in(one: Detections) -> Dict[str, Any]:
-    """Detections of one image in numbers of a few digits, the best first; of masks area and centre."""
+    """Detections of one image in numbers of a few digits, the best first; of masks what `_mask` tells."""
     order = np.argsort(-one.scores, kind="stable")
     facts: Dict[str, Any] = {
         "image_id": int(one.image_id),
@@ -129,10 +135,11 @@ def found_in(one: Detections) -> Dict[str, Any]:
 
 
 def _mask(mask: np.ndarray) -> List[float]:
-    """Height and width of the image, area, and the centre of the pixels (row, column)."""
+    """Height and width of the image, area, the centre of the pixels (row, column), and the length of the border."""
     rows, columns = np.nonzero(mask)
     centre = (rows.mean(), columns.mean()) if len(rows) else (0.0, 0.0)
-    return [*mask.shape, len(rows), *(round(float(value), 3) for value in centre)]
+    border = sum(int(np.count_nonzero(np.diff(mask, axis=axis))) for axis in (0, 1))
+    return [*mask.shape, len(rows), *(round(float(value), 3) for value in centre), border]
 
 
 LONGEST_REST_S = 1.0

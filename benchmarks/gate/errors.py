@@ -2,6 +2,7 @@
 
     python -m benchmarks.gate.errors                       # 2,000 checks of each: some minutes
     python -m benchmarks.gate.errors --checks 300 --before ''
+    python -m benchmarks.gate.errors --phases              # of phases (three steps a launch) and operators (one)
 
 *Before* is the gate of the commit named by `--before`, run from `git archive`. Every check may take 24 launches of ten
 rounds at a tolerance of 2 %. Shares are in per cent.
@@ -10,6 +11,7 @@ rounds at a tolerance of 2 %. Shares are in per cent.
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import subprocess
 import sys
@@ -21,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.gate import decide, metrics, simulate, summaries
+from bench.gate.values import growth_of_phase
 
 Floats = npt.NDArray[np.float64]
 Shape = tuple[int, int, int]
@@ -128,6 +131,28 @@ def sides(
     return MACHINES[machine](rng, shape), MACHINES[machine](rng, shape) + HEADS[head](rng, shape)
 
 
+PHASES: dict[str, tuple[float, float]] = {
+    "equal": (0.0, 0.0),
+    "10 % of the step moved to the phase": (0.1, -0.1),
+    "slower by the tolerance": (TOLERANCE, 0.0),
+    "slower by 2.5 % of the step": (0.025, 0.0),
+    "slower by 5 % of the step": (0.05, 0.0),
+    "slower by 10 % of the step, the rest faster by 7 %": (0.1, -0.07),
+}
+"""By how much of the base's step head's phase and the rest of its step grew."""
+
+
+def of_phase(machine: str, head: str, checks: int, steps: int, seed: int = 0) -> list[decide.Launches]:
+    """Growth, in each launch of each check, of a phase of half the step; phase and rest have noise of their own."""
+    rng = np.random.default_rng([seed, list(MACHINES).index(machine), list(PHASES).index(head), steps])
+
+    def seconds(*grown: float) -> Floats:
+        parts = [(0.5 + more) * np.exp(MACHINES[machine](rng, (checks, LAUNCHES, steps))) for more in grown]
+        return np.stack([parts[0], sum(parts)], axis=-1)
+
+    return [*map(growth_of_phase, seconds(0.0, 0.0), seconds(*PHASES[head]))]
+
+
 # -- outcomes -------------------------------------------------------------------------------------------------
 
 Outcomes = list[tuple[str, int]]
@@ -138,6 +163,12 @@ def after(base: Floats, head: Floats) -> Outcomes:
     plan = decide.Schedule.within(base.shape[1])
     settings = metrics.Settings({}, 60).metrics_of("train")
     return [simulate.run_check(comparisons(b, h, settings), plan) for b, h in zip(base, head, strict=True)]
+
+
+def of_phases(growths: list[decide.Launches]) -> Outcomes:
+    """The same of a phase alone."""
+    plan, target = decide.Schedule.within(LAUNCHES), metrics.metric("phase forward", TOLERANCE)
+    return [simulate.run_check({target.name: (target, one)}, plan) for one in growths]
 
 
 def comparisons(
@@ -187,7 +218,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--checks", type=int, default=2000)
     parser.add_argument("--launches", type=int, default=LAUNCHES, help="budget of a check")
     parser.add_argument("--before", default=BEFORE, help="revision of the old gate; empty: not at all")
+    parser.add_argument("--phases", action="store_true", help="of phases and operators instead of steps")
     chosen = parser.parse_args(arguments)
+    if chosen.phases:
+        print("| machine | head | what | failed | passed | launches, median |\n|---|---|---|---:|---:|---:|")
+        for machine, head in itertools.product(MACHINES, PHASES):
+            for what, steps in (("phase", 3), ("operator", 1)):
+                found = of_phases(of_phase(machine, head, chosen.checks, steps))
+                print(f"| {machine} | {head} | {what} | {row(found)} |", flush=True)
+        return
     print("| machine | head | gate | failed | passed | launches, median |\n|---|---|---|---:|---:|---:|")
     with tempfile.TemporaryDirectory(prefix="bench-gate-") as name:
         folder = Path(name)

@@ -16,6 +16,8 @@ def supports(model: str) -> bool:  # noqa: ARG001
 def source_options(model: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """What decides of which layers the model is made; the other models have the same ones with all conventions."""
     layers_differ = model.startswith(("retinanet", "fcos", "solov2_light_r50_dcn"))
+    if model.startswith("retinanet") and options.get("conventions") == "paddledet":
+        return {}  # its pyramid has torchvision's layers
     return {"conventions": options["conventions"]} if layers_differ and "conventions" in options else {}
 
 

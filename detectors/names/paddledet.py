@@ -14,6 +14,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from . import transformers
+from .rtdetr import to_paddledet
+
 MODELS = frozenset(
     {
         "fcos_r50_fpn",
@@ -30,8 +33,8 @@ MODELS = frozenset(
 
 
 def supports(model: str) -> bool:
-    """The models of ``MODELS``."""
-    return model in MODELS
+    """The models of ``MODELS``, and RT-DETR."""
+    return model in MODELS or transformers.supports(model)
 
 
 #: Canonical name (a pattern) → ppdet's; the first that matches a beginning is applied.
@@ -136,6 +139,8 @@ def rename(name: str, *, deep: bool = False, vd: bool = False, heads: Sequence[t
 
 def convert(model: str, state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Our weights in its names and shapes."""
+    if transformers.supports(model):
+        return to_paddledet(model, state)
     deep, vd = "101" in model, "_vd_" in model
     heads = RETINANET if model.startswith("retinanet") else FCOS if model.startswith("fcos") else ()
     converted = {

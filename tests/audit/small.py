@@ -207,12 +207,12 @@ def record_of(workload: Any, seen: list[Any], label: str) -> ArmRecord:
     )  # fmt: skip
 
 
-def timed(made: Any, source: Rotation) -> list[Losses]:
-    """What is kept of a warm-up and two blocks of one launch."""
+def timed(made: Any, source: Rotation, found: int = 1) -> list[Losses]:
+    """What is kept of a warm-up and two blocks of one launch, with the detections of a step of the first."""
     phases = phases_of(made, source)
     seen = []
     for round_ in range(-1, 2):
-        one = run_block(made, phases, 2, found=round_ == 0)
+        one = run_block(made, phases, 2, found=None if round_ else found)
         done = {**one["done"], "steps": 2.0 * (round_ + 2)}
         seen.append(Losses(launch=0, round=round_, losses=one["losses"], done=done, found=one["found"]))
     return seen

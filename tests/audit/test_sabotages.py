@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("torchvision")
 
 from bench.record.models import ArmRecord  # noqa: E402
-from tests.audit import in_details, in_inference, in_training  # noqa: E402, F401  (they fill the tables)
+from tests.audit import in_corners, in_details, in_inference, in_training  # noqa: E402, F401  (they fill the tables)
 from tests.audit.sabotages import INFERENCE, TRAINING, Patch  # noqa: E402
 from tests.audit.small import MODELS, adapter, record, verdict, with_closing  # noqa: E402
 
@@ -47,6 +47,9 @@ def _settings() -> Iterator[None]:
     torch.set_num_threads(threads)
     torch.set_float32_matmul_precision(precision)
     torch.backends.mkldnn.conv.fp32_precision = "none"
+    torch.backends.mkldnn.enabled = True
+    torch.set_flush_denormal(False)
+    torch.autograd.set_detect_anomaly(False)
     gc.collect()  # patched adapters refer to themselves
 
 

@@ -6,11 +6,16 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import click
 import pytest
+import typer
 
 import bench
+from bench.cli import app
 from bench.judge.ratio import pair, ratio
 from bench.record.run import Run
 from bench.record.samples import block_times
@@ -42,6 +47,19 @@ def test_every_command_explains_itself(cli: Cli, command: list[str]) -> None:
     done = cli(*command, "--help")
     assert done.code == 0
     assert "Usage" in done.out
+
+
+def test_no_help_has_brackets_that_rich_swallows() -> None:
+    def helps(command: Any) -> Iterator[str]:
+        yield from (getattr(one, "help", None) or "" for one in command.params)
+        if hasattr(command, "list_commands"):
+            context = click.Context(command)
+            for name in command.list_commands(context):
+                yield from helps(command.get_command(context, name))
+
+    found = list(helps(typer.main.get_command(app)))
+    assert any("CODEBASE:MODEL@WEIGHTS" in text for text in found)
+    assert [text for text in found if "[" in text] == []
 
 
 def test_version(cli: Cli) -> None:

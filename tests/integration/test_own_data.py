@@ -10,7 +10,7 @@ from PIL import Image
 
 from bench.errors import BenchError
 from bench.inputs import folders
-from bench.inputs.dataset import check_dataset, open_dataset
+from bench.inputs.dataset import open_dataset
 from bench.recipe.workload import Input
 from tests.conftest import Cli
 from tests.helpers import odd_images
@@ -57,7 +57,6 @@ def voc(root: Path) -> Path:
 
 def test_yolo_folder_is_a_data_set(tmp_path: Path) -> None:
     root = yolo(tmp_path / "mine")
-    check_dataset(Input(dataset=str(root)), "train")
     opened = open_dataset(Input(dataset=str(root), images=2), "train", tmp_path / "cache")
     assert (opened.classes, opened.split, len(opened.image_ids)) == (("wheel", "bolt"), "train", 2)
     coco = json.loads(opened.annotations.read_text())
@@ -67,7 +66,7 @@ def test_yolo_folder_is_a_data_set(tmp_path: Path) -> None:
     again = open_dataset(Input(dataset=str(root), images=2), "train", tmp_path / "other")
     assert again.checksum == opened.checksum
     with pytest.raises(BenchError, match="no folder of the split 'tests'"):
-        check_dataset(Input(dataset=str(root), split="tests"), "train")
+        open_dataset(Input(dataset=str(root), split="tests"), "train", tmp_path)
 
 
 def test_voc_folder_is_a_data_set(tmp_path: Path) -> None:
@@ -79,7 +78,7 @@ def test_voc_folder_is_a_data_set(tmp_path: Path) -> None:
     val = open_dataset(Input(dataset=str(root), images=1), "infer", tmp_path / "cache")
     assert (val.classes, val.image_ids) == (opened.classes, (1,))
     with pytest.raises(BenchError, match="no split 'trian'") as found:
-        check_dataset(Input(dataset=str(root), split="trian"), "train")
+        open_dataset(Input(dataset=str(root), split="trian"), "train", tmp_path)
     assert "train" in found.value.hint
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from playwright.sync_api import Browser
 
 from bench.inputs.batches import epoch_orders
 from bench.measure.prepare import _weights_file
@@ -24,6 +25,7 @@ from bench.worker.api import Batch
 from bench.worker.batches import CorruptBatch
 from bench.worker.training import compose, images_of, learning_rate_factor, load_schedule, mirrored
 from tests.conftest import FAKE, Cli, Finished
+from tests.helpers.browser import opened
 from tests.helpers.runs import curves, killed_and_resumed_alike, resume, wait_for_blocks
 
 WORK: dict[str, Any] = {
@@ -169,7 +171,9 @@ def test_ranks_train_on_different_batches_and_the_first_one_predicts(cli: Cli) -
     assert len(Run(cli.runs()[0]).journal()[0].ranks) == 2
 
 
-def test_the_report_puts_ap_beside_speed_and_draws_the_curves(cli: Cli, whole: Path, tmp_path: Path) -> None:
+def test_the_report_puts_ap_beside_speed_and_draws_the_curves(
+    cli: Cli, whole: Path, tmp_path: Path, browser: Browser
+) -> None:
     done = cli("report", whole, "-o", tmp_path / "report")
     assert done.code == 0, done.err
     text = (tmp_path / "report" / "report.md").read_text()
@@ -193,9 +197,18 @@ def test_the_report_puts_ap_beside_speed_and_draws_the_curves(cli: Cli, whole: P
     assert [len(curve) for curve in data["arms"]["curve"]] == [
         len(arm["evaluations"]) for arm in cell["arms"]
     ]
-    for name in ("accuracy-tradeoff", "losses-1", "ap-1"):
-        assert f"figures/{name}.svg" in text
-        assert (tmp_path / "report" / "figures" / f"{name}.svg").stat().st_size > 1000
+    assert [len(losses) for losses in data["arms"]["losses"]] == [9, 9]
+    assert [images for _, _, images in data["arms"]["interval"]] == [4, 4]
+    low, high, _ = data["arms"]["interval"][1]
+    assert low < rows["fast"]["ap"]["segm"] < high
+    figures = opened(browser, tmp_path / "report").locator("#accuracy svg[role=img]")
+    figures.nth(3).wait_for()
+    assert [one.get_attribute("aria-label") for one in figures.all()] == [
+        "AP (%) against images/s", "AP (%) against seconds of training", "total loss against step",
+        "difference to slow against step",
+    ]  # fmt: skip
+    assert "figures/accuracy-tradeoff.svg" in text
+    assert (tmp_path / "report" / "figures" / "accuracy-tradeoff.svg").stat().st_size > 1000
 
 
 def test_training_starts_from_checkpoint_of_another(cli: Cli) -> None:

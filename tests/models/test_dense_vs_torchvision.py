@@ -16,7 +16,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from adapters.torchvision.adapter import AlreadyPrepared, PreparedImages
 from bench.inputs.weights import to_codebase
-from detectors import Target, build, calibrate
+from detectors import Target, build, calibrate, parameter_groups
 from detectors.structures import GroundTruth
 from tests.helpers.models import few_layers
 
@@ -223,3 +223,19 @@ def test_calibrated_random_weights_detect_and_learn_at_once(name: str) -> None:
         optimizer.step()
         totals.append(loss.item())
     assert totals[-1] < totals[0]
+
+
+def test_paddledetections_retinanet_has_its_layers_rates_and_boxes() -> None:
+    """ppdet/modeling/heads/fcos_head.py (`lr_scale=2.` of FCOSFeat) and retina_head.py, which does not cut boxes."""
+    with torch.device("meta"):
+        model = build("retinanet_r50_fpn", conventions="paddledet")
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    usual, fast = parameter_groups(model, lr=1.0, weight_decay=1.0)
+    assert (usual["lr"], fast["lr"], fast["weight_decay"]) == (1.0, 2.0, 1.0)
+    assert {names[id(one)] for one in fast["params"]} == {
+        f"head.{tower}_tower.{layer}.bias" for tower in ("class", "box") for layer in range(4)
+    }
+    assert model.neck.p6.weight.shape[1] == 256  # made from P5
+    assert not model.clip_boxes
+    with pytest.raises(ValueError, match="paddledet"):
+        build("fcos_r50_fpn", conventions="paddledet")

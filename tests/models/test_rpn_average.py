@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from detectors.conventions import conventions_named
 from detectors.pyramid import Pyramid
 from detectors.rpn import RPN
 from detectors.structures import GroundTruth, Target
@@ -26,3 +27,9 @@ def test_mmdet_averages_over_one_more_anchor_without_positives() -> None:
         found = rpn.losses(Pyramid(maps), truth, torch.tensor([size, size]), size)
         losses[least] = float(found["loss_objectness"].detach())
     assert losses[0] / losses[1] == pytest.approx((2 * 256 + 1) / (2 * 256), rel=1e-6)
+
+
+def test_one_stage_models_have_no_conventions_of_paddledetection() -> None:
+    assert conventions_named("paddledet").forced_iou == 0
+    with pytest.raises(ValueError, match=r"there are torchvision, mmdet$"):
+        conventions_named("paddledet", one_stage=True)

@@ -282,6 +282,22 @@ def test_lower_precision_still_trains_and_predicts() -> None:
     assert len(predict(adapter, batch)[0].boxes)
 
 
+def test_float64_is_the_same_work_with_more_digits() -> None:
+    batch = make_batch(96, 128)
+    single = prepared("fcos_r50_fpn")
+    state = copy.deepcopy(single.model.state_dict())
+    single_loss = train_step(single, single.convert(batch))["loss"]
+    try:
+        double = prepared("fcos_r50_fpn", precision="float64")
+        double.model.load_state_dict(state)
+        loss = train_step(double, double.convert(batch))["loss"]
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert {one.dtype for one in double.model.parameters()} == {torch.float64}
+    assert loss == pytest.approx(single_loss, rel=1e-4)
+    assert loss != single_loss
+
+
 class OneWeight(torch_common.TorchAdapter):
     """A model of one weight; `factor` is a hundred times its gradient."""
 

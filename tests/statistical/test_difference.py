@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from bench.judge.difference import match, paired_difference
+from bench.judge.difference import match
+from benchmarks.images import difference
 
 
 def test_interval_holds_the_difference_as_often_as_it_says() -> None:
@@ -30,6 +31,6 @@ def test_interval_holds_the_difference_as_often_as_it_says() -> None:
             ]
             for chance in (0.7, 0.5)
         ]
-        found = paired_difference(*(match(truth, side, "bbox") for side in sides), replicates=200)
+        found = difference(*(match(truth, side, "bbox") for side in sides), 200)
         inside += found.low <= 0.2 <= found.high  # no false positives: AP is the share that is found
     assert inside >= 0.85 * repetitions  # of 95 %, less three standard deviations

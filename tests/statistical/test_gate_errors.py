@@ -35,6 +35,17 @@ def test_regressions_pass_in_at_most_five_percent(machine: str, head: str) -> No
     assert rate(machine, head, "pass") <= most(0.08 if head == RARE else 0.05)
 
 
+@pytest.mark.parametrize("head", errors.PHASES)
+@pytest.mark.parametrize("machine", errors.MACHINES)
+def test_phases_fail_and_pass_as_seldom(machine: str, head: str) -> None:
+    found = [state for state, _ in errors.of_phases(errors.of_phase(machine, head, CHECKS, steps=3))]
+    grown = min(errors.PHASES[head][0], sum(errors.PHASES[head]))
+    if grown <= errors.TOLERANCE:
+        assert found.count("fail") / CHECKS <= most(0.01)
+    if grown >= errors.TOLERANCE:
+        assert found.count("pass") / CHECKS <= most(0.05)
+
+
 @pytest.mark.parametrize("runs", [16, 30, 60, 120])
 @pytest.mark.parametrize("coefficient", [0.0, 0.3, 0.5])
 def test_series_without_a_change_seldom_show_one(coefficient: float, runs: int) -> None:

@@ -1,7 +1,8 @@
 """One set of weights for every codebase: canonical parameter names to a codebase's own.
 
 Canonical are the names and shapes of the project's `detectors` package, which has the maps, in `detectors/names`:
-plain Python and numpy, loaded by path, since importing `detectors` would import torch.
+plain Python and numpy, loaded by path, since importing `detectors` would import torch. Of RT-DETR, which it has not,
+they are those of transformers.
 """
 
 from __future__ import annotations
@@ -40,6 +41,12 @@ def supports(codebase: str, model: str) -> bool:
     return module is not None and model in models.MODELS and bool(module.supports(model))
 
 
+def source_of(model: str) -> str:
+    """The codebase whose seeded initialisation is transplanted into all others; canonical names are its names."""
+    of_transformers = _module("transformers")
+    return "transformers" if of_transformers is not None and of_transformers.supports(model) else "native"
+
+
 def source_options(codebase: str, model: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """Options with which the canonical weights are made that an arm of the codebase, with its own options, starts from.
 
@@ -71,7 +78,7 @@ def canonical_names(codebase: str, model: str, state: Weights) -> dict[str, str]
         state: Canonical weights of the model; only their shapes matter.
 
     Returns:
-        The codebase's name → the canonical one. Values that the mapping adds have none.
+        The codebase's name → the canonical one. Values that the mapping adds, or joins, have none.
     """
     names = list(state)
     marked = {
@@ -80,7 +87,7 @@ def canonical_names(codebase: str, model: str, state: Weights) -> dict[str, str]
     }
     found = {}
     for own, value in to_codebase(codebase, model, marked).items():
-        place = int(np.max(value)) if np.size(value) else 0
-        if place >= _MARK:
-            found[own] = names[place - _MARK]
+        places = np.unique(np.asarray(value)[np.asarray(value) >= _MARK])
+        if len(places) == 1:
+            found[own] = names[int(places[0]) - _MARK]
     return found

@@ -6,20 +6,23 @@ import base64
 import gzip
 import json
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping
 from statistics import median
 from typing import Any
 
 from bench.judge.numbers import significant
 from bench.report.accuracy_values import ArmAccuracy
 from bench.report.colours import look, phase_colour
-from bench.report.sections import log_tail, reproduce
+from bench.report.sections import log_tail, reproduce, without_text
 from bench.report.text import PHASE_TITLES, value_text
-from bench.report.values import MARKS, Group, Report, Row, RunReport
+from bench.report.values import MARKS, Group, Report, Row
 
 #: Steps in the page over all arms; the Parquet files beside the run hold every one.
 MOST_STEPS = 300_000
 FEWEST_STEPS = 200
+#: Losses in the page over all arms, and of one arm: means of so many stretches of its steps.
+MOST_LOSSES, MOST_LOSSES_OF_ARM = 60_000, 240
 MOST_BATCHES = 16
 #: The round of steps that others disturbed: like the warm-up's, it is below 0 and counts in no ratio of the page.
 DISTURBED = -2
@@ -67,13 +70,14 @@ def page_data(report: Report) -> dict[str, Any]:
     placed = [(run, *one) for run in report.runs for one in run.placed]
     groups = [(run, group) for run in report.runs for group in run.groups]
     index = {id(group): number for number, (_, group) in enumerate(groups)}
-    ids = _ids([(run, row) for run, _, row in placed])
+    ids = arm_ids(report)
     room = max(FEWEST_STEPS, MOST_STEPS // max(len(placed), 1))
-    curves = {
-        (run.id, arm.arm): _curve(arm) for run in report.runs for cell in run.accuracy for arm in cell.arms
-    }
+    evaluated = {(run.id, arm.arm): arm for run in report.runs for cell in run.accuracy for arm in cell.arms}
+    began = _began(report)
+    losses = min(MOST_LOSSES_OF_ARM, MOST_LOSSES // max(len(evaluated), 1))
     rows = [
-        _row(text, group, row, room) | {"curve": curves.get((run.id, row.arm), [])}
+        _row(text, group, row, began[run.id, group.cell], room)
+        | _accuracy(evaluated.get((run.id, row.arm)), losses)
         for run, group, row in placed
     ]
     columns = {name: [row[name] for row in rows] for name in (rows[0] if rows else {})}
@@ -87,9 +91,10 @@ def page_data(report: Report) -> dict[str, Any]:
             "model": [text(group.model) for _, group in groups],
             "task": [text(group.task) for _, group in groups],
             "cell": [text(f"{run.id}/{group.cell}") for run, group in groups],
+            "levels": [[text(word) for word in group.level_words] for _, group in groups],
             "command": [text(reproduce(run, group)[-2]) for run, group in groups],
         },
-        "arms": {"id": ids, "group": [index[id(group)] for _, group, _ in placed], **columns},
+        "arms": {"id": list(ids.values()), "group": [index[id(group)] for _, group, _ in placed], **columns},
         "texts": TEXTS,
         "interleaved": all(run.interleaved for run in report.runs),
         "marks": MARKS,
@@ -99,23 +104,47 @@ def page_data(report: Report) -> dict[str, Any]:
     return {**document, "strings": text.all()}
 
 
-def _curve(arm: ArmAccuracy) -> list[list[float | None]]:
-    """Seconds of training and AP of each evaluation."""
-    seen = ((one.train_s, one.ap.get(arm.headline)) for one in arm.evaluations)
-    return [[short(seconds), short(ap, 4)] for seconds, ap in seen if seconds is not None and ap is not None]
+def _began(report: Report) -> dict[tuple[str, str], dict[int, float]]:
+    """When each launch of a cell began, by run and cell: its arms have one clock."""
+    began: dict[tuple[str, str], dict[int, float]] = {}
+    for run in report.runs:
+        for group, row in run.placed:
+            of_cell = began.setdefault((run.id, group.cell), {})
+            for launch, start in zip(row.trace.launch, row.trace.start_s, strict=True):
+                of_cell[launch] = min(start, of_cell.get(launch, math.inf))
+    return began
 
 
-def _ids(rows: Sequence[tuple[RunReport, Row]]) -> list[str]:
-    """Ids that survive a new report: the arm's own, with its run's where two runs have one."""
-    counts: dict[str, int] = {}
-    for _, row in rows:
-        counts[row.arm] = counts.get(row.arm, 0) + 1
-    return [row.arm if counts[row.arm] == 1 else f"{run.id}/{row.arm}" for run, row in rows]
+def _accuracy(arm: ArmAccuracy | None, room: int) -> dict[str, Any]:
+    """Seconds of training, step and AP of each evaluation; the interval of the last AP, and images that it is of; the
+    length of a stretch of steps, and the mean loss of each."""
+    if arm is None:
+        return {"curve": [], "interval": [], "stretch": 1, "losses": []}
+    seen = ((one.train_s, one.step, one.ap.get(arm.headline)) for one in arm.evaluations)
+    sure = arm.interval if arm.interval and math.isfinite(arm.interval.high) else None
+    stretch = math.ceil(len(arm.losses) / max(room, 1)) or 1
+    parts = (arm.losses[start : start + stretch] for start in range(0, len(arm.losses), stretch))
+    return {
+        "curve": [[short(s), step, short(ap, 4)] for s, step, ap in seen if s is not None and ap is not None],
+        "interval": [short(sure.low, 4), short(sure.high, 4), sure.images] if sure else [],
+        "stretch": stretch,
+        "losses": [short(sum(part) / len(part)) for part in parts],
+    }
 
 
-def _row(text: Strings, group: Group, row: Row, room: int) -> dict[str, Any]:
+def arm_ids(report: Report) -> dict[int, str]:
+    """`id` of a row → an id that survives a new report: the arm's own, with its run's where two runs have one."""
+    counts = Counter(row.arm for run in report.runs for row in run.rows)
+    return {
+        id(row): row.arm if counts[row.arm] == 1 else f"{run.id}/{row.arm}"
+        for run in report.runs
+        for row in run.rows
+    }
+
+
+def _row(text: Strings, group: Group, row: Row, began: Mapping[int, float], room: int) -> dict[str, Any]:
     step, ratio, memory = row.step_s, row.ratio, row.memory
-    design, seconds = _steps(row, room)
+    design, seconds = _steps(row, began, room)
     batches = row.trace.batch if design and len({*row.trace.batch} - {-1}) > 1 else ()
     return {
         "name": text(group.contrast(row)[0]),
@@ -142,6 +171,8 @@ def _row(text: Strings, group: Group, row: Row, room: int) -> dict[str, Any]:
         "ap": short(row.headline_ap, 4),
         "peak": short(row.peak_share, 4),
         "gflops": short(row.flops_per_step / step.median_s / 1e9 if row.flops_per_step and step else None, 4),
+        "without": [text(without_text(group, row, one)) for one in row.without],
+        "notes": [text(note) for note in row.audit.notes] if row.audit else [],
         "software": text(" · ".join(part for part in (row.version, row.kernels) if part)),
         "options": text(", ".join(f"{key}={value}" for key, value in row.options.items())),
         "warnings": [text(warning) for warning in row.warnings],
@@ -157,14 +188,14 @@ def _row(text: Strings, group: Group, row: Row, room: int) -> dict[str, Any]:
 
 
 def _differences(text: Strings, row: Row) -> list[list[Any]]:
-    """Fact, value of the baseline, of the arm, and the relative difference of two numbers."""
+    """Fact, value of the baseline, of the arm, the relative difference of two numbers, and what is tolerated."""
     found = []
     for one in row.audit.differences if row.audit else ():
         pair = (one.baseline, one.arm)
         numbers = [value for value in pair if isinstance(value, int | float) and not isinstance(value, bool)]
         relative = numbers[1] / numbers[0] - 1 if len(numbers) == 2 and numbers[0] else None
         shown = (one.fact, *map(value_text, pair))
-        found.append([*map(text, shown), short(relative, 3)])
+        found.append([*map(text, shown), short(relative, 3), one.tolerance])
     return found
 
 
@@ -181,8 +212,8 @@ def _by_batch(row: Row) -> str:
     return ", ".join(parts[:MOST_BATCHES]) + (f", {more} more" if more > 0 else "")
 
 
-def _steps(row: Row, room: int) -> tuple[str, list[float | None]]:
-    """Launch, round and number of steps of each run of steps, and the seconds of each step.
+def _steps(row: Row, began: Mapping[int, float], room: int) -> tuple[str, list[float | None]]:
+    """Launch, round, number of steps and start in its launch of each run of steps, and the seconds of each step.
 
     Beyond `room` steps the least and the most of each stretch remain, and no design: ratios need every step.
     """
@@ -193,14 +224,14 @@ def _steps(row: Row, room: int) -> tuple[str, list[float | None]]:
         return "", [short(value) for stretch in stretches for value in (min(stretch), max(stretch))]
     if row.sessions > 1:  # a ratio that the page made from these steps would not know of sessions
         return "", [short(value) for value in trace.seconds]
-    runs: list[list[int]] = []
+    runs: list[list[Any]] = []
     disturbed = trace.disturbed or (False,) * len(trace.launch)
-    for launch, number, bad in zip(trace.launch, trace.round, disturbed, strict=True):
+    for launch, number, bad, start in zip(trace.launch, trace.round, disturbed, trace.start_s, strict=True):
         round_ = DISTURBED if bad and number >= 0 else number
         if runs and runs[-1][:2] == [launch, round_]:
             runs[-1][2] += 1
         else:
-            runs.append([launch, round_, 1])
+            runs.append([launch, round_, 1, short(start - began[launch], 6)])
     design = ";".join(",".join(map(str, one)) for one in runs)
     return design, [short(value) for value in trace.seconds]
 

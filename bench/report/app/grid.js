@@ -82,7 +82,7 @@ function drawMatrix(left) {
   const row = (index) => {
     const one = left[index];
     return h("div", { class: "row", role: "row", style: template + `;height:${phone() ? height - 6 : height}px`, "data-row": index, "aria-rowindex": index + 2 },
-      h("div", { class: "cell name", role: "rowheader", tabindex: -1 }, one.group.title), columns.map((name) => cell(one, name)));
+      h("div", { class: "cell name", role: "rowheader", tabindex: -1, "data-q": one.group.title }, one.group.title), columns.map((name) => cell(one, name)));
   };
   const head = h("div", { class: "head", role: "row", style: template }, ["workload", ...columns].map((name, index) => {
     const key = index ? name : "workload";
@@ -122,9 +122,9 @@ function gridKey(event) {
   const grid = $("matrix-grid");
   const moves = /** @type {Any} */ ({ ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1], PageDown: [10, 0], PageUp: [-10, 0], Home: [-1e9, 0], End: [1e9, 0] });
   const target = /** @type {Any} */ (event.target);
-  if (event.key === "Enter" && target.dataset.arm) {
+  if (event.key === "Enter" && target.matches("[data-arm],[data-q]")) {
     event.preventDefault(); // or it would press the button that the drawer puts the focus on
-    return openArm(arms[+target.dataset.arm]);
+    return target.click();
   }
   if (!moves[event.key] || !target.closest(".row")) return;
   event.preventDefault();

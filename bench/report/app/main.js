@@ -4,11 +4,11 @@ function chip(name, title) {
   return button(title, () => set({ [name]: state[name] ? "" : "1" }), { "aria-pressed": state[name] === "1" });
 }
 function choice(name, title, options) {
-  if (options.length < 2) return "";
+  if (options.length < (options[0][0] ? 2 : 3)) return "";
   return h("select", { "aria-label": title, onchange: (event) => set({ [name]: event.target.value }) },
     options.map(([value, text]) => h("option", { value, selected: state[name] === value }, text)));
 }
-const distinct = (key) => [["", `all ${key}s`], ...unique(groups.map((group) => group[key])).map((one) => [one, one])];
+const distinct = (key, values = groups.map((group) => group[key])) => [["", `all ${key}s`], ...unique(values).map((one) => [one, one])];
 
 function drawFilters() {
   const { all } = names(), off = hidden();
@@ -18,6 +18,7 @@ function drawFilters() {
   $("filters").replaceChildren(...[typed,
     choice("task", "Task", distinct("task")),
     choice("model", "Model", distinct("model")),
+    choice("level", "Level", distinct("level", groups.flatMap((group) => group.levels))),
     chip("equal", "equal work only"), chip("sure", "sure only"),
     choice("metric", "Metric", metrics),
     D.interleaved ? choice("base", "Baseline", [["", "baseline of the run"], ...comparable.slice(0, 50).map((name) => [name, "against " + name])]) : "",
@@ -61,7 +62,7 @@ function rest() {
 }
 
 function drawSide() {
-  const places = [["answer", "Answer"], ["results", "Ratios"], ...[...$("views").children].map((one) => [one.id, one.firstChild.firstChild.textContent]), ["history", "History"], ["notes", "Trust, machine, reproduce"]];
+  const places = [["answer", "Answer"], ["results", "Ratios"], ...[...$("views").children].map((one) => [one.id, one.querySelector("h2").firstChild.textContent]), ["history", "History"], ["notes", "Trust, machine, reproduce"]];
   $("side").replaceChildren(...places.filter(([id]) => $(id)).map(([id, text]) => h("a", { href: "#" + id, "data-jump": id }, text)));
   spy();
 }
@@ -98,7 +99,7 @@ function drawTools() {
     button("Theme", () => { ROOT.dataset.theme = dark() ? "light" : "dark"; render(); }), button("?", keys, { "aria-label": "Keys" }));
 }
 function keys() {
-  const list = [["/", "filter"], ["arrow keys", "move in the matrix"], ["Enter", "all about an arm"], ["Esc", "close"], ["?", "this list"]];
+  const list = [["/", "filter"], ["arrow keys", "move in the matrix"], ["Enter", "all about an arm; on a workload: filter by it"], ["Esc", "close"], ["?", "this list"]];
   $("keys").replaceChildren(h("h2", { id: "keys-title" }, "Keys"), h("dl", {}, list.map(([key, text]) => [h("dt", {}, key), h("dd", {}, text)])),
     button("Close", () => $("keys").close()));
   $("keys").showModal();
@@ -129,8 +130,12 @@ function listen() {
       const key = sort.dataset.sort;
       return set({ sort: state.sort === "-" + key ? key : state.sort === key ? "" : "-" + key });
     }
+    const name = target.closest("[data-q]");
+    if (name) return set({ q: state.q ? "" : name.dataset.q });
+    const link = target.closest('[href^="#arm="]');
+    if (link) event.preventDefault();
     const arm = target.closest("[data-arm]");
-    if (arm) openArm(arms[+arm.dataset.arm]);
+    if (arm || link) openArm(arm ? arms[+arm.dataset.arm] : armOf(decodeURIComponent(link.hash.slice(5))));
   });
   for (const type of ["mouseover", "mouseout", "focusin", "focusout"]) document.addEventListener(type, tip);
   document.addEventListener("keydown", (event) => {
@@ -153,10 +158,8 @@ function listen() {
   let width = innerWidth;
   addEventListener("resize", () => { if (innerWidth !== width) { width = innerWidth; render(); } });
 }
-function openFromHash() {
-  const arm = state.arm && arms.find((one) => one.id === state.arm);
-  if (arm) openArm(arm);
-}
+const armOf = (id) => arms.find((one) => one.id === id);
+const openFromHash = () => openArm(armOf(state.arm));
 
 unpack($("data").textContent).then((data) => {
   load(data);

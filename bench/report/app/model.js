@@ -4,7 +4,7 @@ let D = /** @type {Any} */ (null);
 let arms = [];
 /** @type {Any[]} */
 let groups = [];
-const START = /** @type {Any} */ ({ q: "", task: "", model: "", hide: "", equal: "", sure: "", base: "", metric: "ratio", sort: "", arm: "" });
+const START = /** @type {Any} */ ({ q: "", task: "", model: "", level: "", hide: "", equal: "", sure: "", base: "", metric: "ratio", sort: "", arm: "" });
 let state = /** @type {Any} */ ({ ...START });
 
 async function unpack(text) {
@@ -18,7 +18,7 @@ function load(data) {
   const text = (index) => D.strings[index];
   groups = D.groups.title.map((title, index) => ({
     index, title: text(title), model: text(D.groups.model[index]), task: text(D.groups.task[index]),
-    cell: text(D.groups.cell[index]), command: text(D.groups.command[index]), arms: [],
+    cell: text(D.groups.cell[index]), command: text(D.groups.command[index]), levels: D.groups.levels[index].map(text), arms: [],
   }));
   arms = D.arms.id.map((id, index) => {
     const arm = /** @type {Any} */ ({ index, id });
@@ -147,6 +147,7 @@ const METRICS = /** @type {Any} */ ({
   rate: ["images/s", (a) => a.rate, (v) => number(v), true],
   memory: ["max memory", (a) => a.memory, (v) => number(v, 4) + " MiB", false],
   ap: ["AP", (a) => a.ap, (v) => (100 * v).toFixed(1), true],
+  training: ["seconds of training", (a) => a.curve.at(-1)?.[0] ?? null, (v) => number(v) + " s", false],
   peak: ["% of peak", (a) => a.peak, (v) => (100 * v).toFixed(0) + " %", true],
 });
 
@@ -166,6 +167,7 @@ function rows() {
   for (const group of groups) {
     if (state.task && group.task !== state.task) continue;
     if (state.model && group.model !== state.model) continue;
+    if (state.level && !group.levels.includes(state.level)) continue;
     let list = group.arms.filter((arm) => !off.has(arm.name));
     if (!list.some(passes)) continue;
     const base = baseOf(group);

@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from importlib import resources
 
-import rjsmin
+import minify
 from markupsafe import Markup
 
 from bench.report.answer import headline, legend, pivot_table
-from bench.report.app.data import packed, page_data
+from bench.report.app.data import arm_ids, packed, page_data
 from bench.report.document import Block, Bullets, Code, Details, Heading, Table, Text
-from bench.report.latency import energy_blocks, latency_blocks, serving_blocks, sweep_blocks
+from bench.report.latency import energy_blocks, latency_blocks, serving_blocks
 from bench.report.render.page import hash_of, html_of, templates
 from bench.report.sections import (
     HOW_TO_READ,
@@ -24,18 +24,19 @@ from bench.report.sections import (
     audit_blocks,
     facts_line,
     machine_blocks,
-    reproduce,
-    warning_text,
-    warnings_of,
+    reproduce_blocks,
+    trust_texts,
+    warning_bullets,
 )
 from bench.report.setting import setting_blocks
+from bench.report.sweeps import SWEPT, sweep_blocks
 from bench.report.text import shorten
 from bench.report.values import Report, RunReport
 
 #: The page's own script, in order.
 SCRIPTS = ("core.js", "model.js", "grid.js", "views.js", "drawer.js", "main.js")
-#: Rows of a table without JavaScript, and warnings that are said in full.
-STATIC_ROWS, MOST_WARNINGS = 60, 60
+#: Rows of a table without JavaScript, and items of a list.
+STATIC_ROWS = 60
 
 
 def render_page(report: Report, history: Markup | str = "") -> str:
@@ -69,9 +70,9 @@ def render_page(report: Report, history: Markup | str = "") -> str:
 
 
 def own_script() -> str:
-    """What this project wrote, as one script, without comments and blanks."""
-    body: str = rjsmin.jsmin("\n".join(map(_resource, SCRIPTS)))
-    return f'"use strict";\n(() => {{\n{body}\n}})();\n'
+    """What this project wrote, as one script, minified."""
+    body = "\n".join(map(_resource, SCRIPTS))
+    return str(minify.string("application/javascript", f'"use strict";\n(() => {{\n{body}\n}})();\n'))
 
 
 def _run(run: RunReport, *, several: bool) -> dict[str, object]:
@@ -92,26 +93,29 @@ def _static(run: RunReport) -> Iterator[Block]:
         yield pivot_table(run, STATIC_ROWS // 2)
     audit = tuple(_clipped(block) for block in audit_blocks(run))
     if audit:
-        yield Details("Equal work: what differs, and what was not shown", audit)
+        yield Details("Equal work: what the audit saw", audit)
 
 
 def _notes(report: Report) -> Iterator[Block]:
     """Trust, machine, recipe and how to repeat it."""
+    ids = arm_ids(report)
     for run in report.runs:
         if len(report.runs) > 1:
             yield Heading(2, f"Notes on {run.name}, run {run.id}")
-        warnings = [warning_text(text, arms, run) for text, arms in warnings_of(run)]
-        yield Heading(3, f"Warnings ({len(warnings)})")
-        yield Bullets(tuple(warnings[:MOST_WARNINGS])) if warnings else Text("None.")
-        if len(warnings) > MOST_WARNINGS:
-            yield Text(f"{len(warnings) - MOST_WARNINGS} more are in report.json.")
+        warnings = warning_bullets(run, ids)
+        count = len(warnings.items)
+        yield Heading(3, f"Warnings ({count})")
+        yield _clipped(warnings) if count else Text("None.")
+        if count > STATIC_ROWS:
+            yield Text(f"{count - STATIC_ROWS} more are in report.json.")
+        yield from map(Text, trust_texts(run))
         if run.unmeasured:
-            yield Text(f"Planned but without a record: {', '.join(run.unmeasured[:MOST_WARNINGS])}.")
+            yield Text(f"Planned but without a record: {', '.join(run.unmeasured[:STATIC_ROWS])}.")
         for title, blocks in (
             ("Setting: weights, types of numbers, threads, images", setting_blocks(run)),
             ("Latency of inference", latency_blocks(run)),
             ("Serving", serving_blocks(run)),
-            ("Batch sizes", sweep_blocks(run)),
+            (SWEPT, sweep_blocks(run)),
             ("Energy", energy_blocks(run)),
         ):
             if clipped := tuple(map(_clipped, blocks)):
@@ -121,7 +125,7 @@ def _notes(report: Report) -> Iterator[Block]:
         yield Details("As recorded", tuple(machine_blocks(run)))
         yield Details("Recipe as resolved", (Code(as_yaml(run.recipe), "yaml"),))
         yield Heading(3, "Reproduce")
-        yield Code("\n".join(reproduce(run)), "sh")
+        yield from reproduce_blocks(run)
 
 
 def _clipped(block: Block) -> Block:
@@ -129,7 +133,7 @@ def _clipped(block: Block) -> Block:
         caption = f"The first {STATIC_ROWS} of {len(block.rows)} rows; report.json has all."
         return Table(block.columns, block.rows[:STATIC_ROWS], caption)
     if isinstance(block, Bullets):
-        return Bullets(block.items[:STATIC_ROWS])
+        return Bullets(block.items[:STATIC_ROWS], block.about[:STATIC_ROWS])
     return block
 
 

@@ -5,8 +5,9 @@ const label = (arm) => h("span", { "data-arm": arm.index }, swatch(arm), arm.nam
 const measured = (list) => list.flatMap((row) => row.arms);
 const room = () => printing ? 1000 : $("matrix").clientWidth || 900;
 
-function section(id, title, ...children) {
-  return h("section", { id }, h("h2", {}, title, anchor(id, title)), children);
+/** A section, with the buttons of its figure beside the heading. */
+function section(id, title, tools, ...children) {
+  return h("section", { id }, div("title", h("h2", {}, title, anchor(id, title)), div("bar", tools)), children);
 }
 const anchor = (id, title) => h("a", { class: "anchor", href: "#" + id, "aria-label": "Link to " + title, "data-jump": id }, "¶");
 /** Buttons that save a figure. */
@@ -37,6 +38,7 @@ const across = (scale, value, width) =>
 function forestLine(arm, scale, width) {
   const ratio = ratioOf(arm), [colour, shape] = arm.look, x = (v) => across(scale, v, width), d = 1 + arm.detectable;
   return [
+    logTicks(scale.low, scale.high).map((tick) => s("line", { x1: x(tick), x2: x(tick), y1: 0, y2: 22, stroke: "var(--grid)" })),
     d > 1 && s("rect", { x: x(1 / d), y: 2, width: x(d) - x(1 / d), height: 18, fill: "var(--line)", opacity: 0.45 }),
     s("line", { x1: x(1), x2: x(1), y1: 0, y2: 22, stroke: "var(--muted)" }),
     s("line", { x1: x(ratio.low || scale.low), x2: x(ratio.high ?? scale.high), y1: 11, y2: 11, stroke: colour, "stroke-width": 2 }),
@@ -58,29 +60,31 @@ function drawForest(left) {
   const found = measured(left).filter(ratioOf);
   if (!found.length) return "";
   const scale = scaleOf(found), full = room();
-  const width = phone() ? full - 20 : max(160, full - min(352, full * 0.3) - 248);
+  const width = phone() ? full - 190 : max(160, full - min(352, full * 0.3) - 248);
   const line = (index) => h("div", { class: "frow", "data-arm": found[index].index }, label(found[index]),
     s("svg", { width, height: 22, "aria-hidden": "true" }, forestLine(found[index], scale, width)),
     span("numbers", forestText(found[index]), span("mark", marksOf(found[index]))));
   const box = h("div", { class: "forest", role: "group", "aria-label": "Ratios with 95 % intervals; the matrix is the same as a table", tabindex: 0 });
   const ruler = (at) => h("div", { class: "axis " + at, "aria-hidden": "true" },
-    div("frow", h("span", {}, at === "top" && "← slower | faster →"), s("svg", { width, height: 18 }, axis(scale, width, 13)), h("span")));
+    div("frow", h("span"), s("svg", { width, height: 18 }, axis(scale, width, 13)), h("span")));
   const virtual = list(box, found.length, phone() ? 46 : 22, line);
   virtual.body.setAttribute("role", "none");
   box.append(ruler("top"), virtual.body, ruler("bottom"));
   const whole = () => stacked("Throughput ratios with 95 % intervals", found,
     (arm) => [forestLine(arm, scale, 400), s("text", { x: 412, y: 15 }, forestText(arm) + marksOf(arm))], axis(scale, 400, 16));
-  return [section("forest", "Forest plot", div("bar", saved("ratios", whole)),
-    note("Hollow: the interval contains 1. Grey band: effects that this design would not have seen. The line at 1 is the baseline."), box), virtual.fill];
+  return [section("forest", "Forest plot", saved("ratios", whole),
+    note("Right of 1, the baseline: faster. Hollow: the interval contains 1. Grey band: effects that this design would not have seen."), box), virtual.fill];
 }
 
 // -- phases and memory ---------------------------------------------------------------------------------
 
 let difference = false;
+/** Whether white text is easier to read on a colour than black. */
+const dark = (colour) => [1, 3, 5].reduce((sum, at, index) => sum + parseInt(colour.slice(at, at + 2), 16) * [0.299, 0.587, 0.114][index], 0) < 115;
 /** A section with one drawing per arm. */
 function bars(id, title, found, draw, ...above) {
   const key = () => Object.values(id === "phases" && D.phases).map(([name, colour], at) => [s("rect", { x: 95 * at, y: 8, width: 10, height: 10, fill: colour }), s("text", { x: 95 * at + 14, y: 17 }, name)]);
-  return found.length ? section(id, title, div("bar", saved(id, () => stacked(title, found, draw, key()))), above, div("bars", found.slice(0, MOST_BARS).map((arm) => [label(arm), draw(arm)])),
+  return found.length ? section(id, title, saved(id, () => stacked(title, found, draw, key())), above, div("bars", found.slice(0, MOST_BARS).map((arm) => [label(arm), draw(arm)])),
     found.length > MOST_BARS && note(`The first ${MOST_BARS} of ${found.length} rows; filter to see others.`)) : "";
 }
 const barWidth = () => max(260, min(600, room() - (phone() ? 8 : 380)));
@@ -99,8 +103,9 @@ function drawPhases(left) {
     let at = 0, right = 0;
     const svg = s("svg", { width, height: 20, role: "img", "aria-label": parts.map((p) => `${p[0][0]} ${words(p[1])}`).join(", ") });
     for (const [[title, colour], seconds] of parts) {
-      const from = zero + scale * min(at, at + seconds);
-      svg.append(s("rect", { x: from, y: 2, width: max(0.5, scale * abs(seconds)), height: 16, fill: colour }, s("title", {}, `${title}: ${words(seconds)}`)));
+      const from = zero + scale * min(at, at + seconds), wide = scale * abs(seconds);
+      svg.append(s("rect", { x: from, y: 2, width: max(0.5, wide), height: 16, fill: colour }, s("title", {}, `${title}: ${words(seconds)}`)));
+      if (wide > 7 * title.length + 8) svg.append(s("text", { x: from + 4, y: 14, style: `fill:${dark(colour) ? "#fff" : "#111"}` }, title));
       at += seconds;
       right = max(right, from + scale * abs(seconds));
     }
@@ -108,7 +113,7 @@ function drawPhases(left) {
     return svg;
   };
   return bars("phases", "Phases of a step", measured(left).filter((arm) => arm.phases.length), bar,
-    div("bar", button("Difference to the baseline", () => { difference = !difference; render(); }, { "aria-pressed": difference }),
+    div("key", button("Difference to the baseline", () => { difference = !difference; render(); }, { "aria-pressed": difference }),
       Object.values(D.phases).map(([title, colour]) => h("span", {}, h("span", { class: "swatch", style: `background:${colour};border-radius:0` }), title))),
     note("Median seconds of each phase, from a pass of its own that synchronises between phases. One scale per workload."));
 }
@@ -130,11 +135,21 @@ function drawMemory(left) {
 
 // -- accuracy and audit ----------------------------------------------------------------------------------
 
-let xMetric = "rate";
+let xMetric = "rate", bySteps = false;
 function drawScatter(left) {
-  const [title, value, , more] = METRICS[xMetric], found = measured(left).filter((arm) => arm.ap !== null && value(arm) !== null);
-  if (!found.length) return "";
-  const { svg, px, py, text, width } = plane(title, found.map(value), found.map((arm) => arm.ap));
+  const parts = [drawTradeoff(left), drawCurves(left), drawLosses(left)].flat(9).filter(Boolean);
+  return parts.length ? section("accuracy", "Speed and accuracy", [], parts) : "";
+}
+const select = (title, options, chosen, change) => h("select", { "aria-label": title, onchange: (event) => { change(event.target.value); render(); } },
+  options.map(([value, text]) => h("option", { value, selected: value === chosen }, text)));
+/** A figure below its heading and buttons. */
+const figure = (name, title, svg, ...tools) => [div("title", h("h3", {}, title), div("bar", tools, saved(name, () => svg))), svg];
+const line = (points, attributes) => s("polyline", { points: points.join(" "), fill: "none", "stroke-width": 1.5, ...attributes });
+
+function drawTradeoff(left) {
+  const [title, value, , more] = METRICS[xMetric], rated = measured(left).filter((arm) => arm.ap !== null), found = rated.filter((arm) => value(arm) !== null);
+  if (!rated.length) return "";
+  const { svg, px, py, text, width } = plane(title, "AP (%)", found.map(value), found.flatMap((arm) => [100 * arm.ap, 100 * (arm.interval[1] || 0)]));
   for (const model of unique(found.map((arm) => arm.group.model))) {
     let best = -1;
     const front = found.filter((arm) => arm.group.model === model).sort((a, b) => (value(b) - value(a)) * (more ? 1 : -1)).filter((arm) => arm.ap > best && ((best = arm.ap), true));
@@ -142,45 +157,76 @@ function drawScatter(left) {
   }
   const taken = /** @type {number[][]} */ ([]);
   for (const arm of found) {
-    const x = px(value(arm)), y0 = py(100 * arm.ap), end = x > width - 110;
-    let y = y0 + 4;
-    while (taken.some(([a, b]) => abs(a - x) < 90 && abs(b - y) < 13)) y += 13;
-    taken.push([x, y]);
+    const x = px(value(arm)), y0 = py(100 * arm.ap), end = x > width - 110, [low, high] = arm.interval.map((v) => py(100 * v));
+    if (arm.interval.length) svg.append(s("path", { d: `M${x - 3},${low}h6M${x},${low}V${high}M${x - 3},${high}h6`, stroke: arm.look[0], fill: "none" }));
     svg.append(marker(arm.look[1], x, y0, 5, { fill: arm.look[0], "data-arm": arm.index }));
-    text(end ? x - 9 : x + 9, y, arm.name + " " + marksOf(arm), end ? "end" : "start");
+    text(end ? x - 9 : x + 9, free(taken, x, y0 + 4), arm.name + " " + marksOf(arm), end ? "end" : "start", "halo");
   }
-  const choose = h("select", { "aria-label": "Horizontal axis", onchange: (event) => { xMetric = event.target.value; render(); } },
-    ["rate", "seconds", "memory"].map((key) => h("option", { value: key, selected: key === xMetric }, METRICS[key][0])));
-  return section("accuracy", "Speed and accuracy", div("bar", choose, saved("accuracy", () => svg)), note("Dashed: the arms of one model that no other one beats in both."), svg, drawCurves(left));
+  const keys = ["rate", "seconds", "memory", "training"].filter((key) => rated.some((arm) => METRICS[key][1](arm) !== null));
+  const images = min(...rated.map((arm) => arm.interval[2] || 1e9));
+  return [note("Dashed: the arms of one model that no other one beats in both." + (images < 1e9 ? ` Bars: 95 % intervals for other images, not for another training; of ${images} images${images < 50 ? ", which is few" : ""}.` : "")),
+    figure("accuracy", "AP against " + title, svg, select("Horizontal axis", keys.map((key) => [key, METRICS[key][0]]), xMetric, (key) => { xMetric = key; }))];
 }
-const line = (points, attributes) => s("polyline", { points: points.join(" "), fill: "none", ...attributes });
-/** An empty plane of AP against something that starts at 0. */
-function plane(title, xs, aps) {
-  const width = min(900, room()), height = 360, right = max(...xs) * 1.08, high = max(0.01, ...aps) * 115;
-  const px = (v) => 46 + v / right * (width - 60), py = (v) => height - 40 - v / high * (height - 60);
-  const svg = s("svg", { width, height, role: "img", "aria-label": "Average precision against " + title });
-  const text = (x, y, words, anchor = "middle") => svg.append(s("text", { x, y, "text-anchor": anchor }, words));
-  for (let i = 0; i < 5; i++) {
-    const y = py(high * i / 4);
-    svg.append(line([[46, y], [width, y]], { stroke: "var(--grid)" }));
-    text(40, y + 4, (high * i / 4).toFixed(1), "end");
-    text(px(right * i / 4), height - 22, number(right * i / 4, 2));
+/** The first height from `y` on at which a label at `x` covers no other one. */
+function free(taken, x, y) {
+  while (taken.some(([a, b]) => abs(a - x) < 90 && abs(b - y) < 13)) y += 13;
+  taken.push([x, y]);
+  return y;
+}
+/** A few round values between two, as numbers and texts. */
+function ticks(low, high) {
+  const raw = (high - low) / 6, power = 10 ** floor(log10(raw)), step = [1, 2, 5, 10].map((one) => one * power).find((one) => one >= raw * 0.999) || power;
+  return Array.from({ length: floor(high / step) - ceil(low / step) + 1 }, (_, i) => (ceil(low / step) + i) * step).map((value) => [value, value.toFixed(max(0, -floor(log10(step) + 1e-9)))]);
+}
+/** An empty plane: the horizontal axis starts at 0, and the vertical one too where no value is below. */
+function plane(title, above, xs, ys, width = min(900, room()), height = 360) {
+  const right = max(0, ...xs) * 1.08 || 1, least = min(0, ...ys) * 1.15, span = max(0, ...ys) * 1.15 - least || 1;
+  const px = (v) => 56 + v / right * (width - 70), py = (v) => height - 40 - (v - least) / span * (height - 60);
+  const svg = s("svg", { width, height, role: "img", "aria-label": `${above} against ${title}` });
+  const text = (x, y, words, anchor = "middle", name = "") => svg.append(s("text", { x, y, "text-anchor": anchor, class: name }, words));
+  for (const [value, words] of ticks(least, least + span)) {
+    svg.append(line([[56, py(value)], [width, py(value)]], { stroke: "var(--grid)" }));
+    text(50, py(value) + 4, words, "end");
   }
+  for (const [value, words] of ticks(0, right)) text(px(value), height - 22, words);
+  if (least < 0) svg.append(line([[56, py(0)], [width, py(0)]], { stroke: "var(--muted)" }));
   text(width / 2, height - 4, title);
-  text(2, 12, "AP (%)", "start");
+  text(2, 12, above, "start");
   return { svg, px, py, text, width };
 }
-/** AP while an arm was trained. */
+/** Attributes of the nth arm with one colour. */
+const dashed = (list, arm) => ({ stroke: arm.look[0], "data-arm": arm.index, "stroke-dasharray": list.filter((one) => one.look[0] === arm.look[0]).indexOf(arm) % 2 ? "5 3" : "" });
+/** AP while arms were trained. */
 function drawCurves(left) {
-  const found = measured(left).filter((arm) => arm.curve.length > 1), all = found.flatMap((arm) => arm.curve);
+  const found = measured(left).filter((arm) => arm.curve.length > 1).slice(0, MOST_BARS), at = bySteps ? 1 : 0, all = found.flatMap((arm) => arm.curve);
   if (!found.length) return "";
-  const { svg, px, py, text } = plane("seconds of training", all.map((one) => one[0]), all.map((one) => one[1]));
+  const axis = bySteps ? "step" : "seconds of training";
+  const taken = /** @type {number[][]} */ ([]);
+  const { svg, px, py, text } = plane(axis, "AP (%)", all.map((one) => one[at]), all.map((one) => 100 * one[2]));
   for (const arm of found) {
-    const points = arm.curve.map((one) => [px(one[0]), py(100 * one[1])]), end = points.at(-1);
-    svg.append(line(points, { stroke: arm.look[0], "stroke-width": 2 }), ...points.map(([x, y]) => marker(arm.look[1], x, y, 3, { fill: arm.look[0], "data-arm": arm.index })));
-    text(end[0], end[1] - 8, arm.name + " " + marksOf(arm), "end");
+    const points = arm.curve.map((one) => [px(one[at]), py(100 * one[2])]), end = points.at(-1);
+    svg.append(line(points, dashed(found, arm)), ...points.map(([x, y]) => marker(arm.look[1], x, y, 3, { fill: arm.look[0], "data-arm": arm.index })));
+    text(end[0] - 6, free(taken, end[0], end[1] + 16), arm.name + " " + marksOf(arm), "end", "halo");
   }
-  return [h("h3", {}, "While training"), svg];
+  return figure("curves", "AP while training", svg, select("Axis of curves", [["", "seconds of training"], ["1", "step"]], bySteps ? "1" : "", (key) => { bySteps = !!key; }));
+}
+const MOST_LOSSES = 4;
+/** Losses of the steps, and what they are above the baseline's, of each workload. */
+function drawLosses(left) {
+  const found = left.map((row) => [row.group, row.arms.filter((arm) => arm.losses.length)]).filter((row) => row[1].length);
+  return found.slice(0, MOST_LOSSES).map(([group, list]) => {
+    const base = baseOf(group), width = min(900, room() > 760 ? room() / 2 - 10 : room()), [{ stretch }] = list;
+    const curve = (arm, minus) => arm.losses.map((value, at) => [at * stretch + (stretch + 1) / 2, (value ?? NaN) - (minus ? minus.losses[at] ?? NaN : 0)]).filter((one) => Number.isFinite(one[1]));
+    const panel = (title, shown, minus) => {
+      const curves = shown.map((arm) => curve(arm, minus)), all = curves.flat();
+      if (!all.length) return "";
+      const { svg, px, py } = plane("step", title, all.map((one) => one[0]), all.map((one) => one[1]), width, 260);
+      shown.forEach((arm, at) => svg.append(line(curves[at].map(([x, y]) => [px(x), py(y)]), dashed(list, arm))));
+      return div("", svg, div("bar", saved("losses", () => svg)));
+    };
+    return [h("h3", {}, `Losses: ${group.title}`), note(stretch > 1 ? `Means of ${stretch} steps.` : "Of every step."), div("key", list.map((arm) => h("span", { "data-arm": arm.index }, swatch(arm), arm.name, dashed(list, arm)["stroke-dasharray"] && " (dashed)"))),
+      div("pair", panel("total loss", list), base && base.losses.length && panel("difference to " + base.name, list.filter((arm) => arm !== base), base))];
+  }).concat(found.length > MOST_LOSSES ? [[note(`Losses of the first ${MOST_LOSSES} of ${found.length} workloads; filter to see others.`)]] : []);
 }
 
 const percent = (v) => `${v > 0 ? "+" : ""}${number(100 * v, 2)} %`;
@@ -191,11 +237,14 @@ function auditCell(entries) {
   const changes = differ.map((one) => one[3]).filter((one) => one !== null);
   const range = unique([min(...changes), max(...changes)]).map(percent).join(" … ");
   const what = differ.length > 1 ? `≠ in ${differ.length} workloads` : differ.length && `≠ ${D.strings[differ[0][2]]}, baseline ${D.strings[differ[0][1]]}`;
-  return [what, changes.length && range, unknown && `? in ${unknown}`].filter(Boolean).join(" · ");
+  const allowed = max(...differ.map((one) => one[4]));
+  return [what, changes.length && range, allowed > 0 && `tolerance ${percent(allowed).slice(1)}`, unknown && `? in ${unknown}`].filter(Boolean).join(" · ");
 }
+const MOST_FACTS = 10;
 function drawAudit(left) {
-  const found = measured(left).filter((arm) => arm.differences.length || arm.unknown.length);
-  if (!found.length) return "";
+  const all = measured(left), found = all.filter((arm) => arm.differences.length || arm.unknown.length), notes = new Map();
+  for (const arm of all) for (const note of arm.notes) notes.set(note, [...(notes.get(note) || []), arm]);
+  if (!found.length && !notes.size) return "";
   const columns = unique(found.map((arm) => arm.name)).slice(0, MOST_COLUMNS), facts = new Map();
   for (const arm of found)
     for (const entry of [...arm.differences, ...arm.unknown]) {
@@ -207,8 +256,9 @@ function drawAudit(left) {
   const table = (entries) => entries.length ? h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Facts" }, h("table", {},
     h("thead", {}, h("tr", {}, ["fact", ...columns].map((name) => h("th", { scope: "col" }, name)))),
     h("tbody", {}, entries.slice(0, MOST_BARS).map(([fact, row]) => h("tr", {}, h("th", { scope: "row" }, D.strings[fact].trim() || NONE), columns.map((name) => h("td", {}, auditCell(row.cells[name])))))))) : "";
-  const all = [...facts].sort((a, b) => b[1].differs - a[1].differs);
-  const differ = all.filter(([, row]) => row.differs), rest = all.filter(([, row]) => !row.differs);
-  return section("audit", "Equal work", note(`Against the run's baseline. Facts that differ: ${differ.length}; that could not be observed in both arms: ${rest.length}.`),
-    table(differ), rest.length && h("details", {}, h("summary", {}, "What was not shown"), table(rest)));
+  const sorted = [...facts].sort((a, b) => b[1].differs - a[1].differs);
+  const differ = sorted.filter(([, row]) => row.differs), rest = sorted.filter(([, row]) => !row.differs);
+  return section("audit", "Equal work", [], note(`Against the run's baseline. Facts that differ: ${differ.length}; that could not be observed in both arms: ${rest.length}.`),
+    table(differ.slice(0, MOST_FACTS)), differ.length > MOST_FACTS && h("details", {}, h("summary", {}, `${differ.length - MOST_FACTS} more that differ`), table(differ.slice(MOST_FACTS))), rest.length && h("details", {}, h("summary", {}, "What was not shown"), table(rest)),
+    notes.size && h("ul", {}, [...notes].slice(0, MOST_BARS).map(([one, list]) => h("li", {}, D.strings[one], ": ", list.slice(0, 4).map((arm) => [label(arm), " "]), list.length > 4 && `and ${list.length - 4} more`))));
 }

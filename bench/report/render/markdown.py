@@ -54,8 +54,8 @@ def _render(block: Block) -> str:
             return f"{'#' * level} {escape(text)}"
         case Text(text):
             return paragraph(text)
-        case Bullets(items):
-            return "\n".join(f"- {paragraph(item)}" for item in items)
+        case Bullets():
+            return "\n".join(f"- {paragraph(item)}" for item in block.texts)
         case Code():
             return code(block)
         case Table():

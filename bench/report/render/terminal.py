@@ -57,11 +57,18 @@ def table(block: Table, width: int | None = None) -> rich.table.Table:
 def _width(block: Table, index: int) -> int:
     """Of a column: its longest cell, or the longest word of its title."""
     words = max(map(cell_len, block.columns[index].title.split()), default=0)
-    return max([words, *(cell_len(for_terminal(row[index].text)) for row in block.rows)])
+    lines = (line for row in block.rows for line in for_terminal(row[index].text).split("\n"))
+    return max([words, *map(cell_len, lines)])
 
 
-def fit(block: Table, width: int) -> Table:
-    """Columns of the highest priority number go first; then the longest texts lose their middle."""
+def fit(block: Table, width: int, *, fold: bool = True) -> Table:
+    """Columns of the highest priority number go first; then long texts take two lines, or lose their middle.
+
+    Args:
+        block: The table.
+        width: Columns of the terminal.
+        fold: Whether a row may have two lines.
+    """
     block = block.compact()
 
     widths = [_width(block, index) for index in range(len(block.columns))]
@@ -81,7 +88,11 @@ def fit(block: Table, width: int) -> Table:
         widths[longest] -= 1
     rows = tuple(
         tuple(
-            replace(cell, text=_shortened(text, widths[index], at_end=block.columns[index].prose))
+            replace(
+                cell,
+                text=(fold and not block.columns[index].prose and _folded(text, widths[index]))
+                or _shortened(text, widths[index], at_end=block.columns[index].prose),
+            )
             if index in texts and len(text := for_terminal(cell.text)) > widths[index]
             else cell
             for index, cell in enumerate(row)
@@ -89,6 +100,15 @@ def fit(block: Table, width: int) -> Table:
         for row in block.rows
     )
     return replace(block, rows=rows)
+
+
+def _folded(text: str, width: int) -> str:
+    """`ARM /` above `BASELINE`, or parted at the last comma; empty where that does not fit."""
+    for mark in ("/ ", ", "):
+        head, found, tail = text.rpartition(mark)
+        if found and max(cell_len(head) + 1, cell_len(tail)) <= width:
+            return f"{head}{mark.strip()}\n{tail}"
+    return ""
 
 
 def _shortened(text: str, width: int, *, at_end: bool) -> str:
@@ -107,8 +127,8 @@ def _renderables(block: Block, width: int) -> Iterable[RenderableType]:
             yield RichText(f"\n{for_terminal(text)}", style="bold")
         case Text(text):
             yield RichText(for_terminal(text))
-        case Bullets(items):
-            yield from (RichText(f"- {for_terminal(item)}") for item in items)
+        case Bullets():
+            yield from (RichText(f"- {for_terminal(item)}") for item in block.texts)
         case Code(text, _):
             yield Padding(RichText(for_terminal(text), style="dim"), (0, 4))
         case Table():
@@ -138,7 +158,7 @@ def show(blocks: Iterable[Block], console: Console | None = None) -> None:
     console = console or Console()
     for block in blocks:
         if isinstance(block, Table) and len(block.rows) > MOST_STYLED:
-            console.file.write("".join(f"{line}\n" for line in _lines(fit(block, console.width))))
+            console.file.write("".join(f"{line}\n" for line in _lines(fit(block, console.width, fold=False))))
             continue
         for renderable in _renderables(block, console.width):
             console.print(renderable)

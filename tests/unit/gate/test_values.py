@@ -10,7 +10,7 @@ import pytest
 
 from bench.errors import BenchError
 from bench.gate.metrics import read_settings
-from bench.gate.values import interleaved
+from bench.gate.values import growth_of_phase, interleaved
 from bench.record.models import ArmRecord, Block, RunRecord
 from bench.record.run import Run
 from bench.record.samples import samples_frame
@@ -88,6 +88,13 @@ def test_operator_grows_no_more_than_its_step(tmp_path: Path) -> None:
         run.write_arm(arm.model_copy(update={"operators": operators, "launches": 2}), run.samples(arm.id))
     found = interleaved(run, ["arm"], read_settings([f"operator {name}=1%"], 60), tmp_path)
     assert found["arm", f"operator {name}"][1].values == pytest.approx([0.1 / 4] * 2)
+
+
+def test_noise_does_not_choose_between_phase_and_step() -> None:
+    """Both grew alike, so that the smaller one of each launch would be too small."""
+    noise = np.random.default_rng(0).normal(0, 0.01, (2, 200, 3, 2))
+    base, head = 1 + noise
+    assert growth_of_phase(base, head + 0.05).values.mean() == pytest.approx(0.05, abs=0.0015)
 
 
 def test_phase_that_was_not_measured_is_refused(tmp_path: Path) -> None:

@@ -9,13 +9,8 @@ import numpy as np
 import pytest
 
 from bench.judge.accuracy import evaluate
-from bench.judge.difference import (
-    Difference,
-    average_precision,
-    match,
-    paired_difference,
-)
-from benchmarks.images import coverage, found_objects
+from bench.judge.difference import Difference, average_precision, interval, match, resampled
+from benchmarks.images import coverage, difference, found_objects
 from tests.helpers.coco import BACKENDS, Json, random_case
 
 
@@ -56,25 +51,25 @@ def test_an_image_that_is_drawn_twice_counts_as_two_images() -> None:
 def test_difference_turns_its_sign_and_lies_in_its_interval() -> None:
     truth, results, other = case_of_one_truth(2)
     a, b = match(truth, results, "bbox"), match(truth, other, "bbox")
-    assert paired_difference(a, a, replicates=20) == Difference(0.0, 0.0, 0.0, len(truth["images"]))
-    there, back = paired_difference(a, b, replicates=200), paired_difference(b, a, replicates=200)
+    assert difference(a, a, 20) == Difference(0.0, 0.0, 0.0, len(truth["images"]))
+    there, back = difference(a, b, 200), difference(b, a, 200)
     assert (there.value, there.low, there.high) == pytest.approx((-back.value, -back.high, -back.low))
     assert there.low <= there.value <= there.high
-    assert there == paired_difference(a, b, replicates=200)
+    assert there == difference(a, b, 200)
 
 
 def test_a_difference_on_other_images_is_refused() -> None:
     truth, results, other = case_of_one_truth(0)
     some = [image["id"] for image in truth["images"]][:2]
     with pytest.raises(ValueError, match="different images"):
-        paired_difference(match(truth, results, "bbox"), match(truth, other, "bbox", image_ids=some))
+        difference(match(truth, results, "bbox"), match(truth, other, "bbox", image_ids=some), 20)
 
 
 def test_no_detections_at_all_have_a_difference_too() -> None:
     truth, results, _ = case_of_one_truth(0)
     nothing = match(truth, [], "bbox")
     assert average_precision(nothing) == 0
-    assert paired_difference(match(truth, results, "bbox"), nothing, replicates=20).value > 0
+    assert difference(match(truth, results, "bbox"), nothing, 20).value > 0
 
 
 @pytest.mark.parametrize("images", [4, 8])
@@ -83,9 +78,16 @@ def test_few_images_are_covered_and_warned_of(images: int) -> None:
     before, after = coverage(images, runs=40, replicates=60)
     assert after >= max(0.85, before)
     a, b = found_objects(np.random.default_rng(0), images)
-    assert "say little" in str(paired_difference(a, b, replicates=20).warning)
+    assert "say little" in str(difference(a, b, 20).warning)
 
 
 def test_one_image_gives_no_interval() -> None:
     a, b = found_objects(np.random.default_rng(0), 1)
-    assert paired_difference(a, b, replicates=20).high == np.inf
+    assert difference(a, b, 20).high == np.inf
+
+
+def test_an_ap_has_an_interval_of_its_own() -> None:
+    found, _ = found_objects(np.random.default_rng(0), 30)
+    own = interval(resampled(found, replicates=200))
+    assert own.value == average_precision(found)
+    assert own.low < own.value < own.high

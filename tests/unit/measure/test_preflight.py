@@ -31,7 +31,7 @@ def problems(folder: Path, **workload: Any) -> list[str]:
     }
     (folder / "recipe.yaml").write_text(yaml.safe_dump(content))
     codebases = find_codebases([FAKE])
-    return check_plan(make_plan(load_recipe(folder / "recipe.yaml"), codebases), codebases)
+    return check_plan(make_plan(load_recipe(folder / "recipe.yaml"), codebases), codebases, folder / "cache")
 
 
 def test_plan_that_can_be_measured_has_no_problem(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from bench.errors import BenchError
 from bench.recipe.codebases import find_codebases
 from bench.recipe.compose import Asked, composed, misspelt, parse_arm, recipe_text, size_of
 from bench.recipe.load import load_recipe
-from bench.recipe.plan import Plan, make_plan, other_conventions
+from bench.recipe.plan import Plan, make_plan, notes_of
 from bench.recipe.trust import refuse_untrusted
 
 CODEBASES = find_codebases()
@@ -44,6 +44,7 @@ def test_one_canonical_model_is_equal_work(tmp_path: Path) -> None:
         (("mmdet:retinanet_r50_fpn", "native:retinanet_r50_fpn"), [{}, {"conventions": "mmdet"}]),
         (("native:faster_rcnn_r50_fpn", "detectron2:faster_rcnn_r50_fpn"), [{"conventions": "mmdet"}, {}]),
         (("paddledet:solov2_r50_fpn", "native:solov2_r50_fpn"), [{}, {"conventions": "paddledet"}]),
+        (("paddledet:faster_rcnn_r50_fpn", "native:faster_rcnn_r50_fpn"), [{}, {"conventions": "paddledet"}]),
         (("paddledet:fcos_r50_fpn", "native:fcos_r50_fpn"), [{}, {}]),
         (("torchvision:retinanet_r50_fpn", "native:retinanet_r50_fpn"), [{}, {}]),
         (("mmdet:retinanet_r50_fpn", "native:fcos_r50_fpn"), [{}, {}]),  # other work anyway
@@ -61,11 +62,11 @@ def test_recipe_without_these_options_is_noted(tmp_path: Path) -> None:
     content = composed(
         Asked(("mmdet:fcos_r50_fpn", "native:fcos_r50_fpn", "torchvision:fcos_r50_fpn")), CODEBASES
     )
-    assert other_conventions(plan(tmp_path, content), CODEBASES) == {}
+    assert notes_of(plan(tmp_path, content), CODEBASES) == []
     del content["arms"][1]["options"]
-    assert other_conventions(plan(tmp_path, content), CODEBASES) == {
-        "native beside mmdet": "options: {conventions: mmdet} make its work the other's"
-    }
+    assert notes_of(plan(tmp_path, content), CODEBASES) == [
+        "native beside mmdet: options: {conventions: mmdet} make its work the other's"
+    ]
 
 
 def test_models_of_their_own_keep_their_configuration(tmp_path: Path) -> None:

@@ -151,6 +151,7 @@ def test_what_codebase_lacks_must_be_excluded_by_name(
         ("[paddledet]", "device: [cuda]\n  tf32: [off]", "paddledet has no switch tf32"),
         ("[native]", "device: [cuda]\n  cuda_graphs: [on]", "cuda_graphs captures what is compiled"),
         ("[native]", "amp: [on]", "precision"),
+        ("[paddledet]", "precision: [bfloat16]", "paddledet offers precision bfloat16 on CUDA devices only"),
     ],
 )
 def test_switch_that_is_not_there_is_refused(tmp_path: Path, arms: str, factor: str, words: str) -> None:

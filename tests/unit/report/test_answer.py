@@ -192,6 +192,13 @@ def test_the_terminal_table_fits_and_keeps_numbers(tmp_path: Path, width: int) -
     assert all("] ?" in line for line in ratios)
 
 
+def test_a_narrow_cell_parts_between_its_names() -> None:
+    names, ratio = cell("native, EMA on / native, EMA off"), cell("1.9 [1.8, 2.0] ≠")
+    block = Table((Column("codebase"), Column("ratio", True)), ((names, ratio),))
+    assert fit(block, 40).rows[0][0].text == "native, EMA on /\nnative, EMA off"
+    assert "\n" not in fit(block, 40, fold=False).rows[0][0].text
+
+
 def test_narrow_cells_keep_both_names() -> None:
     names = "torchvision fasterrcnn_mobilenet_v3_large_320_fpn / python mypackage.models:build"
     block = Table((Column("codebase"), Column("ratio", True)), ((cell(names), cell("2.5 [0.083, 75] ◇‡")),))

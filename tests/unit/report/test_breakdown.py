@@ -80,5 +80,5 @@ def test_interval_of_ap_from_few_images_warns(tmp_path: Path) -> None:
     cell = CellAccuracy("c", "m", "val", "0" * 64, 8, 0, 9, None, (one,), ())
     report = replace(run_report(small(tmp_path)), accuracy=(cell,))
     assert "8 images say little about AP on others: use 50 or more." in markdown.render(
-        accuracy_blocks(report, {})
+        accuracy_blocks(report, [])
     )

@@ -7,7 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bench.report import figures
+from bench.report.build import run_report
 from bench.report.latency import percentile_ms
+from bench.report.sweeps import SWEPT, Curve
 from tests.helpers.report_runs import arm, markdown_of, rows_of, samples, small, write_run
 
 
@@ -38,12 +41,39 @@ def test_inference_has_a_row_of_latencies_and_training_none(tmp_path: Path) -> N
 
 
 def test_a_sweep_over_batches_names_where_it_is_flat(tmp_path: Path) -> None:
-    assert "Batch sizes" not in markdown_of(small(tmp_path / "one"))
+    assert SWEPT not in markdown_of(small(tmp_path / "one"))
     arms = [
         (arm("native", {"batch_size": batch}, workload={"task": "infer"}), samples(seconds, noise=0.001))
         for batch, seconds in ((1, 0.1), (2, 0.15), (4, 0.22), (8, 0.43))
     ]
-    (row,) = rows_of(markdown_of(write_run(tmp_path / "sweep", arms)), "Batch sizes")
+    run = write_run(tmp_path / "sweep", arms)
+    (row,) = rows_of(markdown_of(run), SWEPT)
     rates = [float(row[f"batch {batch}"]) for batch in (1, 2, 4, 8)]
     assert rates == pytest.approx([10, 13.3, 18.2, 18.6], rel=0.01)
     assert row["flat from batch"] == "4"
+    (figure,) = figures.draw(run_report(run), tmp_path)["sweep"]
+    assert figure.alt == "images/s of each arm by images of a step."
+    assert "flat from here on" in (tmp_path / "sweep-batch_size.svg").read_text()
+
+
+def test_a_sweep_over_resolutions_counts_pixels(tmp_path: Path) -> None:
+    arms = []
+    for side, seconds in ((100, 0.1), (200, 0.2), (400, 0.8)):
+        named = {"id": f"native_size-{side}", "cell": f"size-{side}"}
+        work = {"task": "infer", "input": {"size": [side, side]}}
+        one = arm("native", {"size": [side, side]}, workload=work, **named)
+        arms.append((one, samples(seconds, noise=0.001)))
+    run = write_run(tmp_path / "sweep", arms)
+    (row,) = rows_of(markdown_of(run), SWEPT)
+    assert float(row["size 400x400"]) == pytest.approx(
+        4 * 4 * 100**2 / 0.8 / 1e6 * arms[0][0].workload.batch_size, rel=0.01
+    )
+    assert row["flat from size"] == "200x200"
+    figures.draw(run_report(run), tmp_path)
+    assert "400x400" in (tmp_path / "sweep-size.svg").read_text()
+
+
+def test_a_dip_ends_the_flat_part(tmp_path: Path) -> None:
+    points = tuple((float(x), x, rate) for x, rate in ((1, 10.0), (2, 10.2), (4, 8.0), (8, 10.1)))
+    assert Curve("a", "b", "native", points).flat == 3
+    assert Curve("a", "b", "native", points[:2]).flat == 0

@@ -19,7 +19,7 @@ from bench.record.run import Run
 from bench.record.samples import block_times
 from bench.report import text as text_module
 from bench.report.build import run_report
-from bench.report.values import to_json
+from bench.report.write import to_json
 from tests.helpers.report_runs import (
     CRASH,
     MARKDOWN,
@@ -311,5 +311,5 @@ def test_an_unequal_verdict_stands_in_table_with_differences(tmp_path: Path) -> 
     native = rows_of(text, "Faster R-CNN R-50-FPN, training")[1]
     assert native["audit"] == "unequal"
     assert native[RATIO].endswith(" ≠")
-    facts = rows_of(text, "Equal work: what differs, and what was not shown")[0]
+    facts = rows_of(text, "Equal work: what the audit saw")[0]
     assert (facts["fact"], facts["baseline"], facts["arm"]) == ("parameters", "41,700,000", "41,750,000")

@@ -1,0 +1,128 @@
+"""What the documentation says is not seen, or only noted: a limit that is no longer one has to leave the list."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("torchvision")
+
+from torch import nn  # noqa: E402
+
+from bench.worker.__main__ import Rotation  # noqa: E402
+from tests.audit.in_training import set_losses  # noqa: E402
+from tests.audit.sabotages import after, bfloat16  # noqa: E402
+from tests.audit.small import adapter, batches, record, timed, verdict, with_closing  # noqa: E402
+
+pytestmark = pytest.mark.nightly
+Patch = Callable[[Any], None]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def _change_found(made: Any, **changes: Callable[[Any], Any]) -> None:
+    def change(found: Any) -> Any:
+        return [{name: changes.get(name, lambda x: x)(value) for name, value in one.items()} for one in found]
+
+    after(made, "predict_final", change)
+
+
+def fewer_detections(made: Any) -> None:
+    def most(values: Any) -> Any:
+        return values[: int(0.98 * len(values)) - 1]
+
+    _change_found(made, boxes=most, scores=most, labels=most)
+
+
+def whole_pixels(made: Any) -> None:
+    _change_found(made, boxes=lambda boxes: boxes.round())
+
+
+def two_decimals(made: Any) -> None:
+    _change_found(made, scores=lambda scores: (100 * scores).round() / 100)
+
+
+def fewer_candidates(made: Any) -> None:
+    made.model.topk_candidates = int(0.98 * made.model.topk_candidates)
+
+
+def a_term_weighs_a_little_more(made: Any) -> None:
+    plain = made.compute_losses
+    set_losses(made, lambda data: {name: 1.0008 * value for name, value in plain(data).items()})
+
+
+def limit_that_no_gradient_reaches(made: Any) -> None:
+    plain = made.optimizer_step
+
+    def step() -> None:
+        nn.utils.clip_grad_norm_(made.model.parameters(), 1e6)
+        plain()
+
+    made.optimizer_step = step
+
+
+def sleeping(made: Any) -> None:
+    after(made, "load", lambda data: [time.sleep(0.02), data][1])
+
+
+def useless_copies(made: Any) -> None:
+    after(made, "load", lambda data: [[data.images.clone() for _ in range(20)], data][1])
+
+
+@pytest.mark.parametrize(
+    ("task", "change"),
+    [
+        ("infer", fewer_detections),
+        ("infer", whole_pixels),
+        ("infer", two_decimals),
+        ("infer", fewer_candidates),
+        ("train", a_term_weighs_a_little_more),
+        ("train", limit_that_no_gradient_reaches),
+        ("train", sleeping),
+        ("train", useless_copies),
+    ],
+)
+def test_limit_that_the_documentation_names(task: str, change: Patch) -> None:
+    watched, made = adapter("ssd", task), adapter("ssd", task)
+    change(watched)
+    change(made)
+    plain = with_closing(record(adapter("ssd", task), "honest"), adapter("ssd", task))
+    assert verdict(with_closing(record(watched, "other"), made), plain).verdict == "equal"
+
+
+def useless_products(made: Any) -> None:
+    after(made, "load", lambda data: [torch.ones(512, 512) @ torch.ones(512, 512), data][1])
+
+
+def test_useless_flops_are_noted() -> None:
+    made = adapter("ssd", "train")
+    useless_products(made)
+    found = verdict(record(made, "other"), record(adapter("ssd", "train"), "honest"))
+    assert (found.verdict, bool(found.notes)) == ("equal", True)
+
+
+def no_decay(made: Any) -> None:
+    for group in made.optimizer.param_groups:
+        group["weight_decay"] = 0.0
+
+
+@pytest.mark.parametrize("change", [no_decay, bfloat16])
+def test_limit_of_timed_steps(change: Patch) -> None:
+    plain, made = record(adapter("ssd", "train"), "honest"), adapter("ssd", "train")
+    sides = []
+    for one in (lambda _: None, change):
+        made = adapter("ssd", "train")
+        one(made)
+        blocks = timed(made, Rotation([made.convert(batch) for batch in batches()]))
+        sides.append(plain.model_copy(update={"id": str(one), "losses": blocks}))
+    assert verdict(sides[1], sides[0]).verdict == "equal"

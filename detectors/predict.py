@@ -134,13 +134,23 @@ def _av() -> Any:
 
 
 def predict(predictor: Predictor, files: Sequence[Path], output: Path) -> dict[str, Any]:
-    """Detect in all files, write a picture of each and `detections.json`; returns its content."""
+    """Detect in all files, write a picture of each and `detections.json`; returns its content.
+
+    Raises:
+        ConfigError: in the end, for files that cannot be read.
+    """
     output.mkdir(parents=True, exist_ok=True)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
+    broken: list[ConfigError] = []
     for path, place in track(_places(files, output), console=Console(stderr=True), transient=True):
         drawn = []
-        for frame, pixels in enumerate(frames_of(path)):
+        try:
+            frames = list(frames_of(path)) if path.suffix.lower() in IMAGES else frames_of(path)
+        except ConfigError as error:
+            broken.append(error)
+            continue
+        for frame, pixels in enumerate(frames):
             found = predictor(pixels)
             drawn.append(draw(pixels, found, predictor.names))
             name = path.name if path.suffix.lower() in IMAGES else f"{path.name}#{frame}"
@@ -163,6 +173,10 @@ def predict(predictor: Predictor, files: Sequence[Path], output: Path) -> dict[s
     ]
     content = {"images": images, "categories": categories, "annotations": annotations}
     (output / "detections.json").write_text(json.dumps(content))
+    if broken:
+        more = f"; nor can {len(broken) - 1} more" if len(broken) > 1 else ""
+        rest = f"; the rest is in {output}" if images else ""
+        raise ConfigError(f"{broken[0]}{more}{rest}")
     return content
 
 

@@ -122,6 +122,20 @@ def test_what_is_wrong_is_said_in_one_line(
     assert said in error
 
 
+def test_a_broken_image_does_not_stop_the_others(
+    trained: tuple[Path, Path], photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = next(photos.glob("*.jpg"))
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / name).write_bytes(whole.read_bytes()[:1000])
+    assert run(trained, tmp_path / "a.jpg", tmp_path / "b.jpg", whole, "-o", tmp_path / "out") == 2
+    found = json.loads((tmp_path / "out" / "detections.json").read_text())
+    assert [one["file_name"] for one in found["images"]] == [whole.name]
+    error = capsys.readouterr().err
+    assert "a.jpg: cannot be read: image file is truncated" in error
+    assert "; nor can 1 more; the rest is in " in error
+
+
 def test_a_checkpoint_of_torchvision_draws_cocos_classes(photos: Path, tmp_path: Path) -> None:
     from detectors.names import torchvision as names
 

@@ -186,11 +186,13 @@ class _Made:
             if source is None or workload.model not in source.models:
                 _own_weights(one, f"{name} offers no {workload.model}")
                 return None
-            if name != WEIGHTS_SOURCE and all(each.codebase != name for each in self.site.plan.arms):
+            makers = (each for each in (arm, *self.site.plan.arms) if each.codebase == name)
+            maker = None if name == WEIGHTS_SOURCE else next(makers, None)
+            if name != WEIGHTS_SOURCE and maker is None:
                 _own_weights(one, f"they are {name}'s, which is no arm here")
                 return None
             options = mappings.source_options(arm.codebase, workload.model, arm.options)
-            canonical = self._canonical(arm, source, prepared, options)
+            canonical = self._canonical(arm, source, prepared, options, maker)
         else:
             canonical = _weights_file(workload.weights, workload)
         if not mappings.supports(arm.codebase, workload.model):
@@ -198,8 +200,11 @@ class _Made:
             return None
         return canonical
 
-    def _canonical(self, arm: Arm, source: Codebase, prepared: Prepared, options: dict[str, Any]) -> Path:
-        """Seeded weights of the canonical model, made by the source codebase with these options."""
+    def _canonical(
+        self, arm: Arm, source: Codebase, prepared: Prepared, options: dict[str, Any], place: Arm | None
+    ) -> Path:
+        """Seeded weights of the canonical model, made by the source codebase with these options, in the environment of
+        the arm ``place`` of it."""
         plain = {"ema": False, "precision": "float32", "device": "cpu", "weights": "random"}
         plain |= {"ranks": 1, "nodes": 1}
         plain["task"] = "infer"  # no optimizer, which takes seconds to import
@@ -212,6 +217,10 @@ class _Made:
             path = self.site.scratch / f"canonical-{key}.npz"
             name = f"weights-{workload.model}"
             maker = Arm(name, source.name, source.name, {}, "", workload, options, {}, arm.threads)
+            if place is not None:
+                maker = replace(
+                    maker, python=place.python, environment=place.environment, source=place.source
+                )
             self.site.listener.stage(maker, 0, "weights")
             prepared = replace(prepared, python=_python_of(maker, source))
             self.site.write_once("save", maker, prepared, path)

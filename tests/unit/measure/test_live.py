@@ -67,7 +67,7 @@ def test_lines_say_place_time_left_and_ratio() -> None:
     assert "left] slow  launch 1  warm-up" in shown[0]
     assert "ratio so far" not in shown[1]
     assert shown[-1].startswith(
-        "[16/16, 0 s left] fast  launch 2  round 3  0.516 s/iter  ratio so far 2.00 [1.90"
+        "[16/16, 0 s left] fast  launch 2  round 3  0.5160 s/iter  ratio so far 2.00 [1.90"
     )
 
 

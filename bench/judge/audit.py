@@ -19,6 +19,8 @@ from bench.record.models import ArmRecord
 
 #: Processors, below which a process that computes on at least one of them waits.
 BUSY = 0.75
+#: How many times as many the other arm has to keep busy: else both were disturbed.
+MORE_BUSY = 1.5
 
 Verdict = Literal["equal", "unequal", "not shown", "different models"]
 
@@ -95,7 +97,7 @@ def audit(arm: ArmRecord, baseline: ArmRecord) -> Audit:
     """Compare an arm with the baseline of its comparison."""
     differences, unknown = _compared(arm, baseline)
     notes = [f"in the audit, {text}" for text in _randomness(arm, baseline)]
-    notes += [text for one in (baseline, arm) for text in _waiting(one)]
+    notes += _waiting(baseline, arm)
     work = [fact for fact in differences if fact.only_with_others]
     others = [fact for fact in differences if not fact.only_with_others]
     rounded = bool(others) and rounding.explains(others, arm, baseline)
@@ -157,12 +159,19 @@ def _randomness(*arms: ArmRecord) -> list[str]:
     return list(dict.fromkeys(said))
 
 
-def _waiting(arm: ArmRecord) -> list[str]:
-    """That a process mostly waited in timed blocks, for others or on purpose: the audit compares work, not waiting."""
-    busy = arm.busy_processors
-    if busy is None or busy >= BUSY or arm.workload.device != "cpu" or arm.workload.input.mode == "pipeline":
+def _waiting(*arms: ArmRecord) -> list[str]:
+    """That one process mostly waited in timed blocks and the other did not: the audit compares work, not waiting."""
+    known = [(arm.busy_processors, arm) for arm in arms if arm.busy_processors is not None]
+    if len(known) < 2 or any(
+        arm.workload.device != "cpu" or arm.workload.input.mode == "pipeline" for arm in arms
+    ):
         return []
-    return [f"{arm.id} waited in timed blocks: it kept {busy:.2f} processors busy at most"]
+    (least, waiting), (most, _) = sorted(known, key=lambda one: one[0])
+    if least >= BUSY or most < MORE_BUSY * least:
+        return []
+    return [
+        f"{waiting.id} waited in timed blocks: it kept {least:.2f} processors busy, the other arm {most:.2f}"
+    ]
 
 
 def audit_run(arms: Sequence[ArmRecord], baseline: Mapping[str, Any]) -> dict[str, Audit]:

@@ -23,9 +23,11 @@ def test_flops_beside_rounding_are_said() -> None:
     assert found.notes[0].endswith("with results that differ by less than rounding does")
 
 
-@pytest.mark.parametrize(("busy", "said"), [(0.4, True), (0.9, False), (None, False)])
-def test_arm_that_waits_is_said(busy: float | None, said: bool) -> None:
-    found = audit(arm("other", busy_processors=busy), arm("reference", busy_processors=1.0))
+@pytest.mark.parametrize(
+    ("busy", "other", "said"), [(0.4, 1.0, True), (0.9, 1.6, False), (0.4, 0.5, False), (None, 1.0, False)]
+)
+def test_arm_that_waits_is_said(busy: float | None, other: float, said: bool) -> None:
+    found = audit(arm("other", busy_processors=busy), arm("reference", busy_processors=other))
     assert found.verdict == "equal"
     assert bool(found.notes) is said
 

@@ -132,15 +132,18 @@ def test_detections_of_any_step_of_a_block_are_seen() -> None:
     assert verdicts == ["equal", "unequal"]
 
 
-def frozen(adapter: Any) -> None:
-    adapter.model.backbone.layers[0].requires_grad_(False)
-
-
-def test_part_that_timed_steps_do_not_move_is_seen() -> None:
-    plain, made = honest("ssd", "train"), adapter("ssd", "train")
-    frozen(made)
+@pytest.mark.parametrize(
+    ("model", "part"),
+    [
+        ("ssd", "backbone.layers.0"),
+        pytest.param("faster_rcnn", "backbone.body.layer1", marks=pytest.mark.nightly),
+    ],
+)
+def test_part_that_timed_steps_do_not_move_is_seen(model: str, part: str) -> None:
+    plain, made = honest(model, "train"), adapter(model, "train")
+    made.model.get_submodule(part).requires_grad_(False)
     found = verdict(with_closing(plain, made, lambda one: one.model.requires_grad_(True)), plain)
-    assert any(one.fact.startswith("distance that backbone.layers.0 went") for one in found.differences)
+    assert any(one.fact.startswith(f"distance that {part} went") for one in found.differences)
 
 
 def test_losses_that_cancel_over_launches_are_unequal() -> None:

@@ -224,6 +224,8 @@ def start_model(loaded: Loaded, coco: CocoFolder, ranks: Ranks, *, resumed: bool
             coco.require_outlines()
         except ValueError as error:
             raise ConfigError(str(error), loaded.place("data", "train", "annotations")) from None
+    else:
+        _refuse_masks(loaded)
     _semantic_maps(model, coco, loaded)
     if config.weights is not None and not resumed:
         runtime.begin_with(model, config.weights, loaded)
@@ -233,6 +235,16 @@ def start_model(loaded: Loaded, coco: CocoFolder, ranks: Ranks, *, resumed: bool
         raise ConfigError(f"{problem}; {hint}", loaded.place("model"))
     model.to(ranks.device, memory_format=torch.channels_last)
     return runtime.synchronised(model, loaded, ranks)
+
+
+def _refuse_masks(loaded: Loaded) -> None:
+    """Raises ConfigError for what would be left out without a word, since the model has no masks."""
+    config = loaded.config
+    asked = {"augment": ("copy_paste", config.augment.copy_paste > 0)}
+    asked["checkpoint"] = ("best", config.checkpoint.best == "segm")
+    for place, (key, wanted) in asked.items():
+        if wanted:
+            raise ConfigError(f"{key} needs masks; {config.model.name} has none", loaded.place(place, key))
 
 
 def _semantic_maps(model: nn.Module, coco: CocoFolder, loaded: Loaded) -> None:

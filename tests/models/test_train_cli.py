@@ -262,6 +262,16 @@ def test_random_layers_that_never_learn_are_refused(
     assert "set weights: imagenet or a file" in error
 
 
+@pytest.mark.parametrize("value", ["augment.copy_paste=0.5", "checkpoint.best=segm"])
+def test_what_needs_masks_is_refused_without(
+    value: str, write_config: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_config(model={"name": "retinanet_r50_fpn", "settings": {"frozen_stages": 3}})
+    assert train.main([str(path), "--set", value]) == 2
+    key = value.partition(".")[2].partition("=")[0]
+    assert f"--set {value}: {key} needs masks; retinanet_r50_fpn has none" in capsys.readouterr().err
+
+
 def test_the_log_says_what_bench_reads(tmp_path: Path, write_config: Callable[..., Path]) -> None:
     path = write_config(evaluated=True, model={"name": "retinanet_r50_fpn", "settings": {"frozen_stages": 3}})
     given = ["--set", "evaluate.every=1", "--set", "checkpoint.best=bbox", "--set", "checkpoint.patience=9"]

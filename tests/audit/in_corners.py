@@ -187,7 +187,7 @@ def _apart(adapter: Any, chosen: list[nn.Parameter], **values: Any) -> None:
     adapter.optimizer.param_groups.append({**group, "params": chosen, **values})
 
 
-@training("retinanet ssd")
+@training("ssd")
 def no_weight_decay_of_a_layer(adapter: Any) -> None:
     _apart(adapter, list(adapter.model.head.parameters())[-2:], weight_decay=0.0)
 

@@ -61,7 +61,12 @@ class FolderStore:
 
     def keys(self, recipe: str) -> set[str]:
         names = (path.name for path in (self.root / recipe).glob(f"[!.]*{SUFFIX}"))
-        return {name.removesuffix(SUFFIX) for name in names}
+        found = {name.removesuffix(SUFFIX) for name in names}
+        for left in (self.root / recipe).glob(".*.*"):  # of killed writers; of a key that is there no one needs it
+            if left.name.split(".")[1] in found:
+                with contextlib.suppress(OSError):
+                    left.unlink()
+        return found
 
     def read(self, recipe: str, key: str) -> bytes:
         path = self.root / recipe / f"{key}{SUFFIX}"
@@ -82,9 +87,7 @@ class FolderStore:
                     os.fsync(file.fileno())
                 first = _linked(temporary, path)
         finally:
-            # Also what killed attempts at the same key left: no one needs it any more.
-            for left in folder.glob(f".{key}.*") if path.exists() else [temporary]:
-                left.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
         return first
 
 

@@ -267,12 +267,15 @@ def timed_before(
 def repeated(first: Sequence[Json], second: Sequence[Json], where: str) -> Iterator[Fact]:
     """The last step has the images of the first one: work that was remembered is not done again."""
 
-    def ratio(steps: Sequence[Json]) -> float:
-        done = [sum(sum(kind.values()) for kind in step["flops"].values()) for step in (steps[0], steps[-1])]
+    def ratio(steps: Sequence[Json], direction: str) -> float:
+        done = [sum(step["flops"].get(direction, {}).values()) for step in (steps[0], steps[-1])]
         return float(done[1] / max(done[0], 1))
 
-    name = f"FLOPs of a batch seen before, to the first time{where}"
-    yield Fact(name, ratio(first), ratio(second), 0.02, WORK)
+    # Which passes backward a codebase leaves out depends on the objects, and the last step has one fewer.
+    for prefix, direction in (("", "forward"), ("backward ", "backward")):
+        name = f"{prefix}FLOPs of a batch seen before, to the first time{where}"
+        values = ratio(first, direction), ratio(second, direction)
+        yield Fact(name, *values, 0.02, WORK, only_with_others=direction == "backward")
     # The first pass through the network also prepares what depends on no image: anchors, transformed weights. What
     # comes after the network depends on what is in the images, so it is compared with the same images.
     for phase, other, words in (("network", -2, "those of another"), ("post", 0, "the first time")):

@@ -29,7 +29,7 @@ def test_mmdet_averages_over_one_more_anchor_without_positives() -> None:
     assert losses[0] / losses[1] == pytest.approx((2 * 256 + 1) / (2 * 256), rel=1e-6)
 
 
-def test_one_stage_models_have_no_conventions_of_paddledetection() -> None:
+def test_fcos_and_ssd_have_no_conventions_of_paddledetection() -> None:
     assert conventions_named("paddledet").forced_iou == 0
     with pytest.raises(ValueError, match=r"there are torchvision, mmdet$"):
-        conventions_named("paddledet", one_stage=True)
+        conventions_named("paddledet", no_paddledet=True)

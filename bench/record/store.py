@@ -62,7 +62,8 @@ class FolderStore:
     def keys(self, recipe: str) -> set[str]:
         names = (path.name for path in (self.root / recipe).glob(f"[!.]*{SUFFIX}"))
         found = {name.removesuffix(SUFFIX) for name in names}
-        for left in (self.root / recipe).glob(".*.*"):  # of killed writers; of a key that is there no one needs it
+        # What killed writers left of a key that is there: no one needs it.
+        for left in (self.root / recipe).glob(".*.*"):
             if left.name.split(".")[1] in found:
                 with contextlib.suppress(OSError):
                     left.unlink()

@@ -27,6 +27,7 @@ def test_what_a_killed_writer_left_goes(tmp_path: Path) -> None:
     store = FolderStore(tmp_path)
     assert store.keys("r") == set()
     assert store.put("r", "k", b"one")
+    assert store.keys("r") == {"k"}
     assert [path.name for path in (tmp_path / "r").iterdir()] == ["k.cell.zip"]
 
 

@@ -35,7 +35,10 @@ def _absolute(path: str) -> str:
 def _inside(path: str, own: Path) -> bool:
     """Whether a file, or the module of a function, is of a checkout."""
     module = path.partition(":")[0].replace(".", "/")
-    places = [path] if os.path.isabs(path) else [own / module, own / f"{module}.py", own / "src" / module]
+    folders = (own, own / "src")
+    places = (
+        [path] if os.path.isabs(path) else [it / one for it in folders for one in (module, f"{module}.py")]
+    )
     return any(Path(one).resolve().is_relative_to(own) and Path(one).exists() for one in places)
 
 

@@ -269,9 +269,9 @@ class Adapter(api.Adapter):
             return ppdet_networks.network(self.architecture, self.model, data.inputs)
 
     def _autocast(self) -> Any:
-        """Products in the workload's precision, where that is not float32; what chooses boxes stays in float32."""
+        """Products in half precision, where the workload asks for it; what chooses boxes stays in float32."""
         kind = self.workload["precision"]
-        if kind == "float32":
+        if kind not in ("bfloat16", "float16"):
             return contextlib.nullcontext()
         return paddle.amp.auto_cast(dtype=kind, level="O1", custom_black_list=CHOOSING)
 

@@ -51,7 +51,7 @@ def concat_takes_scalars() -> None:
 
 def order_compares_mixed_types() -> None:
     """``int64 tensor < float32 tensor`` and the like, as in ppdet/modeling/losses/ssd_loss.py:127 and
-    ppdet/modeling/heads/solov2_head.py:511. The integers become float32."""
+    ppdet/modeling/heads/solov2_head.py:511. The integers become floats of the other's kind."""
     for name in ("__lt__", "__le__", "__gt__", "__ge__"):
         setattr(paddle.Tensor, name, _promoting(getattr(paddle.Tensor, name)))
 
@@ -59,10 +59,12 @@ def order_compares_mixed_types() -> None:
 def _promoting(compare: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     def patched(self: Any, other: Any) -> Any:
         if isinstance(other, paddle.Tensor) and self.dtype != other.dtype:
-            if self.dtype == paddle.float32:
-                other = other.astype(paddle.float32)
-            elif other.dtype == paddle.float32:
-                self = self.astype(paddle.float32)
+            kinds = (kind for kind in (paddle.float32, paddle.float64) if kind in (self.dtype, other.dtype))
+            kind = next(kinds, None)
+            if kind == self.dtype:
+                other = other.astype(kind)
+            elif kind is not None:
+                self = self.astype(kind)
         return compare(self, other)
 
     return patched

@@ -36,10 +36,12 @@ UNEQUAL = [
 ]
 
 
-def audited(cli: Cli, codebase: str, model: str, task: str, conventions: str) -> dict[str, object]:
+def audited(
+    cli: Cli, codebase: str, model: str, task: str, conventions: str, **workload: str
+) -> dict[str, object]:
     recipe = cli.recipe(
         name="pair",
-        workload={"task": task, "model": model, "input": {"images": 6, "size": [128, 128]}},
+        workload={"task": task, "model": model, "input": {"images": 6, "size": [128, 128]}, **workload},
         arms=[codebase, {"codebase": "native", "options": {"conventions": conventions}}],
         baseline="native",
         measure={"deadline_s": 300},
@@ -67,3 +69,10 @@ def test_documented_difference_is_named(
     verdict = audited(cli, codebase, model, task, conventions)
     assert verdict["verdict"] == "unequal"
     assert fact in {difference["fact"] for difference in verdict["differences"]}  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("task", ["train", "infer"])
+def test_paddledetection_in_float64_is_equal(cli: Cli, tmp_path: Path, task: str) -> None:
+    peer("paddledet", tmp_path)  # or skip
+    verdict = audited(cli, "paddledet", "solov2_light_r50_fpn", task, "paddledet", precision="float64")
+    assert (verdict["verdict"], verdict["differences"], verdict["unknown"]) == ("equal", [], [])

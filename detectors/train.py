@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader
 
 from detectors import config as configs
 from detectors import cpu, runtime, training_state
-from detectors.coco import AugmentedCoco, BadImage, Batch, CocoFolder, Collate
+from detectors.coco import AugmentedCoco, BadImage, Batch, CocoFolder, Collate, Prepare
 from detectors.config import Config, ConfigError, Loaded, Optimizer
 from detectors.ema import EMA
 from detectors.eval import check_views, evaluate
@@ -180,9 +180,14 @@ def training_images(coco: CocoFolder, loaded: Loaded) -> list[int]:
 
 
 def training_batches(
-    coco: CocoFolder, image_ids: Sequence[int], config: Config, ranks: Ranks, first: int
+    coco: CocoFolder,
+    image_ids: Sequence[int],
+    config: Config,
+    ranks: Ranks,
+    first: int,
+    prepare: Prepare | None = None,
 ) -> Iterator[Batch]:
-    """This rank's share of the batches from iteration ``first`` on, without end."""
+    """This rank's share of the batches from iteration ``first`` on, without end. ``prepare``: see ``Collate``."""
     sizes = [coco.sizes[image_id] for image_id in image_ids]
     is_wide = [config.data.group_by_shape and width >= height for height, width in sizes]
     order = TrainingOrder(
@@ -201,7 +206,12 @@ def training_batches(
         ),
         batch_sampler=order,
         num_workers=workers,
-        collate_fn=Collate(config.data.pixels, config.augment.resize, as_bytes=ranks.device.type == "cuda"),
+        collate_fn=Collate(
+            config.data.pixels,
+            config.augment.resize,
+            as_bytes=ranks.device.type == "cuda",
+            prepare=prepare,
+        ),
         pin_memory=ranks.device.type == "cuda",
         worker_init_fn=runtime.ignore_interrupts,
         prefetch_factor=4 if workers else None,
@@ -353,7 +363,7 @@ def _run(
 ) -> int:
     config, ranks, schedule = trainer.config, trainer.ranks, trainer.schedule
     output = Path(config.output)
-    batches = training_batches(coco, image_ids, config, ranks, first)
+    batches = training_batches(coco, image_ids, config, ranks, first, getattr(trainer.model, "prepare", None))
     meter = Meter(ranks, config.batch)
     records = Records(output, config.records if ranks.first else (), config.as_dict())
     save = partial(_save, trainer, coco, output)

@@ -160,7 +160,7 @@ def test_compiled_losses_take_the_same_steps(tmp_path: Path, write_config: Calla
 
 
 def test_statistics_of_all_ranks_are_for_cuda(write_config: Callable[..., Path]) -> None:
-    loaded = configs.load(write_config(sync_bn=True))
+    loaded = configs.load(write_config(sync_bn=True, batch=2))
     preflight.check_ranks(loaded, 2, "cuda")
     preflight.check_ranks(loaded, 1, "cpu")
     with pytest.raises(configs.ConfigError, match=r"config.yaml:\d+: sync_bn is for CUDA devices"):
@@ -184,7 +184,4 @@ def test_missing_package_is_named_before_anything_is_read(
     with pytest.raises(
         configs.ConfigError, match=rf"yaml:\d+: {package} is not installed; pip install {package}$"
     ):
-        train.train(loaded)
-    monkeypatch.undo()
-    with pytest.raises(configs.ConfigError, match=r"no such (file|folder)"):
         train.train(loaded)

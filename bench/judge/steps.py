@@ -166,8 +166,13 @@ def averages(a: Json, b: Json, at: str) -> Iterator[Fact]:
         first, second = a.get(kind, {}), b.get(kind, {})
         for group in sorted({*first, *second}):
             name = f"weight of new values in the average of {what}{group}{at}"
-            shares = first.get(group, 0.0), second.get(group, 0.0)
-            yield Fact(name, *shares, 0.01, VALUES | {"ema", "ema_decay"})
+            (one, blur), (two, other) = (_blurred(kept.get(group, 0.0)) for kept in (first, second))
+            yield _constant(name, one, two, max(blur, other), 0.01, VALUES | {"ema", "ema_decay"})
+
+
+def _blurred(share: float | Sequence[float]) -> Sequence[float]:
+    """A share, and what rounding may add to it: old records keep the share alone."""
+    return (share, 0.0) if isinstance(share, int | float) else share
 
 
 def rounded(a: Mapping[str, int], b: Mapping[str, int], at: str) -> Iterator[Fact]:

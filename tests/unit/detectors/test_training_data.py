@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from detectors import config as configs
-from detectors import train, transforms
+from detectors import transforms
 from detectors.coco import augmented
 from detectors.jitter import paste_copies, scale_jitter, tight_box
 from detectors.order import Draw, TrainingOrder
@@ -30,7 +30,7 @@ from tests.conftest import ROOT
 )
 def test_a_named_schedule_steps_as_its_codebase(name: str, iterations: int, steps: tuple[int, int]) -> None:
     config = configs.ScheduleConfig(name=name, warmup=4, warmup_factor=0.5)
-    schedule = train.make_schedule(config, lr=0.02, iterations_per_epoch=10)
+    schedule = make_schedule(config, lr=0.02, iterations_per_epoch=10)
     assert schedule.iterations == 10 * iterations
     assert [schedule.lr_at(n) for n in (0, 2, 4)] == pytest.approx([0.01, 0.015, 0.02])
     for exponent, step in enumerate(steps):

@@ -27,14 +27,14 @@ app = typer.Typer()
 )
 def export_model(
     arm: Annotated[
-        str, typer.Argument(metavar="ARM", help="CODEBASE:MODEL or CODEBASE:MODEL@WEIGHTS, as of bench vs.")
+        str, typer.Argument(metavar="ARM", help="CODEBASE:MODEL or CODEBASE:MODEL@WEIGHTS, as in bench vs.")
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")] = Path("model.onnx"),
     size: Annotated[
         str, typer.Option("--size", help="Size of the images: 640, or 480x640 (height, width).")
     ] = "640",
     data: Annotated[
-        str, typer.Option("--data", help="Data set whose classes the model has, as of bench vs.")
+        str, typer.Option("--data", help="Data set whose classes the model has, as in bench vs.")
     ] = "shapes",
     quiet: Quiet = False,
     adapters: Adapters = NONE,

@@ -256,7 +256,7 @@ def _subset(coco: Json, choice: _Choice, path: Path) -> Json:
             f"{count or 1} images were asked for, {len(usable)} of {len(coco['images'])} "
             f"{'are there' if empty_too else 'have objects'}",
             where=str(path),
-            hint=f"{field}: {len(usable)} or less" if usable else None,
+            hint=f"{field}: {len(usable)} or less; of bench vs: --images {len(usable)}" if usable else None,
         )
     chosen = usable[:count]
     return {

@@ -75,8 +75,10 @@ def check_plan(
         ]
         for problem in filter(None, found):
             problems.setdefault(problem, []).append(arm.id)
+    every = len(plan.arms)
     return [
-        f"{arms[0]}{f' and {len(arms) - 1} more' if len(arms) > 1 else ''}: {problem}"
+        f"{'all arms' if len(arms) == every > 1 else ', '.join(arms[:2])}"
+        f"{f' and {len(arms) - 2} more' if 2 < len(arms) < every else ''}: {problem}"
         for problem, arms in problems.items()
     ]
 

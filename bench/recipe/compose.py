@@ -136,11 +136,12 @@ def _near(path: str) -> str:
 def size_of(text: str) -> list[int] | dict[str, int]:
     """`640` and `640x640` are a square, `800x1333` is a short and a long side. Raises BenchError."""
     sides = text.lower().split("x")
-    if not all(side.isdecimal() for side in sides) or len(sides) > 2:
+    numbers = [int(side) for side in sides if side.isdecimal() and 32 <= int(side) <= 4096]
+    if len(numbers) != len(sides) or len(sides) > 2:
         raise BenchError(
-            f"size {text}: expected a number of pixels, or two", hint="--size 800x1333, --size 640"
+            f"--size {text}: expected one or two numbers of pixels, from 32 to 4096",
+            hint="for example --size 800x1333 or --size 640",
         )
-    numbers = [int(side) for side in sides]
     if len(set(numbers)) == 1:
         return [numbers[0], numbers[0]]
     return {"short": min(numbers), "long": max(numbers)}

@@ -76,7 +76,9 @@ def run(
     resume: Annotated[
         str | None, typer.Option(help="Complete this run: its folder, its id, or latest.")
     ] = None,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="With --resume: run failed arms again.")] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="With --resume: run failed arms again.")
+    ] = False,
     until: Annotated[
         str | None,
         typer.Option(help="3%: add launches until every interval is that narrow (+/-), 30 at most."),

@@ -73,11 +73,14 @@ def vs(
     rounds: Annotated[int, typer.Option(min=1, help="Visits to every arm in each launch.")] = 5,
     steps: Annotated[int, typer.Option(min=1, help="Steps of a visit.")] = 2,
     until: Annotated[
-        str | None, typer.Option(help="3%: add launches until every interval is that narrow (+/-), 30 at most.")
+        str | None,
+        typer.Option(help="3%: add launches until every interval is that narrow (+/-), 30 at most."),
     ] = None,
     settings: Settings = NONE,
     save: Annotated[Path | None, typer.Option(help="File for the recipe that is run.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Write the recipe and check it. Measure nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Write the recipe and check it. Measure nothing.")
+    ] = False,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder of the report. Default: reports/NAME/RUN.")
     ] = None,

@@ -115,11 +115,11 @@ def interpreter_of(arm: Arm, codebase: Codebase) -> Path:
     return python_of(codebase)
 
 
-_IMPORTED = "the adapter is imported"
+_STARTED = "Python has started"
 _IMPORT = f"""import sys
+print({_STARTED!r}, flush=True)
 from bench.worker.__main__ import load_module
-load_module(sys.argv[1])
-print({_IMPORTED!r})"""
+load_module(sys.argv[1])"""
 
 
 def check_interpreter(python: Path, codebase: Codebase, source: Path | None = None) -> None:
@@ -145,7 +145,7 @@ def check_interpreter(python: Path, codebase: Codebase, source: Path | None = No
             )
         except OSError as error:
             raise BenchError(f"cannot be started: {error.strerror or error}", where=str(python)) from None
-    if done.returncode == 0 and _IMPORTED not in done.stdout:
+    if _STARTED not in done.stdout:
         raise BenchError("this is no Python interpreter", where=str(python))
     if done.returncode != 0:
         reason = done.stderr.strip().splitlines()[-1:] or [f"exit status {done.returncode}"]

@@ -69,7 +69,7 @@ def test_names_of_environments_are_hinted_at(cli: Cli) -> None:
     environments.adopt("fake-mine", FAKE_CODEBASE, Path(sys.executable))
     for command in ("check", "remove"):
         done = cli("env", command, "fake-min", "--adapters", FAKE)
-        assert (done.code, "did you mean fake-mine?" in done.err) == (2, True)
+        assert (done.code, "did you mean fake-mine" in done.err) == (2, True)
 
 
 def test_unknown_name_and_name_of_another_codebase_are_refused() -> None:

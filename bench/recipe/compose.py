@@ -115,7 +115,7 @@ def refuse_missing_file(model: str, where: str | None = None) -> None:
     """A path whose folder exists and whose file does not is a typing error; else it is a name of a zoo."""
     file, hint = Path(model).expanduser(), _near(model)
     if file.parent.is_dir() and not file.exists():
-        zoo = "" if "/" in model else f"or, of the codebase's own, {file.stem}"
+        zoo = "" if "/" in model else f"a model of the codebase's zoo has no suffix: {file.stem}"
         raise BenchError(f"no file {model}", where=where, hint="; ".join(filter(None, (hint, zoo))))
 
 

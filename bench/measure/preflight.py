@@ -342,6 +342,11 @@ def refuse_other_packages(began: Mapping[str, str], now: Mapping[str, str], arm:
         )
 
 
+def brings(source: Path, package: str) -> bool:
+    """Whether a folder has a package, itself or in folders of its own."""
+    return any(one for depth in ("", "*/", "*/*/") for one in source.glob(f"{depth}{package}/__init__.py"))
+
+
 def refuse_other_source(wanted: Path, found: Path, named: str) -> None:
     """An arm that is named after a revision or a folder must not measure an installed package instead."""
     if not found.resolve().is_relative_to(wanted.resolve()):

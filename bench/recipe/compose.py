@@ -262,7 +262,7 @@ def _labels(arms: Sequence[ArmText], *, one_model: bool) -> list[str]:
         alone = one_model and names.count(arm.codebase.name) == 1
         parts = [arm.codebase.name, *([] if one_model else [arm.label])]
         if not alone and arm.where:
-            parts.append(Path(arm.where).name)
+            parts.append(Path(os.path.abspath(arm.where)).name)
         label = " ".join(parts)
         if label in labels and arm.weights:
             label = f"{label} {Path(arm.weights).stem}"

@@ -77,7 +77,7 @@ def layers(a: Json, b: Json, at: str, tolerance: float) -> Iterator[Fact]:
 
 
 def losses(first: Json, second: Json, at: str, tolerance: float) -> Iterator[Fact]:
-    """Term by term in order of size, for codebases name them differently; where sizes differ, the nearest first."""
+    """Term by term: by name where both have the same names, else by size; where sizes differ, the nearest first."""
     a, b = (sorted((value, name) for name, value in one.items() if name != "loss") for one in (first, second))
     total = first.get("loss", sum(value for value, _ in a))
     yield Fact(f"total loss{at}", total, second.get("loss", sum(value for value, _ in b)), tolerance, VALUES)
@@ -90,8 +90,11 @@ def losses(first: Json, second: Json, at: str, tolerance: float) -> Iterator[Fac
         (expected, _), (found, _) = pair
         return float(abs(found - expected) / max(abs(found), abs(expected), SMALL * abs(total), 1e-9))
 
+    named = {name: (value, name) for value, name in b}
     pairs = list(zip(a, b, strict=False))
-    if any(distance(pair) > tolerance for pair in pairs):
+    if named.keys() == {name for _, name in a}:
+        pairs = [(one, named[one[1]]) for one in a]
+    elif any(distance(pair) > tolerance for pair in pairs):
         near, pairs = sorted(itertools.product(a, b), key=distance), []
         while near:
             pairs.append(near[0])

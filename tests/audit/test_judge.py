@@ -81,6 +81,15 @@ def test_unequal_loss_terms_are_named_by_what_they_are() -> None:
     assert [one.name for one in found if one.distance] == ["loss_rpn_bbox (loss_rpn_loc)"]
 
 
+def test_loss_terms_of_the_same_names_are_compared_by_name() -> None:
+    one, other = {"loss_bbox": 1.0, "loss_giou": 2.0}, {"loss_bbox": 2.0, "loss_giou": 1.0}
+    found = [fact for fact in losses(one, other, "", 1e-3) if fact.name.startswith("loss_")]
+    assert {fact.name: (fact.baseline, fact.arm) for fact in found} == {
+        "loss_bbox": (1.0, 2.0),
+        "loss_giou": (2.0, 1.0),
+    }
+
+
 @pytest.mark.parametrize(
     ("fact", "changes"),
     [

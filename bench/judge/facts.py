@@ -15,10 +15,8 @@ from bench.judge.fact import INPUT, POSTPROCESS, SIZES, TYPES, VALUES, WORK, Fac
 from bench.recipe.models import MODELS
 from bench.record.models import ArmRecord
 
-#: Relative, by precision: losses and layers; norms of gradients, updates and momentum.
-LOSS = {"float32": 1e-3}
-GRADIENT = {"float32": 5e-3}
-HALF = 0.05
+#: Relative: losses and layers; norms of gradients, updates and momentum; all of these in types of 16 bits.
+LOSS, GRADIENT, HALF = 1e-3, 5e-3, 0.05
 #: Of models that sample, between frameworks whose proposals differ by their own rounding.
 SAMPLED = 0.03
 
@@ -108,8 +106,7 @@ def observed(arm: ArmRecord, baseline: ArmRecord) -> Iterator[Fact]:
 
 def _tolerances(arm: ArmRecord, baseline: ArmRecord) -> tuple[float, float]:
     """Of losses and layers, and of norms."""
-    precision = arm.workload.precision
-    loss, gradient = LOSS.get(precision, HALF), GRADIENT.get(precision, HALF)
+    loss, gradient = (HALF, HALF) if "16" in arm.workload.precision else (LOSS, GRADIENT)
     if _samples(arm) and _framework(arm) != _framework(baseline):
         return max(loss, SAMPLED), max(gradient, SAMPLED)
     return loss, gradient

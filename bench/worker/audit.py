@@ -141,13 +141,15 @@ class Sink:
         self.normalised[mode] = self.normalised.get(mode, 0) + int(values)
 
     def layer(self, name: str, output: np.ndarray) -> None:
-        """The output of the layer with this weight: [B, C, H, W], or rows [N, C]."""
+        """The output of the layer with this weight: [B, C, H, W], or rows [N, C], of which the largest norm is kept."""
         facts = self._layer(name)
         facts["square"] += norm(output) ** 2
         facts["sum"] += float(output.sum(dtype=np.float64))
         facts["rows"] += output.size // output.shape[1]
         if output.ndim == 4:
             facts["projection"] += self._project(output.sum(axis=(0, 1), dtype=np.float64))
+        elif output.ndim == 2 and output.size:
+            facts["largest"] = max(facts["largest"], norm(output[np.square(output).sum(axis=1).argmax()]))
 
     def gradient(self, name: str, gradient: np.ndarray) -> None:
         """The gradient of that output: values that are 0 belong to no sample of the loss."""
@@ -158,8 +160,8 @@ class Sink:
         facts["gradient_square"] += norm(gradient) ** 2
 
     def _layer(self, name: str) -> Facts:
-        empty = {"square": 0.0, "sum": 0.0, "rows": 0, "projection": np.zeros(SIGNS), "gradients": 0,
-                 "gradient_rows": 0, "gradient_square": 0.0}  # fmt: skip
+        empty = {"square": 0.0, "sum": 0.0, "rows": 0, "projection": np.zeros(SIGNS), "largest": 0.0,
+                 "gradients": 0, "gradient_rows": 0, "gradient_square": 0.0}  # fmt: skip
         return self.layers.setdefault(name, empty)
 
     def facts(self) -> Facts:
@@ -168,6 +170,7 @@ class Sink:
                 "norm": float(np.sqrt(one["square"])),
                 "sum": one["sum"],
                 "rows": one["rows"],
+                "largest": one["largest"],
                 "projection": _plain(one["projection"]),
                 "gradients": one["gradients"],
                 "gradient_rows": one["gradient_rows"],

@@ -125,8 +125,8 @@ def found_in(one: Detections) -> Dict[str, Any]:
     order = np.argsort(-one.scores, kind="stable")
     facts: Dict[str, Any] = {
         "image_id": int(one.image_id),
-        "boxes": np.round(one.boxes[order].astype(np.float64), 3).tolist(),
-        "scores": np.round(one.scores[order].astype(np.float64), 6).tolist(),
+        "boxes": np.round(one.boxes[order].astype(np.float64), 1).tolist(),
+        "scores": np.round(one.scores[order].astype(np.float64), 4).tolist(),
         "labels": [int(label) for label in one.labels[order]],
     }
     if one.masks is not None:
@@ -139,7 +139,7 @@ def _mask(mask: np.ndarray) -> List[float]:
     rows, columns = np.nonzero(mask)
     centre = (rows.mean(), columns.mean()) if len(rows) else (0.0, 0.0)
     border = sum(int(np.count_nonzero(np.diff(mask, axis=axis))) for axis in (0, 1))
-    return [*mask.shape, len(rows), *(round(float(value), 3) for value in centre), border]
+    return [*mask.shape, len(rows), *(round(float(value), 1) for value in centre), border]
 
 
 LONGEST_REST_S = 1.0

@@ -124,6 +124,23 @@ def test_each_observed_difference_is_named(fact: str, changes: dict[str, Any]) -
 
 
 @pytest.mark.parametrize(
+    ("precision", "expected"), [("float32", "unequal"), ("float64", "unequal"), ("bfloat16", "equal")]
+)
+def test_only_short_numbers_may_differ_by_percents(precision: str, expected: str) -> None:
+    workload = {"model": "retinanet_r50_fpn", "precision": precision}
+    terms = {"steps/1/losses": {"cls": 1.01, "box": 0.505, "loss": 1.515}}
+    pair = arm("other", terms, workload=workload), arm("reference", workload=workload)
+    assert audit(*pair).verdict == expected
+
+
+@pytest.mark.parametrize(("largest", "expected"), [(0.0, "unequal"), (1.0, "equal")])
+def test_another_region_by_rounding_is_no_other_work(largest: float, expected: str) -> None:
+    rows = {**LAYER, "projection": [0.0, 0.0], "norm": 10.03, "largest": largest}
+    pair = arm("other", {"steps/2/layers/head.classes.weight": rows}), arm("reference")
+    assert audit(*pair).verdict == expected
+
+
+@pytest.mark.parametrize(
     ("fact", "description"),
     [
         ("parameters", {"parameters": 12}),

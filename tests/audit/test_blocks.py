@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -24,14 +24,7 @@ from tests.audit import in_details, in_inference, in_training, sabotages  # noqa
 from tests.audit.small import adapter, batches, record, record_of, timed, verdict, with_closing  # noqa: E402
 
 Patch = Callable[[Any], None]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @cache

@@ -97,6 +97,7 @@ def observed(arm: ArmRecord, baseline: ArmRecord) -> Iterator[Fact]:
         yield from rank.facts()
     if all(rank.alike for rank in ranks):
         yield from _timed(arm, baseline)
+        yield from _predicted(arm, baseline)
     yield from _processors(arm, baseline)
     closings = baseline.audit.get("closing", []), arm.audit.get("closing", [])
     for rank, a, b in zip(ranks, *closings, strict=False):
@@ -135,6 +136,13 @@ def _timed(arm: ArmRecord, baseline: ArmRecord) -> Iterator[Fact]:
     for launch in sorted({launch for launch, _ in places}):
         pairs = [(theirs[place], ours[place]) for place in places if place[0] == launch]
         yield from timed.launch(pairs, f" of launch {launch + 1}", growing)
+
+
+def _predicted(arm: ArmRecord, baseline: ArmRecord) -> Iterator[Fact]:
+    """Detections that AP is of, where no training came before them."""
+    one, two = ([] if it.predictions is None else it.predictions.found for it in (baseline, arm))
+    if arm.workload.task != "train_eval" and one and two and any(it["scores"] for it in (*one, *two)):
+        yield from steps.detections(one, two, " in the predictions")
 
 
 THREADS = frozenset({"threads", "ranks"})

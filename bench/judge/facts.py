@@ -15,8 +15,9 @@ from bench.judge.fact import INPUT, POSTPROCESS, SIZES, TYPES, VALUES, WORK, Fac
 from bench.recipe.models import MODELS
 from bench.record.models import ArmRecord
 
-#: Relative: losses and layers; norms of gradients, updates and momentum; all of these in types of 16 bits.
-LOSS, GRADIENT, HALF = 1e-3, 5e-3, 0.05
+#: Relative, by precision: losses and layers; norms of gradients, updates and momentum.
+TOLERANCES = {"float32": (1e-3, 5e-3), "float64": (1e-4, 1e-4)}
+HALF = (0.05, 0.05)
 #: Of models that sample, between frameworks whose proposals differ by their own rounding.
 SAMPLED = 0.03
 
@@ -107,7 +108,7 @@ def observed(arm: ArmRecord, baseline: ArmRecord) -> Iterator[Fact]:
 
 def _tolerances(arm: ArmRecord, baseline: ArmRecord) -> tuple[float, float]:
     """Of losses and layers, and of norms."""
-    loss, gradient = (HALF, HALF) if "16" in arm.workload.precision else (LOSS, GRADIENT)
+    loss, gradient = TOLERANCES.get(arm.workload.precision, HALF)
     if _samples(arm) and _framework(arm) != _framework(baseline):
         return max(loss, SAMPLED), max(gradient, SAMPLED)
     return loss, gradient

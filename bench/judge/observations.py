@@ -61,14 +61,23 @@ def summary(facts: Json, names: Mapping[str, str] | None) -> dict[str, Any]:
     if "step" in facts:
         facts = {**facts, "step": of_step(facts["step"])}
     if "steps" not in facts:
-        return dict(facts)
+        return dict(_short(facts))
     weights = _norms(canonical(facts["weights"]), str)
     named: dict[str, Any] = {"named": "canonical" if names else "own", "weights": weights}
     if "changed" in facts:
         named.update(changed=_sums(canonical(facts["changed"])), tensors=len(facts["changed"]))
     if "way" in facts:
         named["way"] = _norms(canonical(facts["way"]))
-    return {**facts, **named, "steps": [of_step(step) for step in facts["steps"]]}
+    return dict(_short({**facts, **named, "steps": [of_step(step) for step in facts["steps"]]}))
+
+
+def _short(value: Any) -> Any:
+    """The same with seven digits of every number: more than any tolerance needs."""
+    if isinstance(value, Mapping):
+        return {name: _short(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_short(one) for one in value]
+    return float(f"{value:.7g}") if isinstance(value, float) else value
 
 
 def _norms(norms: Named, group: Callable[[str], str] = group_of) -> dict[str, float]:

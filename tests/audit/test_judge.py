@@ -133,6 +133,29 @@ def test_each_observed_difference_is_named(fact: str, changes: dict[str, Any]) -
 
 
 @pytest.mark.parametrize(
+    ("precision", "factor", "expected"),
+    [
+        ("float32", 1.01, "unequal"),
+        ("float32", 1.0005, "equal"),
+        ("float64", 1.0005, "unequal"),
+        ("bfloat16", 1.01, "equal"),
+    ],
+)
+def test_longer_numbers_may_differ_by_less(precision: str, factor: float, expected: str) -> None:
+    workload = {"model": "retinanet_r50_fpn", "precision": precision}
+    terms = {"steps/1/losses": {"cls": factor, "box": factor / 2, "loss": 1.5 * factor}}
+    pair = arm("other", terms, workload=workload), arm("reference", workload=workload)
+    assert audit(*pair).verdict == expected
+
+
+@pytest.mark.parametrize(("largest", "expected"), [(0.0, "unequal"), (1.0, "equal")])
+def test_another_region_by_rounding_is_no_other_work(largest: float, expected: str) -> None:
+    rows = {**LAYER, "projection": [0.0, 0.0], "norm": 10.03, "largest": largest}
+    pair = arm("other", {"steps/2/layers/head.classes.weight": rows}), arm("reference")
+    assert audit(*pair).verdict == expected
+
+
+@pytest.mark.parametrize(
     ("fact", "description"),
     [
         ("parameters", {"parameters": 12}),

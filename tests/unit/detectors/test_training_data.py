@@ -162,5 +162,5 @@ def test_jitter_needs_the_size_of_its_canvas(tmp_path: Path) -> None:
 def test_the_config_of_the_guide_can_be_read(tmp_path: Path) -> None:
     guide = (ROOT / "docs" / "how-to" / "train-detectors.md").read_text()
     text = guide.partition("```yaml\n")[2].partition("```")[0]
-    (tmp_path / "mine.yaml").write_text(text.replace("extends: ", f"extends: {ROOT}/"))
+    (tmp_path / "mine.yaml").write_text(text)
     assert configs.load(tmp_path / "mine.yaml").config.checkpoint.best == "bbox"

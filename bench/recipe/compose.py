@@ -100,9 +100,7 @@ def parse_arm(text: str, codebases: Mapping[str, Codebase]) -> ArmText:
     arm = ArmText(codebase, model, weights or None, where or None)
     if arm.canonical is None and codebase.name not in codebase.schemes:
         raise BenchError(
-            f"{codebase.name} has no model '{model}'",
-            where=text,
-            hint=did_you_mean(model, codebase.models),
+            f"{codebase.name} has no model '{model}'", where=text, hint=did_you_mean(model, codebase.models)
         )
     if where and "/" in where and not Path(where).expanduser().exists():
         raise BenchError(f"no checkout and no interpreter {where}", where=text, hint=_near(where))

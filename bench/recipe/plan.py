@@ -164,8 +164,7 @@ def _apply_levels(
         elif root == "environment":
             if not isinstance(level, int) or isinstance(level, bool) or level < 1:
                 raise BenchError(
-                    f"threads must be a positive number, got {level!r}",
-                    where=loaded.place("factors", factor),
+                    f"threads must be a positive number, got {level!r}", where=loaded.place("factors", factor)
                 )
             threads = level
         else:
@@ -430,10 +429,7 @@ def work_key(codebase: str, workload: Workload, options: Mapping[str, Any]) -> s
         if isinstance(value := getattr(input, key), str)
     }
     named = workload.model_copy(
-        update={
-            "input": input.model_copy(update=files),
-            "weights": Path(workload.weights).name,
-        }
+        update={"input": input.model_copy(update=files), "weights": Path(workload.weights).name}
     )
     return repr((codebase, sorted(named.model_dump().items()), sorted(options.items())))
 

@@ -55,10 +55,7 @@ def place_of(path: Sequence[str | int], places: Mapping[tuple[str | int, ...], s
 
 
 def explain(
-    error: ValidationError,
-    model: type[BaseModel],
-    places: Mapping[tuple[str | int, ...], str],
-    file: Path,
+    error: ValidationError, model: type[BaseModel], places: Mapping[tuple[str | int, ...], str], file: Path
 ) -> BenchError:
     """All problems of a validation as one error, each with its place."""
     found = list(dict.fromkeys(map(str, _problems(error, model, places, file))))
@@ -70,10 +67,7 @@ def explain(
 
 
 def _problems(
-    error: ValidationError,
-    model: type[BaseModel],
-    places: Mapping[tuple[str | int, ...], str],
-    file: Path,
+    error: ValidationError, model: type[BaseModel], places: Mapping[tuple[str | int, ...], str], file: Path
 ) -> Iterator[BenchError]:
     for one in error.errors(include_url=False):
         message, path, hint = _in_words(one, model)

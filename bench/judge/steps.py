@@ -64,7 +64,9 @@ def layers(a: Json, b: Json, at: str, tolerance: float) -> Iterator[Fact]:
         if "detections" in a:  # in training it is enough to predict where the loss looks
             yield Fact(f"positions at which {layer} predicts{at}", one["rows"], two["rows"], 2e-3, WORK)
         if one["rows"] == two["rows"]:
-            yield Fact(f"norm of the output of {layer}{at}", one["norm"], two["norm"], tolerance, VALUES)
+            norms = one["norm"], two["norm"]
+            name, distance = f"norm of the output of {layer}{at}", _without_a_row(one, two)
+            yield Fact(name, *norms, tolerance, VALUES, distance=distance)
             if any(one["projection"]) and any(two["projection"]):
                 distance = _distance(one["projection"], two["projection"])
                 name = f"output of {layer}{at} (sum)"
@@ -74,6 +76,14 @@ def layers(a: Json, b: Json, at: str, tolerance: float) -> Iterator[Fact]:
             kind = "gradient_rows" if one.get("gradient_rows") and two.get("gradient_rows") else "gradients"
             counts = one[kind], two[kind]
             yield Fact(f"values of {layer} with a gradient{at}", *counts, 0.01, VALUES)
+
+
+def _without_a_row(a: Json, b: Json) -> float:
+    """Relative distance of two norms; rounding may choose another region, whose row counts in only one of them."""
+    largest = max(a["norm"], b["norm"], 1e-300)
+    row = max(a.get("largest", 0.0), b.get("largest", 0.0))  # not of old records
+    apart = abs(a["norm"] ** 2 - b["norm"] ** 2) - row**2
+    return float(max(0.0, apart) / (2 * largest**2))
 
 
 def losses(first: Json, second: Json, at: str, tolerance: float) -> Iterator[Fact]:
@@ -169,8 +179,13 @@ def averages(a: Json, b: Json, at: str) -> Iterator[Fact]:
         first, second = a.get(kind, {}), b.get(kind, {})
         for group in sorted({*first, *second}):
             name = f"weight of new values in the average of {what}{group}{at}"
-            shares = first.get(group, 0.0), second.get(group, 0.0)
-            yield Fact(name, *shares, 0.01, VALUES | {"ema", "ema_decay"})
+            (one, blur), (two, other) = (_blurred(kept.get(group, 0.0)) for kept in (first, second))
+            yield _constant(name, one, two, max(blur, other), 0.01, VALUES | {"ema", "ema_decay"})
+
+
+def _blurred(share: float | Sequence[float]) -> Sequence[float]:
+    """A share, and what rounding may add to it: old records keep the share alone."""
+    return (share, 0.0) if isinstance(share, int | float) else share
 
 
 def rounded(a: Mapping[str, int], b: Mapping[str, int], at: str) -> Iterator[Fact]:

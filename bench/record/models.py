@@ -123,6 +123,8 @@ class Prediction(RecordModel):
     """Seconds of the whole pass."""
     phases: dict[str, FiniteFloat] = Field(default_factory=dict)
     """Phase → seconds of all images."""
+    found: list[Facts] = Field(default_factory=list)
+    """Detections of the first images, for the audit."""
 
 
 class Truth(RecordModel):
@@ -188,6 +190,8 @@ class Revision(RecordModel):
     """Commit."""
     dirty: bool | None = None
     """Tracked files were changed."""
+    origin: str = ""
+    """Address of the repository, where it is a public one; without user and password."""
     diff: InnerPath = ""
     """The changes, relative to the run folder; cut where they are longer than `bench.record.machine.MAX_DIFF_BYTES`."""
 

@@ -19,7 +19,7 @@ RTDETR = {f"rtdetr_r{depth}vd" for depth in (18, 34, 50, 101)}
 RCNN = {"faster_rcnn_r50_fpn", "mask_rcnn_r50_fpn"}
 MAPPED = {
     "torchvision": {*RCNN, "retinanet_r50_fpn", "fcos_r50_fpn", "ssd300_vgg16"},
-    "detectron2": RCNN | C4,
+    "detectron2": {*RCNN, *C4, "retinanet_r50_fpn", "fcos_r50_fpn"},
     "paddledet": {*RCNN, *SOLOV2, "solov2_light_r50_vd_fpn_dcn_512", "retinanet_r50_fpn", "fcos_r50_fpn"},
 }
 

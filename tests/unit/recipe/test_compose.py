@@ -42,7 +42,12 @@ def test_one_canonical_model_is_equal_work(tmp_path: Path) -> None:
     ("arms", "chosen"),
     [
         (("mmdet:retinanet_r50_fpn", "native:retinanet_r50_fpn"), [{}, {"conventions": "mmdet"}]),
-        (("native:faster_rcnn_r50_fpn", "detectron2:faster_rcnn_r50_fpn"), [{"conventions": "mmdet"}, {}]),
+        (
+            ("native:faster_rcnn_r50_fpn", "detectron2:faster_rcnn_r50_fpn"),
+            [{"conventions": "paddledet"}, {}],
+        ),
+        (("native:retinanet_r50_fpn", "detectron2:retinanet_r50_fpn"), [{"conventions": "mmdet"}, {}]),
+        (("native:fcos_r50_fpn", "detectron2:fcos_r50_fpn"), [{}, {}]),
         (("paddledet:solov2_r50_fpn", "native:solov2_r50_fpn"), [{}, {"conventions": "paddledet"}]),
         (("paddledet:faster_rcnn_r50_fpn", "native:faster_rcnn_r50_fpn"), [{}, {"conventions": "paddledet"}]),
         (("paddledet:fcos_r50_fpn", "native:fcos_r50_fpn"), [{}, {}]),

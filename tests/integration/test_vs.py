@@ -136,8 +136,9 @@ TrainReader: {batch_size: 2}
 def test_configuration_of_a_paddledetection_user_trains(cli: Cli) -> None:
     config = cli.folder / "mine.yml"
     config.write_text(PADDLE)
-    done = cli("vs", f"paddledet:{config}", "torchvision:retinanet_resnet50_fpn_v2", "--task", "train", *LESS[2:],
-               "--size", "128", "--results", cli.results, "-o", cli.folder / "report", "--json")  # fmt: skip
+    done = cli("vs", f"paddledet:{config}", "torchvision:retinanet_resnet50_fpn_v2", "--task", "train", *LESS,
+               "--set", "environment.threads=1",
+               "--results", cli.results, "-o", cli.folder / "report", "--json")  # fmt: skip
     if "bench env create paddledet" in done.err:
         pytest.skip("no environment of paddledet")
     assert done.code == 0, done.err

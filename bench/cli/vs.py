@@ -135,7 +135,7 @@ def init(
     data: Annotated[str | None, typer.Option("--data", help="As in bench vs. Default: ask.")] = None,
     task: Annotated[str | None, typer.Option("--task", help="As in bench vs. Default: ask.")] = None,
     size: Annotated[str | None, typer.Option("--size", help="As in bench vs. Default: ask.")] = None,
-    batch: Annotated[int | None, typer.Option("--batch", help="As in bench vs. Default: ask.")] = None,
+    batch: Annotated[int | None, typer.Option("--batch", min=1, help="As in bench vs. Default: ask.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Write over a file that exists.")] = False,
     adapters: Adapters = NONE,
 ) -> None:

@@ -375,7 +375,7 @@ def _print_dry_run(plan: Plan, document: dict[str, Any]) -> None:
     if all(arm.workload.task == "train_eval" for arm in plan.arms):
         design = "training to the last step (evaluations counted as steps)"
     console.print(
-        f"{design} in {document['cells']} cells"
+        f"{design} in {counted(document['cells'], 'cell')}"
         f"{' (interleaved)' if measure.interleave else ''}; about {document['estimate_s'] / 60:.0f} min,"
         f" from {document['estimate_from']}",
         markup=False,

@@ -108,8 +108,7 @@ def refuse_other_categories(timed: Dataset, evaluated: Dataset) -> None:
     """What is evaluated has the categories of what is trained on. Raises BenchError."""
     if evaluated.category_ids != timed.category_ids:
         raise BenchError(
-            "the split to evaluate has other categories than the one to train on",
-            where=str(evaluated.origin),
+            "the split to evaluate has other categories than the one to train on", where=str(evaluated.origin)
         )
 
 

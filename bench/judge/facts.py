@@ -188,6 +188,8 @@ def _closing(a: Json, b: Json, rank: _Rank) -> Iterator[Fact]:
     one, two = a["step"], b["step"]
     if "rule" in one and "rule" in two:
         yield from steps.rules(one["rule"], two["rule"], 1, at)
+        if rank.named and a.get("taken") == b.get("taken"):
+            yield from steps.averages(one, two, at)
     yield from steps.images(one["images"], two["images"], at, 0.3 if rank.own_input else 1e-3)
     yield Fact(f"images per pass through the network{at}", sorted(one["batches"]), sorted(two["batches"]),
                explained_by=INPUT)  # fmt: skip
@@ -230,9 +232,13 @@ class _Rank:
         """Whether both arms began with the same weights."""
         return all(fact.known and fact.agrees for fact in self._weights())
 
+    @property
+    def named(self) -> bool:
+        """Whether both arms' parameters have names in common."""
+        return all(fact.known for fact in self._weights())
+
     def facts(self) -> Iterator[Fact]:
-        weights, alike = list(self._weights()), self.alike
-        named = all(fact.known for fact in weights)
+        weights, alike, named = list(self._weights()), self.alike, self.named
         if self.random_weights and not alike:  # what follows from them can be neither equal nor unequal
             weights = [unknown("initial weights", VALUES)]
         yield from weights

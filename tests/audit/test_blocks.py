@@ -157,7 +157,7 @@ def test_losses_that_cancel_over_launches_are_unequal() -> None:
     assert verdict(launched(1.3, 0.7), launched(1.0, 1.0)).verdict == "unequal"
 
 
-# -- carried along by a batch, or reached later ---------------------------------------------------------------------------
+# -- carried along by a batch, or reached later ------------------------------------------------------------
 
 
 def _on_the_batch(adapter: Any, owner: Any, name: str) -> None:

@@ -239,7 +239,8 @@ class Adapter(api.Adapter):
         self.optimizer.set_lr(self.workload["optimizer"]["lr"] * factor)
 
     def loss_values(self, losses: dict[str, Tensor]) -> dict[str, float]:
-        return {name: float(value) for name, value in losses.items()}
+        values = {name: float(value) for name, value in losses.items()}
+        return ppdet_detr.terms(values) if self.architecture == "DETR" else values
 
     # -- inference -----------------------------------------------------------------------------------------------
 

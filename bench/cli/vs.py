@@ -23,7 +23,7 @@ from bench.cli.run import measure, plan_of, print_outcome, problems_of, width_se
 from bench.errors import BenchError, ExitCode, telling
 from bench.recipe.codebases import find_codebases
 from bench.recipe.compose import Asked, composed, misspelt, parse_arm, recipe_text
-from bench.recipe.load import apply_override, load_recipe
+from bench.recipe.load import checked, load_recipe
 from bench.recipe.plan import make_plan, notes_of
 from bench.recipe.trust import code_of
 from bench.report.write import generate
@@ -47,8 +47,9 @@ Images = Annotated[int, typer.Option("--images", min=1, help="Images: the first 
 Device = Annotated[str, typer.Option("--device", help="cpu or cuda.")]
 Arms = typer.Argument(
     metavar="ARM...",
-    help="CODEBASE:MODEL or CODEBASE:MODEL@WEIGHTS; CODEBASE=WHERE:MODEL runs in a named environment, an interpreter "
-    "or a checkout.",
+    help="CODEBASE:MODEL or CODEBASE:MODEL@WEIGHTS. MODEL is a name of `bench list models`, a name or a config file of "
+    "the codebase's own, hf:FOLDER, onnx:FILE.onnx or python:MODULE:FUNCTION. CODEBASE=WHERE:MODEL runs in a named "
+    "environment, an interpreter or a checkout.",
 )
 
 
@@ -72,11 +73,14 @@ def vs(
     rounds: Annotated[int, typer.Option(min=1, help="Visits to every arm in each launch.")] = 5,
     steps: Annotated[int, typer.Option(min=1, help="Steps of a visit.")] = 2,
     until: Annotated[
-        str | None, typer.Option(help="3%: add launches until every interval is that narrow (+/-).")
+        str | None,
+        typer.Option(help="3%: add launches until every interval is that narrow (+/-), 30 at most."),
     ] = None,
     settings: Settings = NONE,
     save: Annotated[Path | None, typer.Option(help="File for the recipe that is run.")] = None,
-    dry_run: Annotated[bool, typer.Option(help="Write the recipe and check it. Measure nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Write the recipe and check it. Measure nothing.")
+    ] = False,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder of the report. Default: reports/NAME/RUN.")
     ] = None,
@@ -95,9 +99,8 @@ def vs(
     content = composed(asked, codebases)
     for note in misspelt(arms, codebases):
         say(f"note: {note}", error=True)
-    for one in [*width_settings(until), *settings]:
-        apply_override(content, {}, one)
     path = save or results / str(content["name"]) / "recipe.yaml"
+    checked(content, {("workload", "device"): "--device"}, path, [*width_settings(until), *settings])
     write_recipe(path, content)
     loaded, plan = plan_of(path, [], adapters, trust=True)
     if problems := problems_of(loaded, plan, adapters):
@@ -127,12 +130,12 @@ def vs(
 def init(
     path: Annotated[Path, typer.Argument(help="File to write.")] = Path("recipe.yaml"),
     arms: Annotated[
-        list[str] | None, typer.Option("--arm", help="An arm as of bench vs. Repeatable. Default: ask.")
+        list[str] | None, typer.Option("--arm", help="An arm, as in bench vs. Repeatable. Default: ask.")
     ] = None,
-    data: Annotated[str | None, typer.Option("--data", help="As of bench vs. Default: ask.")] = None,
-    task: Annotated[str | None, typer.Option("--task", help="As of bench vs. Default: ask.")] = None,
-    size: Annotated[str | None, typer.Option("--size", help="As of bench vs. Default: ask.")] = None,
-    batch: Annotated[int | None, typer.Option("--batch", help="As of bench vs. Default: ask.")] = None,
+    data: Annotated[str | None, typer.Option("--data", help="As in bench vs. Default: ask.")] = None,
+    task: Annotated[str | None, typer.Option("--task", help="As in bench vs. Default: ask.")] = None,
+    size: Annotated[str | None, typer.Option("--size", help="As in bench vs. Default: ask.")] = None,
+    batch: Annotated[int | None, typer.Option("--batch", help="As in bench vs. Default: ask.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Write over a file that exists.")] = False,
     adapters: Adapters = NONE,
 ) -> None:

@@ -7,12 +7,12 @@ differs, and else *not shown*. A factor that the two arms were chosen to differ 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from bench.errors import BenchError
 from bench.judge import rounding
-from bench.judge.fact import Fact
+from bench.judge.fact import Agreement, Fact, agreements
 from bench.judge.facts import declared, observed
 from bench.judge.pairs import baselines_of
 from bench.record.models import ArmRecord
@@ -54,6 +54,8 @@ class Audit:
     """What a reader should know of arms that may still be equal."""
     models: tuple[str, str] | None = None
     """Where arm and baseline were given different models: the baseline's, and the arm's."""
+    agreed: tuple[Agreement, ...] = field(default=(), metadata={"json": False})  # the records hold them
+    """Of the first of several sessions."""
 
     @property
     def verdict(self) -> Verdict:
@@ -95,7 +97,8 @@ def _shown(value: Any) -> str:
 
 def audit(arm: ArmRecord, baseline: ArmRecord) -> Audit:
     """Compare an arm with the baseline of its comparison."""
-    differences, unknown = _compared(arm, baseline)
+    facts = _facts(arm, baseline)
+    differences, unknown = _compared(facts)
     notes = [f"in the audit, {text}" for text in _randomness(arm, baseline)]
     notes += _waiting(baseline, arm)
     work = [fact for fact in differences if fact.only_with_others]
@@ -117,6 +120,7 @@ def audit(arm: ArmRecord, baseline: ArmRecord) -> Audit:
         tuple(dict.fromkeys(unknown)),
         tuple(notes),
         models_of(arm, baseline),
+        agreements(facts),
     )
 
 
@@ -133,18 +137,22 @@ def models_of(arm: ArmRecord, baseline: ArmRecord) -> tuple[str, str] | None:
 
 def doubtful(arm: ArmRecord, baseline: ArmRecord) -> bool:
     """Whether arms of one model differ, and only so that rounding might explain it."""
-    others = [fact for fact in _compared(arm, baseline)[0] if not fact.only_with_others]
+    others = [fact for fact in _compared(_facts(arm, baseline))[0] if not fact.only_with_others]
     return bool(others) and rounding.possible(others) and models_of(arm, baseline) is None
 
 
-def _compared(arm: ArmRecord, baseline: ArmRecord) -> tuple[list[Fact], list[str]]:
-    """Facts that differ without a factor that explains it, and the names of those that could not be observed."""
+def _facts(arm: ArmRecord, baseline: ArmRecord) -> list[Fact]:
+    """All that no factor explains: what was observed, and what the codebases say of themselves where both do."""
     levels = {*arm.levels, *baseline.levels}
     factors = {name for name in levels if arm.levels.get(name) != baseline.levels.get(name)}
     factors |= {name.rpartition(".")[2] for name in factors}
-    facts = [fact for fact in observed(arm, baseline) if not factors & fact.explained_by]
-    told = [fact for fact in declared(arm, baseline) if not factors & fact.explained_by]
-    differences = [fact for fact in (*facts, *told) if fact.known and not fact.agrees]
+    told = (fact for fact in declared(arm, baseline) if fact.known)
+    return [fact for fact in (*observed(arm, baseline), *told) if not factors & fact.explained_by]
+
+
+def _compared(facts: Sequence[Fact]) -> tuple[list[Fact], list[str]]:
+    """Facts that differ, and the names of those that could not be observed."""
+    differences = [fact for fact in facts if fact.known and not fact.agrees]
     return differences, [fact.name for fact in facts if not fact.known]
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,6 +55,37 @@ class Fact:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+#: What tells facts of one kind apart; the page's `kindOf` is the same.
+_PLACE = re.compile(
+    r" (?:in|of) (?:step|launch|rank|image|session) \d+| after the timed blocks|(?<=timed step) \d+"
+)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Facts of one kind that agree: the one that comes nearest to its tolerance, and how many there are."""
+
+    fact: str
+    baseline: Any
+    arm: Any
+    apart: float
+    tolerance: float
+    count: int
+
+
+def agreements(facts: Iterable[Fact]) -> tuple[Agreement, ...]:
+    """Those that are known and agree, by kind."""
+    kinds: dict[str, list[Fact]] = {}
+    for fact in facts:
+        if fact.known and fact.agrees:
+            kinds.setdefault(_PLACE.sub("", fact.name), []).append(fact)
+    nearest = {kind: max(found, key=lambda one: one.apart - one.tolerance) for kind, found in kinds.items()}
+    return tuple(
+        Agreement(kind, one.baseline, one.arm, one.apart, one.tolerance, len(kinds[kind]))
+        for kind, one in nearest.items()
+    )
 
 
 def unknown(name: str, explained_by: frozenset[str] = frozenset()) -> Fact:

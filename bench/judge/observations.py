@@ -94,25 +94,33 @@ def _sums(sizes: Named) -> dict[str, int]:
     return sums
 
 
-def _shares(average: Named) -> dict[str, float]:
-    """The weight of the new values, by group; where weights did not move, nothing is known of their average."""
-    sums: dict[str, list[float]] = {}
-    for name, (step, distance) in average:
-        total = sums.setdefault(group_of(name), [0.0, 0.0])
-        total[0] += step
-        total[1] += distance
-    return {group: step / distance for group, (step, distance) in sums.items() if distance > 0}
+#: What one float32 of size 1 may lose when it is rounded, and some more.
+ROUNDING = 1e-7
+
+
+def _products(products: Named) -> dict[str, np.ndarray]:
+    """Inner products, added up by group."""
+    sums: dict[str, np.ndarray] = {}
+    for name, one in products:
+        sums[group_of(name)] = sums.get(group_of(name), 0.0) + np.array(one)
+    return {group: one for group, one in sums.items() if np.isfinite(one).all()}
+
+
+def _shares(average: Named) -> dict[str, list[float]]:
+    """The weight of the new values, by group, and what rounding may add to it; nothing where weights did not move."""
+    return {
+        group: [float(step / distance), ROUNDING * float((square / distance) ** 0.5)]
+        for group, (step, distance, square) in _products(average).items()
+        if distance > 0
+    }
 
 
 def _decays(products: Named) -> dict[str, list[float]]:
     """The weight decay, by group, and what rounding may add to it."""
-    sums: dict[str, np.ndarray] = {}
-    for name, one in products:
-        sums[group_of(name)] = sums.get(group_of(name), 0.0) + np.array(one)
     return {
-        group: [float(decay / square), 1e-7 * float((momentum / square) ** 0.5)]
-        for group, (decay, square, momentum) in sums.items()
-        if square > 0 and np.isfinite([decay, square, momentum]).all()
+        group: [float(decay / square), ROUNDING * float((momentum / square) ** 0.5)]
+        for group, (decay, square, momentum) in _products(products).items()
+        if square > 0
     }
 
 

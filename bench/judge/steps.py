@@ -87,7 +87,7 @@ def _without_a_row(a: Json, b: Json) -> float:
 
 
 def losses(first: Json, second: Json, at: str, tolerance: float) -> Iterator[Fact]:
-    """Term by term in order of size, for codebases name them differently; where sizes differ, the nearest first."""
+    """Term by term: by name where both have the same names, else by size; where sizes differ, the nearest first."""
     a, b = (sorted((value, name) for name, value in one.items() if name != "loss") for one in (first, second))
     total = first.get("loss", sum(value for value, _ in a))
     yield Fact(f"total loss{at}", total, second.get("loss", sum(value for value, _ in b)), tolerance, VALUES)
@@ -100,8 +100,11 @@ def losses(first: Json, second: Json, at: str, tolerance: float) -> Iterator[Fac
         (expected, _), (found, _) = pair
         return float(abs(found - expected) / max(abs(found), abs(expected), SMALL * abs(total), 1e-9))
 
+    named = {name: (value, name) for value, name in b}
     pairs = list(zip(a, b, strict=False))
-    if any(distance(pair) > tolerance for pair in pairs):
+    if named.keys() == {name for _, name in a}:
+        pairs = [(one, named[one[1]]) for one in a]
+    elif any(distance(pair) > tolerance for pair in pairs):
         near, pairs = sorted(itertools.product(a, b), key=distance), []
         while near:
             pairs.append(near[0])
@@ -176,8 +179,13 @@ def averages(a: Json, b: Json, at: str) -> Iterator[Fact]:
         first, second = a.get(kind, {}), b.get(kind, {})
         for group in sorted({*first, *second}):
             name = f"weight of new values in the average of {what}{group}{at}"
-            shares = first.get(group, 0.0), second.get(group, 0.0)
-            yield Fact(name, *shares, 0.01, VALUES | {"ema", "ema_decay"})
+            (one, blur), (two, other) = (_blurred(kept.get(group, 0.0)) for kept in (first, second))
+            yield _constant(name, one, two, max(blur, other), 0.01, VALUES | {"ema", "ema_decay"})
+
+
+def _blurred(share: float | Sequence[float]) -> Sequence[float]:
+    """A share, and what rounding may add to it: old records keep the share alone."""
+    return (share, 0.0) if isinstance(share, int | float) else share
 
 
 def rounded(a: Mapping[str, int], b: Mapping[str, int], at: str) -> Iterator[Fact]:

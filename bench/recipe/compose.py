@@ -115,7 +115,7 @@ def refuse_missing_file(model: str, where: str | None = None) -> None:
     """A path whose folder exists and whose file does not is a typing error; else it is a name of a zoo."""
     file, hint = Path(model).expanduser(), _near(model)
     if file.parent.is_dir() and not file.exists():
-        zoo = "" if "/" in model else f"or, of the codebase's own, {file.stem}"
+        zoo = "" if "/" in model else f"a model of the codebase's zoo has no suffix: {file.stem}"
         raise BenchError(f"no file {model}", where=where, hint="; ".join(filter(None, (hint, zoo))))
 
 
@@ -136,11 +136,12 @@ def _near(path: str) -> str:
 def size_of(text: str) -> list[int] | dict[str, int]:
     """`640` and `640x640` are a square, `800x1333` is a short and a long side. Raises BenchError."""
     sides = text.lower().split("x")
-    if not all(side.isdecimal() for side in sides) or len(sides) > 2:
+    numbers = [int(side) for side in sides if side.isdecimal() and 32 <= int(side) <= 4096]
+    if len(numbers) != len(sides) or len(sides) > 2:
         raise BenchError(
-            f"size {text}: expected a number of pixels, or two", hint="--size 800x1333, --size 640"
+            f"--size {text}: expected one or two numbers of pixels, from 32 to 4096",
+            hint="for example --size 800x1333 or --size 640",
         )
-    numbers = [int(side) for side in sides]
     if len(set(numbers)) == 1:
         return [numbers[0], numbers[0]]
     return {"short": min(numbers), "long": max(numbers)}
@@ -261,7 +262,7 @@ def _labels(arms: Sequence[ArmText], *, one_model: bool) -> list[str]:
         alone = one_model and names.count(arm.codebase.name) == 1
         parts = [arm.codebase.name, *([] if one_model else [arm.label])]
         if not alone and arm.where:
-            parts.append(Path(arm.where).name)
+            parts.append(Path(os.path.abspath(arm.where)).name)
         label = " ".join(parts)
         if label in labels and arm.weights:
             label = f"{label} {Path(arm.weights).stem}"

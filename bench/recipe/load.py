@@ -128,7 +128,13 @@ def validate_workload(values: dict[str, Any], where: str) -> Workload:
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
     """Read, merge and validate a recipe. Raises BenchError with every problem and its place."""
     path = find_recipe(path)
-    content, places = read_recipe(path)
+    return checked(*read_recipe(path), path, overrides)
+
+
+def checked(
+    content: dict[str, Any], places: plain_yaml.Places, path: Path, overrides: Sequence[str] = ()
+) -> LoadedRecipe:
+    """A recipe of its content, in which the overrides are set. Raises BenchError as `load_recipe`."""
     for override in overrides:
         apply_override(content, places, override)
     try:

@@ -190,6 +190,8 @@ class Revision(RecordModel):
     """Commit."""
     dirty: bool | None = None
     """Tracked files were changed."""
+    origin: str = ""
+    """Address of the repository, where it is a public one; without user and password."""
     diff: InnerPath = ""
     """The changes, relative to the run folder; cut where they are longer than `bench.record.machine.MAX_DIFF_BYTES`."""
 

@@ -5,6 +5,7 @@ A fact that cannot be read is missing, never an error.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import subprocess
@@ -77,8 +78,22 @@ def environment_of(python: Path, env: Mapping[str, str] | None = None) -> Facts:
         return {}
 
 
+#: Addresses that anybody may clone: no port, no host of one network, and nothing of a user or a key.
+_ADDRESS = re.compile(
+    r"(?:(?:https?|ssh)://(?:[^@/\s]*@)?|[^@/:\s]+@)([\w.-]+\.(?!local|lan|internal|corp|home|test)[a-z]{2,})[:/]"
+    r"([\w.~-]+(?:/[\w.~-]+)+?)/?",
+    re.IGNORECASE,
+)
+
+
+def public_address(remote: str) -> str:
+    """`https://HOST/PATH` of a remote repository, without user and password; empty where it has no such address."""
+    found = _ADDRESS.fullmatch(remote.strip())
+    return f"https://{found[1].lower()}/{found[2]}" if found else ""
+
+
 def git_revision(folder: Path) -> Facts:
-    """``{revision, dirty}`` of a folder that git tracks, else empty.
+    """``{revision, dirty, origin}`` of a folder that git tracks, else empty; ``origin`` only where it is public.
 
     Dirty means changes to tracked files: new files, such as results, are not changes of the code. A folder inside
     a work tree that git does not track (an environment in a clone) is no revision of anything.
@@ -90,7 +105,12 @@ def git_revision(folder: Path) -> Facts:
         changes = _run(*git, "--no-optional-locks", "status", "--porcelain", "--untracked-files=no")
     except (OSError, subprocess.SubprocessError):
         return {}
-    return {"revision": revision, "dirty": bool(changes.strip())}
+    found = {"revision": revision, "dirty": bool(changes.strip())}
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        # Not `remote get-url`: what a user's own settings put in its place may hold a key.
+        if origin := public_address(_run(*git, "config", "--get", "remote.origin.url")):
+            found["origin"] = origin
+    return found
 
 
 def git_diff(folder: Path) -> str:

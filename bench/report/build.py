@@ -71,19 +71,22 @@ def _phases(arm: ArmRecord) -> tuple[Phase, ...]:
     return tuple(Phase(name, medians[name], medians[name] / total) for name in order)
 
 
-def _operator_shares(arm: ArmRecord) -> dict[str, float]:
+def _operators(arm: ArmRecord) -> tuple[Phase, ...]:
     whole = arm.operators.get("step", [])
-    return {
-        name: float(np.median(np.divide(seconds, whole)))
-        for name, seconds in arm.operators.items()
-        if name != "step"
-    }
+    found = {name: np.asarray(seconds) for name, seconds in arm.operators.items() if name != "step"}
+    if found:
+        found["rest"] = np.asarray(whole) - sum(found.values())
+    return tuple(
+        Phase(name, float(np.median(seconds)), float(np.median(seconds / whole)))
+        for name, seconds in found.items()
+    )
 
 
 def without_operators(row: Row, baseline: Row, ratio: Ratio) -> Iterator[WithoutOperator]:
     """For every operator that both arms were profiled for."""
-    for name in (one for one in baseline.operator_shares if one in row.operator_shares):
-        share, baseline_share = row.operator_shares[name], baseline.operator_shares[name]
+    shares, of_baseline = ({one.name: one.share for one in arm.operators} for arm in (row, baseline))
+    for name in (one for one in of_baseline if one in shares and one != "rest"):
+        share, baseline_share = shares[name], of_baseline[name]
         if 0 < max(share, baseline_share) < 1:
             rest = ratio.value * (1 - baseline_share) / (1 - share)
             part = 1 - math.log(rest) / math.log(ratio.value) if ratio.differs else None
@@ -192,7 +195,7 @@ def _row(
         peak_share=flops / step_s.median_s / peak_flops_per_s if flops and peak_flops_per_s else None,
         memory=_memory(arm),
         phases=_phases(arm),
-        operator_shares=_operator_shares(arm),
+        operators=_operators(arm),
         ap=_last_ap(arm),
         served=tuple(arm.served),
         energy={name: float(np.median(values)) for name, values in arm.energy.items() if values},
@@ -245,7 +248,8 @@ def _groups(
 
 def _told_apart(groups: tuple[Group, ...]) -> tuple[Group, ...]:
     """The groups without levels that all of them share: titles tell them apart, the recipe has the rest."""
-    values = {name: {repr(one.levels.get(name)) for one in groups} for one in groups for name in one.levels}
+    names = dict.fromkeys(name for one in groups for name in one.levels)
+    values = {name: {repr(one.levels.get(name)) for one in groups} for name in names}
     kept = {name for name, found in values.items() if len(found) > 1 or len(groups) == 1}
     return tuple(
         dataclasses.replace(one, levels={name: level for name, level in one.levels.items() if name in kept})
@@ -286,7 +290,7 @@ def _software(arms: Sequence[ArmRecord], codebases: Mapping[str, Codebase]) -> I
             version=_version(arm, codebase),
             python=environment.python or "",
             packages=_packages(arm, codebase),
-            package_count=len(environment.packages),
+            installed=environment.packages,
             git=environment.git.model_dump(exclude_defaults=True),
             variables=environment.variables,
             own_environment=codebase is not None and codebase.environment.kind == "own",
@@ -345,7 +349,10 @@ def run_report(
     codebases = codebases or {}
     record, arms = run.record(), run.arms()
     samples = {arm.id: _samples(run, arm) for arm in arms}
-    rows = _rows(arms, samples, codebases, _audits(run) if audits is None else audits)
+    if audits is None:
+        several = [(one.arms(), one.record().baseline) for one in run.sessions if one is not run]
+        audits = audit_sessions(several or [(arms, record.baseline)])
+    rows = _rows(arms, samples, codebases, audits)
     effects, scaling = effects_and_scaling(samples, record, arms, rows, _confidence(record))
     groups = _told_apart(tuple(_groups(samples, record, arms, rows)))
     names = {row.arm: group.row_name(row) for group in groups for row in group.rows}
@@ -380,10 +387,6 @@ def run_report(
         accuracy=accuracy_values.of_run(run, arms, names, record.baseline),
         sessions=tuple(_shown_path(one.folder) for one in run.sessions) if len(run.sessions) > 1 else (),
     )
-
-
-def _audits(run: Run) -> dict[str, Audit]:
-    return audit_sessions([(one.arms(), one.record().baseline) for one in run.sessions])
 
 
 def _shown_path(path: Path) -> str:

@@ -20,6 +20,7 @@ from bench.report.notebook import LoadedRun
 from bench.report.render import markdown
 from bench.report.sections import log_tail
 from bench.report.text import marked
+from bench.report.values import RunReport
 from bench.text_safety import visible
 
 #: What a spreadsheet would run as a formula.
@@ -64,6 +65,18 @@ def to_latex(run: LoadedRun) -> str:
         line = " & ".join(cell.translate(_LATEX) for cell in cells)
         lines.append(f"{marked(line, marks)} \\\\")
     return visible("\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""]))
+
+
+def bibtex(run: RunReport) -> str:
+    """An entry that cites a run."""
+    known = {
+        "title": f"Benchmark run {run.id} of {run.name}",
+        "year": run.started_utc[:4],
+        "howpublished": str(run.git.get("origin") or ""),
+        "note": f"bench {run.bench_version}, revision {run.git.get('revision') or 'unknown'}",
+    }
+    lines = (f"  {key} = {{{{{visible(text).translate(_LATEX)}}}}}," for key, text in known.items() if text)
+    return "\n".join([f"@misc{{bench-{run.id},", *lines, "}\n"])
 
 
 def to_github_action(run: LoadedRun) -> str:
@@ -214,6 +227,7 @@ FORMATS: dict[str, Callable[[LoadedRun], str | bytes]] = {
     "parquet": to_parquet,
     "markdown": to_markdown,
     "latex": to_latex,
+    "bibtex": lambda run: bibtex(run.report),
     "asv": to_asv,
     "junit": to_junit,
     "mlflow": to_mlflow,

@@ -22,7 +22,7 @@ from bench.judge.numbers import ratio_text
 from bench.record.run import write_atomic
 from bench.report.colours import CODEBASES, look, luminance, phase_colour
 from bench.report.document import Figure
-from bench.report.sweeps import SWEEPS, Curve, curves
+from bench.report.sweeps import MOST_CURVES, SWEEPS, Curve, curves
 from bench.report.text import PHASE_TITLES, marked, seconds_text
 from bench.report.values import Group, Row, RunReport
 
@@ -323,7 +323,7 @@ def draw(run: RunReport, folder: Path, prefix: str = "", *, steps: bool = False)
                 left = len(rows) - len(shown)
                 emit(kind, kind, make(shown), f"{alt}{f' {left} more rows are in the page.' if left else ''}")
         for factor, (_, across, rate, _) in SWEEPS.items():
-            if found := curves(run, factor)[:MOST_ROWS]:
+            if found := curves(run, factor)[:MOST_CURVES]:
                 emit("sweep", f"sweep-{factor}", sweep(found, factor), f"{rate} of each arm by {across}.")
         for number, group in enumerate(run.groups if steps else (), 1):
             if any(row.trace.seconds for row in group.rows):

@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
-import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import datetime
 from typing import Any
 
 import yaml
 
-from bench.judge.noise import MIN_LAUNCHES
 from bench.judge.numbers import duration_text, ratio_text, significant
-from bench.judge.steady import t_quantile
-from bench.judge.stopping import Components, launches_needed
 from bench.record.differences import named
 from bench.report.answer import headline, table_blocks
 from bench.report.document import (
@@ -27,7 +21,6 @@ from bench.report.document import (
     Details,
     Figure,
     Heading,
-    Link,
     Table,
     Text,
 )
@@ -39,10 +32,12 @@ from bench.report.tables import (
     LONGEST_REASON,
     effect_table,
     group_table,
+    package_table,
     phase_table,
     software_table,
 )
 from bench.report.text import NOT_INTERLEAVED, TASKS, cell, counted, size_text, value_text
+from bench.report.trust import seconds_of, trust_texts, warning_bullets, warnings_of
 from bench.report.values import Group, Report, Row, RunReport, WithoutOperator
 
 Figures = Mapping[str, Sequence[Figure]]
@@ -98,22 +93,13 @@ def facts_line(run: RunReport) -> str:
     rounds = max((row.rounds for row in run.rows), default=0)
     parts = [
         machine_text(run.machine),
-        ", ".join([run.started_utc[:10], *([duration_text(taken)] if (taken := _seconds(run)) else [])]),
+        ", ".join([run.started_utc[:10], *([duration_text(taken)] if (taken := seconds_of(run)) else [])]),
         counted(len(run.sessions), "session") if run.sessions else "",
         _design(launches, rounds) if launches else "",
         f"run {run.id}: {run.status}",
         counted(sum(1 for _ in warnings_of(run)), "warning"),
     ]
     return " · ".join(part for part in parts if part)
-
-
-def _seconds(run: RunReport) -> float:
-    """From start to end; 0 where that is not known, and of pooled runs."""
-    try:
-        ends = (datetime.fromisoformat(text) for text in (run.started_utc, run.ended_utc or ""))
-        return 0.0 if run.sessions else -(next(ends) - next(ends)).total_seconds()
-    except (ValueError, TypeError):
-        return 0.0
 
 
 def _design(launches: int, rounds: int) -> str:
@@ -300,6 +286,18 @@ def machine_blocks(run: RunReport) -> Iterator[Block]:
         yield software_table(run.software)
 
 
+def package_blocks(run: RunReport) -> Iterator[Details]:
+    """Packages that differ between the environments of the codebases, and all packages of each."""
+    software = list(
+        {(one.codebase, *one.installed.items()): one for one in run.software if one.installed}.values()
+    )
+    if len(software) > 1:
+        yield Details("Packages that differ between codebases", (package_table(software),))
+    for one in software:
+        lists = "\n".join(f"{name}=={version}" for name, version in one.installed.items())
+        yield Details(f"All {counted(len(one.installed), 'package')} of {one.title}", (Code(lists),))
+
+
 def as_yaml(values: Mapping[str, Any]) -> str:
     """Recorded values as YAML, without those that are empty."""
     filled = {key: value for key, value in values.items() if value not in (None, "", [], {}, ())}
@@ -329,87 +327,6 @@ def machine_text(machine: Mapping[str, Any]) -> str:
     return ", ".join(part for part in parts if part) if cpu else ""
 
 
-# -- Warnings ------------------------------------------------------------------------------------------------
-
-
-Placed = tuple[Group, Row]
-
-
-def warnings_of(run: RunReport) -> Iterator[tuple[str, list[Placed]]]:
-    """Each warning once, with the arms that it is of; none of a warning about the whole run."""
-    if run.status != "complete":
-        yield f"The run is {run.status}: what is missing may change the picture.", []
-    if run.git.get("dirty"):
-        yield "bench had uncommitted changes: the revision does not say exactly what ran.", []
-    yield from ((warning, []) for warning in run.warnings)
-    kinds: dict[tuple[str, ...], tuple[list[str], list[Placed]]] = {}
-    for group, row in run.placed:
-        unusable = [row.reason] if row.step_s is None and row.status != "failed" else []
-        for warning in (*unusable, *row.warnings):
-            texts, arms = kinds.setdefault(tuple(_NUMBER.split(warning)[::2]), ([], []))
-            texts.append(warning)
-            arms.append((group, row))
-    yield from ((_one_text(texts), arms) for texts, arms in kinds.values())
-
-
-_NUMBER = re.compile(r"(\d+(?:\.\d+)?)")
-
-
-def _one_text(texts: Sequence[str]) -> str:
-    """Warnings that differ in numbers only, as one: `a deviation of 12–47 %`."""
-    parts = [_NUMBER.split(text) for text in texts]
-    joined = []
-    for index, found in enumerate(zip(*parts, strict=True)):
-        ends = sorted(set(found), key=float) if index % 2 else [found[0]]
-        joined.append(ends[0] if len(ends) == 1 else f"{ends[0]}–{ends[-1]}")
-    return "".join(joined)
-
-
-def warning_bullets(run: RunReport, ids: Mapping[int, str] | None = None) -> Bullets:
-    """Each warning with the arms that it is of.
-
-    Args:
-        run: The values.
-        ids: `id` of a row → what a page calls its arm.
-    """
-    items, links = [], []
-    for warning, arms in warnings_of(run):
-        every = len(arms) == len(run.rows) > 1
-        items.append(f"All arms: {warning}" if every else warning)
-        links.append(
-            ()
-            if every
-            else tuple(Link(group.place(row), (ids or {}).get(id(row), row.arm)) for group, row in arms)
-        )
-    return Bullets(tuple(items), tuple(links))
-
-
-#: Half widths of intervals that are worth asking for.
-WIDTHS = (0.1, 0.05, 0.02, 0.01)
-
-
-def trust_texts(run: RunReport) -> Iterator[str]:
-    """Load of the machine, and what would narrow the widest interval."""
-    if run.load_before and run.load_after:
-        before, after = run.load_before[0], run.load_after[0]
-        yield f"Processes that ran or waited, over one minute: {before:.1f} before, {after:.1f} after."
-    ratios = (row.ratio for row in run.rows if row.ratio and row.ratio.sessions == 1)
-    finite = (one for one in ratios if 0 < one.low < one.high < math.inf)
-    widest = max(finite, key=lambda one: one.high / one.low, default=None)
-    if widest is None or widest.launches < MIN_LAUNCHES:  # two say little of their spread
-        return
-    half = math.log(widest.high / widest.low) / 2
-    wanted = next((width for width in WIDTHS if math.log1p(width) < half), None)
-    if wanted:
-        spread = half * math.sqrt(widest.launches) / t_quantile(widest.launches - 1, 0.975)
-        launches = launches_needed(Components(spread, 0), 1, wanted)
-        taken = _seconds(run) / widest.launches * launches
-        yield (
-            f"The widest interval is ±{100 * math.expm1(half):.0f} %. About {launches} launches would give "
-            f"±{100 * wanted:.0f} %{f', in about {duration_text(taken)}' if taken else ''}: --until {100 * wanted:g}%."
-        )
-
-
 def reproduce_blocks(run: RunReport) -> Iterator[Block]:
     """Commands, and where the raw data are."""
     yield Code("\n".join(reproduce(run)), "sh")
@@ -437,14 +354,19 @@ def reproduce(run: RunReport, group: Group | None = None) -> list[str]:
 def _before(run: RunReport) -> Iterator[str]:
     """The source, the environments and the data that a run needs."""
     if revision := str(run.git.get("revision") or ""):
-        changes = " (this tree had changes that are in no commit)" if run.git.get("dirty") else ""
-        yield f"# in a clone of bench{changes}"
+        if run.git.get("dirty"):
+            yield "# the tree had changes that are in no commit"
+        origin = shlex.quote(str(run.git.get("origin") or ""))
+        yield f"git clone {origin} bench && cd bench" if len(origin) > 2 else "# in a clone of bench"
         yield f"git checkout {shlex.quote(revision)}"
         yield 'make .venv/.installed && PATH="$PWD/.venv/bin:$PATH"'
     if others := sorted({one.codebase for one in run.software if one.own_environment}):
         yield shlex.join(["bench", "env", "create", *others])
+    for one in run.software:
+        if one.git.get("origin") and one.codebase != "native":
+            yield f"# {one.codebase} is {one.git['origin']} at {one.git.get('revision')}".replace("\n", " ")
     for name, found in run.dataset.items():
         said = f"{name}: {counted(found.get('images', 0), 'image')}, checksum {str(found.get('checksum', ''))[:12]}"
         yield f"# data {' '.join(said.split())}"
-    if taken := _seconds(run):
+    if taken := seconds_of(run):
         yield f"# takes about {duration_text(taken)} on a machine like this one"

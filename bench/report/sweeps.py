@@ -20,6 +20,8 @@ SWEEPS = {
         "Megapixels/s (images/s times pixels of an image) by resolution.",
     ),
 }  # fmt: skip
+#: Curves of a figure.
+MOST_CURVES = 30
 SWEPT = "Batch sizes and resolutions"
 #: A rate is flat within this share of the highest one measured.
 FLAT = 0.95

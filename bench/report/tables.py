@@ -185,11 +185,20 @@ def _cost_cell(cost: Cost | None) -> Cell:
     return cell(cost_text(cost), sort=cost.share)
 
 
+def package_table(software: Sequence[Software]) -> Table:
+    """The distributions whose versions differ between environments."""
+    names = sorted({name for one in software for name in one.installed}, key=str.lower)
+    differing = [name for name in names if len({one.installed.get(name) for one in software}) > 1]
+    rows = ((cell(name), *(cell(one.installed.get(name)) for one in software)) for name in differing)
+    caption = f"{len(differing)} of {len(names)} packages differ. –: not installed."
+    return Table((Column("package"), *(Column(one.title) for one in software)), tuple(rows), caption)
+
+
 def software_table(software: Sequence[Software]) -> Table:
     def packages(one: Software) -> str:
         named = [f"{name} {version}" for name, version in one.packages.items()]
-        others = one.package_count - len(one.packages)
-        return ", ".join([*named, *([f"{others} more in the arm's record"] if others > 0 else [])])
+        others = len(one.installed) - len(one.packages)
+        return ", ".join([*named, *([f"{others} more"] if others > 0 else [])])
 
     def variables(one: Software) -> str:
         return ", ".join(f"{name}={value}" for name, value in sorted(one.variables.items()))

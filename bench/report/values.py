@@ -39,7 +39,7 @@ class MemoryUse:
 
 @dataclass(frozen=True)
 class Phase:
-    """``median_s`` per step, and its share of the sum of all phases' medians."""
+    """A phase of the step, or an operator: ``median_s`` per step, and its share of the whole."""
 
     name: str
     median_s: float
@@ -135,8 +135,8 @@ class Row:
     """``flops_per_step`` over the median s/iter, as a share of the most FLOP/s that any arm of the run measured."""
     memory: MemoryUse | None = None
     phases: tuple[Phase, ...] = ()
-    operator_shares: Mapping[str, float] = field(default_factory=dict)
-    """Of a profiled step's time, by operator."""
+    operators: tuple[Phase, ...] = ()
+    """Seconds in a profiled step, and shares of it; ``rest`` is what no operator took."""
     ap: Mapping[str, float | None] = field(default_factory=dict)
     """Of the last evaluation, 0..1, by IoU type (bbox, segm); empty where nothing was evaluated."""
     served: tuple[Served, ...] = ()
@@ -308,8 +308,9 @@ class Software:
     version: str
     python: str
     packages: Mapping[str, str]
-    """The distributions that identify the codebase and its framework; the arms' records hold all of them."""
-    package_count: int
+    """The distributions that identify the codebase and its framework."""
+    installed: Mapping[str, str]
+    """All distributions of its environment."""
     git: Mapping[str, Any]
     variables: Mapping[str, str]
     own_environment: bool = False

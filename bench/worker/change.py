@@ -61,7 +61,7 @@ class Change:
                 old = self._average[name]
                 distance = self._difference(weights[name], old).copy()
                 step = self._difference(value, old)
-                facts[kind][name] = [_dot(step, distance), _dot(distance, distance)]
+                facts[kind][name] = [_dot(step, distance), _dot(distance, distance), _dot(old, old)]
         rules = {kind: self._rule(one) for kind, one in sums.items()}
         facts["rule"] = {**rules["all"], "vectors": rules["vectors"]} if facts["momentum"] else {}
         factor = rules["all"].get("momentum", 0.0)

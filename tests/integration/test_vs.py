@@ -53,6 +53,22 @@ def test_vs_refuses_what_cannot_be_measured(cli: Cli) -> None:
     assert not cli.runs()
 
 
+@pytest.mark.parametrize(
+    ("option", "where"),
+    [
+        (("--set", "measure.rounds=no"), "--set measure.rounds=no"),
+        (("--device", "gpu"), "--device"),
+        (("--size", "12"), "--size 12"),
+    ],
+)
+def test_wrong_option_is_named_and_the_recipe_stays(cli: Cli, option: tuple[str, str], where: str) -> None:
+    recipe = cli.folder / "saved.yaml"
+    recipe.write_text("mine")
+    done = cli("vs", "native:retinanet_r50_fpn", *option, "--save", recipe, "--results", cli.results)
+    assert (done.code, recipe.read_text()) == (2, "mine")
+    assert done.err.startswith(f"error: {where}:")
+
+
 def test_init_writes_a_recipe_that_can_be_run(cli: Cli) -> None:
     path = cli.folder / "mine.yaml"
     answers = (

@@ -33,7 +33,17 @@ const button = (text, onclick, attributes = {}) => h("button", { type: "button",
 const css = (name) => getComputedStyle(ROOT).getPropertyValue("--" + name).trim();
 const note = (text) => h("p", { class: "note" }, text);
 /** @template T */ const unique = (list) => [...new Set(list)];
+/** A table that scrolls by itself. */
+const table = (name, head, rows) => [h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": name }, h("table", {},
+  h("thead", {}, h("tr", {}, head.map((one) => h("th", { scope: "col" }, one)))),
+  h("tbody", {}, rows.slice(0, MOST_TWIN).map((row) => h("tr", {}, row.map((one, at) => h(at ? "td" : "th", at ? {} : { scope: "row" }, String(one ?? NONE)))))))),
+  rows.length > MOST_TWIN ? note(`The first ${MOST_TWIN} of ${rows.length} rows.`) : ""];
+/** What is drawn when a reader opens it. */
+const fold = (title, draw) => h("details", { class: "lazy", ontoggle: (event) => event.target.children[1] || event.target.append(...[draw()].flat()) }, h("summary", {}, title));
+/** The values of a figure. */
+const twin = (head, rows) => fold("Show as table", () => table("Values", head, rows()));
 
+const MOST_TWIN = 200;
 const NONE = "–";
 /** So many significant digits, never in scientific notation. */
 function number(value, digits = 3) {

@@ -7,16 +7,18 @@ import gzip
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from statistics import median
 from typing import Any
 
 from bench.judge.numbers import significant
 from bench.report.accuracy_values import ArmAccuracy
 from bench.report.colours import look, phase_colour
+from bench.report.export import bibtex
 from bench.report.sections import log_tail, reproduce, without_text
-from bench.report.text import PHASE_TITLES, value_text
-from bench.report.values import MARKS, Group, Report, Row
+from bench.report.sweeps import MOST_CURVES, SWEEPS, curves
+from bench.report.text import PHASE_TITLES, shorten, value_text
+from bench.report.values import MARKS, Group, Report, Row, RunReport
 
 #: Steps in the page over all arms; the Parquet files beside the run hold every one.
 MOST_STEPS = 300_000
@@ -24,6 +26,10 @@ FEWEST_STEPS = 200
 #: Losses in the page over all arms, and of one arm: means of so many stretches of its steps.
 MOST_LOSSES, MOST_LOSSES_OF_ARM = 60_000, 240
 MOST_BATCHES = 16
+#: Kinds of facts that agree, over all arms: of many arms those nearest to their tolerance.
+MOST_AGREED = 20_000
+#: Characters of a value of such a fact.
+LONGEST_VALUE = 60
 #: The round of steps that others disturbed: like the warm-up's, it is below 0 and counts in no ratio of the page.
 DISTURBED = -2
 
@@ -75,14 +81,16 @@ def page_data(report: Report) -> dict[str, Any]:
     evaluated = {(run.id, arm.arm): arm for run in report.runs for cell in run.accuracy for arm in cell.arms}
     began = _began(report)
     losses = min(MOST_LOSSES_OF_ARM, MOST_LOSSES // max(len(evaluated), 1))
+    agreed = MOST_AGREED // max(len(placed), 1)
     rows = [
         _row(text, group, row, began[run.id, group.cell], room)
+        | {"agreed": _agreed(text, row, agreed)}
         | _accuracy(evaluated.get((run.id, row.arm)), losses)
         for run, group, row in placed
     ]
     columns = {name: [row[name] for row in rows] for name in (rows[0] if rows else {})}
     codebases = dict.fromkeys(row.codebase for _, _, row in placed)
-    phases = dict.fromkeys(phase.name for _, _, row in placed for phase in row.phases)
+    phases = dict.fromkeys(one.name for _, _, row in placed for one in (*row.phases, *row.operators))
     document = {
         "version": 1,
         "runs": [{"id": run.id, "name": run.name, "folder": run.folder} for run in report.runs],
@@ -99,6 +107,8 @@ def page_data(report: Report) -> dict[str, Any]:
         "interleaved": all(run.interleaved for run in report.runs),
         "marks": MARKS,
         "looks": {name: look(name) for name in codebases},
+        "sweeps": [one for run in report.runs for one in _sweeps(run)],
+        "citation": "\n".join(map(bibtex, report.runs)),
         "phases": {name: [PHASE_TITLES.get(name, name), phase_colour(name)] for name in phases},
     }
     return {**document, "strings": text.all()}
@@ -180,6 +190,7 @@ def _row(text: Strings, group: Group, row: Row, began: Mapping[int, float], room
         "differences": _differences(text, row),
         "unknown": [text(fact) for fact in row.audit.unknown] if row.audit else [],
         "phases": [[phase.name, short(phase.median_s, 4)] for phase in row.phases],
+        "operators": [[one.name, short(one.median_s, 4)] for one in row.operators],
         "design": text(design),
         "batches": text(_by_batch(row)),
         "steps": seconds,
@@ -197,6 +208,36 @@ def _differences(text: Strings, row: Row) -> list[list[Any]]:
         shown = (one.fact, *map(value_text, pair))
         found.append([*map(text, shown), short(relative, 3), one.tolerance])
     return found
+
+
+def _agreed(text: Strings, row: Row, room: int) -> list[list[Any]]:
+    """Kind of fact, values of baseline and arm, how far apart they are, what is tolerated, and of how many facts."""
+    found = row.audit.agreed if row.audit else ()
+    if len(found) > room:
+        found = tuple(sorted(found, key=lambda one: one.tolerance - one.apart)[:room])
+    return [
+        [
+            text(one.fact),
+            *(text(shorten(value_text(value), LONGEST_VALUE, at_end=True)) for value in (one.baseline, one.arm)),
+            short(one.apart, 2), one.tolerance, one.count,
+        ]
+        for one in found
+    ]  # fmt: skip
+
+
+def _sweeps(run: RunReport) -> Iterator[dict[str, Any]]:
+    """Rates over batch sizes and resolutions: each curve with its points, and the one from which on it is flat."""
+    for factor, (_, across, rate, _) in SWEEPS.items():
+        if found := curves(run, factor)[:MOST_CURVES]:
+            points = [
+                [[short(place), level, short(value)] for place, level, value in one.points] for one in found
+            ]
+            named = [[one.title, one.label, look(one.codebase), one.flat] for one in found]
+            yield {
+                "x": across,
+                "y": rate,
+                "curves": [[*name, part] for name, part in zip(named, points, strict=True)],
+            }
 
 
 def _by_batch(row: Row) -> str:

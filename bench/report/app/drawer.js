@@ -46,11 +46,12 @@ function content(arm) {
     div("top", h("h2", { id: "drawer-title" }, `${arm.name} · ${arm.group.title}`), button("✕", () => $("drawer").close(), { "aria-label": "Close" })),
     h("dl", {}, facts.map(([name, text]) => [h("dt", {}, name), h("dd", {}, text)])),
     arm.differences.length ? [h("h3", {}, "Unequal work"), h("ul", {}, arm.differences.map((d) => h("li", {}, `${D.strings[d[0]]}: ${D.strings[d[2]]}, the baseline has ${D.strings[d[1]]}` + (d[3] === null ? "" : ` (${percent(d[3])})`))))] : "",
+    arm.agreed.length ? fold(`${arm.agreed.length} kinds of facts agree with the baseline`, () => table("Facts that agree", ["fact", "baseline", "this arm", "apart", "tolerance", "facts"], arm.agreed.map(([fact, theirs, own, apart, allowed, count]) => [D.strings[fact], D.strings[theirs], D.strings[own], apart ? percent(apart).slice(1) : "0", allowed ? percent(allowed).slice(1) : "0", count]))) : "",
     arm.unknown.length ? [h("h3", {}, "Not shown"), h("p", {}, arm.unknown.map((one) => D.strings[one]).join(", "))] : "",
     drawn ? [h("h3", {}, "Seconds of each step"), div("bar",
       button("Log scale", () => { logScale = !logScale; openArm(arm); }, { "aria-pressed": logScale }),
-      clocks(arm.group) && button("By time", () => { wall = !wall; openArm(arm); }, { "aria-pressed": wall }), arm.batch.length && button("This arm by batch", () => { byBatch = !byBatch; openArm(arm); }, { "aria-pressed": byBatch }), button("Steps as CSV", () => samples(arm))),
-    note("In the order measured. Bands: launches; lines: the median of each. Hollow: warm-up or disturbed by other processes; it does not set the scale. Drag to zoom, double-click to go back."), h("div", { id: "chart" })] : "",
+      clocks(arm.group) && button("By time", () => { wall = !wall; openArm(arm); }, { "aria-pressed": wall }), arm.batch.length && button("This arm by batch", () => { byBatch = !byBatch; openArm(arm); }, { "aria-pressed": byBatch }), button("Steps as CSV", () => download("steps.csv", "text/csv", csv(stepRows(arm))))),
+    note("In the order measured. Bands: launches; lines: the median of each. Hollow: warm-up or disturbed by other processes; it does not set the scale. Drag to zoom, double-click to go back."), h("div", { id: "chart" }), twin(["arm", "step", "launch", "round", "seconds"], () => stepRows(arm).slice(1))] : "",
     arm.log ? [h("h3", {}, "End of the log"), h("pre", { tabindex: 0 }, arm.log)] : "",
   ].flat(2).filter(Boolean);
 }
@@ -81,13 +82,13 @@ function clocks(group) {
   for (const [index, found] of begun) begun.set(index, found.map(([launch, start]) => ends[launch] + start));
   return Number.isFinite(sum) ? begun : null;
 }
-function samples(arm) {
+function stepRows(arm) {
   const rows = /** @type {Any[][]} */ ([["arm", "step", "launch", "round", "seconds"]]);
   for (const one of arm.group.arms) {
     const at = places(one);
     one.steps.forEach((seconds, index) => rows.push([one.id, index, ...at[index].slice(0, 2), seconds]));
   }
-  download("steps.csv", "text/csv", csv(rows));
+  return rows;
 }
 
 function plot(arm) {

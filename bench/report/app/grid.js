@@ -34,7 +34,7 @@ function shade(ratio) {
   if (ratio === null || !(ratio > 0)) return "";
   const log = max(-2, min(2, log2(ratio)));
   const share = (0.06 + 0.24 * abs(log)).toFixed(2);
-  return abs(log) < 0.004 ? "" : `background-color:rgba(${log > 0 ? "0,114,178" : "230,140,0"},${share})`;
+  return abs(log) < 0.004 ? "" : `--c:rgba(${log > 0 ? "0,114,178" : "230,140,0"},${share});--w:${round(25 * log + 50)}%`;
 }
 
 function tipOf(arm) {
@@ -78,7 +78,7 @@ function drawMatrix(left) {
   const columns = kept.slice(0, MOST_COLUMNS);
   const template = `grid-template-columns:minmax(11rem,1.6fr) repeat(${columns.length},minmax(6.9rem,1fr))`;
   const height = phone() ? 26 * columns.length + 58 : 42;
-  const grid = h("div", { class: "grid", role: "grid", "aria-label": "Ratios by workload and codebase", "aria-rowcount": left.length + 1, id: "matrix-grid" });
+  const grid = h("div", { class: "grid", role: "grid", "aria-label": "Ratios by workload and codebase", "aria-rowcount": left.length + 1, id: "matrix-grid", style: `max-width:${24 + 12 * columns.length}rem` });
   const row = (index) => {
     const one = left[index];
     return h("div", { class: "row", role: "row", style: template + `;height:${phone() ? height - 6 : height}px`, "data-row": index, "aria-rowindex": index + 2 },
@@ -87,7 +87,7 @@ function drawMatrix(left) {
   const head = h("div", { class: "head", role: "row", style: template }, ["workload", ...columns].map((name, index) => {
     const key = index ? name : "workload";
     const sorted = state.sort === key ? "ascending" : state.sort === "-" + key ? "descending" : "none";
-    const arrow = { ascending: " ↑", descending: " ↓", none: "" }[sorted];
+    const arrow = { ascending: " ↑", descending: " ↓", none: index || state.sort ? "" : ", as planned" }[sorted];
     return h("div", { class: `cell ${index ? "value" : "name"}`, role: "columnheader", "aria-sort": sorted },
       button(name + arrow, null, { tabindex: -1, "data-sort": key }));
   }));

@@ -10,23 +10,27 @@ function choice(name, title, options) {
 }
 const distinct = (key, values = groups.map((group) => group[key])) => [["", `all ${key}s`], ...unique(values).map((one) => [one, one])];
 
+let unfolded = false;
+const controls = () => /** @type {Any[]} */ ([...$("filters").querySelectorAll("input,select,button")]);
 function drawFilters() {
   const { all } = names(), off = hidden();
   const typed = h("input", { type: "search", id: "query", placeholder: "filter (/)", "aria-label": "Filter by text", value: state.q, oninput: (event) => set({ q: event.target.value }, true) });
   const metrics = Object.entries(METRICS).filter(([, metric]) => arms.some((arm) => metric[1](arm) !== null)).map(([key, metric]) => [key, metric[0]]);
   const comparable = all.filter((name) => arms.some((arm) => arm.name === name && arm.median !== null));
-  $("filters").replaceChildren(...[typed,
+  const rest = [
     choice("task", "Task", distinct("task")),
     choice("model", "Model", distinct("model")),
     choice("level", "Level", distinct("level", groups.flatMap((group) => group.levels))),
     chip("equal", "equal work only"), chip("sure", "sure only"),
+    phone() ? choice("sort", "Order", [["", "as planned"], ...names().kept.flatMap((name) => [["-" + name, name + " ↓"], [name, name + " ↑"]])]) : "",
     choice("metric", "Metric", metrics),
     D.interleaved ? choice("base", "Baseline", [["", "baseline of the run"], ...comparable.slice(0, 50).map((name) => [name, "against " + name])]) : "",
     all.length > 1 ? all.slice(0, MOST_COLUMNS).map((name) => button(name, () => {
       off.delete(name) || off.add(name);
       set({ hide: [...off].map((one) => one.replaceAll("|", "%7C")).join("|") });
-    }, { "aria-pressed": !off.has(name) })) : "",
-    h("span", { id: "count" }), button("Reset", () => set({ ...START }))].flat().filter(Boolean));
+    }, { class: "column", "aria-pressed": !off.has(name) })) : ""].flat().filter(Boolean);
+  $("filters").replaceChildren(typed, ...(phone() ? [h("details", { open: unfolded, ontoggle: (event) => { unfolded = event.target.open; } }, h("summary", {}, "Filters and order"), div("bar", rest))] : rest),
+    h("span", { id: "count" }), button("Reset", () => set({ ...START })));
 }
 
 /** Change the state; `typing` keeps the field that has the focus. */
@@ -34,9 +38,9 @@ function set(change, typing = false) {
   Object.assign(state, change);
   writeHash();
   if (!typing) {
-    const active = document.activeElement, index = active ? [...$("filters").children].indexOf(active) : -1;
+    const index = controls().indexOf(document.activeElement);
     drawFilters();
-    if (index >= 0) $("filters").children[index]?.focus();
+    controls()[index]?.focus();
   }
   render();
 }
@@ -57,7 +61,7 @@ function render() {
 }
 let timer = 0;
 function rest() {
-  $("views").append(...[drawPhases, drawMemory, drawScatter, drawAudit].map((draw) => draw(current)).filter(Boolean));
+  $("views").append(...[drawPhases, drawMemory, drawScatter, drawSweeps, drawAudit].map((draw) => draw(current)).filter(Boolean));
   drawSide();
 }
 
@@ -73,7 +77,7 @@ function spy() {
   for (const one of links) one.setAttribute("aria-current", one === (at || links[0]));
 }
 
-function table() {
+function rowsShown() {
   const head = ["workload", "codebase", "baseline", "s/iter", "images/s", "ratio", "low", "high", "memory MiB", "AP", "marks", "status"];
   const body = current.flatMap((row) => row.arms.map((arm) => {
     const ratio = ratioOf(arm), base = baseOf(row.group);
@@ -82,11 +86,11 @@ function table() {
   return [head, ...body];
 }
 function json() {
-  const [head, ...body] = table();
+  const [head, ...body] = rowsShown();
   return JSON.stringify(body.map((row) => Object.fromEntries(row.map((value, at) => [head[at], value ?? null]))), null, 1);
 }
 function copyMarkdown() {
-  const [head, ...body] = table().map((row) => row.map((value) => typeof value === "number" ? number(value, 4) : markdownCell(value ?? "")));
+  const [head, ...body] = rowsShown().map((row) => row.map((value) => typeof value === "number" ? number(value, 4) : markdownCell(value ?? "")));
   const text = [head, head.map(() => "---"), ...body].map((row) => `| ${row.join(" | ")} |`).join("\n") + "\n";
   navigator.clipboard?.writeText(text).then(() => say("copied"));
 }
@@ -94,8 +98,8 @@ function copyMarkdown() {
 function drawTools() {
   const dark = () => (ROOT.dataset.theme || (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
   $("tools").replaceChildren(
-    button("CSV", () => download("rows.csv", "text/csv", csv(table()))),
-    button("JSON", () => download("rows.json", "application/json", json())), button("Copy Markdown", copyMarkdown),
+    button("CSV", () => download("rows.csv", "text/csv", csv(rowsShown()))),
+    button("JSON", () => download("rows.json", "application/json", json())), button("Copy Markdown", copyMarkdown), button("BibTeX", () => download("citation.bib", "text/plain", D.citation)),
     button("Theme", () => { ROOT.dataset.theme = dark() ? "light" : "dark"; render(); }), button("?", keys, { "aria-label": "Keys" }));
 }
 function keys() {
@@ -151,7 +155,7 @@ function listen() {
   addEventListener("beforeprint", () => {
     printing = true;
     render();
-    for (const one of document.querySelectorAll("#answer details, #audit details")) one.setAttribute("open", "");
+    for (const one of document.querySelectorAll("#answer details, #audit details:not(.lazy)")) one.setAttribute("open", "");
   });
   addEventListener("afterprint", () => { printing = false; render(); });
   addEventListener("scroll", spy, { passive: true });
@@ -170,5 +174,6 @@ unpack($("data").textContent).then((data) => {
   if (arms.length) { drawFilters(); render(); } else $("matrix").textContent = "No arm has a record.";
   listen();
   openFromHash();
+  setTimeout(() => document.getElementById(location.hash.slice(1))?.scrollIntoView());
   ROOT.dataset.ready = String(round(performance.now()));
 }, (error) => say("This browser shows the table only: " + error.message));

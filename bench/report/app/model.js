@@ -156,7 +156,8 @@ function names() {
   const found = new Map();
   for (const arm of arms) if (!found.has(arm.name) || arm.base) found.set(arm.name, found.get(arm.name) || arm.base);
   const off = hidden();
-  const all = [...found].sort((a, b) => b[1] - a[1]).map(([name]) => name);
+  const first = ([name, base]) => 2 * +(name === state.base) + base;
+  const all = [...found].sort((a, b) => first(b) - first(a)).map(([name]) => name);
   return { all, kept: all.filter((name) => !off.has(name)) };
 }
 /** Groups that the filters leave, in the order asked for, each with the arms that are shown. */

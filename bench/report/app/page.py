@@ -7,15 +7,17 @@ from records as text only.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from importlib import resources
 
 import minify
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
-from bench.report.answer import headline, legend, pivot_table
+from bench.report.answer import CHECKS, headline, legend, pivot_table
 from bench.report.app.data import arm_ids, packed, page_data
 from bench.report.document import Block, Bullets, Code, Details, Heading, Table, Text
+from bench.report.export import bibtex
 from bench.report.latency import energy_blocks, latency_blocks, serving_blocks
 from bench.report.render.page import hash_of, html_of, templates
 from bench.report.sections import (
@@ -24,17 +26,19 @@ from bench.report.sections import (
     audit_blocks,
     facts_line,
     machine_blocks,
+    package_blocks,
     reproduce_blocks,
-    trust_texts,
-    warning_bullets,
 )
 from bench.report.setting import setting_blocks
 from bench.report.sweeps import SWEPT, sweep_blocks
 from bench.report.text import shorten
+from bench.report.trust import trust_texts, warning_bullets
 from bench.report.values import Report, RunReport
+from bench.text_safety import visible
 
 #: The page's own script, in order.
 SCRIPTS = ("core.js", "model.js", "grid.js", "views.js", "drawer.js", "main.js")
+_STRESSED = re.compile(rf"((?:^(?:{'|'.join(CHECKS.values())})\b)|(?<![\d.–])\d[\d.]*×(?: \[[\d., –]+\])?)")
 #: Rows of a table without JavaScript, and items of a list.
 STATIC_ROWS = 60
 
@@ -79,12 +83,17 @@ def _run(run: RunReport, *, several: bool) -> dict[str, object]:
     """What of a run is in the HTML itself."""
     return {
         "title": f"{run.name}, run {run.id}" if several else "",
-        "sentences": headline(run),
+        "sentences": [_stressed(one) for one in headline(run)],
         "facts": facts_line(run).split(" · "),
         # The script draws both itself, and takes these away.
         "table": html_of(_static(run)),
         "marks": legend(run.rows),
     }
+
+
+def _stressed(sentence: str) -> Markup:
+    """A sentence with its outcome, or ratio and interval, in bold."""
+    return Markup(_STRESSED.sub(r"<strong>\1</strong>", str(escape(visible(sentence)))))
 
 
 def _static(run: RunReport) -> Iterator[Block]:
@@ -123,9 +132,11 @@ def _notes(report: Report) -> Iterator[Block]:
         yield Details("How to read the numbers", (Bullets(HOW_TO_READ),))
         yield Heading(3, "Machine and software")
         yield Details("As recorded", tuple(machine_blocks(run)))
+        yield from package_blocks(run)
         yield Details("Recipe as resolved", (Code(as_yaml(run.recipe), "yaml"),))
         yield Heading(3, "Reproduce")
         yield from reproduce_blocks(run)
+        yield Details("Cite this run", (Code(bibtex(run)),))
 
 
 def _clipped(block: Block) -> Block:

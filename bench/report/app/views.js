@@ -2,6 +2,7 @@
 const MOST_BARS = 30;
 const swatch = (arm) => h("span", { class: "swatch", style: `background:${arm.look[0]}` });
 const label = (arm) => h("span", { "data-arm": arm.index }, swatch(arm), arm.name, " · ", arm.group.title);
+const titled = (arm) => `${arm.name} · ${arm.group.title}`;
 const measured = (list) => list.flatMap((row) => row.arms);
 const room = () => printing ? 1000 : $("matrix").clientWidth || 900;
 
@@ -15,7 +16,7 @@ const saved = (name, whole) => [button("SVG", () => download(name + ".svg", "ima
 /** One drawing of all rows, with their names: text at the left, what `draw` gives at the right. */
 function stacked(title, found, draw, ...below) {
   const kept = found.slice(0, MOST_BARS), height = 22 * kept.length + 24;
-  return s("svg", { width: 1000, height, viewBox: `0 0 1000 ${height}` }, s("title", {}, title),
+  return s("svg", { width: 1000, height, viewBox: `0 0 1000 ${height}` }, s("title", {}, title), s("desc", {}, `${kept.length} of ${found.length} rows`),
     kept.map((arm, index) => s("g", { transform: `translate(0,${22 * index})` }, s("text", { y: 15 }, `${arm.group.title} · ${arm.name}`.slice(0, 60)), s("g", { transform: "translate(400)" }, draw(arm)))),
     s("g", { transform: `translate(400,${height - 24})` }, below));
 }
@@ -52,7 +53,13 @@ function axis(scale, width, y) {
     if (x - before < 34) return "";
     before = x;
     return s("text", { x: min(max(x, 10), width - 10), y, "text-anchor": "middle", class: "muted" }, tick + "×");
-  });
+  }).concat(minor(scale).map((tick) => s("path", { d: `M${across(scale, tick, width)},${y + 1}v4`, stroke: "var(--muted)" })));
+}
+/** Ticks without a number: halves of narrow axes, 1 to 9 of each power on wide ones. */
+function minor({ low, high }) {
+  const found = high / low < 4 ? logTicks(low, high).flatMap((tick, at, all) => at ? [(tick + all[at - 1]) / 2] : [])
+    : Array.from({ length: 90 }, (_, at) => (at % 9 + 1) * 10 ** (floor(log10(low)) + floor(at / 9)));
+  return found.filter((tick) => tick > low && tick < high);
 }
 const forestText = (arm) => ratioText(ratioOf(arm)) + " ";
 
@@ -73,36 +80,42 @@ function drawForest(left) {
   const whole = () => stacked("Throughput ratios with 95 % intervals", found,
     (arm) => [forestLine(arm, scale, 400), s("text", { x: 412, y: 15 }, forestText(arm) + marksOf(arm))], axis(scale, 400, 16));
   return [section("forest", "Forest plot", saved("ratios", whole),
-    note("Right of 1, the baseline: faster. Hollow: the interval contains 1. Grey band: effects that this design would not have seen."), box), virtual.fill];
+    note("Right of 1, the baseline: faster. Hollow: the interval contains 1. Grey band: effects that this design would not have seen."), box,
+    twin(["arm", "ratio", "marks", "not seen below"], () => found.map((arm) => [titled(arm), forestText(arm), marksOf(arm), arm.detectable === null ? NONE : percent(arm.detectable)]))), virtual.fill];
 }
 
 // -- phases and memory ---------------------------------------------------------------------------------
 
-let difference = false;
+let difference = false, parts = "phases";
 /** Whether white text is easier to read on a colour than black. */
 const dark = (colour) => [1, 3, 5].reduce((sum, at, index) => sum + parseInt(colour.slice(at, at + 2), 16) * [0.299, 0.587, 0.114][index], 0) < 115;
 /** A section with one drawing per arm. */
-function bars(id, title, found, draw, ...above) {
-  const key = () => Object.values(id === "phases" && D.phases).map(([name, colour], at) => [s("rect", { x: 95 * at, y: 8, width: 10, height: 10, fill: colour }), s("text", { x: 95 * at + 14, y: 17 }, name)]);
+function bars(id, title, found, draw, values, ...above) {
+  const key = () => Object.values(id === "phases" && colours(found)).map(([name, colour], at) => [s("rect", { x: 95 * at, y: 8, width: 10, height: 10, fill: colour }), s("text", { x: 95 * at + 14, y: 17 }, name)]);
   return found.length ? section(id, title, saved(id, () => stacked(title, found, draw, key())), above, div("bars", found.slice(0, MOST_BARS).map((arm) => [label(arm), draw(arm)])),
-    found.length > MOST_BARS && note(`The first ${MOST_BARS} of ${found.length} rows; filter to see others.`)) : "";
+    found.length > MOST_BARS && note(`The first ${MOST_BARS} of ${found.length} rows; filter to see others.`), twin(...values)) : "";
 }
+/** Titles and colours of the phases, or operators, that arms have. */
+const colours = (found) => Object.fromEntries(unique(found.flatMap((arm) => arm[parts].map((p) => p[0]))).map((name) => [name, D.phases[name]]));
 const barWidth = () => max(260, min(600, room() - (phone() ? 8 : 380)));
 
 function drawPhases(left) {
   const width = barWidth();
-  const total = (arm) => arm.phases.reduce((sum, p) => sum + p[1], 0);
+  const all = measured(left), profiled = all.some((arm) => arm.operators.length);
+  if (!profiled) parts = "phases";
+  const found = all.filter((arm) => arm[parts].length), key = colours(found);
+  const total = (arm) => arm[parts].reduce((sum, p) => sum + p[1], 0);
   const bar = (arm) => {
-    const base = baseOf(arm.group), theirs = new Map(difference && base ? base.phases : []), all = arm.group.arms;
+    const base = baseOf(arm.group), theirs = new Map(difference && base ? base[parts] : []), all = arm.group.arms;
     if (difference && (!base || base === arm)) return note(base ? "baseline" : "no baseline");
-    const parts = arm.phases.map((p) => [D.phases[p[0]], p[1] - (theirs.get(p[0]) || 0)]);
+    const own = new Map(arm[parts]), pieces = unique([...own.keys(), ...theirs.keys()]).map((name) => [D.phases[name], (own.get(name) || 0) - (theirs.get(name) || 0)]);
     const zero = difference ? width / 2 : 0;
-    const most = difference ? max(...all.map((one) => max(total(one), total(base)) - min(total(one), total(base))), ...parts.map((p) => abs(p[1]))) * 1.6 || 1 : max(...all.map(total));
+    const most = difference ? max(...all.map((one) => max(total(one), total(base)) - min(total(one), total(base))), ...pieces.map((p) => abs(p[1]))) * 1.6 || 1 : max(...all.map(total));
     const scale = (width - zero - 80) / most;
     const words = (v) => difference ? `${v > 0 ? "+" : ""}${number(1000 * v)} ms` : number(v) + " s";
     let at = 0, right = 0;
-    const svg = s("svg", { width, height: 20, role: "img", "aria-label": parts.map((p) => `${p[0][0]} ${words(p[1])}`).join(", ") });
-    for (const [[title, colour], seconds] of parts) {
+    const svg = s("svg", { width, height: 20, role: "img", "aria-label": pieces.map((p) => `${p[0][0]} ${words(p[1])}`).join(", ") });
+    for (const [[title, colour], seconds] of pieces) {
       const from = zero + scale * min(at, at + seconds), wide = scale * abs(seconds);
       svg.append(s("rect", { x: from, y: 2, width: max(0.5, wide), height: 16, fill: colour }, s("title", {}, `${title}: ${words(seconds)}`)));
       if (wide > 7 * title.length + 8) svg.append(s("text", { x: from + 4, y: 14, style: `fill:${dark(colour) ? "#fff" : "#111"}` }, title));
@@ -112,10 +125,11 @@ function drawPhases(left) {
     svg.append(s("text", { x: max(right, zero) + 5, y: 14 }, words(at)), s("line", { x1: zero, x2: zero, y1: 0, y2: 20, stroke: "var(--muted)" }));
     return svg;
   };
-  return bars("phases", "Phases of a step", measured(left).filter((arm) => arm.phases.length), bar,
+  return bars("phases", "Phases of a step", found, bar, [["arm", ...Object.values(key).map(([title]) => title + " (s)")], () => found.map((arm) => [titled(arm), ...Object.keys(key).map((name) => number(new Map(arm[parts]).get(name)))])],
     div("key", button("Difference to the baseline", () => { difference = !difference; render(); }, { "aria-pressed": difference }),
-      Object.values(D.phases).map(([title, colour]) => h("span", {}, h("span", { class: "swatch", style: `background:${colour};border-radius:0` }), title))),
-    note("Median seconds of each phase, from a pass of its own that synchronises between phases. One scale per workload."));
+      profiled && button("By operator", () => { parts = parts === "phases" ? "operators" : "phases"; render(); }, { "aria-pressed": parts === "operators" }),
+      Object.values(key).map(([title, colour]) => h("span", {}, h("span", { class: "swatch", style: `background:${colour};border-radius:0` }), title))),
+    note(parts === "phases" ? "Median seconds of each phase, from a pass of its own that synchronises between phases. One scale per workload." : "Median seconds of each operator in a profiled step. One scale per workload."));
 }
 
 function drawMemory(left) {
@@ -124,26 +138,31 @@ function drawMemory(left) {
   const x = (mib) => 4 + mib / top * (width - 190);
   const dots = (arm) => {
     const base = baseOf(arm.group), other = base && base !== arm && base.memory, before = x(arm.resident || 0);
-    return s("svg", { width, height: 20 },
+    return s("svg", { width, height: 20, role: "img", "aria-label": number(arm.memory, 4) + " MiB" },
       s("path", { d: `M${before},10H${x(arm.memory)}M${before},4v12`, stroke: arm.look[0] }),
       other && marker(base.look[1], x(other), 10, 4, { fill: "var(--page)", stroke: base.look[0] }),
       marker(arm.look[1], x(arm.memory), 10, 4.5, { fill: arm.look[0] }),
       s("text", { x: x(max(arm.memory, other || 0)) + 9, y: 14 }, number(arm.memory, 4) + " MiB" + (other ? ` (${number(arm.memory / other)}×)` : "")));
   };
-  return bars("memory", "Max memory", found, dots, note("Filled: the arm. Hollow: its baseline. Tick: resident before the model was built."));
+  return bars("memory", "Max memory", found, dots, [["arm", "MiB", "before the model", "ratio"], () => found.map((arm) => {
+    const base = baseOf(arm.group);
+    return [titled(arm), number(arm.memory, 4), number(arm.resident ?? NaN, 4), base && base !== arm ? number(arm.memory / (base.memory ?? NaN)) : NONE];
+  })], note("Filled: the arm. Hollow: its baseline. Tick: resident before the model was built."));
 }
+
+const percent = (v) => `${v > 0 ? "+" : ""}${number(100 * v, 2)} %`;
 
 // -- accuracy and audit ----------------------------------------------------------------------------------
 
 let xMetric = "rate", bySteps = false;
 function drawScatter(left) {
-  const parts = [drawTradeoff(left), drawCurves(left), drawLosses(left)].flat(9).filter(Boolean);
-  return parts.length ? section("accuracy", "Speed and accuracy", [], parts) : "";
+  const found = [drawTradeoff(left), drawCurves(left), drawLosses(left)].flat(9).filter(Boolean);
+  return found.length ? section("accuracy", "Speed and accuracy", [], found) : "";
 }
 const select = (title, options, chosen, change) => h("select", { "aria-label": title, onchange: (event) => { change(event.target.value); render(); } },
   options.map(([value, text]) => h("option", { value, selected: value === chosen }, text)));
 /** A figure below its heading and buttons. */
-const figure = (name, title, svg, ...tools) => [div("title", h("h3", {}, title), div("bar", tools, saved(name, () => svg))), svg];
+const figure = (name, title, svg, values, ...tools) => [div("title", h("h3", {}, title), div("bar", tools, saved(name, () => svg))), svg, twin(...values)];
 const line = (points, attributes) => s("polyline", { points: points.join(" "), fill: "none", "stroke-width": 1.5, ...attributes });
 
 function drawTradeoff(left) {
@@ -165,7 +184,7 @@ function drawTradeoff(left) {
   const keys = ["rate", "seconds", "memory", "training"].filter((key) => rated.some((arm) => METRICS[key][1](arm) !== null));
   const images = min(...rated.map((arm) => arm.interval[2] || 1e9));
   return [note("Dashed: the arms of one model that no other one beats in both." + (images < 1e9 ? ` Bars: 95 % intervals for other images, not for another training; of ${images} images${images < 50 ? ", which is few" : ""}.` : "")),
-    figure("accuracy", "AP against " + title, svg, select("Horizontal axis", keys.map((key) => [key, METRICS[key][0]]), xMetric, (key) => { xMetric = key; }))];
+    figure("accuracy", "AP against " + title, svg, [["arm", title, "AP (%)", "95 % interval"], () => found.map((arm) => [titled(arm), METRICS[xMetric][2](value(arm), arm), (100 * arm.ap).toFixed(1), arm.interval.slice(0, 2).map((v) => (100 * v).toFixed(1)).join(" – ")])], select("Horizontal axis", keys.map((key) => [key, METRICS[key][0]]), xMetric, (key) => { xMetric = key; }))];
 }
 /** The first height from `y` on at which a label at `x` covers no other one. */
 function free(taken, x, y) {
@@ -182,7 +201,7 @@ function ticks(low, high) {
 function plane(title, above, xs, ys, width = min(900, room()), height = 360) {
   const right = max(0, ...xs) * 1.08 || 1, least = min(0, ...ys) * 1.15, span = max(0, ...ys) * 1.15 - least || 1;
   const px = (v) => 56 + v / right * (width - 70), py = (v) => height - 40 - (v - least) / span * (height - 60);
-  const svg = s("svg", { width, height, role: "img", "aria-label": `${above} against ${title}` });
+  const svg = s("svg", { width, height, role: "img", "aria-label": `${above} against ${title}` }, s("desc", {}, `${xs.length} points`));
   const text = (x, y, words, anchor = "middle", name = "") => svg.append(s("text", { x, y, "text-anchor": anchor, class: name }, words));
   for (const [value, words] of ticks(least, least + span)) {
     svg.append(line([[56, py(value)], [width, py(value)]], { stroke: "var(--grid)" }));
@@ -208,7 +227,7 @@ function drawCurves(left) {
     svg.append(line(points, dashed(found, arm)), ...points.map(([x, y]) => marker(arm.look[1], x, y, 3, { fill: arm.look[0], "data-arm": arm.index })));
     text(end[0] - 6, free(taken, end[0], end[1] + 16), arm.name + " " + marksOf(arm), "end", "halo");
   }
-  return figure("curves", "AP while training", svg, select("Axis of curves", [["", "seconds of training"], ["1", "step"]], bySteps ? "1" : "", (key) => { bySteps = !!key; }));
+  return figure("curves", "AP while training", svg, [["arm", "seconds", "step", "AP (%)"], () => found.flatMap((arm) => arm.curve.map((one) => [titled(arm), number(one[0]), one[1], (100 * one[2]).toFixed(1)]))], select("Axis of curves", [["", "seconds of training"], ["1", "step"]], bySteps ? "1" : "", (key) => { bySteps = !!key; }));
 }
 const MOST_LOSSES = 4;
 /** Losses of the steps, and what they are above the baseline's, of each workload. */
@@ -222,43 +241,70 @@ function drawLosses(left) {
       if (!all.length) return "";
       const { svg, px, py } = plane("step", title, all.map((one) => one[0]), all.map((one) => one[1]), width, 260);
       shown.forEach((arm, at) => svg.append(line(curves[at].map(([x, y]) => [px(x), py(y)]), dashed(list, arm))));
-      return div("", svg, div("bar", saved("losses", () => svg)));
+      return div("", svg, div("bar", saved("losses", () => svg)), twin(["arm", "step", title], () => shown.flatMap((arm, at) => curves[at].map(([x, y]) => [arm.name, x, number(y, 4)]))));
     };
     return [h("h3", {}, `Losses: ${group.title}`), note(stretch > 1 ? `Means of ${stretch} steps.` : "Of every step."), div("key", list.map((arm) => h("span", { "data-arm": arm.index }, swatch(arm), arm.name, dashed(list, arm)["stroke-dasharray"] && " (dashed)"))),
       div("pair", panel("total loss", list), base && base.losses.length && panel("difference to " + base.name, list.filter((arm) => arm !== base), base))];
   }).concat(found.length > MOST_LOSSES ? [[note(`Losses of the first ${MOST_LOSSES} of ${found.length} workloads; filter to see others.`)]] : []);
 }
 
-const percent = (v) => `${v > 0 ? "+" : ""}${number(100 * v, 2)} %`;
-/** Of one fact and one codebase: the values, or in how many workloads they differ and by how much. */
-function auditCell(entries) {
-  if (!entries) return "agrees";
-  const differ = entries.filter(Boolean), unknown = entries.length - differ.length;
-  const changes = differ.map((one) => one[3]).filter((one) => one !== null);
-  const range = unique([min(...changes), max(...changes)]).map(percent).join(" … ");
-  const what = differ.length > 1 ? `≠ in ${differ.length} workloads` : differ.length && `≠ ${D.strings[differ[0][2]]}, baseline ${D.strings[differ[0][1]]}`;
-  const allowed = max(...differ.map((one) => one[4]));
-  return [what, changes.length && range, allowed > 0 && `tolerance ${percent(allowed).slice(1)}`, unknown && `? in ${unknown}`].filter(Boolean).join(" · ");
+/** Rates over batch sizes and resolutions: of the whole run. */
+function drawSweeps() {
+  const found = D.sweeps.map(({ x, y, curves }) => {
+    const points = curves.flatMap((one) => one[4]), taken = /** @type {number[][]} */ ([]);
+    const { svg, px, py, text, width } = plane(x, y, points.map((p) => p[0]), points.map((p) => p[2]));
+    curves.forEach(([, name, [stroke, shape], flat, list], at) => {
+      const placed = list.map((p) => [px(p[0]), py(p[2])]), [last, height] = placed.at(-1);
+      svg.append(line(placed, { stroke, "stroke-dasharray": ["", "5 3", "2 2"][at % 3] }), ...placed.map(([a, b]) => marker(shape, a, b, 4, { fill: stroke })), s("circle", { cx: placed[flat][0], cy: placed[flat][1], r: 8, fill: "none", stroke }));
+      text(min(last, width - 8), free(taken, last, height - 10), name, "end", "halo");
+    });
+    return figure("sweep", y, svg, [["curve", x, y], () => curves.flatMap((one) => one[4].map((p) => [`${one[1]} · ${one[0]}`, p[1], number(p[2])]))]);
+  });
+  return found.length ? section("sweeps", "Batch sizes and resolutions", [], note("Ring: from here on every rate is within 5 % of the highest one measured. Filters do not change this figure."), found) : "";
+}
+
+/** The kind of a fact, as `bench.judge.fact` finds it. */
+const kindOf = (fact) => fact.replace(/ (?:in|of) (?:step|launch|rank|image|session) \d+| after the timed blocks|, session \d+/g, "").replace(/(?<=timed step) \d+/, "").trim() || NONE;
+/** Facts of arms by their kind: entries that differ, that agree, and how many were not observed, by the name of the arm. */
+function facts(found) {
+  const kinds = new Map();
+  const add = (arm, fact, which, entry) => {
+    const kind = kindOf(D.strings[fact]), row = kinds.get(kind) || { differ: 0, agree: 0, unknown: 0, cells: new Map() };
+    kinds.set(kind, row);
+    const cell = row.cells.get(arm.name) || { differ: [], agree: [], unknown: [] };
+    row.cells.set(arm.name, cell);
+    row[which]++;
+    cell[which].push(entry);
+  };
+  for (const arm of found) for (const which of ["differ", "agree", "unknown"])
+    for (const entry of arm[FACTS[which]]) add(arm, entry[0] ?? entry, which, entry);
+  return [...kinds];
+}
+const FACTS = { differ: "differences", agree: "agreed", unknown: "unknown" };
+const factText = (entry) => D.strings[entry[2]] + (entry[1] === entry[2] ? "" : `, baseline ${D.strings[entry[1]]}`);
+const tolerance = (v) => v > 0 && `tolerance ${percent(v).slice(1)}`;
+/** Of one kind of fact and one codebase: value, difference to the baseline, tolerance, verdict. */
+function auditCell(cell) {
+  if (!cell) return NONE;
+  const { differ, agree, unknown } = cell;
+  const changes = differ.map((one) => one[3]).filter((one) => one !== null), apart = max(...agree.map((one) => one[3]));
+  return [
+    differ.length > 1 ? `≠ in ${differ.length} facts` : differ.length && "≠ " + factText(differ[0]),
+    changes.length && unique([min(...changes), max(...changes)]).map(percent).join(" … "),
+    ...(differ.length ? [tolerance(max(...differ.map((one) => one[4])))] : agree.length && [agree.length > 1 ? `= in ${agree.length} workloads` : "= " + factText(agree[0]), apart > 0 && "off by " + percent(apart).slice(1), tolerance(max(...agree.map((one) => one[4])))] || []),
+    unknown.length && `? in ${unknown.length}`,
+  ].filter(Boolean).join(" · ");
 }
 const MOST_FACTS = 10;
 function drawAudit(left) {
-  const all = measured(left), found = all.filter((arm) => arm.differences.length || arm.unknown.length), notes = new Map();
+  const all = measured(left), notes = new Map(), found = facts(all);
   for (const arm of all) for (const note of arm.notes) notes.set(note, [...(notes.get(note) || []), arm]);
   if (!found.length && !notes.size) return "";
-  const columns = unique(found.map((arm) => arm.name)).slice(0, MOST_COLUMNS), facts = new Map();
-  for (const arm of found)
-    for (const entry of [...arm.differences, ...arm.unknown]) {
-      const fact = entry[0] ?? entry, row = facts.get(fact) || { differs: 0, cells: Object.create(null) };
-      facts.set(fact, row);
-      if (entry.length) row.differs++;
-      (row.cells[arm.name] ||= []).push(entry.length ? entry : null);
-    }
-  const table = (entries) => entries.length ? h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Facts" }, h("table", {},
-    h("thead", {}, h("tr", {}, ["fact", ...columns].map((name) => h("th", { scope: "col" }, name)))),
-    h("tbody", {}, entries.slice(0, MOST_BARS).map(([fact, row]) => h("tr", {}, h("th", { scope: "row" }, D.strings[fact].trim() || NONE), columns.map((name) => h("td", {}, auditCell(row.cells[name])))))))) : "";
-  const sorted = [...facts].sort((a, b) => b[1].differs - a[1].differs);
-  const differ = sorted.filter(([, row]) => row.differs), rest = sorted.filter(([, row]) => !row.differs);
-  return section("audit", "Equal work", [], note(`Against the run's baseline. Facts that differ: ${differ.length}; that could not be observed in both arms: ${rest.length}.`),
-    table(differ.slice(0, MOST_FACTS)), differ.length > MOST_FACTS && h("details", {}, h("summary", {}, `${differ.length - MOST_FACTS} more that differ`), table(differ.slice(MOST_FACTS))), rest.length && h("details", {}, h("summary", {}, "What was not shown"), table(rest)),
+  const columns = unique(all.filter((arm) => !arm.base).map((arm) => arm.name)).slice(0, MOST_COLUMNS);
+  const grid = (entries) => table("Facts", ["fact", ...columns], entries.map(([kind, row]) => [kind, ...columns.map((name) => auditCell(row.cells.get(name)))]));
+  const differ = found.filter(([, row]) => row.differ).sort((a, b) => b[1].differ - a[1].differ), unknown = found.filter(([, row]) => !row.differ && row.unknown), agree = found.filter(([, row]) => !row.differ && !row.unknown);
+  return section("audit", "Equal work", [], note(`Kinds of facts against the run's baseline: ${differ.length} differ, ${unknown.length} could not be observed in both arms, ${agree.length} agree. –: the fact does not apply, or a factor that is compared explains it.`),
+    differ.length && grid(differ.slice(0, MOST_FACTS)), differ.length > MOST_FACTS && h("details", {}, h("summary", {}, `${differ.length - MOST_FACTS} more that differ`), grid(differ.slice(MOST_FACTS))), unknown.length && h("details", {}, h("summary", {}, "What was not shown"), grid(unknown)),
+    agree.length && fold(`${agree.length} that agree`, () => grid(agree)),
     notes.size && h("ul", {}, [...notes].slice(0, MOST_BARS).map(([one, list]) => h("li", {}, D.strings[one], ": ", list.slice(0, 4).map((arm) => [label(arm), " "]), list.length > 4 && `and ${list.length - 4} more`))));
 }

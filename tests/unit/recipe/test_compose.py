@@ -123,7 +123,10 @@ def test_config_of_an_arm_goes_to_the_codebase_option(tmp_path: Path) -> None:
         ("natve:x", "unknown codebase 'natve'"),
         ("native:mask_rcn_r50_fpn", "did you mean mask_rcnn_r50_fpn"),
         ("mmdet:./nothing.py", "no file ./nothing.py"),
-        ("mmdet:my_cnfig.py", "did you mean my_config.py?; or, of the codebase's own, my_cnfig"),
+        (
+            "mmdet:my_cnfig.py",
+            "did you mean my_config.py?; a model of the codebase's zoo has no suffix: my_cnfig",
+        ),
         ("paddledet:solov2.yml", "no file solov2.yml"),
         ("mmdet=./fork:x.py", "no checkout and no interpreter ./fork"),
     ],

@@ -186,9 +186,10 @@ def _cost_cell(cost: Cost | None) -> Cell:
 
 
 def package_table(software: Sequence[Software]) -> Table:
-    """The distributions whose versions differ between environments."""
+    """The distributions whose versions differ between environments; those that most of them have come first."""
     names = sorted({name for one in software for name in one.installed}, key=str.lower)
     differing = [name for name in names if len({one.installed.get(name) for one in software}) > 1]
+    differing.sort(key=lambda name: sum(name not in one.installed for one in software))
     rows = ((cell(name), *(cell(one.installed.get(name)) for one in software)) for name in differing)
     caption = f"{len(differing)} of {len(names)} packages differ. –: not installed."
     return Table((Column("package"), *(Column(one.title) for one in software)), tuple(rows), caption)

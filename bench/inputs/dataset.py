@@ -199,8 +199,7 @@ def _coco_paths(root: Path, split: str) -> tuple[Path, Path]:
         known = [path.stem.removeprefix("instances_") for path in names]
         if not known:
             raise BenchError("no data set in this folder", where=str(root), hint=f"expected {LAYOUTS}")
-        hint = f"input.split: {did_you_mean(split, known)}"
-        raise BenchError(f"the data set has no split '{split}'", where=str(annotations), hint=hint)
+        raise formats.no_split(split, known, annotations)
     return annotations, root / split
 
 

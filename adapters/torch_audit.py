@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from adapters.torch_facts import flop_counter
 from bench.worker.api import Observer
-from bench.worker.audit import Sink
+from bench.worker.sink import Sink
 
 aten = torch.ops.aten
 CONVOLUTIONS = (aten.convolution, aten._convolution)

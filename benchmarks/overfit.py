@@ -45,7 +45,7 @@ from detectors.rpn import RPN
 from detectors.runtime import Ranks
 from detectors.sampling import BalancedSampler
 from detectors.solov2 import SOLOv2
-from detectors.train import training_batches
+from detectors.training_input import training_batches
 
 GOAL = 0.90
 #: Iterations at a lower rate. Without them AdamW's first steps, as large as its later ones, saturate SOLOv2's masks,

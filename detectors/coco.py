@@ -29,6 +29,8 @@ if TYPE_CHECKING:  # a process that trains from Python needs no configs, nor pyd
 
 
 log = logging.getLogger("detectors")
+#: Targets with what a model wants to know of them before they are on a device.
+Prepare = Callable[[Sequence[Target], Size], list[Target]]
 
 
 class Example(NamedTuple):
@@ -394,10 +396,13 @@ class Collate:
     """Examples to one ``Batch``, padded right and bottom to a multiple of 32 unless all images have a given size.
 
     ``as_bytes``: pixels stay uint8 and masks bits, a quarter and an eighth of what has to be moved, until the batch is
-    on its device.
+    on its device. ``prepare``: the model's, of targets and the size of the padded image.
     """
 
-    def __init__(self, pixels: Pixels, resize: Resize, *, as_bytes: bool = False) -> None:
+    def __init__(
+        self, pixels: Pixels, resize: Resize, *, as_bytes: bool = False, prepare: Prepare | None = None
+    ) -> None:
+        self.prepare = prepare
         self.pixels = pixels
         self.size = resize.size
         self.as_bytes = as_bytes
@@ -415,6 +420,8 @@ class Collate:
             else transforms.normalised_batch(given, padded, mean=mean, std=std)
         )
         targets = [_padded(example.target, padded) for example in examples]
+        if self.prepare is not None:
+            targets = self.prepare(targets, padded)
         if self.as_bytes:
             targets = [_with_masks(one, transforms.as_bits) for one in targets]
         return Batch(

@@ -264,15 +264,19 @@ class Loaded(NamedTuple):
         return _place(self.places, keys)
 
 
+#: The configs that come with the package.
+SHIPPED = Path(__file__).parent / "configs"
+
 # -- reading ---------------------------------------------------------------------------------------------------------
 
 
 def load(file: str | Path, overrides: Sequence[str] = ()) -> Loaded:
     """The config of a YAML file; ``overrides`` are ``key.of.key=value`` with a value in YAML.
 
-    ``extends: other.yaml`` (beside the file) puts the file's keys over another's. Raises ConfigError.
+    ``extends: other.yaml`` puts the file's keys over another's, beside the file or of ``detectors/configs``, where a
+    file that is not there is looked for, too. Raises ConfigError.
     """
-    content, places = _read(Path(file))
+    content, places = _read(_or_shipped(Path(file)))
     for override in overrides:
         _override(content, places, override)
     config = _checked(content, places)
@@ -293,6 +297,14 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names)}"
 
 
+def _or_shipped(file: Path, given: str = "") -> Path:
+    """The file; or if it is not there the one of ``detectors/configs`` that was ``given`` by its name."""
+    name = Path(given or file)
+    shipped = SHIPPED / name.name
+    by_name = name.parent in (Path(), Path("detectors/configs"))
+    return shipped if by_name and not file.is_file() and shipped.is_file() else file
+
+
 def _read(file: Path, below: tuple[Path, ...] = ()) -> tuple[dict[str, Any], dict[Keys, str]]:
     """A file's content and what it extends, with the place of every value."""
     if file.resolve() in below:
@@ -304,7 +316,8 @@ def _read(file: Path, below: tuple[Path, ...] = ()) -> tuple[dict[str, Any], dic
             _refuse_twice(node, file)
         content = None if node is None else loader.construct_document(node)
     except FileNotFoundError:
-        raise ConfigError("no such config", str(file)) from None
+        hint = did_you_mean(file.name, (one.name for one in SHIPPED.glob("*.yaml")))
+        raise ConfigError(f"no such config; {hint}", str(file)) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read: {error}", str(file)) from None
     except yaml.YAMLError as error:
@@ -319,9 +332,11 @@ def _read(file: Path, below: tuple[Path, ...] = ()) -> tuple[dict[str, Any], dic
         return content, places
     if not isinstance(parent, str):
         raise ConfigError("extends is the path of one config", _place(places, ("extends",)))
-    if not (file.parent / parent).is_file():
-        raise ConfigError(f"extends {parent}, which does not exist", _place(places, ("extends",)))
-    base, base_places = _read(file.parent / parent, (*below, file.resolve()))
+    other = _or_shipped(file.parent / parent, parent)
+    if not other.is_file():
+        hint = did_you_mean(parent, (one.name for one in SHIPPED.glob("*.yaml")))
+        raise ConfigError(f"extends {parent}, which does not exist; {hint}", _place(places, ("extends",)))
+    base, base_places = _read(other, (*below, file.resolve()))
     return _merge(base, content), {**base_places, **places}
 
 

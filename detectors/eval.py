@@ -30,7 +30,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from detectors import config as configs
-from detectors import cpu, runtime, training_state, views
+from detectors import cpu, preflight, runtime, training_state, views
 from detectors.coco import BadImage, Batch, CocoFolder, Collate, Example, ResizedCoco, resized_size
 from detectors.config import Config, ConfigError, Loaded, Split
 from detectors.pictures import as_pixels
@@ -359,13 +359,14 @@ def _run(given: argparse.Namespace) -> int:
     config = loaded.config
     state = training_state.read(given.checkpoint)
     category_ids = state["category_ids"]
+    preflight.check_model(loaded)
+    coco = runtime.coco_folder(loaded, "val")
+    runtime.check_categories(category_ids, coco, loaded)
     model = runtime.build_model(loaded, len(category_ids))
     runtime.take_weights(
         model, training_state.weights(state, averaged=not given.not_averaged), given.checkpoint
     )
     check_views(model, loaded)
-    coco = runtime.coco_folder(loaded, "val")
-    runtime.check_categories(category_ids, coco, loaded)
     output = given.output or Path(config.output) / "eval"
     with runtime.ranks(config.device) as ranks, runtime.logging_to(output / "eval.log", first=ranks.first):
         model.to(ranks.device, memory_format=torch.channels_last)

@@ -37,8 +37,10 @@ def read(path: str | Path, size: Size | None = None) -> np.ndarray:
             warnings.simplefilter("ignore")  # of odd metadata and transparency, which do not matter here
             with Image.open(path) as image:
                 return np.asarray(rgb(turned(image, size)))
-    except SyntaxError as error:  # Pillow's, for a broken PNG
-        raise ValueError(str(error)) from None
+    except OSError:
+        raise
+    except Exception as error:  # of a broken or a huge file Pillow raises many kinds
+        raise ValueError(str(error) or type(error).__name__) from None
 
 
 def turned(image: Image.Image, size: Size | None = None) -> Image.Image:

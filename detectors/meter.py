@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from detectors import runtime
-from detectors.config import ConfigError
 from detectors.runtime import MIB, Failed, Ranks
 from detectors.schedule import Schedule
 
@@ -91,7 +90,7 @@ class Records:
 
     Args:
         output: folder of the training.
-        kinds: "csv", "tensorboard", "wandb".
+        kinds: "csv", "tensorboard", "wandb"; ``preflight`` has looked for the packages.
         config: what Weights & Biases shows beside the numbers.
     """
 
@@ -118,19 +117,15 @@ class Records:
 
 
 def _tensorboard(output: Path) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise ConfigError("records: tensorboard is not installed; pip install tensorboard") from None
+    from torch.utils.tensorboard import SummaryWriter
+
     return SummaryWriter(str(output / "tensorboard"))
 
 
 def _wandb(output: Path, config: Mapping[str, Any] | None) -> Any:
     """A run of Weights & Biases; a training that goes on in a folder goes on with the folder's run."""
-    try:
-        import wandb
-    except ImportError:
-        raise ConfigError("records: wandb is not installed; pip install wandb") from None
+    import wandb
+
     known = output / "wandb_id"
     if not known.exists():
         known.write_text(secrets.token_hex(4))

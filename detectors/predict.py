@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import argparse
 import glob
+import itertools
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -85,7 +87,7 @@ def files_of(patterns: Sequence[str]) -> list[Path]:
     """The images and videos that files, folders and patterns name, each once, in order.
 
     Raises:
-        ConfigError: for one that names nothing, or a file of another kind.
+        ConfigError: for one that names nothing, a file of another kind, or a video without PyAV.
     """
     found: dict[Path, None] = {}
     for pattern in patterns:
@@ -105,6 +107,8 @@ def files_of(patterns: Sequence[str]) -> list[Path]:
                 kinds = ", ".join(sorted(IMAGES))
                 raise ConfigError(f"neither a video nor an image, whose name ends with {kinds}", str(one))
         found |= dict.fromkeys(here)
+    if any(one.suffix.lower() in VIDEOS for one in found) and find_spec("av") is None:
+        raise ConfigError("videos are read by PyAV; pip install av")
     return list(found)
 
 
@@ -112,61 +116,49 @@ def frames_of(path: Path) -> Iterator[np.ndarray]:
     """The pixels of an image, or of every frame of a video.
 
     Raises:
-        ConfigError: for a file that cannot be read, or a video without PyAV.
+        ConfigError: for a file that cannot be read.
     """
-    if path.suffix.lower() in VIDEOS:
-        with _av().open(str(path)) as video:
+    try:
+        if path.suffix.lower() in IMAGES:
+            yield image_files.read(path)
+            return
+        import av
+
+        with av.open(str(path)) as video:
             for frame in video.decode(video=0):
                 yield frame.to_ndarray(format="rgb24")
-        return
-    try:
-        yield image_files.read(path)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot be read: {str(error).splitlines()[0]}", str(path)) from None
-
-
-def _av() -> Any:
-    try:
-        import av
-    except ImportError:
-        raise ConfigError("videos are read by PyAV; pip install av") from None
-    return av
+    except (OSError, ValueError, IndexError) as error:  # IndexError: a file without pictures
+        told = (str(error) or type(error).__name__).splitlines()[0]
+        raise ConfigError(f"cannot be read: {told}", str(path)) from None
 
 
 def predict(predictor: Predictor, files: Sequence[Path], output: Path) -> dict[str, Any]:
-    """Detect in all files, write a picture of each and `detections.json`; returns its content.
+    """Detect in all files, write a picture of each and `detections.json` to a folder; returns its content.
 
     Raises:
         ConfigError: in the end, for files that cannot be read.
     """
-    output.mkdir(parents=True, exist_ok=True)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     broken: list[ConfigError] = []
+
+    def drawn(path: Path) -> Iterator[np.ndarray]:
+        for number, pixels in enumerate(frames_of(path)):
+            found = predictor(pixels)
+            height, width = pixels.shape[:2]
+            name = path.name if path.suffix.lower() in IMAGES else f"{path.name}#{number}"
+            images.append({"id": len(images) + 1, "file_name": name, "height": height, "width": width})
+            annotations.extend(annotations_of(found, len(images), predictor.category_ids, len(annotations)))
+            yield draw(pixels, found, predictor.names)
+
     for path, place in track(_places(files, output), console=Console(stderr=True), transient=True):
-        drawn = []
         try:
-            frames = list(frames_of(path)) if path.suffix.lower() in IMAGES else frames_of(path)
+            if path.suffix.lower() in VIDEOS:
+                _write_video(place, drawn(path), path)
+            else:
+                Image.fromarray(next(drawn(path))).save(place)
         except ConfigError as error:
             broken.append(error)
-            continue
-        for frame, pixels in enumerate(frames):
-            found = predictor(pixels)
-            drawn.append(draw(pixels, found, predictor.names))
-            name = path.name if path.suffix.lower() in IMAGES else f"{path.name}#{frame}"
-            images.append(
-                {
-                    "id": len(images) + 1,
-                    "file_name": name,
-                    "height": pixels.shape[0],
-                    "width": pixels.shape[1],
-                }
-            )
-            annotations += annotations_of(found, len(images), predictor.category_ids, len(annotations))
-        if path.suffix.lower() in VIDEOS:
-            _write_video(place, drawn, path)
-        else:
-            Image.fromarray(drawn[0]).save(place)
     categories = [
         {"id": number, "name": name}
         for number, name in zip(predictor.category_ids, predictor.names, strict=True)
@@ -215,15 +207,22 @@ def annotations_of(
     ]
 
 
-def _write_video(place: Path, frames: Sequence[np.ndarray], source: Path) -> None:
-    av = _av()
+def _write_video(place: Path, frames: Iterator[np.ndarray], source: Path) -> None:
+    """A video of the frames, one by one, with the rate of the source. Raises ConfigError without a frame."""
+    first = next(frames, None)
+    if first is None:
+        raise ConfigError("has no frame", str(source))
+    import av
+
     with av.open(str(source)) as video:
         rate = video.streams.video[0].average_rate or 25
     with av.open(str(place), "w") as video:
         stream = video.add_stream("mpeg4", rate=rate)
-        stream.height, stream.width = frames[0].shape[:2]
-        for frame in frames:
-            video.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        # The codec takes even sides.
+        stream.height, stream.width = (side - side % 2 for side in first.shape[:2])
+        for frame in itertools.chain([first], frames):
+            cut = np.ascontiguousarray(frame[: stream.height, : stream.width])
+            video.mux(stream.encode(av.VideoFrame.from_ndarray(cut, format="rgb24")))
         video.mux(stream.encode())
 
 
@@ -252,6 +251,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         loaded = configs.load(given.config, given.set)
         cpu.use(loaded.config.kernels)
         files = files_of(given.images)
+        runtime.make_folder(given.output)
         with runtime.ranks(loaded.config.device) as ranks:
             predictor = load(
                 loaded, given.checkpoint, threshold=given.threshold, averaged=not given.not_averaged

@@ -117,14 +117,17 @@ def build(name: str, *, num_classes: int = 80, **settings: object) -> nn.Module:
 
     Raises KeyError, with the nearest names, for a name that there is not.
     """
-    method, on_timm, backbone = name.removesuffix("_fpn").partition("_timm_")
-    if on_timm and name.endswith("_fpn") and method in FPN_METHODS:
-        make = partial(FPN_METHODS[method], backbone=partial(TimmFeatures, backbone))
-    elif name in MODELS:
-        make = MODELS[name]
-    else:
-        near = difflib.get_close_matches(name, MODELS, n=3) or list_models()
-        raise KeyError(f"unknown model {name!r}; did you mean {', '.join(near)}?")
-    model = make(num_classes=num_classes, **settings)
+    model = builder(name)(num_classes=num_classes, **settings)
     model.built_as = (name, {"num_classes": num_classes, **settings})  # what weights of others are found by
     return model
+
+
+def builder(name: str) -> Builder:
+    """The function that builds a model. Raises KeyError, see ``build``."""
+    method, on_timm, backbone = name.removesuffix("_fpn").partition("_timm_")
+    if on_timm and name.endswith("_fpn") and method in FPN_METHODS:
+        return partial(FPN_METHODS[method], backbone=partial(TimmFeatures, backbone))
+    if name not in MODELS:
+        near = difflib.get_close_matches(name, MODELS, n=3) or list_models()
+        raise KeyError(f"unknown model {name!r}; did you mean {', '.join(near)}?")
+    return MODELS[name]

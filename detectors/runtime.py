@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from detectors import hook, training_state
+from detectors import preflight, training_state
 from detectors.c4 import whole_backbone
 from detectors.checkpoint import LoadReport, load_backbone
 from detectors.coco import CocoFolder
@@ -108,12 +108,22 @@ def synchronise(device: torch.device) -> None:
 # -- log and signals -------------------------------------------------------------------------------------------------
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder for results if it is not there. Raises ConfigError where nothing can be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot be made: {error.strerror}", str(folder)) from None
+    if not os.access(folder, os.W_OK):
+        raise ConfigError("cannot be written to", str(folder))
+
+
 @contextmanager
 def logging_to(file: Path, *, first: bool) -> Iterator[None]:
     """Log to standard output and to the end of ``file``, from the first rank only."""
     handlers: list[logging.Handler] = [logging.NullHandler()]
     if first:
-        file.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(file.parent)
         handlers = [logging.StreamHandler(sys.stdout), logging.FileHandler(file)]
     for handler in handlers:
         handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s: %(message)s"))
@@ -162,11 +172,10 @@ def ignore_interrupts(worker: int) -> None:  # noqa: ARG001
 
 def build_model(loaded: Loaded, num_classes: int) -> nn.Module:
     """Raises ConfigError for an unknown model or a setting that it does not have."""
+    preflight.check_model(loaded)
     asked: Model = loaded.config.model
     try:
         model = build(asked.name, num_classes=num_classes, **asked.settings)
-    except KeyError as error:
-        raise ConfigError(str(error.args[0]), loaded.place("model", "name")) from None
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{asked.name}: {error}", loaded.place("model", "settings")) from None
     if getattr(model, "rpn", model) is None:
@@ -175,30 +184,12 @@ def build_model(loaded: Loaded, num_classes: int) -> nn.Module:
     return model
 
 
-def synchronised(model: nn.Module, loaded: Loaded, ranks: Ranks) -> nn.Module:
-    """The model with statistics of all ranks, if the config wants them. Raises ConfigError on CPUs."""
-    if not loaded.config.sync_bn or ranks.count == 1:
-        return model
-    if ranks.device.type != "cuda":
-        raise ConfigError("sync_bn is for CUDA devices; on a CPU leave it out", loaded.place("sync_bn"))
-    return nn.SyncBatchNorm.convert_sync_batchnorm(model)
-
-
 def compiled(losses: nn.Module) -> nn.Module:
     """The losses by ``torch.compile``."""
     # Numbers of objects and of proposals are values of tensors; without these each would end a graph.
     torch._dynamo.config.capture_dynamic_output_shape_ops = True
     torch._dynamo.config.capture_scalar_outputs = True
     return torch.compile(losses)
-
-
-def check_hook(loaded: Loaded) -> None:
-    """Raises ConfigError for a hook that is not there or cannot be run."""
-    if loaded.config.augment.hook is not None:
-        try:
-            hook.load(loaded.config.augment.hook)
-        except ValueError as error:
-            raise ConfigError(str(error), loaded.place("augment", "hook")) from None
 
 
 def uses_masks(model: nn.Module) -> bool:
@@ -254,8 +245,6 @@ def begin_with(model: nn.Module, weights: str, loaded: Loaded) -> None:
         ConfigError: when there is no such file, nothing in it fits, or a layer that never learns is not in it.
     """
     place = loaded.place("weights")
-    if weights != "imagenet" and not Path(weights).is_file():
-        raise ConfigError(f"no such checkpoint: {weights}", place)
     try:
         state = imagenet_weights(loaded.config.model.name) if weights == "imagenet" else _weights_in(weights)
         report, part = load_fitting(model, state, Path(weights).stem)

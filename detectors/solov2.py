@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -31,7 +32,7 @@ from detectors.solov2_masks import (
     mask_extents,
     mask_losses,
 )
-from detectors.solov2_targets import Level, assign
+from detectors.solov2_targets import Level, assign, with_pairs
 from detectors.structures import Detections, Target
 
 
@@ -219,6 +220,8 @@ class SOLOv2(nn.Module):
         self.mask_features = mask_features
         self.head = head
         self.levels = tuple(levels)
+        #: What a loader can do with targets of an image size, so that no step waits for a device.
+        self.prepare = partial(with_pairs, levels=self.levels)
         self.num_classes = head.classes.out_channels
         self.candidate_threshold = candidate_threshold
         self.mask_threshold = mask_threshold

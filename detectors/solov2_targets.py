@@ -67,18 +67,34 @@ def quarter_masks(masks: Tensor, size: tuple[int, int]) -> Tensor:
 
 @torch.no_grad()
 def assign(
-    targets: Sequence[Target],
-    levels: Sequence[Level],
-    num_classes: int,
-    image_size: tuple[int, int],
-    *,
-    centre: float = 0.2,
+    targets: Sequence[Target], levels: Sequence[Level], num_classes: int, image_size: tuple[int, int]
 ) -> list[Assignment]:
     """The cells of each object of each image, padding included, of image_size (height, width).
 
+    The host waits for a device where the targets have no ``pairs`` yet, else never.
+    """
+    if any(target.pairs is None for target in targets):
+        targets = with_pairs(targets, image_size, levels=levels)
+    total = sum(level.cells**2 for level in levels)
+    found = []
+    for target in targets:
+        assert target.pairs is not None
+        cell, number = target.pairs
+        owner = torch.full((total,), -1, device=cell.device).scatter_reduce_(0, cell, number, "amax")
+        background = target.labels.new_full((1,), num_classes)  # of owner -1
+        found.append(Assignment(torch.cat([target.labels, background])[owner], cell, number))
+    return found
+
+
+@torch.no_grad()
+def with_pairs(
+    targets: Sequence[Target], image_size: tuple[int, int], *, levels: Sequence[Level], centre: float = 0.2
+) -> list[Target]:
+    """The targets with their ``pairs``, of images of image_size (height, width), padding included.
+
     An object is learned by every level in whose range its size is, there by the cells that its box, shrunk to
     ``centre`` of its extent and moved to the mask's centre of mass, touches; at most the 3×3 around that centre. An
-    object without a pixel has none. The host waits once, for the number of pairs.
+    object without a pixel has none. On a device the host waits once, for the number of pairs: loaders call this.
     """
     boxes = torch.cat([target.boxes for target in targets])
     device = boxes.device
@@ -100,19 +116,13 @@ def assign(
     index, level, row, column = pair // (9 * len(levels)), pair // 9 % len(levels), pair // 3 % 3, pair % 3
     first = (cells**2).cumsum(0) - cells**2
     cell = first[level] + rows[index, level, row] * cells[level] + columns[index, level, column]
-
-    total = sum(level.cells**2 for level in levels)
     starts = accumulate(objects, initial=0)
-    found = []
-    for target, own, number, start in zip(
-        targets, cell.split(counts), index.split(counts), starts, strict=False
-    ):
-        owner = torch.full((total,), -1, device=device).scatter_reduce_(0, own, number - start, "amax")
-        labels = torch.cat([target.labels, target.labels.new_full((1,), num_classes)])[
-            owner
-        ]  # -1: the background
-        found.append(Assignment(labels, own, number - start))
-    return found
+    return [
+        target._replace(pairs=torch.stack([own, number - start]))
+        for target, own, number, start in zip(
+            targets, cell.split(counts), index.split(counts), starts, strict=False
+        )
+    ]
 
 
 def _cells_around(centre: Tensor, reach: Tensor, extent: int, cells: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,13 +14,15 @@ class Target(NamedTuple):
 
     boxes: float32 [N, 4] (x1, y1, x2, y2). labels: int64 [N] in 0..K-1. masks: [N, H, W] of zeros and ones, any
     dtype, or None when the model has no masks. semantic: int64 [H, W] of classes of pixels, things and stuff, with
-    padding, 255 for those that do not count; or None when the model has no semantic branch.
+    padding, 255 for those that do not count; or None when the model has no semantic branch. pairs: int64 [2, P], cells
+    of SOLOv2 and the object that each learns, where a loader found them (``SOLOv2.prepare``).
     """
 
     boxes: Tensor
     labels: Tensor
     masks: Tensor | None = None
     semantic: Tensor | None = None
+    pairs: Tensor | None = None
 
 
 class Detections(NamedTuple):

@@ -46,11 +46,6 @@ IMAGENET_MEAN = (123.675, 116.28, 103.53)  # RGB, 0..255
 IMAGENET_STD = (58.395, 57.12, 57.375)
 
 
-def fit_within(old: Size, limit: Size) -> Size:
-    """The largest size of the same ratio that fits into ``limit``, to whole pixels."""
-    return _scaled(old, min(limit[0] / old[0], limit[1] / old[1]), limit)
-
-
 def short_long(old: Size, short: int, long: int) -> Size:
     """The size of the same ratio whose short side is ``short``, unless its long side would pass ``long``."""
     return _scaled(old, min(short / min(old), long / max(old)), (long, long))

@@ -17,6 +17,8 @@ from detectron2.modeling.postprocessing import detector_postprocess
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
+from adapters.common import near
+
 MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]  # of bench.workload, RGB, 0..255
 
 
@@ -66,14 +68,19 @@ def load_config(name: str) -> Any:
     """A file of the user's, or one of the model zoo. Raises ValueError where neither is there."""
     if Path(name).is_file():
         if name.endswith(".py"):
-            return LazyConfig.load(name)
+            config = LazyConfig.load(name)
+            if "_target_" not in (config.get("model") or {}):
+                raise ValueError(f"{name} has no lazy `model` of detectron2")
+            return config
         config = get_cfg()
         config.merge_from_file(name)
         return config
     try:
         return model_zoo.get_config(name, trained=False)
     except RuntimeError as error:
-        raise ValueError(f"detectron2's model zoo has no configuration {name}") from error
+        folder = Path(model_zoo.__file__).parent / "configs"
+        known = [one.relative_to(folder).as_posix() for one in folder.rglob("*.*")]
+        raise ValueError(f"detectron2's model zoo has no configuration {name}{near(name, known)}") from error
 
 
 def own_input(config: Any) -> dict[str, Any]:

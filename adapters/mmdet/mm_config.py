@@ -30,7 +30,11 @@ def load_config(name: str, changes: Mapping[str, Any]) -> Config:
         paths = [one.relative_to(CONFIGS).with_suffix("").as_posix() for one in CONFIGS.rglob("*.py")]
         known = paths if "/" in name else [one.rpartition("/")[2] for one in paths]
         raise ValueError(f"no file {name}, and no config of mmdet{near(name.removesuffix('.py'), known)}")
-    config = Config.fromfile(path)
+    try:
+        config = Config.fromfile(path)
+    except ImportError as error:
+        what = error.__cause__ or error
+        raise ValueError(f"{name}: {what}; the arm's `source` is the folder to import from") from error
     config.merge_from_dict(dict(changes))
     if "model" not in config:
         raise ValueError(f"{name} is a part of configs, not one with a model")

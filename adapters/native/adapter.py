@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from typing import Any
@@ -116,10 +116,16 @@ class Adapter(TorchAdapter):
         data = super().convert(batch)
         return data if self.uses_masks else replace(data, masks=[])
 
+    def load(self, data: TensorBatch) -> TensorBatch:
+        """To the device; and in every step of training what SOLOv2's loader prepares."""
+        prepare = getattr(self.model, "prepare", None)
+        if prepare is None or not self.job.training:
+            return super().load(data)
+        targets = prepare(_targets(data), tuple(data.images.shape[2:]))
+        return Prepared(**vars(data), pairs=[one.pairs for one in targets]).to(self.device)
+
     def compute_losses(self, data: TensorBatch) -> dict[str, Tensor]:
-        masks = data.masks or [None] * len(data.boxes)
-        targets = [detectors.Target(*values) for values in zip(data.boxes, data.labels, masks, strict=True)]
-        return self.model.losses(data.images, self._sizes(data), targets)
+        return self.model.losses(data.images, self._sizes(data), _targets(data))
 
     def predict_raw(self, data: TensorBatch) -> list[detectors.Detections]:
         return self.model.network(data.images, self._sizes(data))
@@ -263,6 +269,24 @@ class Adapter(TorchAdapter):
         if self.averaged is not None:
             self.averaged.model.load_state_dict(state["model"])
             self.averaged.updates = state["updates"]
+
+
+@dataclass(frozen=True)
+class Prepared(TensorBatch):
+    """With the pairs of SOLOv2's targets."""
+
+    pairs: list[Tensor]
+
+    def to(self, device: torch.device) -> TensorBatch:
+        return replace(super().to(device), pairs=[one.to(device, non_blocking=True) for one in self.pairs])
+
+
+def _targets(data: TensorBatch) -> list[detectors.Target]:
+    masks = data.masks or [None] * len(data.boxes)
+    targets = [detectors.Target(*values) for values in zip(data.boxes, data.labels, masks, strict=True)]
+    if not isinstance(data, Prepared):
+        return targets
+    return [one._replace(pairs=pairs) for one, pairs in zip(targets, data.pairs, strict=True)]
 
 
 def _or(value: Any, own: Any) -> Any:

@@ -122,6 +122,11 @@ class Adapter(api.Adapter):
     def _prepare_training(self) -> None:
         """Optimizer, EMA and data parallelism, in the order of ``ppdet.engine.Trainer``."""
         settings = self.workload["optimizer"]
+        if self.workload["model"] == "solov2_light_r50_vd_fpn_dcn_512":  # as the FPN of 2020-12 had it
+            for name, parameter in self.model.named_parameters():
+                if name.startswith("neck.") and name.endswith(".bias"):
+                    parameter.optimize_attr["learning_rate"] = 2.0
+                    parameter.regularizer = paddle.regularizer.L2Decay(0.0)
         build = ppdet.optimizer.OptimizerBuilder(
             regularizer={"type": "L2", "factor": settings["weight_decay"]},
             optimizer={"type": "Momentum", "momentum": settings["momentum"]},
@@ -239,7 +244,8 @@ class Adapter(api.Adapter):
         self.optimizer.set_lr(self.workload["optimizer"]["lr"] * factor)
 
     def loss_values(self, losses: dict[str, Tensor]) -> dict[str, float]:
-        return {name: float(value) for name, value in losses.items()}
+        values = {name: float(value) for name, value in losses.items()}
+        return ppdet_detr.terms(values) if self.architecture == "DETR" else values
 
     # -- inference -----------------------------------------------------------------------------------------------
 

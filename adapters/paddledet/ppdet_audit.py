@@ -13,7 +13,7 @@ import threadpoolctl
 from paddle import _C_ops
 
 from bench.worker.api import Observer
-from bench.worker.audit import Sink
+from bench.worker.sink import Sink
 
 Tensor = paddle.Tensor
 

@@ -96,3 +96,12 @@ def relative_boxes(batch: Batch) -> list[np.ndarray]:
         first, last = corners[:, :2], corners[:, 2:]
         found.append(np.concatenate([(first + last) / 2, last - first], axis=1))
     return found
+
+
+def terms(losses: Mapping[str, float]) -> dict[str, float]:
+    """Loss terms by the names that the adapter of transformers gives them; denoising has one for all layers."""
+    found: dict[str, float] = {}
+    for name, value in losses.items():
+        name = name.replace("class", "vfl").replace("_aux_dn", "_dn")
+        found[name] = found.get(name, 0.0) + value
+    return found

@@ -88,7 +88,7 @@ def find_function(name: str) -> tuple[Callable[..., Any], str]:
             f"{name}: {error}; the arm's `source` is the folder to import from, `python` its interpreter"
         ) from error
     except AttributeError:
-        raise ValueError(f"{module} has no {function}{near(function, vars(imported))}") from None
+        raise ValueError(f"the module {module} has no {function}{near(function, vars(imported))}") from None
     return found, module.partition(".")[0]
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
-from torchvision.models import get_model_builder
+from torchvision.models import get_model_builder, list_models
 from torchvision.models.detection import MaskRCNN
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.image_list import ImageList
@@ -25,7 +25,7 @@ from torchvision.models.resnet import Bottleneck
 from torchvision.ops.misc import FrozenBatchNorm2d
 from torchvision.transforms.v2 import functional as F
 
-from adapters.common import EndlessBatches, padded_size, resized_size
+from adapters.common import EndlessBatches, near, padded_size, resized_size
 from adapters.torch_common import TensorBatch, TorchAdapter
 from adapters.torch_export import image_size, mark
 
@@ -52,6 +52,8 @@ class Adapter(TorchAdapter):
         # A softmax needs a class for the background, torchvision's class 0. RetinaNet and FCOS score each class
         # by itself: theirs would only be one class more to compute, and could be predicted.
         self.label_offset = 0 if name.startswith(("retinanet", "fcos")) else 1
+        if name not in (known := list_models(torchvision.models.detection)):
+            raise ValueError(f"torchvision has no detector {name}{near(name, known)}")
         model = get_model_builder(name)(
             weights=None,
             weights_backbone=None,

@@ -161,7 +161,9 @@ class Adapter(TorchAdapter):
             for label, boxes in zip(data.labels, data.relative, strict=True)
         ]
         found = self.model(**self.arguments(data), labels=labels)
-        return dict(found.loss_dict) if self.kind in hf_models.WEIGHTED_LOSSES else {"loss_total": found.loss}
+        if self.kind not in hf_models.WEIGHTED_LOSSES:
+            return {"loss_total": found.loss}
+        return hf_models.by_kind(found.loss_dict) if self.kind == "rt_detr" else dict(found.loss_dict)
 
     def predict_raw(self, data: HfBatch) -> Any:
         return self.model(**self.arguments(data))

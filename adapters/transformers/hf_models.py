@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 Changes = dict[str, Any]
@@ -12,6 +13,15 @@ MASKED = ("detr", "conditional_detr", "deformable_detr", "dab-detr")
 FREE_NORMALISATION = ("rt_detr", "rt_detr_v2", "d_fine", "deimv2")
 #: Models whose named losses are weighted already and sum up to the loss.
 WEIGHTED_LOSSES = FREE_NORMALISATION
+
+
+def by_kind(losses: dict[str, Any]) -> dict[str, Any]:
+    """Loss terms with one for all layers of the decoder, as PaddleDetection has them."""
+    found: dict[str, Any] = {}
+    for name, value in losses.items():
+        name = re.sub(r"_(aux|dn)_\d+$", r"_\1", name)
+        found[name] = found[name] + value if name in found else value
+    return found
 
 
 def _resnet_vd(layer: str, depths: list[int], widths: list[int]) -> Changes:

@@ -11,16 +11,15 @@ from bench import environments
 from bench.cli.listing import environments as environment_rows
 from bench.cli.listing import show
 from bench.cli.options import NONE, Adapters, AsJson, examples, print_json, say
-from bench.errors import BenchError, ExitCode
+from bench.errors import BenchError, ExitCode, did_you_mean
 from bench.measure.preflight import check_interpreter
-from bench.recipe.codebases import find_codebases, get_codebase
+from bench.recipe.codebases import Codebase, find_codebases, get_codebase
 
 app = typer.Typer(
     name="env", no_args_is_help=True, help="Create, list, check and remove environments of codebases."
 )
 Groups = Annotated[
-    list[str],
-    typer.Option("--group", help="Optional install steps, such as compiled-ops. Repeatable."),
+    list[str], typer.Option("--group", help="Optional install steps, such as compiled-ops. Repeatable.")
 ]
 
 
@@ -105,13 +104,12 @@ def env_check(
     as_json: AsJson = False,
 ) -> None:
     """Compare an environment with its lock. Exit code 2 if they differ."""
-    known = find_codebases(adapters)
     if codebase in environments.names():
         folder = environments.folder_of_name(codebase)
-        owner = get_codebase(environments.read_lock(folder)["codebase"], known)
+        owner = get_codebase(environments.read_lock(folder)["codebase"], find_codebases(adapters))
         found = environments.check_folder(owner, folder)
     else:
-        found = environments.check(get_codebase(codebase, known))
+        found = environments.check(_codebase(codebase, adapters))
     drifts = [str(drift) for drift in found]
     print_json(drifts) if as_json else say("\n".join(drifts) or f"{codebase}: as locked")
     raise typer.Exit(ExitCode.BAD_INPUT if drifts else ExitCode.SUCCESS)
@@ -126,5 +124,15 @@ def env_remove(
     if codebase in environments.names():
         say(f"removed {environments.remove_named(codebase)}")
         return
-    for folder in environments.remove(get_codebase(codebase, find_codebases(adapters))):
+    for folder in environments.remove(_codebase(codebase, adapters)):
         say(f"removed {folder}")
+
+
+def _codebase(name: str, adapters: list[Path]) -> Codebase:
+    """A codebase by its name, which is none of an environment. Raises BenchError."""
+    known = find_codebases(adapters)
+    try:
+        return get_codebase(name, known)
+    except BenchError:
+        hint = did_you_mean(name, {*known, *environments.names()})
+        raise BenchError(f"no codebase and no environment is called '{name}'", hint=hint) from None

@@ -8,13 +8,13 @@ from typing import Annotated
 import typer
 
 from bench.cli.options import NONE, Adapters, Quiet, examples, say
-from bench.cli.run import plan_of
-from bench.cli.vs import write_recipe
 from bench.errors import BenchError
 from bench.measure.export_model import export_model as write_model
 from bench.measure.progress import listener
 from bench.recipe.codebases import find_codebases
 from bench.recipe.compose import Asked, composed
+from bench.recipe.load import checked
+from bench.recipe.plan import make_plan
 
 app = typer.Typer()
 
@@ -27,14 +27,14 @@ app = typer.Typer()
 )
 def export_model(
     arm: Annotated[
-        str, typer.Argument(metavar="ARM", help="CODEBASE:MODEL or CODEBASE:MODEL@WEIGHTS, as of bench vs.")
+        str, typer.Argument(metavar="ARM", help="CODEBASE:MODEL or CODEBASE:MODEL@WEIGHTS, as in bench vs.")
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")] = Path("model.onnx"),
     size: Annotated[
         str, typer.Option("--size", help="Size of the images: 640, or 480x640 (height, width).")
     ] = "640",
     data: Annotated[
-        str, typer.Option("--data", help="Data set whose classes the model has, as of bench vs.")
+        str, typer.Option("--data", help="Data set whose classes the model has, as in bench vs.")
     ] = "shapes",
     quiet: Quiet = False,
     adapters: Adapters = NONE,
@@ -47,15 +47,10 @@ def export_model(
     codebases = find_codebases(adapters)
     content = composed(Asked((arm,), data, images=2), codebases)
     content["workload"]["input"]["size"] = _size(size)
-    content["name"] = "export-model"
-    recipe = output.with_suffix(".recipe.yaml")
-    write_recipe(recipe, content)
-    try:
-        loaded, plan = plan_of(recipe, [], adapters, trust=True)
-        with listener(plan, quiet=quiet) as shown:
-            write_model(loaded, plan, codebases, output, shown)
-    finally:
-        recipe.unlink(missing_ok=True)
+    loaded = checked(content, {("workload", "input", "size"): f"--size {size}"}, Path(arm))
+    plan = make_plan(loaded, codebases)
+    with listener(plan, quiet=quiet) as shown:
+        write_model(loaded, plan, codebases, output, shown)
     say(output)
 
 

@@ -76,13 +76,15 @@ def run(
     resume: Annotated[
         str | None, typer.Option(help="Complete this run: its folder, its id, or latest.")
     ] = None,
-    retry_failed: Annotated[bool, typer.Option(help="With --resume: run failed arms again.")] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="With --resume: run failed arms again.")
+    ] = False,
     until: Annotated[
         str | None,
         typer.Option(help="3%: add launches until every interval is that narrow (+/-), 30 at most."),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option(help="Print the plan and its estimated time. Measure nothing.")
+        bool, typer.Option("--dry-run", help="Print the plan and its estimated time. Measure nothing.")
     ] = False,
     aa: Annotated[
         bool, typer.Option("--aa", help="Measure the baseline against itself, to see the noise.")
@@ -343,11 +345,13 @@ def print_outcome(outcome: Outcome, *, quiet: bool, reported: bool = False) -> N
     say(outcome.run.folder)
     if quiet:
         return
-    for arm in outcome.run.arms():
+    arms = outcome.run.arms()
+    for arm in arms:
         if arm.failure is not None:
             failed = plain(f"failed: {arm.id}: {arm.failure.reason}: {arm.failure.message}", "red")
             Console(stderr=True, soft_wrap=True).print(failed)
-    show(outcome_blocks(run_report(outcome.run)), Console(stderr=True, highlight=False))
+    if outcome.exit_code != ExitCode.INTERRUPTED or any(arm.blocks for arm in arms):
+        show(outcome_blocks(run_report(outcome.run)), Console(stderr=True, highlight=False))
     folder = shlex.quote(str(outcome.run.folder))
     if outcome.exit_code == ExitCode.INTERRUPTED:
         say(f"interrupted; complete it with: bench run --resume {folder}", error=True)
@@ -371,7 +375,7 @@ def _print_dry_run(plan: Plan, document: dict[str, Any]) -> None:
     if all(arm.workload.task == "train_eval" for arm in plan.arms):
         design = "training to the last step (evaluations counted as steps)"
     console.print(
-        f"{design} in {document['cells']} cells"
+        f"{design} in {counted(document['cells'], 'cell')}"
         f"{' (interleaved)' if measure.interleave else ''}; about {document['estimate_s'] / 60:.0f} min,"
         f" from {document['estimate_from']}",
         markup=False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,8 +23,18 @@ from bench.cli.options import (
 from bench.cli.run import measure, plan_of, print_outcome, problems_of, width_settings
 from bench.errors import BenchError, ExitCode, telling
 from bench.recipe.codebases import find_codebases
-from bench.recipe.compose import Asked, composed, misspelt, parse_arm, recipe_text
-from bench.recipe.load import apply_override, load_recipe
+from bench.recipe.compose import (
+    Asked,
+    check_batch,
+    check_task,
+    composed,
+    input_of,
+    misspelt,
+    parse_arm,
+    recipe_text,
+    size_of,
+)
+from bench.recipe.load import checked, load_recipe
 from bench.recipe.plan import make_plan, notes_of
 from bench.recipe.trust import code_of
 from bench.report.write import generate
@@ -47,8 +58,9 @@ Images = Annotated[int, typer.Option("--images", min=1, help="Images: the first 
 Device = Annotated[str, typer.Option("--device", help="cpu or cuda.")]
 Arms = typer.Argument(
     metavar="ARM...",
-    help="CODEBASE:MODEL or CODEBASE:MODEL@WEIGHTS; CODEBASE=WHERE:MODEL runs in a named environment, an interpreter "
-    "or a checkout.",
+    help="CODEBASE:MODEL or CODEBASE:MODEL@WEIGHTS. MODEL is a name of `bench list models`, a name or a config file of "
+    "the codebase's own, hf:FOLDER, onnx:FILE.onnx or python:MODULE:FUNCTION. CODEBASE=WHERE:MODEL runs in a named "
+    "environment, an interpreter or a checkout.",
 )
 
 
@@ -72,11 +84,14 @@ def vs(
     rounds: Annotated[int, typer.Option(min=1, help="Visits to every arm in each launch.")] = 5,
     steps: Annotated[int, typer.Option(min=1, help="Steps of a visit.")] = 2,
     until: Annotated[
-        str | None, typer.Option(help="3%: add launches until every interval is that narrow (+/-).")
+        str | None,
+        typer.Option(help="3%: add launches until every interval is that narrow (+/-), 30 at most."),
     ] = None,
     settings: Settings = NONE,
     save: Annotated[Path | None, typer.Option(help="File for the recipe that is run.")] = None,
-    dry_run: Annotated[bool, typer.Option(help="Write the recipe and check it. Measure nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Write the recipe and check it. Measure nothing.")
+    ] = False,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder of the report. Default: reports/NAME/RUN.")
     ] = None,
@@ -95,9 +110,8 @@ def vs(
     content = composed(asked, codebases)
     for note in misspelt(arms, codebases):
         say(f"note: {note}", error=True)
-    for one in [*width_settings(until), *settings]:
-        apply_override(content, {}, one)
     path = save or results / str(content["name"]) / "recipe.yaml"
+    checked(content, {("workload", "device"): "--device"}, path, [*width_settings(until), *settings])
     write_recipe(path, content)
     loaded, plan = plan_of(path, [], adapters, trust=True)
     if problems := problems_of(loaded, plan, adapters):
@@ -127,12 +141,12 @@ def vs(
 def init(
     path: Annotated[Path, typer.Argument(help="File to write.")] = Path("recipe.yaml"),
     arms: Annotated[
-        list[str] | None, typer.Option("--arm", help="An arm as of bench vs. Repeatable. Default: ask.")
+        list[str] | None, typer.Option("--arm", help="An arm, as in bench vs. Repeatable. Default: ask.")
     ] = None,
-    data: Annotated[str | None, typer.Option("--data", help="As of bench vs. Default: ask.")] = None,
-    task: Annotated[str | None, typer.Option("--task", help="As of bench vs. Default: ask.")] = None,
-    size: Annotated[str | None, typer.Option("--size", help="As of bench vs. Default: ask.")] = None,
-    batch: Annotated[int | None, typer.Option("--batch", help="As of bench vs. Default: ask.")] = None,
+    data: Annotated[str | None, typer.Option("--data", help="As in bench vs. Default: ask.")] = None,
+    task: Annotated[str | None, typer.Option("--task", help="As in bench vs. Default: ask.")] = None,
+    size: Annotated[str | None, typer.Option("--size", help="As in bench vs. Default: ask.")] = None,
+    batch: Annotated[int | None, typer.Option("--batch", min=1, help="As in bench vs. Default: ask.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Write over a file that exists.")] = False,
     adapters: Adapters = NONE,
 ) -> None:
@@ -144,25 +158,31 @@ def init(
     if not chosen:
         say(f"An arm is CODEBASE:MODEL[@WEIGHTS]. Codebases: {', '.join(known)}.", error=True)
         asking = "First arm, the baseline"
-        while answer := typer.prompt(asking, default="", show_default=False).strip():
-            try:
-                parse_arm(answer, known)
-            except BenchError as error:  # a slip must not cost the answers before it
-                say(error, error=True)
-                continue
+        while answer := _ask(asking, "", lambda text: text and parse_arm(text, known)):
             chosen.append(answer)
             asking = "Next arm, or nothing"
     asked = Asked(
         tuple(chosen),
-        data or typer.prompt("Data set: a folder in COCO layout, or shapes", default="shapes"),
-        task or typer.prompt("Task: train, infer or serve", default="infer"),
-        size or typer.prompt("Size: 800x1333 (short and long side), or 640 (a square)", default="800x1333"),
-        batch or typer.prompt("Images per step", default=1, type=int),
+        data or _ask("Data set: a folder of COCO, YOLO or VOC, or shapes", "shapes", input_of),
+        task or _ask("Task: train, infer or serve", "infer", check_task),
+        size or _ask("Size: 800x1333 (short and long side), or 640 (a square)", "800x1333", size_of),
+        batch or int(_ask("Images per step", "1", check_batch)),
     )
     write_recipe(path, composed(asked, known))
     say(path)
     code = any(list(code_of(arm)) for arm in make_plan(load_recipe(path), known).arms)
     say(f"next: bench run {path}{' --trust' if code else ''}", error=True)
+
+
+def _ask(question: str, default: str, check: Callable[[str], object]) -> str:
+    """An answer that passes the check: a slip must not cost the answers before it."""
+    while True:
+        answer = str(typer.prompt(question, default=default, show_default=bool(default))).strip()
+        try:
+            check(answer)
+            return answer
+        except BenchError as error:
+            say(error, error=True)
 
 
 def write_recipe(path: Path, content: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -61,8 +61,9 @@ def open_dataset(input: Input, task: str, cache: Path) -> Dataset:
 
     ``task`` (``train…`` or another) chooses the default split. Raises BenchError that names the file.
     """
-    at_most = input.annotations is not None and input.count is None
-    return _open(input, task, _Choice(input.wanted, input.skip_broken, at_most=at_most), cache)
+    own = input.annotations is not None
+    choice = _Choice(input.wanted, input.skip_broken, "input.count" if own else "input.images")
+    return _open(input, task, replace(choice, at_most=own and input.count is None), cache)
 
 
 def open_evaluation(workload: Workload, cache: Path) -> Dataset:
@@ -72,7 +73,7 @@ def open_evaluation(workload: Workload, cache: Path) -> Dataset:
     input = evaluated_input(workload)
     shapes_only = input.annotations is None and input.dataset == "shapes"
     count = workload.eval_images or (input.wanted if shapes_only else None)
-    return _open(input, "eval", _Choice(count, input.skip_broken, empty_too=True), cache)
+    return _open(input, "eval", _Choice(count, input.skip_broken, "eval_images", empty_too=True), cache)
 
 
 def evaluated_input(workload: Workload) -> Input:
@@ -107,17 +108,18 @@ def refuse_other_categories(timed: Dataset, evaluated: Dataset) -> None:
     """What is evaluated has the categories of what is trained on. Raises BenchError."""
     if evaluated.category_ids != timed.category_ids:
         raise BenchError(
-            "the split to evaluate has other categories than the one to train on",
-            where=str(evaluated.origin),
+            "the split to evaluate has other categories than the one to train on", where=str(evaluated.origin)
         )
 
 
 @dataclass(frozen=True)
 class _Choice:
-    """``count``: of images, None for all. ``empty_too``: those without objects. ``at_most``: fewer are enough."""
+    """``count``: of images, None for all. ``field``: where a recipe says it. ``empty_too``: those without objects.
+    ``at_most``: fewer are enough."""
 
     count: int | None
     skip_broken: bool
+    field: str
     empty_too: bool = False
     at_most: bool = False
 
@@ -234,7 +236,7 @@ def _sound_subset(coco: Json, choice: _Choice, path: Path, images: Path) -> tupl
             first, *others = found.values()
             more = "".join(f"; {error.where}: {error.message}" for error in others[:4])
             more += f"; and {len(others) - 4} more" if len(others) > 4 else ""
-            hint = "mend or remove it, or leave such images out: input.skip_broken: true"
+            hint = "mend or remove it, or leave such images out: --set workload.input.skip_broken=true"
             raise BenchError(first.message + more, where=first.where, hint=hint)
         broken |= found
 
@@ -251,12 +253,11 @@ def _subset(coco: Json, choice: _Choice, path: Path) -> Json:
         if empty_too or any(_usable_box(annotation, image) is not None for annotation in objects):
             usable.append(image)
     if len(usable) < (1 if choice.at_most else count or 1):
-        field = "eval_images" if empty_too else "input.images"
         raise BenchError(
             f"{count or 1} images were asked for, {len(usable)} of {len(coco['images'])} "
             f"{'are there' if empty_too else 'have objects'}",
             where=str(path),
-            hint=f"{field}: {len(usable)} or less" if usable else None,
+            hint=f"{choice.field}: {len(usable)} or less; --images {len(usable)}" if usable else None,
         )
     chosen = usable[:count]
     return {

@@ -16,9 +16,8 @@ from bench.recipe.models import MODELS
 from bench.record.models import ArmRecord
 
 #: Relative, by precision: losses and layers; norms of gradients, updates and momentum.
-LOSS = {"float32": 1e-3}
-GRADIENT = {"float32": 5e-3}
-HALF = 0.05
+TOLERANCES = {"float32": (1e-3, 5e-3), "float64": (1e-4, 1e-4)}
+HALF = (0.05, 0.05)
 #: Of models that sample, between frameworks whose proposals differ by their own rounding.
 SAMPLED = 0.03
 
@@ -99,6 +98,7 @@ def observed(arm: ArmRecord, baseline: ArmRecord) -> Iterator[Fact]:
         yield from rank.facts()
     if all(rank.alike for rank in ranks):
         yield from _timed(arm, baseline)
+        yield from _predicted(arm, baseline)
     yield from _processors(arm, baseline)
     closings = baseline.audit.get("closing", []), arm.audit.get("closing", [])
     for rank, a, b in zip(ranks, *closings, strict=False):
@@ -108,8 +108,7 @@ def observed(arm: ArmRecord, baseline: ArmRecord) -> Iterator[Fact]:
 
 def _tolerances(arm: ArmRecord, baseline: ArmRecord) -> tuple[float, float]:
     """Of losses and layers, and of norms."""
-    precision = arm.workload.precision
-    loss, gradient = LOSS.get(precision, HALF), GRADIENT.get(precision, HALF)
+    loss, gradient = TOLERANCES.get(arm.workload.precision, HALF)
     if _samples(arm) and _framework(arm) != _framework(baseline):
         return max(loss, SAMPLED), max(gradient, SAMPLED)
     return loss, gradient
@@ -138,6 +137,13 @@ def _timed(arm: ArmRecord, baseline: ArmRecord) -> Iterator[Fact]:
     for launch in sorted({launch for launch, _ in places}):
         pairs = [(theirs[place], ours[place]) for place in places if place[0] == launch]
         yield from timed.launch(pairs, f" of launch {launch + 1}", growing)
+
+
+def _predicted(arm: ArmRecord, baseline: ArmRecord) -> Iterator[Fact]:
+    """Detections that AP is of, where no training came before them."""
+    one, two = ([] if it.predictions is None else it.predictions.found for it in (baseline, arm))
+    if arm.workload.task != "train_eval" and one and two and any(it["scores"] for it in (*one, *two)):
+        yield from steps.detections(one, two, " in the predictions")
 
 
 THREADS = frozenset({"threads", "ranks"})
@@ -172,9 +178,10 @@ def _closing(a: Json, b: Json, rank: _Rank) -> Iterator[Fact]:
         yield unknown(f"steps{at}")
     if not a or not b:
         return
-    if a.get("weights") and b.get("weights"):
+    went_back, same = a.get("weights") and b.get("weights"), a.get("taken") == b.get("taken")
+    if went_back:
         yield from rank.facts()
-        if rank.alike and a.get("taken") == b.get("taken") and not rank.own_input:
+        if rank.alike and same and not rank.own_input:
             yield from steps.ways(a.get("way", {}), b.get("way", {}), at, 0.5 if rank.samples else 0.25)
     if "step" not in a or "step" not in b:
         return
@@ -182,6 +189,8 @@ def _closing(a: Json, b: Json, rank: _Rank) -> Iterator[Fact]:
     one, two = a["step"], b["step"]
     if "rule" in one and "rule" in two:
         yield from steps.rules(one["rule"], two["rule"], 1, at)
+        if went_back and same and rank.named:
+            yield from steps.averages(one, two, at)
     yield from steps.images(one["images"], two["images"], at, 0.3 if rank.own_input else 1e-3)
     yield Fact(f"images per pass through the network{at}", sorted(one["batches"]), sorted(two["batches"]),
                explained_by=INPUT)  # fmt: skip
@@ -224,9 +233,13 @@ class _Rank:
         """Whether both arms began with the same weights."""
         return all(fact.known and fact.agrees for fact in self._weights())
 
+    @property
+    def named(self) -> bool:
+        """Whether both arms' parameters have names in common."""
+        return all(fact.known for fact in self._weights())
+
     def facts(self) -> Iterator[Fact]:
-        weights, alike = list(self._weights()), self.alike
-        named = all(fact.known for fact in weights)
+        weights, alike, named = list(self._weights()), self.alike, self.named
         if self.random_weights and not alike:  # what follows from them can be neither equal nor unequal
             weights = [unknown("initial weights", VALUES)]
         yield from weights

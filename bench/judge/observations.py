@@ -61,14 +61,23 @@ def summary(facts: Json, names: Mapping[str, str] | None) -> dict[str, Any]:
     if "step" in facts:
         facts = {**facts, "step": of_step(facts["step"])}
     if "steps" not in facts:
-        return dict(facts)
+        return dict(_short(facts))
     weights = _norms(canonical(facts["weights"]), str)
     named: dict[str, Any] = {"named": "canonical" if names else "own", "weights": weights}
     if "changed" in facts:
         named.update(changed=_sums(canonical(facts["changed"])), tensors=len(facts["changed"]))
     if "way" in facts:
         named["way"] = _norms(canonical(facts["way"]))
-    return {**facts, **named, "steps": [of_step(step) for step in facts["steps"]]}
+    return dict(_short({**facts, **named, "steps": [of_step(step) for step in facts["steps"]]}))
+
+
+def _short(value: Any) -> Any:
+    """The same with seven digits of every number: more than any tolerance needs."""
+    if isinstance(value, Mapping):
+        return {name: _short(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_short(one) for one in value]
+    return float(f"{value:.7g}") if isinstance(value, float) else value
 
 
 def _norms(norms: Named, group: Callable[[str], str] = group_of) -> dict[str, float]:
@@ -85,25 +94,33 @@ def _sums(sizes: Named) -> dict[str, int]:
     return sums
 
 
-def _shares(average: Named) -> dict[str, float]:
-    """The weight of the new values, by group; where weights did not move, nothing is known of their average."""
-    sums: dict[str, list[float]] = {}
-    for name, (step, distance) in average:
-        total = sums.setdefault(group_of(name), [0.0, 0.0])
-        total[0] += step
-        total[1] += distance
-    return {group: step / distance for group, (step, distance) in sums.items() if distance > 0}
+#: What one float32 of size 1 may lose when it is rounded, and some more.
+ROUNDING = 1e-7
+
+
+def _products(products: Named) -> dict[str, np.ndarray]:
+    """Inner products, added up by group."""
+    sums: dict[str, np.ndarray] = {}
+    for name, one in products:
+        sums[group_of(name)] = sums.get(group_of(name), 0.0) + np.array(one)
+    return {group: one for group, one in sums.items() if np.isfinite(one).all()}
+
+
+def _shares(average: Named) -> dict[str, list[float]]:
+    """The weight of the new values, by group, and what rounding may add to it; nothing where weights did not move."""
+    return {
+        group: [float(step / distance), ROUNDING * float((square / distance) ** 0.5)]
+        for group, (step, distance, square) in _products(average).items()
+        if distance > 0
+    }
 
 
 def _decays(products: Named) -> dict[str, list[float]]:
     """The weight decay, by group, and what rounding may add to it."""
-    sums: dict[str, np.ndarray] = {}
-    for name, one in products:
-        sums[group_of(name)] = sums.get(group_of(name), 0.0) + np.array(one)
     return {
-        group: [float(decay / square), 1e-7 * float((momentum / square) ** 0.5)]
-        for group, (decay, square, momentum) in sums.items()
-        if square > 0 and np.isfinite([decay, square, momentum]).all()
+        group: [float(decay / square), ROUNDING * float((momentum / square) ** 0.5)]
+        for group, (decay, square, momentum) in _products(products).items()
+        if square > 0
     }
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -63,47 +64,61 @@ class Ratio:
         return not self.low <= 1.0 <= self.high
 
 
-def pair(arm: Blocks, baseline: Blocks) -> Pairs:
-    """Match the blocks of two arms by launch and round.
+class Rounds(NamedTuple):
+    """Of one arm: launch and round of each round [R], in order, its mean log-seconds [R], and `warms_up`."""
 
-    Should an arm have several blocks in one round, their geometric mean counts. The first round of every launch is
-    left out when one of the arms still warms up in it (`bench.judge.steady.warms_up`).
-
-    Args:
-        arm: its blocks.
-        baseline: those of the arm to compare with.
-
-    Returns:
-        The rounds that both have.
-
-    Raises:
-        BenchError: for block times that are not positive and finite.
-    """
-    (places, logs), (other_places, other_logs) = _by_round(arm), _by_round(baseline)
-    both, own, theirs = np.intersect1d(places, other_places, assume_unique=True, return_indices=True)
-    steady = np.ones(both.size, bool)
-    if warms_up(arm) or warms_up(baseline):
-        steady = both["round"] > 0
-    return Pairs(
-        launch=both["launch"][steady],
-        log_ratio=(other_logs[theirs] - logs[own])[steady],
-        unpaired=places.size + other_places.size - 2 * both.size,
-        unsteady=int((~steady).sum()),
-    )
+    places: npt.NDArray[np.void]
+    logs: Floats
+    warms_up: bool
 
 
 _PLACE = np.dtype([("launch", np.int64), ("round", np.int64)])
 
 
-def _by_round(blocks: Blocks) -> tuple[npt.NDArray[np.void], Floats]:
-    """Launch and round of each round [R], in order, and its mean log-seconds [R]."""
+def rounds_of(blocks: Blocks) -> Rounds:
+    """The rounds of an arm. Should it have several blocks in one round, their geometric mean counts.
+
+    Raises:
+        BenchError: for block times that are not positive and finite.
+    """
     seconds = np.asarray(blocks["s_per_step"], dtype=np.float64)
     if not (np.isfinite(seconds) & (seconds > 0)).all():
         raise BenchError("block times must be positive", hint="the samples are damaged; measure again")
     places = np.empty(seconds.size, _PLACE)
     places["launch"], places["round"] = blocks["launch"], blocks["round"]
     rounds, member, counts = np.unique(places, return_inverse=True, return_counts=True)
-    return rounds, np.bincount(member, weights=np.log(seconds), minlength=rounds.size) / counts
+    logs = np.bincount(member, weights=np.log(seconds), minlength=rounds.size) / counts
+    return Rounds(rounds, logs, warms_up(blocks))
+
+
+def pair(arm: Blocks, baseline: Blocks) -> Pairs:
+    """`pair_rounds` of the blocks of two arms."""
+    return pair_rounds(rounds_of(arm), rounds_of(baseline))
+
+
+def pair_rounds(arm: Rounds, baseline: Rounds) -> Pairs:
+    """Match two arms by launch and round.
+
+    The first round of every launch is left out when one of the arms still warms up in it
+    (`bench.judge.steady.warms_up`).
+
+    Args:
+        arm: its rounds.
+        baseline: those of the arm to compare with.
+
+    Returns:
+        The rounds that both have.
+    """
+    both, own, theirs = np.intersect1d(arm.places, baseline.places, assume_unique=True, return_indices=True)
+    steady = np.ones(both.size, bool)
+    if arm.warms_up or baseline.warms_up:
+        steady = both["round"] > 0
+    return Pairs(
+        launch=both["launch"][steady],
+        log_ratio=(baseline.logs[theirs] - arm.logs[own])[steady],
+        unpaired=arm.places.size + baseline.places.size - 2 * both.size,
+        unsteady=int((~steady).sum()),
+    )
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from bench.judge.fact import INPUT, POSTPROCESS, TYPES, VALUES, WORK, Fact, Json
 
 #: A term or group below this share of the whole is compared with that share.
 SMALL = 0.01
+STATISTICS = 5e-3
 
 
 def images(first: Sequence[Json], second: Sequence[Json], at: str, tolerance: float = 1e-3) -> Iterator[Fact]:
@@ -64,7 +65,9 @@ def layers(a: Json, b: Json, at: str, tolerance: float) -> Iterator[Fact]:
         if "detections" in a:  # in training it is enough to predict where the loss looks
             yield Fact(f"positions at which {layer} predicts{at}", one["rows"], two["rows"], 2e-3, WORK)
         if one["rows"] == two["rows"]:
-            yield Fact(f"norm of the output of {layer}{at}", one["norm"], two["norm"], tolerance, VALUES)
+            norms = one["norm"], two["norm"]
+            name, distance = f"norm of the output of {layer}{at}", _without_a_row(one, two)
+            yield Fact(name, *norms, tolerance, VALUES, distance=distance)
             if any(one["projection"]) and any(two["projection"]):
                 distance = _distance(one["projection"], two["projection"])
                 name = f"output of {layer}{at} (sum)"
@@ -76,8 +79,16 @@ def layers(a: Json, b: Json, at: str, tolerance: float) -> Iterator[Fact]:
             yield Fact(f"values of {layer} with a gradient{at}", *counts, 0.01, VALUES)
 
 
+def _without_a_row(a: Json, b: Json) -> float:
+    """Relative distance of two norms; rounding may choose another region, whose row counts in only one of them."""
+    largest = max(a["norm"], b["norm"], 1e-300)
+    row = max(a.get("largest", 0.0), b.get("largest", 0.0))  # not of old records
+    apart = abs(a["norm"] ** 2 - b["norm"] ** 2) - row**2
+    return float(max(0.0, apart) / (2 * largest**2))
+
+
 def losses(first: Json, second: Json, at: str, tolerance: float) -> Iterator[Fact]:
-    """Term by term in order of size, for codebases name them differently; where sizes differ, the nearest first."""
+    """Term by term: by name where both have the same names, else by size; where sizes differ, the nearest first."""
     a, b = (sorted((value, name) for name, value in one.items() if name != "loss") for one in (first, second))
     total = first.get("loss", sum(value for value, _ in a))
     yield Fact(f"total loss{at}", total, second.get("loss", sum(value for value, _ in b)), tolerance, VALUES)
@@ -90,8 +101,11 @@ def losses(first: Json, second: Json, at: str, tolerance: float) -> Iterator[Fac
         (expected, _), (found, _) = pair
         return float(abs(found - expected) / max(abs(found), abs(expected), SMALL * abs(total), 1e-9))
 
+    named = {name: (value, name) for value, name in b}
     pairs = list(zip(a, b, strict=False))
-    if any(distance(pair) > tolerance for pair in pairs):
+    if named.keys() == {name for _, name in a}:
+        pairs = [(one, named[one[1]]) for one in a]
+    elif any(distance(pair) > tolerance for pair in pairs):
         near, pairs = sorted(itertools.product(a, b), key=distance), []
         while near:
             pairs.append(near[0])
@@ -106,6 +120,8 @@ def norms(a: Json, b: Json, at: str, tolerance: float) -> Iterator[Fact]:
     """Norms of gradient, update and momentum, in total and by part of the model."""
     kinds = ("gradient", "update", "momentum", "statistics")
     for kind in (one for one in kinds if a.get(one) or b.get(one)):
+        if kind == "statistics":  # some keep the variance of the batch, others what it says of all images
+            tolerance = max(tolerance, STATISTICS)
         first, second = a.get(kind, {}), b.get(kind, {})
         whole = max(_length(first), _length(second))
         yield Fact(f"norm of the {kind}{at}", _length(first), _length(second), tolerance, VALUES)
@@ -166,8 +182,13 @@ def averages(a: Json, b: Json, at: str) -> Iterator[Fact]:
         first, second = a.get(kind, {}), b.get(kind, {})
         for group in sorted({*first, *second}):
             name = f"weight of new values in the average of {what}{group}{at}"
-            shares = first.get(group, 0.0), second.get(group, 0.0)
-            yield Fact(name, *shares, 0.01, VALUES | {"ema", "ema_decay"})
+            (one, blur), (two, other) = (_blurred(kept.get(group, 0.0)) for kept in (first, second))
+            yield _constant(name, one, two, max(blur, other), 0.01, VALUES | {"ema", "ema_decay"})
+
+
+def _blurred(share: float | Sequence[float]) -> Sequence[float]:
+    """A share, and what rounding may add to it: old records keep the share alone."""
+    return (share, 0.0) if isinstance(share, int | float) else share
 
 
 def rounded(a: Mapping[str, int], b: Mapping[str, int], at: str) -> Iterator[Fact]:

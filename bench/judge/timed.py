@@ -43,7 +43,7 @@ def launch(pairs: Sequence[Pair], at: str, growing: float | None) -> Iterator[Fa
     yield from _way(pairs, at, WAY_AT_RANDOM if growing is None else WAY)
     one, two = (max((pair[side].done.get("later", 0.0) for pair in rounds), default=0.0) for side in (0, 1))
     name = f"processor time of reading the results of a timed block, to its own{at}"
-    yield Fact(name, one, two, 1.0, distance=abs(one - two))
+    yield Fact(name, one, two, 0.5, distance=abs(one - two))
     for a, b in rounds:
         if a.found and b.found:
             yield from steps.detections(a.found, b.found, f" in the timed blocks{at}")

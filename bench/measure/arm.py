@@ -14,7 +14,7 @@ from bench.errors import BenchError
 from bench.inputs.dataset import Dataset
 from bench.judge import accuracy
 from bench.judge.observations import summary, work_of
-from bench.measure.preflight import refuse_other_source
+from bench.measure.preflight import brings, refuse_other_source
 from bench.measure.process import WorkerFailure, WorkerGroup, refusing_nonsense, tail
 from bench.measure.quiet import allowed_cores, read_clock, taken_cores
 from bench.measure.site import Prepared, Site
@@ -102,8 +102,15 @@ class MeasuredArm:
         if checkout and not checkout.configs_only:
             found = reply["source"] or checkout.codebase.folder
             refuse_other_source(checkout.tree, Path(found), "the revision under check")
-        elif self.arm.source and reply["source"]:
-            refuse_other_source(self.arm.source, Path(reply["source"]), f"the source {self.arm.source}")
+        elif (own := self.arm.source) and reply["source"]:
+            found = Path(reply["source"])
+            if Path(self.arm.own_name).is_file() and not brings(
+                own, found.name
+            ):  # modules of a configuration
+                if not self.record.description:
+                    self.site.warn(f"{self.arm.id}: {found.name} is the installed one: source {own} has none")
+            else:
+                refuse_other_source(own, found, f"the source {own}")
         if not self.record.description:
             self._describe(reply, launch, stack)
         if self._to_look_at and self.arm.workload.task == "train":

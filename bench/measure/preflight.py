@@ -75,8 +75,10 @@ def check_plan(
         ]
         for problem in filter(None, found):
             problems.setdefault(problem, []).append(arm.id)
+    every = len(plan.arms)
     return [
-        f"{arms[0]}{f' and {len(arms) - 1} more' if len(arms) > 1 else ''}: {problem}"
+        f"{'all arms' if len(arms) == every > 1 else ', '.join(arms[:2])}"
+        f"{f' and {len(arms) - 2} more' if 2 < len(arms) < every else ''}: {problem}"
         for problem, arms in problems.items()
     ]
 
@@ -113,11 +115,11 @@ def interpreter_of(arm: Arm, codebase: Codebase) -> Path:
     return python_of(codebase)
 
 
-_IMPORTED = "the adapter is imported"
+_STARTED = "Python has started"
 _IMPORT = f"""import sys
+print({_STARTED!r}, flush=True)
 from bench.worker.__main__ import load_module
-load_module(sys.argv[1])
-print({_IMPORTED!r})"""
+load_module(sys.argv[1])"""
 
 
 def check_interpreter(python: Path, codebase: Codebase, source: Path | None = None) -> None:
@@ -143,7 +145,7 @@ def check_interpreter(python: Path, codebase: Codebase, source: Path | None = No
             )
         except OSError as error:
             raise BenchError(f"cannot be started: {error.strerror or error}", where=str(python)) from None
-    if done.returncode == 0 and _IMPORTED not in done.stdout:
+    if _STARTED not in done.stdout:
         raise BenchError("this is no Python interpreter", where=str(python))
     if done.returncode != 0:
         reason = done.stderr.strip().splitlines()[-1:] or [f"exit status {done.returncode}"]
@@ -338,6 +340,11 @@ def refuse_other_packages(began: Mapping[str, str], now: Mapping[str, str], arm:
             f"{arm}: packages changed since the run began: {shown}",
             hint="restore the environment (bench env create), or start a new run",
         )
+
+
+def brings(source: Path, package: str) -> bool:
+    """Whether a folder has a package, itself or in folders of its own."""
+    return any(one for depth in ("", "*/", "*/*/") for one in source.glob(f"{depth}{package}/__init__.py"))
 
 
 def refuse_other_source(wanted: Path, found: Path, named: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from bench.errors import BenchError, did_you_mean, near
 from bench.recipe import plain_yaml
-from bench.recipe.problems import explain, place_of
+from bench.recipe.problems import as_one, explain, place_of
 from bench.recipe.schema import Path_, Recipe, _named, factor_target, level_text
 from bench.recipe.workload import Workload
 from bench.shipped import RECIPES, find_recipe
@@ -128,7 +128,13 @@ def validate_workload(values: dict[str, Any], where: str) -> Workload:
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
     """Read, merge and validate a recipe. Raises BenchError with every problem and its place."""
     path = find_recipe(path)
-    content, places = read_recipe(path)
+    return checked(*read_recipe(path), path, overrides)
+
+
+def checked(
+    content: dict[str, Any], places: plain_yaml.Places, path: Path, overrides: Sequence[str] = ()
+) -> LoadedRecipe:
+    """A recipe of its content, in which the overrides are set. Raises BenchError as `load_recipe`."""
     for override in overrides:
         apply_override(content, places, override)
     try:
@@ -141,57 +147,63 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
 
 
 def check_names(loaded: LoadedRecipe) -> None:
-    """Arms, factors and the patterns of `baseline` and `exclude` name only what the recipe has. Raises BenchError."""
+    """Names fit each other. Raises BenchError with all that do not."""
+    if wrong := list(_wrong_names(loaded)):
+        raise as_one(wrong, loaded.path)
+
+
+def _wrong_names(loaded: LoadedRecipe) -> Iterator[BenchError]:
+    """Arms, factors and the patterns of `baseline` and `exclude` name only what the recipe has."""
     recipe = loaded.recipe
     for factor in recipe.factors:
         try:
             factor_target(factor)
         except BenchError as error:
-            raise BenchError(error.message, where=loaded.place("factors", factor), hint=error.hint) from None
+            yield BenchError(error.message, where=loaded.place("factors", factor), hint=error.hint)
     labels = [spec.name for spec in recipe.arms]
     for index, label in enumerate(labels):
         if label in labels[:index]:
-            raise BenchError(
+            yield BenchError(
                 f"two arms are called '{label}'",
                 where=loaded.place("arms", index),
                 hint="give one a label of its own",
             )
     named = [index for index, spec in enumerate(recipe.arms) if spec.model is not None]
     if named and "model" in recipe.factors:
-        raise BenchError(
+        yield BenchError(
             "an arm with a model of its own and the factor model exclude each other",
             where=loaded.place("arms", named[0], "model"),
         )
     if not recipe.workload.model and "model" not in recipe.factors and len(named) < len(recipe.arms):
-        raise BenchError(
+        yield BenchError(
             "'workload.model' is missing",
             where=loaded.place("workload"),
             hint="or give every arm a model of its own",
         )
     names = {*labels, *(spec.codebase for spec in recipe.arms)}
-    _check_pattern(loaded, recipe.baseline, ("baseline",), names)
+    yield from _wrong_pattern(loaded, recipe.baseline, ("baseline",), names)
     for index, pattern in enumerate(recipe.exclude):
-        _check_pattern(loaded, pattern, ("exclude", index), names)
+        yield from _wrong_pattern(loaded, pattern, ("exclude", index), names)
 
 
-def _check_pattern(
+def _wrong_pattern(
     loaded: LoadedRecipe, pattern: Mapping[str, Any], place: tuple[str | int, ...], labels: set[str]
-) -> None:
+) -> Iterator[BenchError]:
     """A pattern (of `exclude` or `baseline`) names only factors, levels and codebases of this recipe."""
     factors = loaded.recipe.factors
     for key, value in pattern.items():
         where = loaded.place(*place, key)
         if key == "codebase":
             if not isinstance(value, str) or value not in labels:
-                raise BenchError(f"unknown arm '{value}'", where=where, hint=did_you_mean(str(value), labels))
+                yield BenchError(f"unknown arm '{value}'", where=where, hint=did_you_mean(str(value), labels))
         elif key not in factors:
-            raise BenchError(
+            yield BenchError(
                 f"'{key}' is not a factor of this recipe",
                 where=where,
                 hint=did_you_mean(key, [*factors, "codebase"]),
             )
         elif value not in factors[key]:
-            raise BenchError(
+            yield BenchError(
                 f"'{level_text(value)}' is not a level of {key}",
                 where=where,
                 hint=did_you_mean(level_text(value), map(level_text, factors[key])),

@@ -14,6 +14,7 @@ from bench.errors import BenchError, did_you_mean
 from bench.recipe.codebases import Codebase, get_codebase
 from bench.recipe.load import LoadedRecipe, validate_workload
 from bench.recipe.models import MODELS
+from bench.recipe.problems import as_one
 from bench.recipe.schema import ArmSpec, Measure, factor_target, level_text
 from bench.recipe.workload import CUDA_ONLY, SWITCHES, Workload
 from bench.record.names import file_names
@@ -164,8 +165,7 @@ def _apply_levels(
         elif root == "environment":
             if not isinstance(level, int) or isinstance(level, bool) or level < 1:
                 raise BenchError(
-                    f"threads must be a positive number, got {level!r}",
-                    where=loaded.place("factors", factor),
+                    f"threads must be a positive number, got {level!r}", where=loaded.place("factors", factor)
                 )
             threads = level
         else:
@@ -262,10 +262,15 @@ def make_plan(loaded: LoadedRecipe, codebases: Mapping[str, Codebase], *, aa: bo
         BenchError: With the file and the line.
     """
     recipe = loaded.recipe
-    specs, baseline = [], dict(recipe.baseline)
+    specs, baseline, wrong = [], dict(recipe.baseline), []
     for index, spec in enumerate(recipe.arms):
-        name = get_codebase(spec.codebase, codebases, loaded.place("arms", index)).name
-        specs.append((index, spec.model_copy(update={"codebase": name, "label": spec.name})))
+        try:
+            name = get_codebase(spec.codebase, codebases, loaded.place("arms", index)).name
+            specs.append((index, spec.model_copy(update={"codebase": name, "label": spec.name})))
+        except BenchError as error:
+            wrong.append(error)
+    if wrong:
+        raise as_one(wrong, loaded.path)
     _refuse_too_many(loaded)
     if aa:
         wanted = baseline.get("codebase")
@@ -273,12 +278,17 @@ def make_plan(loaded: LoadedRecipe, codebases: Mapping[str, Codebase], *, aa: bo
         index, spec = next(fitting, specs[0])
         specs = [(index, spec.model_copy(update={"label": f"{spec.name} ({side})"})) for side in "AB"]
         baseline["codebase"] = f"{spec.name} (A)"
-    arms = [
-        _make_arm(loaded, codebases, spec, levels, baseline, loaded.place("arms", index))
-        for levels in _combinations(recipe.factors)
-        for index, spec in specs
-        if not any(_matches(pattern, spec, levels) for pattern in recipe.exclude)
-    ]
+    arms = []
+    for levels in _combinations(recipe.factors):
+        for index, spec in specs:
+            if any(_matches(pattern, spec, levels) for pattern in recipe.exclude):
+                continue
+            try:
+                arms.append(_make_arm(loaded, codebases, spec, levels, baseline, loaded.place("arms", index)))
+            except BenchError as error:
+                wrong.append(error)
+    if wrong:
+        raise as_one(wrong, loaded.path)
     if not arms:
         raise BenchError("exclude leaves nothing to measure", where=loaded.place("exclude"))
     ids, cell_ids = file_names(arm.id for arm in arms), file_names(arm.cell for arm in arms)
@@ -430,10 +440,7 @@ def work_key(codebase: str, workload: Workload, options: Mapping[str, Any]) -> s
         if isinstance(value := getattr(input, key), str)
     }
     named = workload.model_copy(
-        update={
-            "input": input.model_copy(update=files),
-            "weights": Path(workload.weights).name,
-        }
+        update={"input": input.model_copy(update=files), "weights": Path(workload.weights).name}
     )
     return repr((codebase, sorted(named.model_dump().items()), sorted(options.items())))
 

@@ -123,6 +123,8 @@ class Prediction(RecordModel):
     """Seconds of the whole pass."""
     phases: dict[str, FiniteFloat] = Field(default_factory=dict)
     """Phase → seconds of all images."""
+    found: list[Facts] = Field(default_factory=list)
+    """Detections of the first images, for the audit."""
 
 
 class Truth(RecordModel):

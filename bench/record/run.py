@@ -21,6 +21,7 @@ import fcntl
 import json
 import math
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -49,6 +50,9 @@ JOURNAL = "blocks.jsonl"
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
+
+#: Lists of numbers in a record: one line instead of one for each. No text of JSON holds a line break.
+NUMBERS = re.compile(r"\[\n[-+\deE.,\s\[\]]+\]")
 
 #: What to do when a run folder cannot be written.
 KEPT = "what was measured so far is kept; make room and complete it with: bench run --resume RUN"
@@ -199,7 +203,7 @@ class Run:
 
     def _write(self, name: str, values: Any) -> None:
         text = json.dumps(self.places.portable(values), indent=1, ensure_ascii=False)
-        write_atomic(self.folder / name, text)
+        write_atomic(self.folder / name, NUMBERS.sub(lambda found: "".join(found[0].split()), text))
 
     def note_revision(self, folder: Path, name: str) -> Revision:
         """The revision of a source folder; changes that are not committed are stored as `diffs/<name>.diff`."""

@@ -179,7 +179,8 @@ def _alone(name: str, base: str, one: Pivot) -> str:
     where = "" if one.row.verdict == "different models" else f" in {one.group.title}"
     said = f"{name} runs {_how(ratio, base)}{where}{told}."
     if one.row.verdict == "not shown":
-        return f"{said} That their work is equal is not shown ?."
+        first = f": {audit.unknown[0]}" if audit and audit.unknown else ""
+        return f"{said} That their work is equal is not shown ?{first}."
     if one.row.verdict == "unequal":
         first = f": {audit.differences[0]}" if audit and audit.differences else ""
         return f"{said} Their work is unequal ≠{first}."

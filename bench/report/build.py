@@ -250,7 +250,8 @@ def _groups(
 
 def _told_apart(groups: tuple[Group, ...]) -> tuple[Group, ...]:
     """The groups without levels that all of them share: titles tell them apart, the recipe has the rest."""
-    values = {name: {repr(one.levels.get(name)) for one in groups} for one in groups for name in one.levels}
+    names = dict.fromkeys(name for one in groups for name in one.levels)
+    values = {name: {repr(one.levels.get(name)) for one in groups} for name in names}
     kept = {name for name, found in values.items() if len(found) > 1 or len(groups) == 1}
     return tuple(
         dataclasses.replace(one, levels={name: level for name, level in one.levels.items() if name in kept})
@@ -350,7 +351,10 @@ def run_report(
     codebases = codebases or {}
     record, arms = run.record(), run.arms()
     samples = {arm.id: _samples(run, arm) for arm in arms}
-    rows = _rows(arms, samples, codebases, _audits(run) if audits is None else audits)
+    if audits is None:
+        several = [(one.arms(), one.record().baseline) for one in run.sessions if one is not run]
+        audits = audit_sessions(several or [(arms, record.baseline)])
+    rows = _rows(arms, samples, codebases, audits)
     effects, scaling = effects_and_scaling(samples, record, arms, rows, _confidence(record))
     groups = _told_apart(tuple(_groups(samples, record, arms, rows)))
     names = {row.arm: group.row_name(row) for group in groups for row in group.rows}
@@ -385,10 +389,6 @@ def run_report(
         accuracy=accuracy_values.of_run(run, arms, names, record.baseline),
         sessions=tuple(_shown_path(one.folder) for one in run.sessions) if len(run.sessions) > 1 else (),
     )
-
-
-def _audits(run: Run) -> dict[str, Audit]:
-    return audit_sessions([(one.arms(), one.record().baseline) for one in run.sessions])
 
 
 def _shown_path(path: Path) -> str:

@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from bench.judge.ratio import Ratio, pair, pooled
+from bench.judge.ratio import Ratio, Rounds, pair_rounds, pooled, rounds_of
 from bench.judge.steady import Floats
 from bench.record.samples import Columns, block_columns, problem_of, step_times
 from bench.report.values import Trace
@@ -39,6 +39,11 @@ class Measured:
             int(number): {name: column[session == number] for name, column in self.blocks.items()}
             for number in np.unique(of_launch)
         }
+
+    @cached_property
+    def rounds(self) -> dict[int, Rounds]:
+        """The rounds of each session."""
+        return {number: rounds_of(blocks) for number, blocks in self.sessions.items()}
 
     @cached_property
     def steps(self) -> Columns:
@@ -90,7 +95,7 @@ def throughput_ratio(
     if arm.problem or baseline.problem:
         return None
     both = sorted(arm.sessions.keys() & baseline.sessions)
-    found = [pair(arm.sessions[number], baseline.sessions[number]) for number in both]
+    found = [pair_rounds(arm.rounds[number], baseline.rounds[number]) for number in both]
     found = [
         replace(pairs, log_ratio=pairs.log_ratio + math.log(images))
         for pairs in found

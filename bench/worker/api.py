@@ -131,7 +131,7 @@ class Observer(abc.ABC):
 
     @abc.abstractmethod
     def watching(self, phase: str, sink: Any) -> ContextManager[None]:
-        """Inside, tell ``sink`` (`bench.worker.audit.Sink`) of every operation of a phase of the step."""
+        """Inside, tell ``sink`` (`bench.worker.sink.Sink`) of every operation of a phase of the step."""
 
     @abc.abstractmethod
     def tensors(self, kind: str) -> Dict[str, np.ndarray]:

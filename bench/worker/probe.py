@@ -125,8 +125,8 @@ def found_in(one: Detections) -> Dict[str, Any]:
     order = np.argsort(-one.scores, kind="stable")
     facts: Dict[str, Any] = {
         "image_id": int(one.image_id),
-        "boxes": np.round(one.boxes[order].astype(np.float64), 3).tolist(),
-        "scores": np.round(one.scores[order].astype(np.float64), 6).tolist(),
+        "boxes": np.round(one.boxes[order].astype(np.float64), 1).tolist(),
+        "scores": np.round(one.scores[order].astype(np.float64), 4).tolist(),
         "labels": [int(label) for label in one.labels[order]],
     }
     if one.masks is not None:
@@ -139,7 +139,7 @@ def _mask(mask: np.ndarray) -> List[float]:
     rows, columns = np.nonzero(mask)
     centre = (rows.mean(), columns.mean()) if len(rows) else (0.0, 0.0)
     border = sum(int(np.count_nonzero(np.diff(mask, axis=axis))) for axis in (0, 1))
-    return [*mask.shape, len(rows), *(round(float(value), 3) for value in centre), border]
+    return [*mask.shape, len(rows), *(round(float(value), 1) for value in centre), border]
 
 
 LONGEST_REST_S = 1.0
@@ -294,16 +294,22 @@ def coco_results(found: Detections, category_ids: Sequence[int]) -> List[Dict[st
     return results
 
 
+#: Predicted images whose detections the audit compares: those that AP is of may come from other work than is timed.
+COMPARED = 2
+
+
 def predict(adapter: Adapter, batches: Iterable[Batch], path: str) -> Dict[str, Any]:
     """Detections of every image of the batches, each once, written as COCO results JSON.
 
     ``phases``: seconds of all of them in data (moving to the device), network and post-processing; ``seconds``: those
-    and the conversion of batches and results. With several ranks only the first one does it.
+    and the conversion of batches and results; ``found``: detections of the first images. With several ranks only the
+    first one does it.
     """
     if adapter.job.rank:
         return {}
     results: List[Dict[str, Any]] = []
-    seen = set()
+    seen: Dict[int, Any] = {}
+    compared = 0 if adapter.job.training else COMPARED
     phases = dict.fromkeys(("data", "network", "post"), 0.0)
 
     def timed(name: str, call: Callable[..., Any], *arguments: Any) -> Any:
@@ -322,12 +328,13 @@ def predict(adapter: Adapter, batches: Iterable[Batch], path: str) -> Dict[str, 
             for found in adapter.detections(timed("post", adapter.postprocess, raw, data), data):
                 if int(found.image_id) not in {int(image) for image in batch.image_ids}:
                     raise ValueError(f"a detection of image {found.image_id}, which was not asked for")
-                if found.image_id not in seen:  # the last batch may repeat images to be full
-                    seen.add(found.image_id)
+                if int(found.image_id) not in seen:  # the last batch may repeat images to be full
+                    seen[int(found.image_id)] = found_in(found) if len(seen) < compared else None
                     results.extend(coco_results(found, adapter.job.category_ids))
     seconds = (time.perf_counter_ns() - begin_ns) / 1e9
     temporary = path + ".tmp"
     with open(temporary, "w") as file:
         json.dump(results, file)
     os.replace(temporary, path)
-    return {"images": len(seen), "detections": len(results), "seconds": seconds, "phases": phases}
+    counts = {"images": len(seen), "detections": len(results)}
+    return {**counts, "seconds": seconds, "phases": phases, "found": list(filter(None, seen.values()))}

@@ -30,7 +30,7 @@ STEPS, CLASSES = 3, 80
 
 
 def targets_of(model: torch.nn.Module, size: int, device: str) -> list[Target]:
-    """Two objects in each of two images; a map of classes for models that learn one."""
+    """Two objects in each of two images; what a loader adds to them for a model."""
     boxes = torch.tensor([[5.0, 5, 40, 50], [20, 10, 60, 40]], device=device) * (size / 64)
     masks = torch.zeros(2, size, size, dtype=torch.uint8, device=device)
     for mask, (x1, y1, x2, y2) in zip(masks, boxes.int().tolist(), strict=True):
@@ -38,7 +38,8 @@ def targets_of(model: torch.nn.Module, size: int, device: str) -> list[Target]:
     found = Target(boxes, torch.tensor([0, 1], device=device), masks)
     if type(model).__name__ == "HTC":
         found = found._replace(semantic=torch.zeros(size, size, dtype=torch.int64, device=device))
-    return [found, found]
+    targets = [found, found]
+    return model.prepare(targets, (size, size)) if hasattr(model, "prepare") else targets
 
 
 def waits_in(step: Any) -> int:

@@ -10,7 +10,7 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tests.audit.sabotages import after, both, inference, training
+from tests.audit.sabotages import after, before_loading, both, inference, training
 
 # -- work that no step is timed with ------------------------------------------------------------------
 
@@ -114,35 +114,17 @@ def a_level_at_half_resolution(adapter: Any) -> None:
 
 @both("retinanet ssd")
 def without_the_library_for_convolutions(adapter: Any) -> None:
-    plain = adapter.load
-
-    def load(data: Any) -> Any:
-        torch.backends.mkldnn.enabled = False
-        return plain(data)
-
-    adapter.load = load
+    before_loading(adapter, lambda: setattr(torch.backends.mkldnn, "enabled", False))
 
 
 @both("retinanet ssd")
 def without_denormal_numbers(adapter: Any) -> None:
-    plain = adapter.load
-
-    def load(data: Any) -> Any:
-        torch.set_flush_denormal(True)
-        return plain(data)
-
-    adapter.load = load
+    before_loading(adapter, lambda: torch.set_flush_denormal(True))
 
 
 @training("retinanet ssd")
 def in_search_of_anomalies(adapter: Any) -> None:
-    plain = adapter.load
-
-    def load(data: Any) -> Any:
-        torch.autograd.set_detect_anomaly(True)
-        return plain(data)
-
-    adapter.load = load
+    before_loading(adapter, lambda: torch.autograd.set_detect_anomaly(True))
 
 
 # -- optimizer and average --------------------------------------------------------------------------------

@@ -52,6 +52,17 @@ def after(adapter: Any, name: str, change: Callable[..., Any]) -> None:
     setattr(adapter, name, lambda *args: change(plain(*args)))
 
 
+def before_loading(adapter: Any, act: Callable[[], Any]) -> None:
+    """Do something at the beginning of every step."""
+    plain = adapter.load
+
+    def load(data: Any) -> Any:
+        act()
+        return plain(data)
+
+    adapter.load = load
+
+
 def _images(adapter: Any, change: Callable[[Tensor], Tensor]) -> None:
     after(adapter, "load", lambda data: dataclasses.replace(data, images=change(data.images)))
 
@@ -163,13 +174,7 @@ def activations_rounded(adapter: Any) -> None:
 
 @both("retinanet ssd")
 def one_thread_more(adapter: Any) -> None:
-    plain = adapter.load
-
-    def load(data: Any) -> Any:
-        torch.set_num_threads(2)
-        return plain(data)
-
-    adapter.load = load
+    before_loading(adapter, lambda: torch.set_num_threads(2))
 
 
 # -- the model ---------------------------------------------------------------------------

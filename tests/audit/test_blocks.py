@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,23 +16,18 @@ pytest.importorskip("torchvision")
 from torch import nn  # noqa: E402
 from torchvision.ops import box_iou  # noqa: E402
 
+from adapters.torch_state import ema_average  # noqa: E402
 from bench.judge.audit import doubtful  # noqa: E402
 from bench.judge.observations import summary  # noqa: E402
-from bench.record.models import ArmRecord  # noqa: E402
+from bench.record.models import ArmRecord, Prediction  # noqa: E402
 from bench.worker.__main__ import Rotation  # noqa: E402
 from bench.worker.audit import audit  # noqa: E402
+from bench.worker.probe import predict  # noqa: E402
 from tests.audit import in_details, in_inference, in_training, sabotages  # noqa: E402
 from tests.audit.small import adapter, batches, record, record_of, timed, verdict, with_closing  # noqa: E402
 
 Patch = Callable[[Any], None]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @cache
@@ -161,7 +157,7 @@ def test_losses_that_cancel_over_launches_are_unequal() -> None:
     assert verdict(launched(1.3, 0.7), launched(1.0, 1.0)).verdict == "unequal"
 
 
-# -- carried along by a batch ---------------------------------------------------------------------------
+# -- carried along by a batch, or reached later ------------------------------------------------------------
 
 
 def _on_the_batch(adapter: Any, owner: Any, name: str) -> None:
@@ -219,7 +215,13 @@ def images_dimmed(adapter: Any) -> None:
     adapter.load = load
 
 
+def other_decay_of_the_average(adapter: Any) -> None:
+    """One that the first steps do not reach, since an average warms up."""
+    adapter.ema.multi_avg_fn = ema_average(0.3)
+
+
 CARRIED = [
+    ("ssd", "train", other_decay_of_the_average),
     ("ssd", "infer", predictions),
     ("ssd", "infer", results),
     ("ssd", "infer", images_dimmed),
@@ -407,3 +409,17 @@ def test_biases_that_begin_with_zeros_are_equal() -> None:
     plain = record(arms[0], "honest")
     rounded = record_of(arms[1].workload, [audit(arms[1], batches(), shake=True)], "rounded")
     assert verdict(rounded, plain).verdict == "equal"
+
+
+def test_predictions_of_other_work_than_is_timed_are_unequal(tmp_path: Path) -> None:
+    """A model whose AP comes from other images than it is timed with."""
+    plain = honest("ssd", "infer")
+    sides = []
+    for sabotage in (sabotages.nothing, sabotages.mirrored):
+        made = adapter("ssd", "infer")
+        sabotage(made)
+        told = predict(made, batches(), str(tmp_path / "found.json"))
+        found = Prediction(path="predictions/x.json", **told)
+        sides.append(plain.model_copy(update={"id": sabotage.__name__, "predictions": found}))
+    assert verdict(sides[0], sides[0]).verdict == "equal"
+    assert verdict(sides[1], sides[0]).verdict == "unequal"

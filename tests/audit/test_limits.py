@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -18,16 +18,8 @@ from tests.audit.in_training import set_losses  # noqa: E402
 from tests.audit.sabotages import after, bfloat16  # noqa: E402
 from tests.audit.small import adapter, batches, record, timed, verdict, with_closing  # noqa: E402
 
-pytestmark = pytest.mark.nightly
+pytestmark = [pytest.mark.nightly, pytest.mark.usefixtures("one_thread")]
 Patch = Callable[[Any], None]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def _change_found(made: Any, **changes: Callable[[Any], Any]) -> None:

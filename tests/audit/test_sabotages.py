@@ -40,11 +40,9 @@ PARAMETERS = [
 
 
 @pytest.fixture(autouse=True)
-def _settings() -> Iterator[None]:
-    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
-    torch.set_num_threads(1)
+def _settings(one_thread: None) -> Iterator[None]:
+    precision = torch.get_float32_matmul_precision()
     yield
-    torch.set_num_threads(threads)
     torch.set_float32_matmul_precision(precision)
     torch.backends.mkldnn.conv.fp32_precision = "none"
     torch.backends.mkldnn.enabled = True

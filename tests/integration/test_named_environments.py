@@ -14,7 +14,7 @@ from bench.measure.preflight import check_interpreter, interpreter_of
 from bench.recipe.codebases import Codebase, find_codebases
 from bench.recipe.plan import Arm
 from bench.recipe.workload import Workload
-from tests.conftest import FAKE
+from tests.conftest import FAKE, Cli
 
 CODEBASES = find_codebases([FAKE])
 FAKE_CODEBASE = CODEBASES["fake"]
@@ -61,6 +61,15 @@ def test_adapter_is_imported_in_the_interpreter(tmp_path: Path) -> None:
     broken = FAKE_CODEBASE.model_copy(update={"folder": tmp_path})
     with pytest.raises(BenchError, match="no_such_module"):
         check_interpreter(Path(sys.executable), broken)
+    with pytest.raises(BenchError, match="this is no Python interpreter"):
+        check_interpreter(Path("/bin/ls"), broken)
+
+
+def test_names_of_environments_are_hinted_at(cli: Cli) -> None:
+    environments.adopt("fake-mine", FAKE_CODEBASE, Path(sys.executable))
+    for command in ("check", "remove"):
+        done = cli("env", command, "fake-min", "--adapters", FAKE)
+        assert (done.code, "did you mean fake-mine" in done.err) == (2, True)
 
 
 def test_unknown_name_and_name_of_another_codebase_are_refused() -> None:

@@ -53,6 +53,22 @@ def test_vs_refuses_what_cannot_be_measured(cli: Cli) -> None:
     assert not cli.runs()
 
 
+@pytest.mark.parametrize(
+    ("option", "where"),
+    [
+        (("--set", "measure.rounds=no"), "--set measure.rounds=no"),
+        (("--device", "gpu"), "--device"),
+        (("--size", "12"), "--size 12"),
+    ],
+)
+def test_wrong_option_is_named_and_the_recipe_stays(cli: Cli, option: tuple[str, str], where: str) -> None:
+    recipe = cli.folder / "saved.yaml"
+    recipe.write_text("mine")
+    done = cli("vs", "native:retinanet_r50_fpn", *option, "--save", recipe, "--results", cli.results)
+    assert (done.code, recipe.read_text()) == (2, "mine")
+    assert done.err.startswith(f"error: {where}:")
+
+
 def test_init_writes_a_recipe_that_can_be_run(cli: Cli) -> None:
     path = cli.folder / "mine.yaml"
     answers = (
@@ -120,8 +136,9 @@ TrainReader: {batch_size: 2}
 def test_configuration_of_a_paddledetection_user_trains(cli: Cli) -> None:
     config = cli.folder / "mine.yml"
     config.write_text(PADDLE)
-    done = cli("vs", f"paddledet:{config}", "torchvision:retinanet_resnet50_fpn_v2", "--task", "train", *LESS[2:],
-               "--size", "128", "--results", cli.results, "-o", cli.folder / "report", "--json")  # fmt: skip
+    done = cli("vs", f"paddledet:{config}", "torchvision:retinanet_resnet50_fpn_v2", "--task", "train", *LESS,
+               "--set", "environment.threads=1",
+               "--results", cli.results, "-o", cli.folder / "report", "--json")  # fmt: skip
     if "bench env create paddledet" in done.err:
         pytest.skip("no environment of paddledet")
     assert done.code == 0, done.err
@@ -129,11 +146,14 @@ def test_configuration_of_a_paddledetection_user_trains(cli: Cli) -> None:
 
 
 def test_a_slip_in_an_answer_is_asked_again(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    answers = iter(["natve:retinanet_r50_fpn", "native:retinanet_r50_fpn", "", "shapes", "infer", "640", 1])
+    slips = {"natve:retinanet_r50_fpn": "native:retinanet_r50_fpn", "": "", "nosuch": "shapes", "infr": "infer",
+             "64x": "640", "0": "2"}  # fmt: skip
+    answers = iter(answer for pair in slips.items() for answer in dict.fromkeys(pair))
     monkeypatch.setattr("typer.prompt", lambda *_, **__: next(answers))
     done = cli("init", cli.folder / "mine.yaml")
     assert done.code == 0, done.err
-    assert "did you mean native?" in done.err
+    for told in ("did you mean native?", "no such folder", "did you mean infer?", "--size 64x", "0 images"):
+        assert told in done.err
     assert [arm.codebase for arm in load_recipe(cli.folder / "mine.yaml").recipe.arms] == ["native"]
 
 

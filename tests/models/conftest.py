@@ -76,11 +76,3 @@ def write_config(tmp_path: Path, shapes_folder: Path, backbone_file: Path) -> Ca
 def narrow() -> Iterator[None]:
     with narrow_heads():
         yield
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)

@@ -17,6 +17,7 @@ from detectors import Target
 from detectors.dense import focal_loss
 from detectors.htc import HTC
 from detectors.matrix_nms import matrix_nms
+from detectors.solov2 import SOLOv2
 from detectors.solov2_masks import Prediction, mask_losses
 from detectors.solov2_targets import Assignment
 from detectors.ssd import ssd_anchors
@@ -33,8 +34,8 @@ CASES = [
 ]
 #: How often a training step of two images makes the host wait for the device; detectors/README.md says for what.
 WAITS = {
-    **dict.fromkeys(("rpn", "fast_rcnn", "retinanet", "fcos", "ssd300"), 0),
-    **dict.fromkeys(("faster_rcnn", "cascade_rcnn", "solov2_light"), 1),
+    **dict.fromkeys(("rpn", "fast_rcnn", "retinanet", "fcos", "ssd300", "solov2", "solov2_light"), 0),
+    **dict.fromkeys(("faster_rcnn", "cascade_rcnn"), 1),
     **dict.fromkeys(("mask_rcnn", "ms_rcnn", "cascade_mask_rcnn", "htc", "htc_without_semantic"), 2),
 }
 #: In both types; the others nightly. float16 has the smaller range.
@@ -68,6 +69,8 @@ def batch(model: nn.Module, side: int) -> tuple[Tensor, Tensor, list[Target]]:
     targets = [with_padding(one, (side, side)) for one in objects]
     if isinstance(model, HTC):
         targets = [one._replace(semantic=torch.zeros(side, side, dtype=torch.int64)) for one in targets]
+    if isinstance(model, SOLOv2):
+        targets = model.prepare(targets, (side, side))
     return torch.randn(2, 3, side, side), torch.tensor([[side, side]] * 2), targets
 
 

@@ -12,7 +12,7 @@ from detectors.coco import Collate, Example
 from detectors.config import Pixels, Resize
 from detectors.pyramid import Pyramid, by_level, roi_align
 from detectors.structures import GroundTruth, Target
-from tests.helpers.models import small, target
+from tests.helpers.models import random_target, small, target
 from tests.helpers.pretend_cuda import Pretended, pretend_cuda, to_pretended
 
 
@@ -127,3 +127,25 @@ def test_bytes_become_the_same_pixels_on_the_device() -> None:
         for made, wanted in zip(found.targets, expected.targets, strict=True):
             assert torch.equal(made.masks, wanted.masks)
             assert made.masks.is_contiguous()
+
+
+def test_cells_of_a_loader_give_the_losses_without_a_wait() -> None:
+    model = small("solov2_light_r50_fpn")
+    examples = [
+        Example(np.full((60, 64, 3), 9, np.uint8), random_target(seed, (60, 64)), (60, 64), seed)
+        for seed in (1, 2)
+    ]
+    plain = Collate(Pixels(), Resize(), as_bytes=True)(examples).to(torch.device("cpu"))
+    prepared = Collate(Pixels(), Resize(), as_bytes=True, prepare=model.prepare)(examples)
+    expected = model.losses(plain.images, plain.sizes(), plain.targets)
+    with pretend_cuda() as device:
+        batch = prepared.to(torch.device("cuda"))
+        losses = to_pretended(model).losses(batch.images, batch.sizes(), batch.targets)
+        assert device.waits.total() == 0
+        bare = [one._replace(pairs=None) for one in batch.targets]
+        model.losses(batch.images, batch.sizes(), bare)
+        assert device.waits.total() == 1
+    assert sum(one.pairs.shape[1] for one in batch.targets) > 5
+    assert {key: value.value.item() for key, value in losses.items()} == pytest.approx(
+        {key: value.item() for key, value in expected.items()}, rel=1e-4
+    )

@@ -122,6 +122,14 @@ def test_what_is_wrong_is_said_in_one_line(
     assert said in error
 
 
+def test_a_file_is_no_folder_for_pictures(
+    trained: tuple[Path, Path], photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out").write_text("")
+    assert run(trained, photos, "-o", tmp_path / "out") == 2
+    assert "out: cannot be made: File exists" in capsys.readouterr().err
+
+
 def test_a_broken_image_does_not_stop_the_others(
     trained: tuple[Path, Path], photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -176,8 +184,12 @@ def test_a_video_is_drawn_frame_by_frame(
             frame = av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8), format="rgb24")
             video.mux(stream.encode(frame))
         video.mux(stream.encode())
-    assert run(trained, tmp_path / "a.mp4", "-o", tmp_path / "out") == 0
+    (tmp_path / "b.mp4").write_bytes((tmp_path / "a.mp4").read_bytes()[:100])
+    assert run(trained, tmp_path / "a.mp4", tmp_path / "b.mp4", "-o", tmp_path / "out") == 2
+    assert "b.mp4: cannot be read" in capsys.readouterr().err
     assert len(json.loads((tmp_path / "out" / "detections.json").read_text())["images"]) == 3
+    with av.open(str(tmp_path / "out" / "a.mp4")) as video:
+        assert [(frame.height, frame.width) for frame in video.decode(video=0)] == [(48, 64)] * 3
 
 
 def test_images_of_any_kind_are_the_same_pixels(trained: tuple[Path, Path]) -> None:

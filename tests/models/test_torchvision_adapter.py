@@ -388,3 +388,9 @@ def test_frozen_stages_of_an_unknown_backbone_are_refused() -> None:
     adapter = load_adapter(TORCHVISION)(Job(**{**vars(job), "model": unknown}))
     with pytest.raises(ValueError, match="frozen_stages: 0"):
         adapter.prepare()
+
+
+def test_name_of_no_detector_has_a_hint() -> None:
+    misspelt = Job(**{**vars(make_job("faster_rcnn_r50_fpn")), "model": {"name": "fasterrcn_resnet50_fpn"}})
+    with pytest.raises(ValueError, match=r"no detector .* did you mean fasterrcnn_resnet50_fpn"):
+        load_adapter(TORCHVISION)(misspelt).prepare()

@@ -15,6 +15,8 @@ from detectors import runtime, train, training_state
 from detectors.coco import Batch
 from detectors.config import ConfigError
 from detectors.eval import METRICS
+from detectors.schedule import make_schedule
+from detectors.trainer import Trainer
 from tests.helpers.process import ROOT
 
 
@@ -29,17 +31,17 @@ class Toy(nn.Module):
         return {"loss": self.linear(images.mean(dim=(2, 3))).float().square().mean()}
 
 
-def toy_trainer(path: Path, *overrides: str) -> tuple[train.Trainer, Batch]:
+def toy_trainer(path: Path, *overrides: str) -> tuple[Trainer, Batch]:
     torch.manual_seed(0)
     config = configs.load(path, overrides).config
-    schedule = train.make_schedule(config.schedule, lr=config.optimizer.lr, iterations_per_epoch=1)
+    schedule = make_schedule(config.schedule, lr=config.optimizer.lr, iterations_per_epoch=1)
     ranks = runtime.Ranks(0, 1, torch.device("cpu"))
     model = Toy()
     with torch.no_grad():  # so small that the first scale, 65536, is not too much
         for parameter in model.parameters():
             parameter.mul_(0.1)
     batch = Batch(torch.randn(2, 3, 8, 8), [(8, 8)] * 2, [(8, 8)] * 2, [1, 2], [])
-    return train.Trainer(model, config, schedule, ranks), batch
+    return Trainer(model, config, schedule, ranks), batch
 
 
 def test_float16_steps_as_float32_and_skips_what_overflows(
@@ -186,6 +188,7 @@ def test_a_wrong_config_is_told_with_file_and_line(
         pytest.param("data.train.images=/nowhere", "no such folder: /nowhere", id="folder"),
         pytest.param("data.train.images=/", "4 of 4 images are not in /", id="images"),
         pytest.param("weights=/nowhere.pt", "no such checkpoint", id="weights"),
+        pytest.param("optimizer.rules=[{match: '('}]", "'(' is not a regular expression", id="expression"),
         pytest.param(
             "optimizer.rules=[{match: nothing_is_called_so}]", "is found in no trainable parameter", id="rule"
         ),

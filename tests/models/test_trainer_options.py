@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,11 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from torch import nn
 
 from bench.inputs import shapes
 from detectors import config as configs
-from detectors import hook, runtime, train, training_state
+from detectors import hook, preflight, train, training_state
 from detectors.order import repeated
-from detectors.runtime import Ranks
 from detectors.transforms import Sample
 from tests.helpers.models import few_layers, narrow_heads
 
@@ -161,10 +160,28 @@ def test_compiled_losses_take_the_same_steps(tmp_path: Path, write_config: Calla
 
 
 def test_statistics_of_all_ranks_are_for_cuda(write_config: Callable[..., Path]) -> None:
-    loaded = configs.load(write_config(sync_bn=True))
-    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
-    found = runtime.synchronised(model, loaded, Ranks(0, 2, torch.device("cuda")))
-    assert isinstance(found[1], nn.SyncBatchNorm)
-    assert runtime.synchronised(model, loaded, Ranks(0, 1, torch.device("cpu"))) is model
+    loaded = configs.load(write_config(sync_bn=True, batch=2))
+    preflight.check_ranks(loaded, 2, "cuda")
+    preflight.check_ranks(loaded, 1, "cpu")
     with pytest.raises(configs.ConfigError, match=r"config.yaml:\d+: sync_bn is for CUDA devices"):
-        runtime.synchronised(model, loaded, Ranks(0, 2, torch.device("cpu")))
+        preflight.check_ranks(loaded, 2, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("package", "changes"),
+    [
+        ("tensorboard", {"records": ["csv", "tensorboard"]}),
+        ("wandb", {"records": "wandb"}),
+        ("timm", {"model": {"name": "fcos_timm_resnet18_fpn"}}),
+        ("torchvision", {"weights": "imagenet"}),
+    ],
+)
+def test_missing_package_is_named_before_anything_is_read(
+    package: str, changes: dict[str, Any], write_config: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = configs.load(write_config(**changes), ["data.train.annotations=/nowhere"])
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(
+        configs.ConfigError, match=rf"yaml:\d+: {package} is not installed; pip install {package}$"
+    ):
+        train.train(loaded)

@@ -78,7 +78,8 @@ def canonical_names(codebase: str, model: str, state: Weights) -> dict[str, str]
         state: Canonical weights of the model; only their shapes matter.
 
     Returns:
-        The codebase's name → the canonical one. Values that the mapping adds, or joins, have none.
+        The codebase's name → the canonical one; of values that the mapping joins, of the part that they share. Values
+        that it adds have none.
     """
     names = list(state)
     marked = {
@@ -87,7 +88,9 @@ def canonical_names(codebase: str, model: str, state: Weights) -> dict[str, str]
     }
     found = {}
     for own, value in to_codebase(codebase, model, marked).items():
-        places = np.unique(np.asarray(value)[np.asarray(value) >= _MARK])
-        if len(places) == 1:
-            found[own] = names[int(places[0]) - _MARK]
+        joined = [names[int(place) - _MARK] for place in np.unique(np.asarray(value)) if place >= _MARK]
+        if len(joined) == 1:
+            found[own] = joined[0]
+        elif len(parts := {name.rsplit(".", 2)[0] for name in joined}) == 1:
+            found[own] = f"{parts.pop()}.{own.rpartition('.')[2]}"
     return found

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from detectors import config as configs
-from detectors import train, transforms
+from detectors import transforms
 from detectors.coco import augmented
 from detectors.jitter import paste_copies, scale_jitter, tight_box
 from detectors.order import Draw, TrainingOrder
@@ -30,7 +30,7 @@ from tests.conftest import ROOT
 )
 def test_a_named_schedule_steps_as_its_codebase(name: str, iterations: int, steps: tuple[int, int]) -> None:
     config = configs.ScheduleConfig(name=name, warmup=4, warmup_factor=0.5)
-    schedule = train.make_schedule(config, lr=0.02, iterations_per_epoch=10)
+    schedule = make_schedule(config, lr=0.02, iterations_per_epoch=10)
     assert schedule.iterations == 10 * iterations
     assert [schedule.lr_at(n) for n in (0, 2, 4)] == pytest.approx([0.01, 0.015, 0.02])
     for exponent, step in enumerate(steps):
@@ -162,5 +162,5 @@ def test_jitter_needs_the_size_of_its_canvas(tmp_path: Path) -> None:
 def test_the_config_of_the_guide_can_be_read(tmp_path: Path) -> None:
     guide = (ROOT / "docs" / "how-to" / "train-detectors.md").read_text()
     text = guide.partition("```yaml\n")[2].partition("```")[0]
-    (tmp_path / "mine.yaml").write_text(text.replace("extends: ", f"extends: {ROOT}/"))
+    (tmp_path / "mine.yaml").write_text(text)
     assert configs.load(tmp_path / "mine.yaml").config.checkpoint.best == "bbox"

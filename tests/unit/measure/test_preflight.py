@@ -10,6 +10,7 @@ import yaml
 
 from bench.errors import BenchError
 from bench.measure.preflight import (
+    brings,
     check_plan,
     refuse_other_packages,
     refuse_other_place,
@@ -82,3 +83,10 @@ def test_resume_with_other_packages_is_refused() -> None:
     with pytest.raises(BenchError, match=r"torch 2\.1 → 2\.2"):
         refuse_other_packages({"torch": "2.1"}, {"torch": "2.2"}, "native")
     refuse_other_packages({"torch": "2.1"}, {"torch": "2.1"}, "native")
+
+
+def test_folder_that_brings_a_package_is_known(tmp_path: Path) -> None:
+    for folder in ("mmdet", "src/other", "venv/lib/python/deep"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "__init__.py").touch()
+    assert [brings(tmp_path, name) for name in ("mmdet", "other", "deep")] == [True, True, False]

@@ -42,7 +42,12 @@ def test_one_canonical_model_is_equal_work(tmp_path: Path) -> None:
     ("arms", "chosen"),
     [
         (("mmdet:retinanet_r50_fpn", "native:retinanet_r50_fpn"), [{}, {"conventions": "mmdet"}]),
-        (("native:faster_rcnn_r50_fpn", "detectron2:faster_rcnn_r50_fpn"), [{"conventions": "mmdet"}, {}]),
+        (
+            ("native:faster_rcnn_r50_fpn", "detectron2:faster_rcnn_r50_fpn"),
+            [{"conventions": "paddledet"}, {}],
+        ),
+        (("native:retinanet_r50_fpn", "detectron2:retinanet_r50_fpn"), [{"conventions": "mmdet"}, {}]),
+        (("native:fcos_r50_fpn", "detectron2:fcos_r50_fpn"), [{}, {}]),
         (("paddledet:solov2_r50_fpn", "native:solov2_r50_fpn"), [{}, {"conventions": "paddledet"}]),
         (("paddledet:faster_rcnn_r50_fpn", "native:faster_rcnn_r50_fpn"), [{}, {"conventions": "paddledet"}]),
         (("paddledet:fcos_r50_fpn", "native:fcos_r50_fpn"), [{}, {}]),
@@ -118,7 +123,10 @@ def test_config_of_an_arm_goes_to_the_codebase_option(tmp_path: Path) -> None:
         ("natve:x", "unknown codebase 'natve'"),
         ("native:mask_rcn_r50_fpn", "did you mean mask_rcnn_r50_fpn"),
         ("mmdet:./nothing.py", "no file ./nothing.py"),
-        ("mmdet:my_cnfig.py", "did you mean my_config.py?; or, of the codebase's own, my_cnfig"),
+        (
+            "mmdet:my_cnfig.py",
+            "did you mean my_config.py?; a model of the codebase's zoo has no suffix: my_cnfig",
+        ),
         ("paddledet:solov2.yml", "no file solov2.yml"),
         ("mmdet=./fork:x.py", "no checkout and no interpreter ./fork"),
     ],

@@ -139,6 +139,14 @@ def test_what_is_written_is_read_again(run: Run) -> None:
     assert len(found.losses[0].losses) == 2
 
 
+def test_lists_of_numbers_take_one_line(run: Run) -> None:
+    text = "[\n 1, \n2]"
+    audit = {"ranks": [{"boxes": [[1.5, -2e-7], [3.0, 4.0]], "text": [text], "none": [None, 1.0]}]}
+    run.write_arm(arm_record(audit=audit), samples_frame([block()]))
+    assert run.arms()[0].audit == audit
+    assert '"boxes": [[1.5,-2e-07],[3.0,4.0]],' in (run.folder / "arms" / "a.json").read_text()
+
+
 # -- journal and samples ---------------------------------------------------------------------------------------
 
 

@@ -86,7 +86,7 @@ def browse(browser: Browser, path: Path) -> tuple[float, int, float]:
     """Seconds until ready, elements, milliseconds of the slowest filter."""
     tab: Any = browser.new_page(viewport={"width": 1440, "height": 900})
     tab.goto(path.as_uri())
-    tab.wait_for_function("document.documentElement.dataset.ready", timeout=120_000)
+    tab.locator("html[data-ready]").wait_for(state="attached", timeout=120_000)
     ready_s = float(tab.evaluate("document.documentElement.dataset.ready")) / 1000
     elements = int(tab.evaluate("document.querySelectorAll('*').length"))
     return ready_s, elements, max(tab.evaluate(FILTER))
@@ -99,12 +99,12 @@ def look(browser: Browser, path: Path) -> None:
             view: Any = {"width": width, "height": 844 if width == 390 else 768}
             tab: Any = browser.new_page(viewport=view, color_scheme=theme)
             tab.goto(path.as_uri())
-            tab.wait_for_function("document.documentElement.dataset.ready", timeout=120_000)
+            tab.locator("html[data-ready]").wait_for(state="attached", timeout=120_000)
             tab.screenshot(path=path.with_name(f"{path.stem}-{width}-{theme}.png"))
             tab.close()
     tab = browser.new_page()
     tab.goto(path.as_uri())
-    tab.wait_for_function("document.documentElement.dataset.ready", timeout=120_000)
+    tab.locator("html[data-ready]").wait_for(state="attached", timeout=120_000)
     tab.pdf(path=path.with_suffix(".pdf"), prefer_css_page_size=True)
 
 

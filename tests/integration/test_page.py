@@ -400,6 +400,13 @@ def test_operators_packages_and_citation_are_there(browser: Browser, sweep: Path
     )
 
 
+def test_a_page_of_failed_arms_only_names_each(browser: Browser, tmp_path: Path) -> None:
+    failure = Failure(reason="crash", message=ODD)
+    arms = [(arm(name, status="failed", failure=failure), samples(1.0)) for name in ("torchvision", "native")]
+    tab = opened(browser, generate([write_run(tmp_path / "run", arms)], tmp_path / "report").parent)
+    assert tab.locator("#matrix .failed").all_inner_texts() == ["failed ✕", "failed ✕"]
+
+
 @pytest.mark.nightly
 def test_budgets_hold_at_32_and_300_and_5000_arms(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks.page", "--output", str(tmp_path)]

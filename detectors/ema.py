@@ -16,7 +16,8 @@ class EMA:
     """Keeps a copy, ``model``, the given model that follows its weights: e ← d · e + (1 − d) · w.
 
     d = min(decay, (1 + t) / (10 + t)) at update t = 0, 1, … (the warm-up of TensorFlow's ExponentialMovingAverage and
-    PaddleDetection's ``ModelEMA`` 'threshold'); without ``warm_up`` always the decay, as in mmengine. Statistics of batch normalisation are averaged, counters copied.
+    PaddleDetection's ``ModelEMA`` 'threshold'); without ``warm_up`` it is always the decay, as in mmengine.
+    Statistics of batch normalisation are averaged, counters copied.
     Values that training never changes, those of frozen layers, are shared with the model and cost nothing;
     so move the model to its device first.
     """

@@ -33,7 +33,6 @@ SLOW_BACKBONE = (
         for part, decay in ((r"\.norm\.", 0.0), (r"\.conv\.", 1.0))
     ),
     *NORM_WITHOUT_DECAY,
-    Rule(r"^neck\..*\.bias$", lr=2.0, weight_decay=0.0),
     Rule(r"^head\.\w+_convs\.2\.(conv|offset)\.bias$", lr=2.0, weight_decay=0.0),
 )
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from bench.errors import BenchError
 from bench.judge import rounding
-from bench.judge.fact import Agreement, Fact, agreements
+from bench.judge.fact import Agreement, Fact, agreements, kind_of
 from bench.judge.facts import declared, observed
 from bench.judge.pairs import baselines_of
 from bench.record.models import ArmRecord
@@ -106,7 +106,7 @@ def audit(arm: ArmRecord, baseline: ArmRecord) -> Audit:
     rounded = bool(others) and rounding.explains(others, arm, baseline)
     if rounded or (not others and not unknown):
         # The same results, step by step and group by group, from other sums: an optimisation, not other work.
-        first = {fact.name.partition(" in step")[0]: fact for fact in reversed(work)}
+        first = {kind_of(fact): fact for fact in reversed(work)}
         results = (
             "with results that differ by less than rounding does" if rounded else "with the same results"
         )
@@ -136,7 +136,9 @@ def models_of(arm: ArmRecord, baseline: ArmRecord) -> tuple[str, str] | None:
 
 
 def doubtful(arm: ArmRecord, baseline: ArmRecord) -> bool:
-    """Whether arms of one model differ, and only so that rounding might explain it."""
+    """Whether arms of one model differ, and only so that rounding might explain it, which that of float64 cannot."""
+    if arm.workload.precision == "float64":
+        return False
     others = [fact for fact in _compared(_facts(arm, baseline))[0] if not fact.only_with_others]
     return bool(others) and rounding.possible(others) and models_of(arm, baseline) is None
 

@@ -178,9 +178,10 @@ def _closing(a: Json, b: Json, rank: _Rank) -> Iterator[Fact]:
         yield unknown(f"steps{at}")
     if not a or not b:
         return
-    if a.get("weights") and b.get("weights"):
+    went_back, same = a.get("weights") and b.get("weights"), a.get("taken") == b.get("taken")
+    if went_back:
         yield from rank.facts()
-        if rank.alike and a.get("taken") == b.get("taken") and not rank.own_input:
+        if rank.alike and same and not rank.own_input:
             yield from steps.ways(a.get("way", {}), b.get("way", {}), at, 0.5 if rank.samples else 0.25)
     if "step" not in a or "step" not in b:
         return
@@ -188,6 +189,8 @@ def _closing(a: Json, b: Json, rank: _Rank) -> Iterator[Fact]:
     one, two = a["step"], b["step"]
     if "rule" in one and "rule" in two:
         yield from steps.rules(one["rule"], two["rule"], 1, at)
+        if went_back and same and rank.named:
+            yield from steps.averages(one, two, at)
     yield from steps.images(one["images"], two["images"], at, 0.3 if rank.own_input else 1e-3)
     yield Fact(f"images per pass through the network{at}", sorted(one["batches"]), sorted(two["batches"]),
                explained_by=INPUT)  # fmt: skip
@@ -230,9 +233,13 @@ class _Rank:
         """Whether both arms began with the same weights."""
         return all(fact.known and fact.agrees for fact in self._weights())
 
+    @property
+    def named(self) -> bool:
+        """Whether both arms' parameters have names in common."""
+        return all(fact.known for fact in self._weights())
+
     def facts(self) -> Iterator[Fact]:
-        weights, alike = list(self._weights()), self.alike
-        named = all(fact.known for fact in weights)
+        weights, alike, named = list(self._weights()), self.alike, self.named
         if self.random_weights and not alike:  # what follows from them can be neither equal nor unequal
             weights = [unknown("initial weights", VALUES)]
         yield from weights

@@ -15,6 +15,7 @@ from bench.judge.fact import INPUT, POSTPROCESS, TYPES, VALUES, WORK, Fact, Json
 
 #: A term or group below this share of the whole is compared with that share.
 SMALL = 0.01
+STATISTICS = 5e-3
 
 
 def images(first: Sequence[Json], second: Sequence[Json], at: str, tolerance: float = 1e-3) -> Iterator[Fact]:
@@ -119,6 +120,8 @@ def norms(a: Json, b: Json, at: str, tolerance: float) -> Iterator[Fact]:
     """Norms of gradient, update and momentum, in total and by part of the model."""
     kinds = ("gradient", "update", "momentum", "statistics")
     for kind in (one for one in kinds if a.get(one) or b.get(one)):
+        if kind == "statistics":  # some keep the variance of the batch, others what it says of all images
+            tolerance = max(tolerance, STATISTICS)
         first, second = a.get(kind, {}), b.get(kind, {})
         whole = max(_length(first), _length(second))
         yield Fact(f"norm of the {kind}{at}", _length(first), _length(second), tolerance, VALUES)

@@ -16,6 +16,7 @@ pytest.importorskip("torchvision")
 from torch import nn  # noqa: E402
 from torchvision.ops import box_iou  # noqa: E402
 
+from adapters.torch_state import ema_average  # noqa: E402
 from bench.judge.audit import doubtful  # noqa: E402
 from bench.judge.observations import summary  # noqa: E402
 from bench.record.models import ArmRecord, Prediction  # noqa: E402
@@ -156,7 +157,7 @@ def test_losses_that_cancel_over_launches_are_unequal() -> None:
     assert verdict(launched(1.3, 0.7), launched(1.0, 1.0)).verdict == "unequal"
 
 
-# -- carried along by a batch ---------------------------------------------------------------------------
+# -- carried along by a batch, or reached later ------------------------------------------------------------
 
 
 def _on_the_batch(adapter: Any, owner: Any, name: str) -> None:
@@ -214,7 +215,13 @@ def images_dimmed(adapter: Any) -> None:
     adapter.load = load
 
 
+def other_decay_of_the_average(adapter: Any) -> None:
+    """One that the first steps do not reach, since an average warms up."""
+    adapter.ema.multi_avg_fn = ema_average(0.3)
+
+
 CARRIED = [
+    ("ssd", "train", other_decay_of_the_average),
     ("ssd", "infer", predictions),
     ("ssd", "infer", results),
     ("ssd", "infer", images_dimmed),

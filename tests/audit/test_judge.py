@@ -146,6 +146,7 @@ def test_longer_numbers_may_differ_by_less(precision: str, factor: float, expect
     terms = {"steps/1/losses": {"cls": factor, "box": factor / 2, "loss": 1.5 * factor}}
     pair = arm("other", terms, workload=workload), arm("reference", workload=workload)
     assert audit(*pair).verdict == expected
+    assert doubtful(*pair) == (precision == "float32" and expected == "unequal")
 
 
 @pytest.mark.parametrize(("largest", "expected"), [(0.0, "unequal"), (1.0, "equal")])

@@ -202,7 +202,9 @@ def test_a_narrow_cell_parts_between_its_names() -> None:
 def test_narrow_cells_keep_both_names() -> None:
     names = "torchvision fasterrcnn_mobilenet_v3_large_320_fpn / python mypackage.models:build"
     block = Table((Column("codebase"), Column("ratio", True)), ((cell(names), cell("2.5 [0.083, 75] ◇‡")),))
-    shown = fit(block, 60).rows[0][0].text
+    whole = fit(block, 60).rows[0][0].text
+    assert (whole.split(), max(map(len, whole.splitlines())) <= 42) == (names.split(), True)
+    shown = fit(block, 60, fold=False).rows[0][0].text
     assert len(shown) <= 42
     arm, base = shown.split(" / ")
     assert (arm[:5], arm[-3:], base[:5], base[-3:]) == ("torch", "fpn", "pytho", "ild")  # codespell:ignore

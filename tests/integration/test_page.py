@@ -320,7 +320,9 @@ def test_steps_stand_on_the_clock_of_their_launch(tab: Tab) -> None:
     assert labels.first.inner_text() == "seconds"
     assert tab.evaluate("document.activeElement.textContent") == "By time"
     tab.locator("#drawer .u-over").hover()
-    assert "launch " in tab.locator("#drawer .u-legend").inner_text()
+    assert re.search(
+        r"launch \d, (round \d, turn 1|not counted)", tab.locator("#drawer .u-legend").inner_text()
+    )
 
 
 def test_a_workload_filters_by_its_name(tab: Tab) -> None:

@@ -254,7 +254,7 @@ def _by_batch(row: Row) -> str:
 
 
 def _steps(row: Row, began: Mapping[int, float], room: int) -> tuple[str, list[float | None]]:
-    """Launch, round, number of steps and start in its launch of each run of steps, and the seconds of each step.
+    """Launch, round, number of steps, start in its launch and turn in the round of each run of steps; their seconds.
 
     Beyond `room` steps the least and the most of each stretch remain, and no design: ratios need every step.
     """
@@ -267,12 +267,13 @@ def _steps(row: Row, began: Mapping[int, float], room: int) -> tuple[str, list[f
         return "", [short(value) for value in trace.seconds]
     runs: list[list[Any]] = []
     disturbed = trace.disturbed or (False,) * len(trace.launch)
-    for launch, number, bad, start in zip(trace.launch, trace.round, disturbed, trace.start_s, strict=True):
+    places = zip(trace.launch, trace.round, disturbed, trace.start_s, trace.position, strict=True)
+    for launch, number, bad, start, position in places:
         round_ = DISTURBED if bad and number >= 0 else number
         if runs and runs[-1][:2] == [launch, round_]:
             runs[-1][2] += 1
         else:
-            runs.append([launch, round_, 1, short(start - began[launch], 6)])
+            runs.append([launch, round_, 1, short(start - began[launch], 6), position + 1])
     design = ";".join(",".join(map(str, one)) for one in runs)
     return design, [short(value) for value in trace.seconds]
 

@@ -22,18 +22,8 @@ from bench.cli.options import (
 )
 from bench.cli.run import measure, plan_of, print_outcome, problems_of, width_settings
 from bench.errors import BenchError, ExitCode, telling
+from bench.recipe import compose
 from bench.recipe.codebases import find_codebases
-from bench.recipe.compose import (
-    Asked,
-    check_batch,
-    check_task,
-    composed,
-    input_of,
-    misspelt,
-    parse_arm,
-    recipe_text,
-    size_of,
-)
 from bench.recipe.load import checked, load_recipe
 from bench.recipe.plan import make_plan, notes_of
 from bench.recipe.trust import code_of
@@ -105,10 +95,10 @@ def vs(
     It writes the recipe that it runs, measures, and writes the report. The first arm is the baseline.
     Files that you name here run as your own code: no --trust is needed.
     """
-    asked = Asked(tuple(arms), data, task, size, batch, images, device, launches, rounds, steps)
+    asked = compose.Asked(tuple(arms), data, task, size, batch, images, device, launches, rounds, steps)
     codebases = find_codebases(adapters)
-    content = composed(asked, codebases)
-    for note in misspelt(arms, codebases):
+    content = compose.composed(asked, codebases)
+    for note in compose.misspelt(arms, codebases):
         say(f"note: {note}", error=True)
     path = save or results / str(content["name"]) / "recipe.yaml"
     checked(content, {("workload", "device"): "--device"}, path, [*width_settings(until), *settings])
@@ -158,17 +148,17 @@ def init(
     if not chosen:
         say(f"An arm is CODEBASE:MODEL[@WEIGHTS]. Codebases: {', '.join(known)}.", error=True)
         asking = "First arm, the baseline"
-        while answer := _ask(asking, "", lambda text: text and parse_arm(text, known)):
+        while answer := _ask(asking, "", lambda text: text and compose.parse_arm(text, known)):
             chosen.append(answer)
             asking = "Next arm, or nothing"
-    asked = Asked(
+    asked = compose.Asked(
         tuple(chosen),
-        data or _ask("Data set: a folder of COCO, YOLO or VOC, or shapes", "shapes", input_of),
-        task or _ask("Task: train, infer or serve", "infer", check_task),
-        size or _ask("Size: 800x1333 (short and long side), or 640 (a square)", "800x1333", size_of),
-        batch or int(_ask("Images per step", "1", check_batch)),
+        data or _ask("Data set: a folder of COCO, YOLO or VOC, or shapes", "shapes", compose.input_of),
+        task or _ask("Task: train, infer or serve", "infer", compose.check_task),
+        size or _ask("Size: 800x1333 (short and long side), or 640 (a square)", "800x1333", compose.size_of),
+        batch or int(_ask("Images per step", "1", compose.check_batch)),
     )
-    write_recipe(path, composed(asked, known))
+    write_recipe(path, compose.composed(asked, known))
     say(path)
     code = any(list(code_of(arm)) for arm in make_plan(load_recipe(path), known).arms)
     say(f"next: bench run {path}{' --trust' if code else ''}", error=True)
@@ -189,4 +179,4 @@ def write_recipe(path: Path, content: dict[str, Any]) -> None:
     """A commented recipe in a file. Raises BenchError where it cannot be written."""
     with telling("cannot be written", path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(recipe_text(content))
+        path.write_text(compose.recipe_text(content))

@@ -131,8 +131,8 @@ def _near(path: str) -> str:
     return near(name, os.listdir(folder), cutoff=0.75) if folder.is_dir() else ""
 
 
-def size_of(text: str) -> list[int] | dict[str, int]:
-    """`640` and `640x640` are a square, `800x1333` is a short and a long side. Raises BenchError."""
+def sides_of(text: str) -> list[int]:
+    """One or two numbers of pixels, as `640` or `800x1333`. Raises BenchError."""
     sides = text.lower().split("x")
     numbers = [int(side) for side in sides if side.isdecimal() and 32 <= int(side) <= 4096]
     if len(numbers) != len(sides) or len(sides) > 2:
@@ -140,6 +140,12 @@ def size_of(text: str) -> list[int] | dict[str, int]:
             f"--size {text}: expected one or two numbers of pixels, from 32 to 4096",
             hint="for example --size 800x1333 or --size 640",
         )
+    return numbers
+
+
+def size_of(text: str) -> list[int] | dict[str, int]:
+    """`640` and `640x640` are a square, `800x1333` is a short and a long side. Raises BenchError."""
+    numbers = sides_of(text)
     if len(set(numbers)) == 1:
         return [numbers[0], numbers[0]]
     return {"short": min(numbers), "long": max(numbers)}

@@ -93,24 +93,17 @@ def apply_override(content: dict[str, Any], places: plain_yaml.Places, override:
         int(part) if part.isdecimal() and len(part) < 9 else part for part in key.split(".")
     ]
     target: Any = content
-    for part in parts[:-1]:
-        if isinstance(target, list) and isinstance(part, int) and part < len(target):
-            if isinstance(target[part], str):
-                target[part] = _named(target[part])
-            target = target[part]
-        elif isinstance(target, dict):
-            target = target.setdefault(str(part), {})
-        else:
-            target = None
+    for index, part in enumerate(parts):
+        if isinstance(target, list) and not (isinstance(part, int) and part < len(target)):
+            raise BenchError(f"no item '{part}' in this list of {len(target)}", where=where)
         if not isinstance(target, dict | list):
-            raise BenchError(f"'{part}' has nothing below it to set", where=where)
-    last = parts[-1]
-    if isinstance(target, list):
-        if not isinstance(last, int) or last >= len(target):
-            raise BenchError(f"no item '{last}' in this list of {len(target)}", where=where)
-        target[last] = value
-    else:
-        target[str(last)] = value
+            raise BenchError(f"'{parts[index - 1]}' has nothing below it to set", where=where)
+        name: Any = str(part) if isinstance(target, dict) else part
+        if index == len(parts) - 1:
+            target[name] = value
+        else:
+            target[name] = target.get(name, {}) if isinstance(target, dict) else _named(target[name])
+            target = target[name]
     places[tuple(parts)] = where
 
 

@@ -19,6 +19,8 @@ from typing import Any
 
 from playwright.sync_api import Browser, sync_playwright
 
+from bench.judge.audit import Audit
+from bench.judge.fact import Agreement
 from bench.report.app.page import render_page
 from bench.report.build import run_report
 from bench.report.values import Group, Report, Row, RunReport
@@ -43,13 +45,17 @@ FILTER = """() => {
 
 
 def small_run(folder: Path) -> RunReport:
-    """20 arms of 12 steps each."""
+    """20 arms of 12 steps each, with 100 facts that agree with the baseline's."""
     arms = []
     for k, model in enumerate(MODELS):
         for j, name in enumerate(CODEBASES):
             frame = samples(1 + 0.2 * j, launches=3, rounds=2, steps=2, warmup=0, seed=10 * k + j)
             arms.append((arm(name, {"model": model}), frame))
-    return run_report(write_run(folder / "run", arms))
+    agreed = tuple(
+        Agreement(f"fact {number}", 1.0 + number, 1.01 + number, 0.01, 0.02, 3) for number in range(100)
+    )
+    audits = {record.id: Audit(record.id, "torchvision", agreed=agreed) for record, _ in arms}
+    return run_report(write_run(folder / "run", arms), audits=audits)
 
 
 def scaled(row: Row, factor: float, number: int, rng: random.Random) -> Row:
@@ -80,7 +86,7 @@ def browse(browser: Browser, path: Path) -> tuple[float, int, float]:
     """Seconds until ready, elements, milliseconds of the slowest filter."""
     tab: Any = browser.new_page(viewport={"width": 1440, "height": 900})
     tab.goto(path.as_uri())
-    tab.wait_for_function("document.documentElement.dataset.ready", timeout=120_000)
+    tab.locator("html[data-ready]").wait_for(state="attached", timeout=120_000)
     ready_s = float(tab.evaluate("document.documentElement.dataset.ready")) / 1000
     elements = int(tab.evaluate("document.querySelectorAll('*').length"))
     return ready_s, elements, max(tab.evaluate(FILTER))
@@ -93,12 +99,12 @@ def look(browser: Browser, path: Path) -> None:
             view: Any = {"width": width, "height": 844 if width == 390 else 768}
             tab: Any = browser.new_page(viewport=view, color_scheme=theme)
             tab.goto(path.as_uri())
-            tab.wait_for_function("document.documentElement.dataset.ready", timeout=120_000)
+            tab.locator("html[data-ready]").wait_for(state="attached", timeout=120_000)
             tab.screenshot(path=path.with_name(f"{path.stem}-{width}-{theme}.png"))
             tab.close()
     tab = browser.new_page()
     tab.goto(path.as_uri())
-    tab.wait_for_function("document.documentElement.dataset.ready", timeout=120_000)
+    tab.locator("html[data-ready]").wait_for(state="attached", timeout=120_000)
     tab.pdf(path=path.with_suffix(".pdf"), prefer_css_page_size=True)
 
 

@@ -73,17 +73,7 @@ class C4RCNN(RCNN):
         targets: Sequence[Target],
         proposals: Sequence[Tensor] | None = None,
     ) -> dict[str, Tensor]:
-        """Loss terms of a batch.
-
-        Args:
-            images: float32 [B, 3, H, W], normalised, padded right and bottom.
-            image_sizes: int64 [B, 2], height and width of each without padding.
-            targets: the objects of each image.
-            proposals: [P_i, 4] of each image, for a model that makes none.
-
-        Returns:
-            A number for each term; their sum is what to minimise.
-        """
+        """As of ``RCNN``."""
         if self.mask_head is None:
             return super().losses(images, image_sizes, targets, proposals)
         truth = GroundTruth.from_targets(targets, images.device)
@@ -158,20 +148,7 @@ def rpn_c4(
 ) -> ProposalDetector:
     """The region proposal network of mmdetection's ``rpn_r50-caffe-c4``; its scores have no threshold.
 
-    Args:
-        backbone: makes the backbone from ``frozen_stages`` and ``frozen_bn``.
-        num_classes: without the background.
-        frozen_stages: stages that do not learn; 1 is the stem and the first.
-        frozen_bn: whether the backbone's normalisation is constant.
-        score_threshold: lowest score of a detection.
-        max_detections: of an image.
-        conventions: "torchvision", "mmdet" or "paddledet".
-
-    Returns:
-        The model with random weights, in training mode.
-
-    Raises:
-        ValueError: for unknown conventions.
+    Arguments and errors are those of ``registry.build``.
     """
     chosen = replace(
         c4_conventions(conventions), pre_nms=(12000, 12000), post_nms=(max_detections, max_detections)
@@ -194,22 +171,8 @@ def rcnn_c4(
 ) -> C4RCNN:
     """Faster or Mask R-CNN on C4, as mmdetection's ``*-rcnn_r50-caffe-c4``, or Fast R-CNN.
 
-    Args:
-        backbone: makes the backbone from ``frozen_stages`` and ``frozen_bn``.
-        masks: whether there is a mask head.
-        proposals: whether the model makes its own; Fast R-CNN does not.
-        num_classes: without the background.
-        frozen_stages: stages that do not learn; 1 is the stem and the first.
-        frozen_bn: whether the backbone's normalisation is constant.
-        score_threshold: lowest score of a detection.
-        max_detections: of an image.
-        conventions: "torchvision", "mmdet" or "paddledet".
-
-    Returns:
-        The model with random weights, in training mode.
-
-    Raises:
-        ValueError: for unknown conventions.
+    Arguments and errors are those of ``registry.build``. ``masks``: whether there is a mask head. ``proposals``:
+    whether the model makes its own; Fast R-CNN does not.
     """
     chosen = c4_conventions(conventions)
     body, res5 = c4_backbone(backbone, frozen_stages, frozen_bn)

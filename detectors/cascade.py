@@ -221,22 +221,7 @@ def cascade_rcnn_fpn(
 ) -> CascadeRCNN:
     """Cascade R-CNN, with masks Cascade Mask R-CNN, as mmdetection's ``cascade-(mask-)rcnn_r50_fpn``.
 
-    Args:
-        backbone: makes the backbone from ``frozen_stages`` and ``frozen_bn``.
-        neck: makes the pyramid from the backbone's widths.
-        masks: whether each stage has a mask head.
-        num_classes: without the background.
-        frozen_stages: stages that do not learn; 1 is the stem and the first.
-        frozen_bn: whether the backbone's normalisation is constant.
-        score_threshold: lowest score of a detection.
-        max_detections: of an image.
-        conventions: "torchvision", "mmdet" or "paddledet".
-
-    Returns:
-        The model with random weights, in training mode.
-
-    Raises:
-        ValueError: for unknown conventions.
+    Arguments and errors are those of ``registry.build``. ``masks``: whether each stage has a mask head.
     """
     chosen = cascade_conventions(conventions)
     body = backbone(frozen_stages=frozen_stages, frozen_bn=frozen_bn)

@@ -7,7 +7,9 @@ first, and those that are none have score -1. Kernels of ``detectors.cpu`` are n
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,10 +18,10 @@ import torchvision  # noqa: F401  # registers the shapes of its operators, which
 from torch import Tensor, nn
 
 from detectors import config as configs
-from detectors import predict, runtime
+from detectors import predict, preflight, runtime
 from detectors.box_head import BoxHead
 from detectors.cascade import CascadeRCNN
-from detectors.config import ConfigError
+from detectors.config import ConfigError, Resize
 from detectors.dense import DenseDetector
 from detectors.fcos import FCOSHead
 from detectors.mask_head import MaskHead
@@ -27,6 +29,7 @@ from detectors.pyramid import Pyramid, by_level
 from detectors.rcnn import RCNN
 from detectors.retinanet import RetinaNetHead
 from detectors.ssd import SSD
+from detectors.transforms import padded_size
 
 #: Detections of a region detector that go into the suppression of duplicates.
 CANDIDATES = 2000
@@ -248,6 +251,20 @@ def export_onnx(model: nn.Module, size: tuple[int, int], path: str | Path, names
     program.save(str(path))
 
 
+def size_of(resize: Resize, asked: Sequence[int] | None = None) -> tuple[int, int]:
+    """Height and width of the graph's image: those that are asked for, else those of a config's evaluation.
+
+    Raises:
+        ConfigError: for sides that a feature pyramid cannot halve five times, unless the config has that very size.
+    """
+    if asked is None:
+        return resize.size or padded_size([(resize.short[0], resize.long)])
+    size = (asked[0], asked[1])
+    if size != resize.size and any(side < 32 or side % 32 for side in size):
+        raise ConfigError(f"size must be multiples of 32, got {size[0]} {size[1]}")
+    return size
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
     parser = argparse.ArgumentParser(
@@ -256,14 +273,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("config", help="YAML, see detectors/configs")
     parser.add_argument("checkpoint", help="as for detectors.predict")
     parser.add_argument("-o", "--output", type=Path, required=True, help="the file, model.onnx")
-    parser.add_argument("--size", type=int, nargs=2, default=(800, 1344), help="height and width [800 1344]")
+    parser.add_argument("--size", type=int, nargs=2, help="height and width [those of evaluate.resize]")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="over the config")
     given = parser.parse_args(arguments)
     try:
-        if any(side < 32 or side % 32 for side in given.size):
-            raise ConfigError(f"size must be multiples of 32, got {given.size[0]} {given.size[1]}")
-        predictor = predict.load(configs.load(given.config, given.set), given.checkpoint)
-        export_onnx(predictor.model, tuple(given.size), given.output, predictor.names)
+        loaded = configs.load(given.config, given.set)
+        size = size_of(loaded.config.evaluate.resize, given.size)
+        preflight.check_packages(loaded, [("onnx", ()), ("onnxscript", ())])
+        runtime.make_folder(given.output.parent)
+        predictor = predict.load(loaded, given.checkpoint)
+        logging.getLogger("onnx_ir").setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of torch to torchvision
+            export_onnx(predictor.model, size, given.output, predictor.names)
     except (ConfigError, ValueError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return runtime.BAD_INPUT

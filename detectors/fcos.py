@@ -265,20 +265,7 @@ def fcos_fpn(
 ) -> DenseDetector:
     """FCOS as torchvision's ``fcos_resnet50_fpn`` or mmdetection's, whose ``score_threshold`` is 0.05.
 
-    Args:
-        backbone: makes the backbone from ``frozen_stages`` and ``frozen_bn``.
-        num_classes: without the background.
-        frozen_stages: stages that do not learn; 1 is the stem and the first.
-        frozen_bn: whether the backbone's normalisation is constant.
-        score_threshold: lowest score of a detection.
-        max_detections: of an image.
-        conventions: "torchvision" or "mmdet".
-
-    Returns:
-        The model with random weights, in training mode.
-
-    Raises:
-        ValueError: for unknown conventions.
+    Arguments and errors are those of ``registry.build``. There is no ``conventions`` of "paddledet".
     """
     mmdet = conventions_named(conventions, no_paddledet=True) is MMDET
     body = backbone(frozen_stages=frozen_stages, frozen_bn=frozen_bn)

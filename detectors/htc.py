@@ -209,22 +209,8 @@ def htc_fpn(
 ) -> HTC:
     """HTC as mmdetection's ``htc_r50_fpn_1x_coco``, or its ``htc-without-semantic_r50_fpn_1x_coco``.
 
-    Args:
-        backbone: makes the backbone from ``frozen_stages`` and ``frozen_bn``.
-        neck: makes the pyramid from the backbone's widths.
-        semantic_classes: of pixels, things and stuff; 0 for no semantic head.
-        num_classes: without the background.
-        frozen_stages: stages that do not learn; 1 is the stem and the first.
-        frozen_bn: whether the backbone's normalisation is constant.
-        score_threshold: lowest score of a detection.
-        max_detections: of an image.
-        conventions: "torchvision", "mmdet" or "paddledet".
-
-    Returns:
-        The model with random weights, in training mode.
-
-    Raises:
-        ValueError: for unknown conventions.
+    Arguments and errors are those of ``registry.build``. ``semantic_classes``: of pixels, things and stuff; 0 for no
+    semantic head.
     """
     chosen = cascade_conventions(conventions)
     body = backbone(frozen_stages=frozen_stages, frozen_bn=frozen_bn)

@@ -133,12 +133,11 @@ def frames_of(path: Path) -> Iterator[np.ndarray]:
 
 
 def predict(predictor: Predictor, files: Sequence[Path], output: Path) -> dict[str, Any]:
-    """Detect in all files, write a picture of each and `detections.json`; returns its content.
+    """Detect in all files, write a picture of each and `detections.json` to a folder; returns its content.
 
     Raises:
         ConfigError: in the end, for files that cannot be read.
     """
-    output.mkdir(parents=True, exist_ok=True)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     broken: list[ConfigError] = []
@@ -252,6 +251,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         loaded = configs.load(given.config, given.set)
         cpu.use(loaded.config.kernels)
         files = files_of(given.images)
+        runtime.make_folder(given.output)
         with runtime.ranks(loaded.config.device) as ranks:
             predictor = load(
                 loaded, given.checkpoint, threshold=given.threshold, averaged=not given.not_averaged

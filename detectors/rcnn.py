@@ -229,21 +229,7 @@ def rpn_fpn(
 ) -> ProposalDetector:
     """The region proposal network of mmdetection's ``rpn_r50_fpn``; its scores have no threshold.
 
-    Args:
-        backbone: makes the backbone from ``frozen_stages`` and ``frozen_bn``.
-        neck: makes the pyramid from the backbone's widths.
-        num_classes: without the background.
-        frozen_stages: stages that do not learn; 1 is the stem and the first.
-        frozen_bn: whether the backbone's normalisation is constant.
-        score_threshold: lowest score of a detection.
-        max_detections: of an image.
-        conventions: "torchvision", "mmdet" or "paddledet".
-
-    Returns:
-        The model with random weights, in training mode.
-
-    Raises:
-        ValueError: for unknown conventions.
+    Arguments and errors are those of ``registry.build``.
     """
     chosen = replace(
         conventions_named(conventions), pre_nms=(2000, 2000), post_nms=(max_detections, max_detections)
@@ -269,24 +255,8 @@ def rcnn_fpn(
 ) -> RCNN:
     """Faster or Mask R-CNN on a feature pyramid, or Fast R-CNN, which makes no proposals.
 
-    Args:
-        backbone: makes the backbone from ``frozen_stages`` and ``frozen_bn``.
-        neck: makes the pyramid from the backbone's widths.
-        masks: whether there is a mask head.
-        proposals: whether the model makes its own.
-        num_classes: without the background.
-        frozen_stages: stages that do not learn; 1 is the stem and the first.
-        frozen_bn: whether the backbone's normalisation is constant.
-        score_threshold: lowest score of a detection.
-        max_detections: of an image.
-        conventions: "torchvision", "mmdet" or "paddledet", the codebase whose models of these names it equals.
-        mask_head_of: builds the mask head from the arguments of ``MaskHead``.
-
-    Returns:
-        The model with random weights, in training mode.
-
-    Raises:
-        ValueError: for unknown conventions.
+    Arguments and errors are those of ``registry.build``. ``masks``: whether there is a mask head. ``proposals``:
+    whether the model makes its own. ``mask_head_of``: builds the mask head from the arguments of ``MaskHead``.
     """
     chosen = conventions_named(conventions)
     body = backbone(frozen_stages=frozen_stages, frozen_bn=frozen_bn)

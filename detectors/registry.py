@@ -111,11 +111,28 @@ def list_models() -> list[str]:
 
 
 def build(name: str, *, num_classes: int = 80, **settings: object) -> nn.Module:
-    """A model with random weights, in training mode. ``settings`` are those of its building function in ``MODELS``.
+    """A model with random weights, in training mode.
 
     `<method>_timm_<name>_fpn`, of a method of ``FPN_METHODS``, is on a backbone of timm: `fcos_timm_resnet18_fpn`.
 
-    Raises KeyError, with the nearest names, for a name that there is not.
+    Args:
+        name: one of ``list_models``, or on a backbone of timm.
+        num_classes: without the background.
+        settings: of the model's building function. Those of nearly all are
+            frozen_stages: stages of the backbone that do not learn; 1 is the stem and the first;
+            frozen_bn: whether the backbone's normalisation is constant;
+            score_threshold: lowest score of a detection;
+            max_detections: of an image;
+            conventions: "torchvision", "mmdet" or "paddledet", the codebase whose model of this name it equals.
+            Functions on several backbones also have ``backbone``, which makes it from the first two, and ``neck``,
+            which makes the pyramid from the backbone's widths.
+
+    Returns:
+        The model.
+
+    Raises:
+        KeyError: with the nearest names, for a name that there is not.
+        TypeError, ValueError: for a setting that the model does not have, or a value of it.
     """
     model = builder(name)(num_classes=num_classes, **settings)
     model.built_as = (name, {"num_classes": num_classes, **settings})  # what weights of others are found by

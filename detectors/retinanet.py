@@ -161,20 +161,7 @@ def retinanet_fpn(
 ) -> DenseDetector:
     """RetinaNet as torchvision's ``retinanet_resnet50_fpn`` or mmdetection's, whose ``max_detections`` is 100.
 
-    Args:
-        backbone: makes the backbone from ``frozen_stages`` and ``frozen_bn``.
-        num_classes: without the background.
-        frozen_stages: stages that do not learn; 1 is the stem and the first.
-        frozen_bn: whether the backbone's normalisation is constant.
-        score_threshold: lowest score of a detection.
-        max_detections: of an image.
-        conventions: "torchvision", "mmdet" or "paddledet".
-
-    Returns:
-        The model with random weights, in training mode.
-
-    Raises:
-        ValueError: for unknown conventions.
+    Arguments and errors are those of ``registry.build``.
     """
     rules = conventions_named(conventions)
     paddledet, mmdet = rules is PADDLEDET, rules is not TORCHVISION

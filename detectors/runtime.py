@@ -108,12 +108,22 @@ def synchronise(device: torch.device) -> None:
 # -- log and signals -------------------------------------------------------------------------------------------------
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder for results if it is not there. Raises ConfigError where nothing can be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot be made: {error.strerror}", str(folder)) from None
+    if not os.access(folder, os.W_OK):
+        raise ConfigError("cannot be written to", str(folder))
+
+
 @contextmanager
 def logging_to(file: Path, *, first: bool) -> Iterator[None]:
     """Log to standard output and to the end of ``file``, from the first rank only."""
     handlers: list[logging.Handler] = [logging.NullHandler()]
     if first:
-        file.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(file.parent)
         handlers = [logging.StreamHandler(sys.stdout), logging.FileHandler(file)]
     for handler in handlers:
         handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s: %(message)s"))

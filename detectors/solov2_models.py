@@ -33,7 +33,6 @@ SLOW_BACKBONE = (
         for part, decay in ((r"\.norm\.", 0.0), (r"\.conv\.", 1.0))
     ),
     *NORM_WITHOUT_DECAY,
-    Rule(r"^neck\..*\.bias$", lr=2.0, weight_decay=0.0),
     Rule(r"^head\.\w+_convs\.2\.(conv|offset)\.bias$", lr=2.0, weight_decay=0.0),
 )
 
@@ -54,22 +53,11 @@ def solov2_fpn(
 ) -> SOLOv2:
     """SOLOv2 on a backbone with FPN, with random weights.
 
-    Args:
-        backbone: makes the backbone from ``frozen_stages`` and ``frozen_bn``.
-        light: half as wide and as deep a head, for images of a short side around 450.
-        num_classes: without the background.
-        frozen_stages: stages that do not learn; 1 is the stem and the first.
-        frozen_bn: whether the backbone's normalisation is constant.
-        score_threshold: lowest score of a detection.
-        max_detections: of an image.
-        deformable: whether the light head has one convolution more, which is.
-        drop_block: follows the head's convolutions while training.
-        conventions: "mmdet" or "paddledet", whose mask loss is another mean, and whose deformable head has a bias.
-        parameter_rules: see ``parameter_groups``. None of "paddledet" is PaddleDetection's: normalisation does not
-            decay.
-
-    Raises:
-        ValueError: for unknown conventions, or a deformable head that is not light.
+    Arguments and errors are those of ``registry.build``. ``light``: half as wide and as deep a head, for images of a
+    short side around 450. ``deformable``: whether the light head has one convolution more, which is. ``drop_block``:
+    follows the head's convolutions while training. ``conventions``: "mmdet" or "paddledet", whose mask loss is another
+    mean, and whose deformable head has a bias. ``parameter_rules``: see ``parameter_groups``. None of "paddledet" is
+    PaddleDetection's: normalisation does not decay. Raises ValueError for a deformable head that is not light.
     """
     if conventions not in ("mmdet", "paddledet"):
         raise ValueError(f"unknown conventions {conventions!r} of SOLOv2; there are mmdet, paddledet")
@@ -111,14 +99,7 @@ def solov2_light_vd_dcn(
 
     Of 2020-12-03, configs/solov2/solov2_light_r50_vd_fpn_dcn_512_3x.yml.
 
-    Args:
-        num_classes: without the background.
-        frozen_stages: stages that do not learn.
-        frozen_bn: whether the backbone's normalisation is constant.
-        settings: as in ``solov2_fpn``.
-
-    Returns:
-        The model with random weights, in training mode.
+    Arguments and errors are those of ``registry.build``.
     """
     return solov2_fpn(
         backbone=partial(ResNet, 50, vd=True, dcn_stages=(3, 4, 5)),

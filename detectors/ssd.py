@@ -321,20 +321,8 @@ def ssd_vgg16(
 ) -> SSD:
     """SSD on VGG-16 with the settings of torchvision's ``ssd300_vgg16`` or of mmdetection's configs.
 
-    Args:
-        layout: anchors and extra layers, by the size of the images.
-        num_classes: without the background.
-        frozen_stages: stages that do not learn; 1 is the stem and the first.
-        frozen_bn: of no effect: VGG has no normalisation.
-        score_threshold: lowest score of a detection.
-        max_detections: of an image.
-        conventions: "torchvision" or "mmdet".
-
-    Returns:
-        The model with random weights, in training mode.
-
-    Raises:
-        ValueError: for unknown conventions.
+    Arguments and errors are those of ``registry.build``. ``layout``: anchors and extra layers, by the size of the
+    images. ``frozen_bn``: of no effect: VGG has no normalisation. There is no ``conventions`` of "paddledet".
     """
     mmdet = conventions_named(conventions, no_paddledet=True) is MMDET
     backbone = VGG16(frozen_stages=frozen_stages)

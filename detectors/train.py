@@ -122,7 +122,7 @@ def _run(trainer: Trainer, images: Images, first: int, stop: runtime.StopRequest
     meter = Meter(ranks, config.batch)
     records = Records(output, config.records if ranks.first else (), config.as_dict())
     save = partial(_save, trainer, images.coco, output)
-    looks = Looks(trainer, images.coco.category_ids, records, save)
+    looks = Looks(trainer, images.coco.category_ids, records, save, first)
     for iteration in range(first, schedule.iterations):
         waiting = time.perf_counter()
         batch = next(batches).to(ranks.device)
@@ -164,15 +164,21 @@ class Looks:
     """Evaluations on the way: their numbers, the checkpoint of the best, and when there is nothing to wait for."""
 
     def __init__(
-        self, trainer: Trainer, category_ids: Sequence[int], records: Records, save: Callable[..., None]
+        self,
+        trainer: Trainer,
+        category_ids: Sequence[int],
+        records: Records,
+        save: Callable[..., None],
+        first: int,
     ) -> None:
         self.trainer = trainer
         self.category_ids = category_ids
         self.records = records
         self.save = save
         self.output = Path(trainer.config.output)
-        self.best = training_state.best(self.output)
-        self.stale = 0  # evaluations since the best one
+        self.best, iteration = training_state.best(self.output)
+        every = trainer.config.evaluate.every or trainer.schedule.iterations
+        self.stale = max(0, first // every - iteration // every)  # evaluations since the best one
 
     def after(self, done: int, val: CocoFolder) -> bool:
         """Evaluate after so many iterations; whether ``checkpoint.patience`` is at an end."""

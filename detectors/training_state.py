@@ -89,9 +89,12 @@ def save(state: State, folder: Path, keep: int) -> Path:
     return path
 
 
-def best(folder: Path) -> float:
-    """The AP of the best checkpoint of a folder; less than every AP where there is none."""
-    return read(folder / BEST)["best"] if (folder / BEST).exists() else -1.0
+def best(folder: Path) -> tuple[float, int]:
+    """AP and iteration of the best checkpoint of a folder; less than every AP where there is none."""
+    if not (folder / BEST).exists():
+        return -1.0, 0
+    state = read(folder / BEST)
+    return state["best"], state["iteration"]
 
 
 def checkpoints(folder: Path) -> list[Path]:

@@ -122,11 +122,6 @@ class Adapter(api.Adapter):
     def _prepare_training(self) -> None:
         """Optimizer, EMA and data parallelism, in the order of ``ppdet.engine.Trainer``."""
         settings = self.workload["optimizer"]
-        if self.workload["model"] == "solov2_light_r50_vd_fpn_dcn_512":  # as the FPN of 2020-12 had it
-            for name, parameter in self.model.named_parameters():
-                if name.startswith("neck.") and name.endswith(".bias"):
-                    parameter.optimize_attr["learning_rate"] = 2.0
-                    parameter.regularizer = paddle.regularizer.L2Decay(0.0)
         build = ppdet.optimizer.OptimizerBuilder(
             regularizer={"type": "L2", "factor": settings["weight_decay"]},
             optimizer={"type": "Momentum", "momentum": settings["momentum"]},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -48,15 +48,10 @@ def data_sample(
     as_json: AsJson = False,
 ) -> None:
     """Copy a random part of a data set. The same seed gives the same images."""
-    _print_splits(folders.sample(source, target, images, seed), as_json=as_json)
-
-
-def _print_splits(splits: dict[str, dict[str, Any]], *, as_json: bool) -> None:
-    """What was written, a line per split."""
+    splits = folders.sample(source, target, images, seed)
     if as_json:
         print_json(splits)
-        return
-    for split, counts in splits.items():
+    for split, counts in () if as_json else splits.items():
         say(f"{split}: {', '.join(f'{number} {name}' for name, number in counts.items())}")
 
 

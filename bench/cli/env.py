@@ -19,8 +19,7 @@ app = typer.Typer(
     name="env", no_args_is_help=True, help="Create, list, check and remove environments of codebases."
 )
 Groups = Annotated[
-    list[str],
-    typer.Option("--group", help="Optional install steps, such as compiled-ops. Repeatable."),
+    list[str], typer.Option("--group", help="Optional install steps, such as compiled-ops. Repeatable.")
 ]
 
 

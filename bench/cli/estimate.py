@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bench.errors import BenchError
-from bench.recipe.plan import Plan, estimate_s_per_step, steps_of, work_key
+from bench.recipe.models import MODELS
+from bench.recipe.plan import Arm, Plan, work_key
+from bench.recipe.schema import Measure
 from bench.record.run import Run, find_runs
+
+#: What two idle cores and what a V100 reach on convolutions, for estimates only; past runs replace these guesses.
+ROUGH_FLOPS_PER_S = {"cpu": 100e9, "cuda": 5e12}
 
 
 def median_s(run: Run, arm: str) -> float | None:
@@ -29,6 +35,32 @@ def past_s_per_step(results: Path) -> dict[str, float]:
                 if seconds is not None:
                     past[work_key(arm.codebase, arm.workload, arm.options)] = seconds
     return past
+
+
+def estimate_s_per_step(arm: Arm, past: Mapping[str, float]) -> tuple[float, bool]:
+    """Seconds of one step, and whether they come from a past run of the same work (else a rough count of FLOPs)."""
+    key = work_key(arm.codebase, arm.workload, arm.options)
+    if key in past:
+        return past[key], True
+    size = arm.workload.input.size
+    area = size[0] * size[1] if isinstance(size, tuple) else size.short * size.long
+    model = MODELS.get(arm.workload.model)
+    flops = (model.gflops if model else 120.0) * 1e9 * area / 512**2 * arm.workload.batch_size
+    passes = 3.0 if arm.workload.trains else 1.0
+    sharing = arm.workload.ranks if arm.workload.device == "cpu" else 1  # ranks on a CPU share its cores
+    return flops * passes * sharing / ROUGH_FLOPS_PER_S[arm.workload.device], False
+
+
+def steps_of(arm: Arm, measure: Measure) -> int:
+    """Steps an arm runs in all launches, every pass counted; of a train_eval arm those of training, and as many more as
+    its evaluations take at a third of the work for each image."""
+    workload = arm.workload
+    if workload.task == "train_eval":
+        evaluations = sum(workload.evaluated_after(step) for step in (0, *workload.turns()))
+        images = evaluations * (workload.eval_images or workload.input.wanted)
+        return workload.steps + images // (3 * workload.batch_size)
+    extra = measure.warmup + measure.phase_steps + measure.memory_steps + 1
+    return measure.launches * (extra + measure.rounds * (measure.settle + measure.steps))
 
 
 def estimates_of(plan: Plan, results: Path) -> dict[str, float]:

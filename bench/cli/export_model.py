@@ -12,7 +12,7 @@ from bench.errors import BenchError
 from bench.measure.export_model import export_model as write_model
 from bench.measure.progress import listener
 from bench.recipe.codebases import find_codebases
-from bench.recipe.compose import Asked, composed
+from bench.recipe.compose import Asked, composed, sides_of
 from bench.recipe.load import checked
 from bench.recipe.plan import make_plan
 
@@ -46,17 +46,10 @@ def export_model(
         )
     codebases = find_codebases(adapters)
     content = composed(Asked((arm,), data, images=2), codebases)
-    content["workload"]["input"]["size"] = _size(size)
-    loaded = checked(content, {("workload", "input", "size"): f"--size {size}"}, Path(arm))
+    sides = sides_of(size)
+    content["workload"]["input"]["size"] = [sides[0], sides[-1]]
+    loaded = checked(content, {}, Path(arm))
     plan = make_plan(loaded, codebases)
     with listener(plan, quiet=quiet) as shown:
         write_model(loaded, plan, codebases, output, shown)
     say(output)
-
-
-def _size(text: str) -> list[int]:
-    """[height, width] of `640` or `480x640`. Raises BenchError."""
-    sides = text.lower().split("x")
-    if len(sides) > 2 or not all(side.isdecimal() for side in sides):
-        raise BenchError(f"--size {text}: expected a number of pixels, or two", hint="--size 480x640")
-    return [int(sides[0]), int(sides[-1])]

@@ -22,8 +22,7 @@ NONE: list[Any] = []
 Recipe = Annotated[Path, typer.Argument(help="A file, or a name of `bench list recipes`.")]
 Results = Annotated[Path, typer.Option("--results", help="Folder of the runs.")]
 Adapters = Annotated[
-    list[Path],
-    typer.Option("--adapters", help="Folder of one adapter or of several. Repeatable."),
+    list[Path], typer.Option("--adapters", help="Folder of one adapter or of several. Repeatable.")
 ]
 AllowVariables = Annotated[
     bool,
@@ -42,8 +41,7 @@ Trust = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 Settings = Annotated[
-    list[str],
-    typer.Option("--set", help="Set a value of the recipe: --set measure.rounds=3. Repeatable."),
+    list[str], typer.Option("--set", help="Set a value of the recipe: --set measure.rounds=3. Repeatable.")
 ]
 
 

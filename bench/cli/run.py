@@ -348,8 +348,9 @@ def print_outcome(outcome: Outcome, *, quiet: bool, reported: bool = False) -> N
     arms = outcome.run.arms()
     for arm in arms:
         if arm.failure is not None:
-            failed = plain(f"failed: {arm.id}: {arm.failure.reason}: {arm.failure.message}", "red")
-            Console(stderr=True, soft_wrap=True).print(failed)
+            failed = f"failed: {arm.id}: {arm.failure.reason}: {arm.failure.message}"
+            log = f"\n  log: {outcome.run.folder / arm.failure.log}" if arm.failure.log_tail else ""
+            Console(stderr=True, soft_wrap=True).print(plain(failed + log, "red"))
     if outcome.exit_code != ExitCode.INTERRUPTED or any(arm.blocks for arm in arms):
         show(outcome_blocks(run_report(outcome.run)), Console(stderr=True, highlight=False))
     folder = shlex.quote(str(outcome.run.folder))
@@ -375,7 +376,7 @@ def _print_dry_run(plan: Plan, document: dict[str, Any]) -> None:
     if all(arm.workload.task == "train_eval" for arm in plan.arms):
         design = "training to the last step (evaluations counted as steps)"
     console.print(
-        f"{design} in {document['cells']} cells"
+        f"{design} in {counted(document['cells'], 'cell')}"
         f"{' (interleaved)' if measure.interleave else ''}; about {document['estimate_s'] / 60:.0f} min,"
         f" from {document['estimate_from']}",
         markup=False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,8 +22,8 @@ from bench.cli.options import (
 )
 from bench.cli.run import measure, plan_of, print_outcome, problems_of, width_settings
 from bench.errors import BenchError, ExitCode, telling
+from bench.recipe import compose
 from bench.recipe.codebases import find_codebases
-from bench.recipe.compose import Asked, composed, misspelt, parse_arm, recipe_text
 from bench.recipe.load import checked, load_recipe
 from bench.recipe.plan import make_plan, notes_of
 from bench.recipe.trust import code_of
@@ -94,10 +95,10 @@ def vs(
     It writes the recipe that it runs, measures, and writes the report. The first arm is the baseline.
     Files that you name here run as your own code: no --trust is needed.
     """
-    asked = Asked(tuple(arms), data, task, size, batch, images, device, launches, rounds, steps)
+    asked = compose.Asked(tuple(arms), data, task, size, batch, images, device, launches, rounds, steps)
     codebases = find_codebases(adapters)
-    content = composed(asked, codebases)
-    for note in misspelt(arms, codebases):
+    content = compose.composed(asked, codebases)
+    for note in compose.misspelt(arms, codebases):
         say(f"note: {note}", error=True)
     path = save or results / str(content["name"]) / "recipe.yaml"
     checked(content, {("workload", "device"): "--device"}, path, [*width_settings(until), *settings])
@@ -135,7 +136,7 @@ def init(
     data: Annotated[str | None, typer.Option("--data", help="As in bench vs. Default: ask.")] = None,
     task: Annotated[str | None, typer.Option("--task", help="As in bench vs. Default: ask.")] = None,
     size: Annotated[str | None, typer.Option("--size", help="As in bench vs. Default: ask.")] = None,
-    batch: Annotated[int | None, typer.Option("--batch", help="As in bench vs. Default: ask.")] = None,
+    batch: Annotated[int | None, typer.Option("--batch", min=1, help="As in bench vs. Default: ask.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Write over a file that exists.")] = False,
     adapters: Adapters = NONE,
 ) -> None:
@@ -147,29 +148,35 @@ def init(
     if not chosen:
         say(f"An arm is CODEBASE:MODEL[@WEIGHTS]. Codebases: {', '.join(known)}.", error=True)
         asking = "First arm, the baseline"
-        while answer := typer.prompt(asking, default="", show_default=False).strip():
-            try:
-                parse_arm(answer, known)
-            except BenchError as error:  # a slip must not cost the answers before it
-                say(error, error=True)
-                continue
+        while answer := _ask(asking, "", lambda text: text and compose.parse_arm(text, known)):
             chosen.append(answer)
             asking = "Next arm, or nothing"
-    asked = Asked(
+    asked = compose.Asked(
         tuple(chosen),
-        data or typer.prompt("Data set: a folder in COCO layout, or shapes", default="shapes"),
-        task or typer.prompt("Task: train, infer or serve", default="infer"),
-        size or typer.prompt("Size: 800x1333 (short and long side), or 640 (a square)", default="800x1333"),
-        batch or typer.prompt("Images per step", default=1, type=int),
+        data or _ask("Data set: a folder of COCO, YOLO or VOC, or shapes", "shapes", compose.input_of),
+        task or _ask("Task: train, infer or serve", "infer", compose.check_task),
+        size or _ask("Size: 800x1333 (short and long side), or 640 (a square)", "800x1333", compose.size_of),
+        batch or int(_ask("Images per step", "1", compose.check_batch)),
     )
-    write_recipe(path, composed(asked, known))
+    write_recipe(path, compose.composed(asked, known))
     say(path)
     code = any(list(code_of(arm)) for arm in make_plan(load_recipe(path), known).arms)
     say(f"next: bench run {path}{' --trust' if code else ''}", error=True)
+
+
+def _ask(question: str, default: str, check: Callable[[str], object]) -> str:
+    """An answer that passes the check: a slip must not cost the answers before it."""
+    while True:
+        answer = str(typer.prompt(question, default=default, show_default=bool(default))).strip()
+        try:
+            check(answer)
+            return answer
+        except BenchError as error:
+            say(error, error=True)
 
 
 def write_recipe(path: Path, content: dict[str, Any]) -> None:
     """A commented recipe in a file. Raises BenchError where it cannot be written."""
     with telling("cannot be written", path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(recipe_text(content))
+        path.write_text(compose.recipe_text(content))

@@ -14,37 +14,18 @@ The files of an environment are hard links to uv's cache (copies where the file 
 one). torch is stored once for all codebases, and for bench itself where `make` installed it.
 """
 
-from bench.environments.build import create, gpu_advice
-from bench.environments.installer import cache_folder
-from bench.environments.named import adopt, folder_of_name, named_python, names, remove_named
-from bench.environments.store import (
-    Drift,
-    Installed,
-    check,
-    check_folder,
-    list_environments,
-    python_of,
-    read_lock,
-    remove,
-    versions,
-)
-
-__all__ = [
-    "Drift",
-    "Installed",
-    "adopt",
-    "cache_folder",
-    "check",
-    "check_folder",
-    "create",
-    "folder_of_name",
-    "gpu_advice",
-    "list_environments",
-    "named_python",
-    "names",
-    "python_of",
-    "read_lock",
-    "remove",
-    "remove_named",
-    "versions",
-]
+from bench.environments.build import create as create
+from bench.environments.build import gpu_advice as gpu_advice
+from bench.environments.installer import cache_folder as cache_folder
+from bench.environments.named import adopt as adopt
+from bench.environments.named import folder_of_name as folder_of_name
+from bench.environments.named import named_python as named_python
+from bench.environments.named import names as names
+from bench.environments.named import remove_named as remove_named
+from bench.environments.store import check as check
+from bench.environments.store import check_folder as check_folder
+from bench.environments.store import list_environments as list_environments
+from bench.environments.store import python_of as python_of
+from bench.environments.store import read_lock as read_lock
+from bench.environments.store import remove as remove
+from bench.environments.store import versions as versions

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
-import json
 import os
 import shutil
 import signal
@@ -21,7 +19,6 @@ from bench.environments.installer import cache_folder
 from bench.environments.store import Progress, folder_of, lock_of, only_one, steps_of, venv_python
 from bench.errors import BenchError, did_you_mean
 from bench.recipe.codebases import Codebase, Step
-from bench.record.run import write_atomic
 
 #: First words of the lines of uv that are worth showing while it works.
 _NEWS = ("Downloading", "Building", "Built", "Prepared", "Installed", "warning:")
@@ -109,20 +106,11 @@ def _build(
     progress(f"{codebase.name}: importing {codebase.environment.smoke or 'nothing'}")
     store.smoke_python(codebase, venv_python(folder))
     seconds, size_bytes = round(time.monotonic() - started, 1), _size_bytes(folder)
-    lock = {
-        "codebase": codebase.name,
-        "name": folder.name if folder.parent.name == "named" else "",
-        "pins": pins,
-        "groups": groups,
-        "python": subprocess.check_output(
-            [venv_python(folder), "-Ic", "import platform; print(platform.python_version())"], text=True
-        ).strip(),
-        "created_utc": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "create_s": seconds,
-        "size_bytes": size_bytes,
-        "packages": store.distributions(venv_python(folder)),
-    }
-    write_atomic(folder / "lock.json", json.dumps(lock, indent=1))
+    version = [str(venv_python(folder)), "-Ic", "import platform; print(platform.python_version())"]
+    found = subprocess.check_output(version, text=True).strip()
+    packages = store.distributions(venv_python(folder))
+    facts = {"pins": pins, "groups": groups, "create_s": seconds, "size_bytes": size_bytes}
+    store.write_lock(folder, codebase, found, packages, **facts)
     progress(f"{codebase.name}: ready after {seconds} s, {size_bytes / 1e6:.0f} MB beside uv's cache")
 
 

@@ -9,8 +9,6 @@ An environment that has the name of its codebase is the one that the codebase ru
 
 from __future__ import annotations
 
-import datetime
-import json
 import os
 import re
 import shutil
@@ -23,7 +21,6 @@ from bench.environments import store
 from bench.environments.installer import cache_folder
 from bench.errors import BenchError, did_you_mean
 from bench.recipe.codebases import Codebase
-from bench.record.run import write_atomic
 from bench.record.software import environment_of
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -65,20 +62,7 @@ def adopt(name: str, codebase: Codebase, python: Path) -> dict[str, str]:
     folder = folder_of_name(name)
     if (old := store.lock_of(folder)) and not old.get("interpreter"):
         raise BenchError(f"'{name}' is an environment that bench created", hint=f"bench env remove {name}")
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = {
-        "name": name,
-        "codebase": codebase.name,
-        "interpreter": str(python),
-        "groups": [],
-        "pins": [],
-        "python": found["python"],
-        "created_utc": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "create_s": 0.0,
-        "size_bytes": 0,
-        "packages": packages,
-    }
-    write_atomic(folder / "lock.json", json.dumps(lock, indent=1))
+    store.write_lock(folder, codebase, found["python"], packages, interpreter=str(python))
     return packages
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import hashlib
 import importlib.metadata
 import itertools
@@ -24,6 +25,7 @@ from bench.environments import installer
 from bench.environments.installer import cache_folder
 from bench.errors import BenchError
 from bench.recipe.codebases import Codebase, Step
+from bench.record.run import write_atomic
 
 Progress = Callable[[str], None]
 
@@ -178,6 +180,26 @@ def read_lock(folder: Path) -> dict[str, Any]:
     return lock
 
 
+def write_lock(
+    folder: Path, codebase: Codebase, python: str, packages: Mapping[str, str], **more: Any
+) -> None:
+    """Make an environment complete: ``python`` is its version, ``more`` are other fields of `Installed`, and `pins`."""
+    lock = {
+        "codebase": codebase.name,
+        "name": folder.name if folder.parent.name == "named" else "",
+        "python": python,
+        "created_utc": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "packages": packages,
+        "pins": [],
+        "groups": [],
+        "create_s": 0.0,
+        "size_bytes": 0,
+        **more,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(folder / "lock.json", json.dumps(lock, indent=1))
+
+
 def lock_of(folder: Path) -> dict[str, Any] | None:
     """The lock of a complete environment, else None. Without its base interpreter a venv is not complete."""
     try:
@@ -220,16 +242,7 @@ def key(*parts: object) -> str:
 
 def distributions(python: Path) -> dict[str, str]:
     """Normalised name → version of what is installed beside an interpreter."""
-    command = [
-        installer.uv(),
-        "pip",
-        "list",
-        "--quiet",
-        "--format",
-        "json",
-        "--python",
-        str(python),
-    ]
+    command = [installer.uv(), "pip", "list", "--quiet", "--format", "json", "--python", str(python)]
     listed = subprocess.run(command, capture_output=True, text=True, check=True)
     return {one["name"]: one["version"] for one in json.loads(listed.stdout)}
 

@@ -49,11 +49,7 @@ def read_coco(path: Path, *, files: bool = True) -> Json:
     return check_coco(read_json(path), str(path), files=files)
 
 
-_TABLES = {
-    "images": {"id"},
-    "annotations": {"id", "image_id", "category_id", "bbox"},
-    "categories": {"id"},
-}
+_TABLES = {"images": {"id"}, "annotations": {"id", "image_id", "category_id", "bbox"}, "categories": {"id"}}
 _OF_FILES = {"images": {"file_name", "height", "width"}, "categories": {"name"}}
 
 

@@ -108,8 +108,7 @@ def refuse_other_categories(timed: Dataset, evaluated: Dataset) -> None:
     """What is evaluated has the categories of what is trained on. Raises BenchError."""
     if evaluated.category_ids != timed.category_ids:
         raise BenchError(
-            "the split to evaluate has other categories than the one to train on",
-            where=str(evaluated.origin),
+            "the split to evaluate has other categories than the one to train on", where=str(evaluated.origin)
         )
 
 
@@ -129,8 +128,10 @@ def _open(input: Input, task: str, choice: _Choice, cache: Path) -> Dataset:
     layout = None
     if input.annotations is not None:
         split = re.sub(r"[^\w.-]", "_", Path(input.annotations).stem)
-        name = Path(str(input.images)).expanduser().resolve().name
-        paths = _coco_paths(input, task)
+        paths = Path(input.annotations).expanduser(), Path(str(input.images)).expanduser()
+        name = paths[1].resolve().name
+        if not paths[0].is_file():
+            raise BenchError("no such annotation file", where=str(paths[0]))
     elif input.dataset == "shapes":
         split, name = _shapes_split(input.split, task), "shapes"
         count = choice.count
@@ -139,10 +140,15 @@ def _open(input: Input, task: str, choice: _Choice, cache: Path) -> Dataset:
         _publish_folder(root, lambda folder: shapes.write(folder, split, count))
         paths = root / "annotations" / f"instances_{split}.json", root / split
     else:
-        root = _folder(input)
+        root = Path(input.dataset).expanduser()
+        if not root.is_dir():
+            hint = f"input.dataset is `shapes` or a folder with {LAYOUTS}"
+            raise BenchError("data set folder not found", where=str(root), hint=hint)
         name, layout = root.resolve().name, formats.layout_of(root)
         split = _split(input.split, task, "" if layout else "2017")
-        paths = formats.as_coco(root, layout, split, cache) if layout else _coco_paths(input, task)
+        paths = formats.as_coco(root, layout, split, cache) if layout else _coco_paths(root, split)
+    if not paths[1].is_dir():
+        raise BenchError("no folder with the images of this split", where=str(paths[1]))
     return _open_coco(*paths, choice, cache, name, split, root if layout else paths[0])
 
 
@@ -155,17 +161,6 @@ def _shapes_split(given: str | None, task: str) -> str:
     if split not in shapes.SPLITS:
         raise BenchError(f"shapes has no split '{split}'", hint=did_you_mean(split, shapes.SPLITS))
     return split
-
-
-def _folder(input: Input) -> Path:
-    root = Path(input.dataset).expanduser()
-    if not root.is_dir():
-        raise BenchError(
-            "data set folder not found",
-            where=str(root),
-            hint=f"input.dataset is `shapes` or a folder with {LAYOUTS}",
-        )
-    return root
 
 
 def _open_coco(
@@ -196,25 +191,16 @@ def _open_coco(
     )
 
 
-def _coco_paths(input: Input, task: str) -> tuple[Path, Path]:
-    """The annotation file and the image folder. Raises BenchError."""
-    if input.annotations is not None:
-        annotations, images = Path(input.annotations).expanduser(), Path(str(input.images)).expanduser()
-        if not annotations.is_file():
-            raise BenchError("no such annotation file", where=str(annotations))
-    else:
-        root, split = _folder(input), _split(input.split, task, "2017")
-        annotations, images = root / "annotations" / f"instances_{split}.json", root / split
-        if not annotations.is_file():
-            names = annotations.parent.glob("instances_*.json")
-            known = [path.stem.removeprefix("instances_") for path in names]
-            if not known:
-                raise BenchError("no data set in this folder", where=str(root), hint=f"expected {LAYOUTS}")
-            hint = f"input.split: {did_you_mean(split, known)}"
-            raise BenchError(f"the data set has no split '{split}'", where=str(annotations), hint=hint)
-    if not images.is_dir():
-        raise BenchError("no folder with the images of this split", where=str(images))
-    return annotations, images
+def _coco_paths(root: Path, split: str) -> tuple[Path, Path]:
+    """The annotation file and the image folder of a split. Raises BenchError."""
+    annotations = root / "annotations" / f"instances_{split}.json"
+    if not annotations.is_file():
+        names = annotations.parent.glob("instances_*.json")
+        known = [path.stem.removeprefix("instances_") for path in names]
+        if not known:
+            raise BenchError("no data set in this folder", where=str(root), hint=f"expected {LAYOUTS}")
+        raise formats.no_split(split, known, annotations)
+    return annotations, root / split
 
 
 def _sound_subset(coco: Json, choice: _Choice, path: Path, images: Path) -> tuple[Json, tuple[str, ...]]:

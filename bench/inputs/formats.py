@@ -45,6 +45,11 @@ def splits_of(root: Path, layout: Layout) -> list[str]:
     return lists or sorted({path.parent.name for path in root.glob("*/*.xml")} - {"Annotations"})
 
 
+def no_split(split: str, known: list[str], place: Path) -> BenchError:
+    hint = f"input.split: {did_you_mean(split, known)}"
+    return BenchError(f"the data set has no split '{split}'", where=str(place), hint=hint)
+
+
 def as_coco(root: Path, layout: Layout, split: str, cache: Path) -> tuple[Path, Path]:
     """The COCO file (in the cache) of a split, and the folder of its images. Raises BenchError."""
     library = _library(root)
@@ -139,12 +144,7 @@ def _yolo_folders(root: Path, split: str) -> tuple[Path, Path]:
     file, content = _yolo_content(root)
     given = content.get(split)
     if not isinstance(given, str):
-        known = splits_of(root, "yolo")
-        raise BenchError(
-            f"no folder of the split '{split}'",
-            where=str(file),
-            hint=f"input.split: {did_you_mean(split, known)}",
-        )
+        raise no_split(split, splits_of(root, "yolo"), file)
     bases = (root / str(content.get("path", "")), root)
     tried = [base / name for base in bases for name in (given, given.removeprefix("../"))]
     images = next((path for path in tried if path.is_dir()), None)
@@ -187,9 +187,4 @@ def _voc_folders(root: Path, split: str) -> tuple[Path, Path, set[str] | None]:
         return images, labels, names
     if (root / split).is_dir() and any((root / split).glob("*.xml")):
         return root / split, root / split, None
-    known = splits_of(root, "voc")
-    raise BenchError(
-        f"the data set has no split '{split}'",
-        where=str(root),
-        hint=f"input.split: {did_you_mean(split, known)}",
-    )
+    raise no_split(split, splits_of(root, "voc"), root)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from bench.errors import BenchError
 from bench.judge import rounding
-from bench.judge.fact import Agreement, Fact, agreements
+from bench.judge.fact import Agreement, Fact, agreements, kind_of
 from bench.judge.facts import declared, observed
 from bench.judge.pairs import baselines_of
 from bench.record.models import ArmRecord
@@ -106,7 +106,7 @@ def audit(arm: ArmRecord, baseline: ArmRecord) -> Audit:
     rounded = bool(others) and rounding.explains(others, arm, baseline)
     if rounded or (not others and not unknown):
         # The same results, step by step and group by group, from other sums: an optimisation, not other work.
-        first = {fact.name.partition(" in step")[0]: fact for fact in reversed(work)}
+        first = {kind_of(fact): fact for fact in reversed(work)}
         results = (
             "with results that differ by less than rounding does" if rounded else "with the same results"
         )

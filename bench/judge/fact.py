@@ -75,12 +75,17 @@ class Agreement:
     count: int
 
 
+def kind_of(fact: Fact) -> str:
+    """Its name without step, launch, rank and image."""
+    return _PLACE.sub("", fact.name)
+
+
 def agreements(facts: Iterable[Fact]) -> tuple[Agreement, ...]:
     """Those that are known and agree, by kind."""
     kinds: dict[str, list[Fact]] = {}
     for fact in facts:
         if fact.known and fact.agrees:
-            kinds.setdefault(_PLACE.sub("", fact.name), []).append(fact)
+            kinds.setdefault(kind_of(fact), []).append(fact)
     nearest = {kind: max(found, key=lambda one: one.apart - one.tolerance) for kind, found in kinds.items()}
     return tuple(
         Agreement(kind, one.baseline, one.arm, one.apart, one.tolerance, len(kinds[kind]))

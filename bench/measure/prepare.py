@@ -241,7 +241,7 @@ def _python_of(arm: Arm, codebase: Codebase) -> Path:
     try:
         return interpreter_of(arm, codebase)
     except BenchError as error:
-        raise WorkerFailure("environment", f"{error.message}; {error.hint}", "hello") from None
+        raise WorkerFailure("environment", "; ".join(str(error).split("\n  ")), "hello") from None
 
 
 def _own_weights(one: MeasuredArm, reason: str) -> None:

@@ -203,9 +203,7 @@ def find_codebases(extra: Iterable[Path] = ()) -> dict[str, Codebase]:
             warnings.warn(f"an adapter is left out: {error}", stacklevel=2)
     folders: list[Path] = []
     for root in extra:
-        found = (
-            [root] if (root / "adapter.yaml").exists() else [p.parent for p in root.glob("*/adapter.yaml")]
-        )
+        found = [path.parent for depth in ("", "*/") for path in root.glob(f"{depth}adapter.yaml")]
         if not found:
             raise BenchError("no adapter.yaml here or one level below", where=str(root))
         folders += sorted(found)

@@ -100,9 +100,7 @@ def parse_arm(text: str, codebases: Mapping[str, Codebase]) -> ArmText:
     arm = ArmText(codebase, model, weights or None, where or None)
     if arm.canonical is None and codebase.name not in codebase.schemes:
         raise BenchError(
-            f"{codebase.name} has no model '{model}'",
-            where=text,
-            hint=did_you_mean(model, codebase.models),
+            f"{codebase.name} has no model '{model}'", where=text, hint=did_you_mean(model, codebase.models)
         )
     if where and "/" in where and not Path(where).expanduser().exists():
         raise BenchError(f"no checkout and no interpreter {where}", where=text, hint=_near(where))
@@ -133,8 +131,8 @@ def _near(path: str) -> str:
     return near(name, os.listdir(folder), cutoff=0.75) if folder.is_dir() else ""
 
 
-def size_of(text: str) -> list[int] | dict[str, int]:
-    """`640` and `640x640` are a square, `800x1333` is a short and a long side. Raises BenchError."""
+def sides_of(text: str) -> list[int]:
+    """One or two numbers of pixels, as `640` or `800x1333`. Raises BenchError."""
     sides = text.lower().split("x")
     numbers = [int(side) for side in sides if side.isdecimal() and 32 <= int(side) <= 4096]
     if len(numbers) != len(sides) or len(sides) > 2:
@@ -142,9 +140,27 @@ def size_of(text: str) -> list[int] | dict[str, int]:
             f"--size {text}: expected one or two numbers of pixels, from 32 to 4096",
             hint="for example --size 800x1333 or --size 640",
         )
+    return numbers
+
+
+def size_of(text: str) -> list[int] | dict[str, int]:
+    """`640` and `640x640` are a square, `800x1333` is a short and a long side. Raises BenchError."""
+    numbers = sides_of(text)
     if len(set(numbers)) == 1:
         return [numbers[0], numbers[0]]
     return {"short": min(numbers), "long": max(numbers)}
+
+
+def check_task(text: str) -> None:
+    """Raises BenchError for what is no task."""
+    if text not in TASKS:
+        raise BenchError(f"task {text}: expected train, infer or serve", hint=did_you_mean(text, TASKS))
+
+
+def check_batch(text: str) -> None:
+    """Raises BenchError for what is no number of images."""
+    if not text.isdecimal() or not int(text):
+        raise BenchError(f"{text} images per step: expected a whole number from 1")
 
 
 def composed(asked: Asked, codebases: Mapping[str, Codebase]) -> dict[str, Any]:
@@ -164,10 +180,7 @@ def composed(asked: Asked, codebases: Mapping[str, Codebase]) -> dict[str, Any]:
     arms = [parse_arm(text, codebases) for text in asked.arms]
     if not arms:
         raise BenchError("no arm", hint="bench vs native:mask_rcnn_r50_fpn torchvision:maskrcnn_resnet50_fpn")
-    if asked.task not in TASKS:
-        raise BenchError(
-            f"task {asked.task}: expected train, infer or serve", hint=did_you_mean(asked.task, TASKS)
-        )
+    check_task(asked.task)
     shared = arms[0].canonical if len({arm.canonical for arm in arms}) == 1 else None
     weighted = any(arm.weights or (arm.codebase.pretrained and arm.canonical is None) for arm in arms)
     evaluates = asked.task == "infer" and weighted
@@ -175,7 +188,7 @@ def composed(asked: Asked, codebases: Mapping[str, Codebase]) -> dict[str, Any]:
     workload: dict[str, Any] = {
         "task": "eval" if evaluates else asked.task,
         **({"model": shared} if shared else {}),
-        "input": {**_data(asked), "size": size_of(asked.size)},
+        "input": {**input_of(asked.data, asked.images), "size": size_of(asked.size)},
         "batch_size": asked.batch,
         **({"device": asked.device} if asked.device != "cpu" else {}),
         **({} if shared else {"frozen_stages": None, "frozen_bn": None}),
@@ -194,21 +207,21 @@ def composed(asked: Asked, codebases: Mapping[str, Codebase]) -> dict[str, Any]:
     }
 
 
-def _data(asked: Asked) -> dict[str, Any]:
+def input_of(data: str, images: int = 1) -> dict[str, Any]:
     """`shapes`, the folder of a data set, or `ANNOTATIONS.json=FOLDER` of a COCO file and its images."""
-    if asked.data == "shapes":
-        return {"dataset": "shapes", "images": asked.images}
-    first, equals, second = (str(part) for part in asked.data.partition("="))
+    if data == "shapes":
+        return {"dataset": "shapes", "images": images}
+    first, equals, second = data.partition("=")
     if equals and first.endswith(".json"):
         files = (str(Path(one).expanduser().resolve()) for one in (first, second))
-        return {**dict(zip(("annotations", "images"), files, strict=True)), "count": asked.images}
-    folder = Path(asked.data).expanduser()
+        return {**dict(zip(("annotations", "images"), files, strict=True)), "count": images}
+    folder = Path(data).expanduser()
     if folder.is_file():
-        hint = f"--data {asked.data}=FOLDER, the one that its file names are in"
-        raise BenchError("a file of annotations, and no folder of images", where=asked.data, hint=hint)
+        hint = f"--data {data}=FOLDER, the one that its file names are in"
+        raise BenchError("a file of annotations, and no folder of images", where=data, hint=hint)
     if not folder.is_dir():
-        raise BenchError("no such folder of data", where=asked.data, hint=_near(asked.data))
-    return {"dataset": str(folder.resolve()), "images": asked.images}
+        raise BenchError("no such folder of data", where=data, hint=_near(data))
+    return {"dataset": str(folder.resolve()), "images": images}
 
 
 def _arm_content(arm: ArmText, label: str, shared: str | None, others: Iterable[str]) -> dict[str, Any]:

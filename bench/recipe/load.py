@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from bench.errors import BenchError, did_you_mean, near
 from bench.recipe import plain_yaml
-from bench.recipe.problems import explain, place_of
+from bench.recipe.problems import as_one, explain, place_of
 from bench.recipe.schema import Path_, Recipe, _named, factor_target, level_text
 from bench.recipe.workload import Workload
 from bench.shipped import RECIPES, find_recipe
@@ -93,24 +93,17 @@ def apply_override(content: dict[str, Any], places: plain_yaml.Places, override:
         int(part) if part.isdecimal() and len(part) < 9 else part for part in key.split(".")
     ]
     target: Any = content
-    for part in parts[:-1]:
-        if isinstance(target, list) and isinstance(part, int) and part < len(target):
-            if isinstance(target[part], str):
-                target[part] = _named(target[part])
-            target = target[part]
-        elif isinstance(target, dict):
-            target = target.setdefault(str(part), {})
-        else:
-            target = None
+    for index, part in enumerate(parts):
+        if isinstance(target, list) and not (isinstance(part, int) and part < len(target)):
+            raise BenchError(f"no item '{part}' in this list of {len(target)}", where=where)
         if not isinstance(target, dict | list):
-            raise BenchError(f"'{part}' has nothing below it to set", where=where)
-    last = parts[-1]
-    if isinstance(target, list):
-        if not isinstance(last, int) or last >= len(target):
-            raise BenchError(f"no item '{last}' in this list of {len(target)}", where=where)
-        target[last] = value
-    else:
-        target[str(last)] = value
+            raise BenchError(f"'{parts[index - 1]}' has nothing below it to set", where=where)
+        name: Any = str(part) if isinstance(target, dict) else part
+        if index == len(parts) - 1:
+            target[name] = value
+        else:
+            target[name] = target.get(name, {}) if isinstance(target, dict) else _named(target[name])
+            target = target[name]
     places[tuple(parts)] = where
 
 
@@ -147,57 +140,63 @@ def checked(
 
 
 def check_names(loaded: LoadedRecipe) -> None:
-    """Arms, factors and the patterns of `baseline` and `exclude` name only what the recipe has. Raises BenchError."""
+    """Names fit each other. Raises BenchError with all that do not."""
+    if wrong := list(_wrong_names(loaded)):
+        raise as_one(wrong, loaded.path)
+
+
+def _wrong_names(loaded: LoadedRecipe) -> Iterator[BenchError]:
+    """Arms, factors and the patterns of `baseline` and `exclude` name only what the recipe has."""
     recipe = loaded.recipe
     for factor in recipe.factors:
         try:
             factor_target(factor)
         except BenchError as error:
-            raise BenchError(error.message, where=loaded.place("factors", factor), hint=error.hint) from None
+            yield BenchError(error.message, where=loaded.place("factors", factor), hint=error.hint)
     labels = [spec.name for spec in recipe.arms]
     for index, label in enumerate(labels):
         if label in labels[:index]:
-            raise BenchError(
+            yield BenchError(
                 f"two arms are called '{label}'",
                 where=loaded.place("arms", index),
                 hint="give one a label of its own",
             )
     named = [index for index, spec in enumerate(recipe.arms) if spec.model is not None]
     if named and "model" in recipe.factors:
-        raise BenchError(
+        yield BenchError(
             "an arm with a model of its own and the factor model exclude each other",
             where=loaded.place("arms", named[0], "model"),
         )
     if not recipe.workload.model and "model" not in recipe.factors and len(named) < len(recipe.arms):
-        raise BenchError(
+        yield BenchError(
             "'workload.model' is missing",
             where=loaded.place("workload"),
             hint="or give every arm a model of its own",
         )
     names = {*labels, *(spec.codebase for spec in recipe.arms)}
-    _check_pattern(loaded, recipe.baseline, ("baseline",), names)
+    yield from _wrong_pattern(loaded, recipe.baseline, ("baseline",), names)
     for index, pattern in enumerate(recipe.exclude):
-        _check_pattern(loaded, pattern, ("exclude", index), names)
+        yield from _wrong_pattern(loaded, pattern, ("exclude", index), names)
 
 
-def _check_pattern(
+def _wrong_pattern(
     loaded: LoadedRecipe, pattern: Mapping[str, Any], place: tuple[str | int, ...], labels: set[str]
-) -> None:
+) -> Iterator[BenchError]:
     """A pattern (of `exclude` or `baseline`) names only factors, levels and codebases of this recipe."""
     factors = loaded.recipe.factors
     for key, value in pattern.items():
         where = loaded.place(*place, key)
         if key == "codebase":
             if not isinstance(value, str) or value not in labels:
-                raise BenchError(f"unknown arm '{value}'", where=where, hint=did_you_mean(str(value), labels))
+                yield BenchError(f"unknown arm '{value}'", where=where, hint=did_you_mean(str(value), labels))
         elif key not in factors:
-            raise BenchError(
+            yield BenchError(
                 f"'{key}' is not a factor of this recipe",
                 where=where,
                 hint=did_you_mean(key, [*factors, "codebase"]),
             )
         elif value not in factors[key]:
-            raise BenchError(
+            yield BenchError(
                 f"'{level_text(value)}' is not a level of {key}",
                 where=where,
                 hint=did_you_mean(level_text(value), map(level_text, factors[key])),

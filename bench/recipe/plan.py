@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,12 +14,10 @@ from bench.errors import BenchError, did_you_mean
 from bench.recipe.codebases import Codebase, get_codebase
 from bench.recipe.load import LoadedRecipe, validate_workload
 from bench.recipe.models import MODELS
+from bench.recipe.problems import as_one
 from bench.recipe.schema import ArmSpec, Measure, factor_target, level_text
 from bench.recipe.workload import CUDA_ONLY, SWITCHES, Workload
 from bench.record.names import file_names
-
-#: What two idle cores and what a V100 reach on convolutions, for estimates only; past runs replace these guesses.
-ROUGH_FLOPS_PER_S = {"cpu": 100e9, "cuda": 5e12}
 
 #: Combinations of arms and levels in one recipe, excluded ones counted.
 MAX_COMBINATIONS = 10_000
@@ -164,8 +162,7 @@ def _apply_levels(
         elif root == "environment":
             if not isinstance(level, int) or isinstance(level, bool) or level < 1:
                 raise BenchError(
-                    f"threads must be a positive number, got {level!r}",
-                    where=loaded.place("factors", factor),
+                    f"threads must be a positive number, got {level!r}", where=loaded.place("factors", factor)
                 )
             threads = level
         else:
@@ -262,10 +259,15 @@ def make_plan(loaded: LoadedRecipe, codebases: Mapping[str, Codebase], *, aa: bo
         BenchError: With the file and the line.
     """
     recipe = loaded.recipe
-    specs, baseline = [], dict(recipe.baseline)
+    specs, baseline, wrong = [], dict(recipe.baseline), []
     for index, spec in enumerate(recipe.arms):
-        name = get_codebase(spec.codebase, codebases, loaded.place("arms", index)).name
-        specs.append((index, spec.model_copy(update={"codebase": name, "label": spec.name})))
+        try:
+            name = get_codebase(spec.codebase, codebases, loaded.place("arms", index)).name
+            specs.append((index, spec.model_copy(update={"codebase": name, "label": spec.name})))
+        except BenchError as error:
+            wrong.append(error)
+    if wrong:
+        raise as_one(wrong, loaded.path)
     _refuse_too_many(loaded)
     if aa:
         wanted = baseline.get("codebase")
@@ -273,12 +275,18 @@ def make_plan(loaded: LoadedRecipe, codebases: Mapping[str, Codebase], *, aa: bo
         index, spec = next(fitting, specs[0])
         specs = [(index, spec.model_copy(update={"label": f"{spec.name} ({side})"})) for side in "AB"]
         baseline["codebase"] = f"{spec.name} (A)"
-    arms = [
-        _make_arm(loaded, codebases, spec, levels, baseline, loaded.place("arms", index))
-        for levels in _combinations(recipe.factors)
-        for index, spec in specs
-        if not any(_matches(pattern, spec, levels) for pattern in recipe.exclude)
-    ]
+    arms = []
+    for chosen_levels in itertools.product(*recipe.factors.values()):
+        levels = dict(zip(recipe.factors, chosen_levels, strict=True))
+        for index, spec in specs:
+            if any(_matches(pattern, spec, levels) for pattern in recipe.exclude):
+                continue
+            try:
+                arms.append(_make_arm(loaded, codebases, spec, levels, baseline, loaded.place("arms", index)))
+            except BenchError as error:
+                wrong.append(error)
+    if wrong:
+        raise as_one(wrong, loaded.path)
     if not arms:
         raise BenchError("exclude leaves nothing to measure", where=loaded.place("exclude"))
     ids, cell_ids = file_names(arm.id for arm in arms), file_names(arm.cell for arm in arms)
@@ -308,12 +316,6 @@ def _refuse_too_many(loaded: LoadedRecipe) -> None:
             f"arms and factors make {count:,} combinations; at most {MAX_COMBINATIONS:,} are planned",
             where=loaded.place("factors") if recipe.factors else loaded.place("arms"),
         )
-
-
-def _combinations(factors: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
-    """Every choice of one level of each factor."""
-    for levels in itertools.product(*factors.values()):
-        yield dict(zip(factors, levels, strict=True))
 
 
 def _make_arm(
@@ -406,20 +408,6 @@ def round_orders(arms: int, rounds: int, seed: int) -> list[list[int]]:
     return orders[:rounds]
 
 
-def estimate_s_per_step(arm: Arm, past: Mapping[str, float]) -> tuple[float, bool]:
-    """Seconds of one step, and whether they come from a past run of the same work (else a rough count of FLOPs)."""
-    key = work_key(arm.codebase, arm.workload, arm.options)
-    if key in past:
-        return past[key], True
-    size = arm.workload.input.size
-    area = size[0] * size[1] if isinstance(size, tuple) else size.short * size.long
-    model = MODELS.get(arm.workload.model)
-    flops = (model.gflops if model else 120.0) * 1e9 * area / 512**2 * arm.workload.batch_size
-    passes = 3.0 if arm.workload.trains else 1.0
-    sharing = arm.workload.ranks if arm.workload.device == "cpu" else 1  # ranks on a CPU share its cores
-    return flops * passes * sharing / ROUGH_FLOPS_PER_S[arm.workload.device], False
-
-
 def work_key(codebase: str, workload: Workload, options: Mapping[str, Any]) -> str:
     """Arms with the same key do the same work and should take about the same time on one machine. Where a data set
     or a file of weights lies has no part in it."""
@@ -430,21 +418,6 @@ def work_key(codebase: str, workload: Workload, options: Mapping[str, Any]) -> s
         if isinstance(value := getattr(input, key), str)
     }
     named = workload.model_copy(
-        update={
-            "input": input.model_copy(update=files),
-            "weights": Path(workload.weights).name,
-        }
+        update={"input": input.model_copy(update=files), "weights": Path(workload.weights).name}
     )
     return repr((codebase, sorted(named.model_dump().items()), sorted(options.items())))
-
-
-def steps_of(arm: Arm, measure: Measure) -> int:
-    """Steps an arm runs in all launches, every pass counted; of a train_eval arm those of training, and as many more as
-    its evaluations take at a third of the work for each image."""
-    workload = arm.workload
-    if workload.task == "train_eval":
-        evaluations = sum(workload.evaluated_after(step) for step in (0, *workload.turns()))
-        images = evaluations * (workload.eval_images or workload.input.wanted)
-        return workload.steps + images // (3 * workload.batch_size)
-    extra = measure.warmup + measure.phase_steps + measure.memory_steps + 1
-    return measure.launches * (extra + measure.rounds * (measure.settle + measure.steps))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,25 +55,25 @@ def place_of(path: Sequence[str | int], places: Mapping[tuple[str | int, ...], s
 
 
 def explain(
-    error: ValidationError,
-    model: type[BaseModel],
-    places: Mapping[tuple[str | int, ...], str],
-    file: Path,
+    error: ValidationError, model: type[BaseModel], places: Mapping[tuple[str | int, ...], str], file: Path
 ) -> BenchError:
     """All problems of a validation as one error, each with its place."""
-    found = list(dict.fromkeys(map(str, _problems(error, model, places, file))))
+    return as_one(_problems(error, model, places, file), file)
+
+
+def as_one(problems: Iterable[BenchError], file: Path) -> BenchError:
+    """Problems of one file as one error: the problem itself where there is one."""
+    by_text = {str(problem): problem for problem in problems}
+    found = list(by_text)
     if len(found) == 1:
-        return next(_problems(error, model, places, file))
+        return by_text[found[0]]
     more = [f"and {len(found) - MAX_LISTED} more"] if len(found) > MAX_LISTED else []
     listed = "\n".join(f"  {line}" for one in [*found[:MAX_LISTED], *more] for line in one.split("\n"))
     return BenchError(f"{len(found)} problems\n{listed}", where=str(file))
 
 
 def _problems(
-    error: ValidationError,
-    model: type[BaseModel],
-    places: Mapping[tuple[str | int, ...], str],
-    file: Path,
+    error: ValidationError, model: type[BaseModel], places: Mapping[tuple[str | int, ...], str], file: Path
 ) -> Iterator[BenchError]:
     for one in error.errors(include_url=False):
         message, path, hint = _in_words(one, model)

@@ -80,8 +80,8 @@ def environment_of(python: Path, env: Mapping[str, str] | None = None) -> Facts:
 
 #: Addresses that anybody may clone: no port, no host of one network, and nothing of a user or a key.
 _ADDRESS = re.compile(
-    r"(?:(?:https?|ssh)://(?:[^@/\s]*@)?|[^@/:\s]+@)([\w.-]+\.(?!local|lan|internal|corp|home|test)[a-z]{2,})[:/]"
-    r"([\w.~-]+(?:/[\w.~-]+)+?)/?",
+    r"(?:(https?|ssh)://(?:[^@/\s]*@)?|[^@/:\s]+@)([\w.-]+\.(?!(?:local|lan|internal|corp|home|test)\b)[a-z]{2,})"
+    r"(?(1)/|:)([\w.~-]+(?:/[\w.~-]+)+?)/?",
     re.IGNORECASE,
 )
 
@@ -89,7 +89,7 @@ _ADDRESS = re.compile(
 def public_address(remote: str) -> str:
     """`https://HOST/PATH` of a remote repository, without user and password; empty where it has no such address."""
     found = _ADDRESS.fullmatch(remote.strip())
-    return f"https://{found[1].lower()}/{found[2]}" if found else ""
+    return f"https://{found[2].lower()}/{found[3]}" if found else ""
 
 
 def git_revision(folder: Path) -> Facts:

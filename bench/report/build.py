@@ -45,7 +45,7 @@ from bench.report.values import (
 def _memory(arm: ArmRecord) -> MemoryUse | None:
     def largest(name: str) -> int | None:
         return max(
-            (value for one in arm.memory_counted() if (value := getattr(one, name)) is not None), default=None
+            (value for one in arm.memory_counted() if (value := getattr(one, name) or 0) > 0), default=None
         )
 
     allocated, resident = largest("allocated_bytes"), largest("host_peak_bytes")
@@ -72,10 +72,12 @@ def _phases(arm: ArmRecord) -> tuple[Phase, ...]:
 
 
 def _operators(arm: ArmRecord) -> tuple[Phase, ...]:
-    whole = arm.operators.get("step", [])
-    found = {name: np.asarray(seconds) for name, seconds in arm.operators.items() if name != "step"}
-    if found:
-        found["rest"] = np.asarray(whole) - sum(found.values())
+    """Operators of the passes that have a time of the whole step, and what is left of it."""
+    whole = np.array([one for one in arm.operators.get("step", []) if one > 0])
+    found = {name: np.array(seconds) for name, seconds in arm.operators.items() if name != "step"}
+    if not found or any(seconds.shape != whole.shape or not whole.size for seconds in found.values()):
+        return ()
+    found["rest"] = whole - sum(found.values())
     return tuple(
         Phase(name, float(np.median(seconds)), float(np.median(seconds / whole)))
         for name, seconds in found.items()

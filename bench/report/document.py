@@ -6,7 +6,8 @@ escape it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from bench.judge.numbers import MISSING
@@ -58,8 +59,12 @@ class Table:
             for index, column in enumerate(self.columns)
             if not column.optional or any(not row[index].missing for row in self.rows)
         ]
+        return self.part(keep, self.caption)
+
+    def part(self, keep: Sequence[int], caption: str) -> Table:
+        """Some of its columns."""
         rows = tuple(tuple(row[index] for index in keep) for row in self.rows)
-        return replace(self, columns=tuple(self.columns[index] for index in keep), rows=rows)
+        return Table(tuple(self.columns[index] for index in keep), rows, caption)
 
 
 @dataclass(frozen=True)

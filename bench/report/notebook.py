@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -25,11 +26,22 @@ RATIO_COLUMNS = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LoadedRun:
     """A run folder that is read once."""
 
     run: Run
+
+    def __repr__(self) -> str:
+        """Recipe, date, status and arms."""
+        record, arms = self.run.record(), self.run.arms()
+        counts = Counter(arm.codebase for arm in arms)
+        ended = ", ".join(f"{number} {name}" for name, number in counts.items()) or "none ended"
+        failed = sum(arm.status == "failed" for arm in arms)
+        return (
+            f"<run {record.id} of {record.recipe.get('name', record.recipe_path)}, {record.started_utc[:10]}, "
+            f"{self.run.status_of(record)}: {len(record.arms)} arms ({ended}{f'; {failed} failed' if failed else ''})>"
+        )
 
     @cached_property
     def report(self) -> RunReport:
@@ -72,12 +84,16 @@ class LoadedRun:
         """
         import pandas as pd
 
-        arms = [arm for arm in self.run.arms() if arm.status != "failed"]
-        frames = [self.run.samples(arm.id).assign(arm=arm.id) for arm in arms]
-        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame({"arm": []})
+        frames = {arm.id: self.run.samples(arm.id) for arm in self.run.arms() if arm.status != "failed"}
+        return (
+            pd.concat(frames, names=["arm", None]).reset_index("arm") if frames else pd.DataFrame({"arm": []})
+        )
 
-    def audit(self) -> pd.DataFrame:
+    def audit(self, *, agreeing: bool = False) -> pd.DataFrame:
         """One row per fact that differs from the baseline's, or that could not be observed in both arms.
+
+        Args:
+            agreeing: Also a row for each kind of fact that agrees: the one that comes nearest to its tolerance.
 
         Returns:
             Columns arm, verdict, fact, baseline, value, tolerance; of a fact that is not shown, the last three are
@@ -87,7 +103,8 @@ class LoadedRun:
 
         rows: list[tuple[Any, ...]] = []
         for row in self.report.rows:
-            for one in row.audit.differences if row.audit else ():
+            agreed: tuple[Any, ...] = row.audit.agreed if row.audit and agreeing else ()
+            for one in (*row.audit.differences, *agreed) if row.audit else ():
                 rows.append((row.arm, row.verdict, one.fact, one.baseline, one.arm, one.tolerance))
             for fact in row.audit.unknown if row.audit else ():
                 rows.append((row.arm, row.verdict, fact, None, None, None))

@@ -342,11 +342,12 @@ def reproduce(run: RunReport, group: Group | None = None) -> list[str]:
     command = list(run.command) or ["bench", "run", run.recipe_path]
     if group is not None:
         told = {name: level for name, level in group.rows[0].levels.items() if name not in group.factors}
-        command += [
-            word
-            for name, level in told.items()
-            for word in ("--set", f"factors.{name}=[{json.dumps(level)}]")
-        ]
+        for name, level in told.items():
+            for at, word in enumerate(command):
+                if word.startswith(f"factors.{name}=") and command[at - 1] == "--set":
+                    del command[at - 1 : at + 1]
+                    break
+            command += ["--set", f"factors.{name}=[{json.dumps(level)}]"]
     report = shlex.join(["bench", "report", *(run.sessions or [run.folder])])
     return [*_before(run), shlex.join(command), report]
 

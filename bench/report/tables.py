@@ -48,19 +48,19 @@ def group_table(group: Group) -> Table:
     seconds, rate = Column("s/iter, median (p5–p95)", True), "images/s" if training else "FPS (images/s)"
     columns = (
         Column("codebase"),
-        Column("version", optional=True),
         *(Column(factor_name(name)) for name in factors),
         Column("EMA", optional=True),
-        *(Column(title, True) for title in (("parameters (M)", "GFLOPs / image") if different else ())),
-        *(Column(title, True, optional=True) for title in accuracy_values.TITLES.values()),
         *((seconds, Column(rate, True)) if training else (Column(f"{rate}, median (p5–p95)", True), seconds)),
         Column("max memory (MiB)", True, optional=True),
-        Column("GFLOP/s (% of peak)", True, optional=True),
         Column("ratio to baseline [95 % interval]", True),
+        Column("status"),
+        Column("version", optional=True),
+        *(Column(title, True) for title in (("parameters (M)", "GFLOPs / image") if different else ())),
+        *(Column(title, True, optional=True) for title in accuracy_values.TITLES.values()),
+        Column("GFLOP/s (% of peak)", True, optional=True),
         Column("detectable effect (%)", True, optional=True),
         Column("launches × rounds", True),
         Column("audit", optional=True),
-        Column("status"),
     )
     rows = []
     for row in group.rows:
@@ -68,21 +68,21 @@ def group_table(group: Group) -> Table:
         rows.append(
             (
                 cell(row.label, tone="strong" if row.is_baseline else ""),
-                cell(", kernels: ".join(part for part in (row.version, row.kernels) if part)),
                 *map(cell, levels),
                 cell(on_off(row.ema)),
-                *(_size_cells(row) if different else ()),
-                *(percent(row.ap.get(kind)) for kind in accuracy_values.TITLES),
                 *_timing_cells(row, training),
                 _memory_cell(row.memory),
-                _flops_cell(row),
                 cell("1 (baseline)", sort=1.0)
                 if row.is_baseline and row.step_s
                 else ratio_cell(row.ratio, row.marks, group.no_ratio(row)),
+                _status_cell(row),
+                cell(", kernels: ".join(part for part in (row.version, row.kernels) if part)),
+                *(_size_cells(row) if different else ()),
+                *(percent(row.ap.get(kind)) for kind in accuracy_values.TITLES),
+                _flops_cell(row),
                 detectable_cell(row.ratio),
                 cell(design_text(row.launches, row.rounds, row.sessions) if row.step_s else None),
                 cell(row.verdict if row.audit else None, tone="bad" if row.verdict == "unequal" else ""),
-                _status_cell(row),
             )
         )
     return Table(columns, tuple(rows)).compact()
@@ -135,24 +135,19 @@ def phase_table(groups: Iterable[Group], task: str) -> Table | None:
     names = dict.fromkeys(phase.name for _, row in chosen for phase in row.phases)
     if not chosen:
         return None
-    columns = [Column("workload"), Column("codebase")]
-    for name in names:
-        title = PHASE_TITLES.get(name, name)
-        columns += [Column(f"{title} (s)", True), Column(f"{title} (%)", True)]
+    titles = (Column(f"{PHASE_TITLES.get(name, name)}, s (%)", True) for name in names)
     rows = []
     for group, row in chosen:
         phases = {phase.name: phase for phase in row.phases}
-        cells = [cell(group.title), cell(group.row_name(row))]
         whole_s = sum(phase.median_s for phase in row.phases)
-        for name in names:
-            if name in phases:
-                phase = phases[name]
-                text = _phase_text(phase.median_s, whole_s)
-                cells += [cell(text, sort=phase.median_s), percent(phase.share)]
-            else:
-                cells += [cell(None), cell(None)]
-        rows.append(tuple(cells))
-    return Table(tuple(columns), tuple(rows))
+        cells = [
+            cell(f"{_phase_text(one.median_s, whole_s)} ({100 * one.share:.1f})", sort=one.median_s)
+            if one
+            else cell(None)
+            for one in map(phases.get, names)
+        ]
+        rows.append((cell(group.title), cell(group.row_name(row)), *cells))
+    return Table((Column("workload"), Column("codebase"), *titles), tuple(rows))
 
 
 def _phase_text(part_s: float, whole_s: float) -> str:
@@ -186,9 +181,10 @@ def _cost_cell(cost: Cost | None) -> Cell:
 
 
 def package_table(software: Sequence[Software]) -> Table:
-    """The distributions whose versions differ between environments."""
+    """The distributions whose versions differ between environments; those that most of them have come first."""
     names = sorted({name for one in software for name in one.installed}, key=str.lower)
     differing = [name for name in names if len({one.installed.get(name) for one in software}) > 1]
+    differing.sort(key=lambda name: sum(name not in one.installed for one in software))
     rows = ((cell(name), *(cell(one.installed.get(name)) for one in software)) for name in differing)
     caption = f"{len(differing)} of {len(names)} packages differ. –: not installed."
     return Table((Column("package"), *(Column(one.title) for one in software)), tuple(rows), caption)

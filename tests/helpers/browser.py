@@ -25,7 +25,7 @@ def opened(browser: Browser, page: Path, hash_: str = "", **options: Any) -> Tab
     tab.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
     tab.goto((page / "index.html" if page.is_dir() else page).as_uri() + hash_)
     if page.is_dir():
-        tab.wait_for_function("document.documentElement.dataset.ready")
+        tab.locator("html[data-ready]").wait_for(state="attached")
     assert errors == []
     return tab
 

@@ -237,10 +237,14 @@ def tables_of(text: str) -> list[list[list[str]]]:
 
 
 def rows_of(text: str, title: str) -> list[dict[str, str]]:
-    """Rows of the first table below a heading or a summary, by column title."""
+    """Rows of the first table below a heading or a summary, with the parts that follow it, by column title."""
     section = re.split(rf"[ >]{re.escape(title)}(?:</summary>)?\n", text, maxsplit=1)[1]
-    header, *rows = tables_of(section)[0]
-    return [dict(zip(header, row, strict=True)) for row in rows]
+    first, *others = tables_of(re.split(r"\n#|</details>", section)[0])
+    parts = [first, *(one for one in others if len(one) == len(first) and one[0][0] == first[0][0])]
+    return [
+        {name: cell for part in parts for name, cell in zip(part[0], part[at], strict=True)}
+        for at in range(1, len(first))
+    ]
 
 
 RATIO = "ratio to baseline [95 % interval]"

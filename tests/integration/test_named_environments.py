@@ -65,6 +65,13 @@ def test_adapter_is_imported_in_the_interpreter(tmp_path: Path) -> None:
         check_interpreter(Path("/bin/ls"), broken)
 
 
+def test_arm_without_its_interpreter_fails_with_the_path(cli: Cli) -> None:
+    done = cli.run(cli.recipe(arms=[{"codebase": "fake", "python": "/no/python"}], baseline={}), "--trust")
+    assert done.code == 4
+    assert "/no/python: not an interpreter that can be started" in done.err
+    assert "None" not in done.err
+
+
 def test_names_of_environments_are_hinted_at(cli: Cli) -> None:
     environments.adopt("fake-mine", FAKE_CODEBASE, Path(sys.executable))
     for command in ("check", "remove"):

@@ -65,7 +65,7 @@ def test_yolo_folder_is_a_data_set(tmp_path: Path) -> None:
     assert len(open_dataset(Input(dataset=str(root), images=1), "infer", tmp_path / "cache").image_ids) == 1
     again = open_dataset(Input(dataset=str(root), images=2), "train", tmp_path / "other")
     assert again.checksum == opened.checksum
-    with pytest.raises(BenchError, match="no folder of the split 'tests'"):
+    with pytest.raises(BenchError, match="no split 'tests'"):
         open_dataset(Input(dataset=str(root), split="tests"), "train", tmp_path)
 
 

@@ -19,6 +19,7 @@ from playwright.sync_api import Browser
 from playwright.sync_api import Page as Tab
 
 from bench.judge.audit import Audit, Difference
+from bench.judge.fact import Agreement
 from bench.judge.numbers import interval_text
 from bench.record.models import Failure
 from bench.report.app import page as app_page
@@ -334,6 +335,76 @@ def test_the_section_that_is_read_is_marked(browser: Browser, folder: Path) -> N
     tab.locator("#side a", has_text="Trust").click()
     tab.locator('#side [aria-current="true"]', has_text="Trust").wait_for()
     assert current.count() == 1
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two codebases at three batch sizes, profiled; facts agree but one."""
+    root, arms, audits = tmp_path_factory.mktemp("sweep"), [], {}
+    for number, name in enumerate(("torchvision", "native")):
+        for size in (1, 2, 4):
+            packages = {name: "1", "torch": f"2.{number}", "numpy": "2"}
+            operators = {"step": [1.0, 1.0], EVIL: [0.6 - 0.2 * number] * 2}
+            one = arm(name, {"batch_size": size}, operators=operators, environment={"packages": packages})
+            arms.append((one, samples(0.5 + 0.5 * size - 0.1 * number, seed=size)))
+            agreed = (Agreement("loss", 1.5, 1.501, 0.0007, 0.001, 6), Agreement(EVIL, 7, 7, 0.0, 0.0, 1))
+            differ = (Difference("proposals in step 1", 1000, 2000, 0.02),) if size == 1 else ()
+            audits["run", one.id] = Audit(one.id, "torchvision", differ, agreed=agreed)
+    run = write_run(root / "run", arms, git={"revision": "abc", "origin": "https://example.org/team/bench"})
+    return generate([run], root / "report", audits=audits).parent
+
+
+def test_each_figure_has_its_values_as_a_table(browser: Browser, sweep: Path) -> None:
+    tab = opened(browser, sweep)
+    for section in ("forest", "phases", "memory", "sweeps"):
+        twin = tab.locator(f"#{section} details.lazy")
+        assert twin.locator("td").count() == 0, "made when it is opened"
+        twin.locator("summary").click()
+        twin.locator("td").first.wait_for()
+    cells = tab.locator("#sweeps tbody tr").first.locator("td").all_inner_texts()
+    assert cells == ["1", pytest.approx(cells[1])]
+    assert tab.locator("#sweeps circle[r='8']").count() == 2, "each curve has its flat point"
+
+
+def test_facts_that_agree_have_values_and_tolerance(browser: Browser, sweep: Path) -> None:
+    tab = opened(browser, sweep)
+    assert tab.locator("#audit tbody th").all_inner_texts() == ["proposals"]
+    assert tab.locator("#audit td").all_inner_texts() == ["≠ 2,000, baseline 1,000 · +100 % · tolerance 2 %"]
+    tab.locator("#audit summary", has_text="2 that agree").click()
+    loss = tab.locator("#audit tr", has=tab.get_by_role("rowheader", name="loss")).locator("td")
+    assert loss.inner_text() == "= 1.501, baseline 1.5 in 3 · off by 0.07 % · tolerance 0.1 %"
+    assert tab.locator("#audit th", has_text=EVIL).count() == 1
+    tab.locator("#matrix .value[data-arm]").nth(1).click()
+    tab.locator("#drawer summary", has_text="2 kinds of facts agree").click()
+    row = tab.locator("#drawer tr", has_text="loss").locator("td").all_inner_texts()
+    assert row == ["1.5", "1.501", "0.07 %", "0.1 %", "6"]
+
+
+def test_operators_packages_and_citation_are_there(browser: Browser, sweep: Path) -> None:
+    tab = opened(browser, sweep, "#sweeps")
+    tab.wait_for_timeout(300)
+    assert tab.evaluate("document.getElementById('sweeps').getBoundingClientRect().top < innerHeight")
+    tab.get_by_role("button", name="By operator").click()
+    tab.get_by_role("button", name="Difference to the baseline").click()
+    labels = [one.get_attribute("aria-label") for one in tab.locator("#phases svg").all()]
+    assert labels == [f"{EVIL} -200 ms, rest +200 ms"] * 3
+    tab.locator("#notes summary", has_text="Packages that differ").click()
+    rows = tab.locator("#notes tr", has=tab.get_by_role("cell", name="torch", exact=True))
+    assert rows.inner_text().split("\t") == ["torch", "2.0", "2.1"]
+    with tab.expect_download() as found:
+        tab.get_by_role("button", name="BibTeX").click()
+    assert "https://example.org/team/bench" in Path(found.value.path()).read_text()
+    assert (
+        "git clone https://example.org/team/bench bench && cd bench"
+        in tab.locator("#notes pre").all_inner_texts()[-2]
+    )
+
+
+def test_a_page_of_failed_arms_only_names_each(browser: Browser, tmp_path: Path) -> None:
+    failure = Failure(reason="crash", message=ODD)
+    arms = [(arm(name, status="failed", failure=failure), samples(1.0)) for name in ("torchvision", "native")]
+    tab = opened(browser, generate([write_run(tmp_path / "run", arms)], tmp_path / "report").parent)
+    assert tab.locator("#matrix .failed").all_inner_texts() == ["failed ✕", "failed ✕"]
 
 
 @pytest.mark.nightly

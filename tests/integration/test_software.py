@@ -48,6 +48,10 @@ def test_a_revision_is_only_claimed_for_code_that_git_tracks(tmp_path: Path) -> 
     clean = software.git_revision(tmp_path / "code")
     assert len(clean["revision"]) == 40
     assert clean["dirty"] is False
+    git("remote", "add", "origin", "https://jdoe:s3cret@git.example.org/team/bench.git")
+    assert software.git_revision(tmp_path)["origin"] == "https://git.example.org/team/bench.git"
+    git("remote", "set-url", "origin", str(tmp_path))
+    assert software.git_revision(tmp_path) == clean, "a folder of this machine is no address"
     assert software.git_diff(tmp_path) == ""
     (tmp_path / "results.json").write_text("{}")
     assert software.git_revision(tmp_path) == clean, "a new file is no change of the code"
@@ -58,6 +62,22 @@ def test_a_revision_is_only_claimed_for_code_that_git_tracks(tmp_path: Path) -> 
     (tmp_path / "venv").mkdir()
     (tmp_path / "venv" / "b.py").write_text("1")
     assert software.git_revision(tmp_path / "venv") == {}, "an environment inside a clone has no revision"
+
+
+@pytest.mark.parametrize(("remote", "address"), [
+    ("https://github.com/team/bench", "https://github.com/team/bench"),
+    ("https://ghp_0123456789@github.com/team/bench.git", "https://github.com/team/bench.git"),
+    ("https://jdoe:p%40ss@GitHub.com/team/bench/", "https://github.com/team/bench"),
+    ("git@gitlab.example.org:group/part/bench.git", "https://gitlab.example.org/group/part/bench.git"),
+    ("ssh://git@example.org/team/bench", "https://example.org/team/bench"),
+    *((hidden, "") for hidden in (
+        "", "/home/jdoe/bench", "file:///home/jdoe/bench", "../bench", "git@build-7:team/bench", "http://10.0.0.7/a/b",
+        "https://git.corp/team/bench", "https://nas.local/team/bench", "https://example.org:8443/team/bench",
+        "https://example.org/team/bench?token=1", "https://example.org/x:y@z/bench", "ext::sh -c whoami", "a.b:c",
+    )),
+])  # fmt: skip
+def test_only_public_addresses_without_users_are_kept(remote: str, address: str) -> None:
+    assert software.public_address(remote) == address
 
 
 def test_long_changes_are_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -136,8 +136,9 @@ TrainReader: {batch_size: 2}
 def test_configuration_of_a_paddledetection_user_trains(cli: Cli) -> None:
     config = cli.folder / "mine.yml"
     config.write_text(PADDLE)
-    done = cli("vs", f"paddledet:{config}", "torchvision:retinanet_resnet50_fpn_v2", "--task", "train", *LESS[2:],
-               "--size", "128", "--results", cli.results, "-o", cli.folder / "report", "--json")  # fmt: skip
+    done = cli("vs", f"paddledet:{config}", "torchvision:retinanet_resnet50_fpn_v2", "--task", "train", *LESS,
+               "--set", "environment.threads=1",
+               "--results", cli.results, "-o", cli.folder / "report", "--json")  # fmt: skip
     if "bench env create paddledet" in done.err:
         pytest.skip("no environment of paddledet")
     assert done.code == 0, done.err
@@ -145,11 +146,14 @@ def test_configuration_of_a_paddledetection_user_trains(cli: Cli) -> None:
 
 
 def test_a_slip_in_an_answer_is_asked_again(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    answers = iter(["natve:retinanet_r50_fpn", "native:retinanet_r50_fpn", "", "shapes", "infer", "640", 1])
+    slips = {"natve:retinanet_r50_fpn": "native:retinanet_r50_fpn", "": "", "nosuch": "shapes", "infr": "infer",
+             "64x": "640", "0": "2"}  # fmt: skip
+    answers = iter(answer for pair in slips.items() for answer in dict.fromkeys(pair))
     monkeypatch.setattr("typer.prompt", lambda *_, **__: next(answers))
     done = cli("init", cli.folder / "mine.yaml")
     assert done.code == 0, done.err
-    assert "did you mean native?" in done.err
+    for told in ("did you mean native?", "no such folder", "did you mean infer?", "--size 64x", "0 images"):
+        assert told in done.err
     assert [arm.codebase for arm in load_recipe(cli.folder / "mine.yaml").recipe.arms] == ["native"]
 
 

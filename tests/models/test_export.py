@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from detectors import Detections, build, calibrate
-from detectors.export import export_onnx, export_program, exportable
+from detectors.config import ConfigError, Resize
+from detectors.export import export_onnx, export_program, exportable, size_of
 from tests.helpers.models import few_layers, narrow_heads
 
 SIZE = (128, 160)
@@ -93,3 +94,11 @@ def test_another_model_is_refused_by_name() -> None:
         pytest.raises(ValueError, match="SOLOv2 cannot be exported yet; RetinaNet, FCOS, SSD, and"),
     ):
         exportable(build("solov2_light_r50_fpn"), SIZE)
+
+
+def test_the_size_of_a_graph_is_that_of_the_evaluation() -> None:
+    assert size_of(Resize()) == (800, 1344)
+    square = Resize(size=(300, 300))
+    assert size_of(square) == size_of(square, [300, 300]) == (300, 300)
+    with pytest.raises(ConfigError, match="multiples of 32, got 300 300"):
+        size_of(Resize(), [300, 300])

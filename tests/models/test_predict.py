@@ -122,6 +122,14 @@ def test_what_is_wrong_is_said_in_one_line(
     assert said in error
 
 
+def test_a_file_is_no_folder_for_pictures(
+    trained: tuple[Path, Path], photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out").write_text("")
+    assert run(trained, photos, "-o", tmp_path / "out") == 2
+    assert "out: cannot be made: File exists" in capsys.readouterr().err
+
+
 def test_a_broken_image_does_not_stop_the_others(
     trained: tuple[Path, Path], photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -202,7 +202,7 @@ def test_rules_of_a_model_become_groups_of_the_optimizer() -> None:
         "backbone.stages.3.2.conv2.offset.weight": (1, 1),
         "backbone.stages.3.2.conv3.conv.weight": (0.15, 1),
         "neck.lateral.0.weight": (1, 1),
-        "neck.output.3.bias": (2, 0),
+        "neck.output.3.bias": (1, 1),
         "head.kernel_convs.1.norm.weight": (1, 0),
         "head.kernel_convs.2.conv.bias": (2, 0),
         "head.class_convs.2.offset.bias": (2, 0),

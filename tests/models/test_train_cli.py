@@ -281,7 +281,7 @@ def test_the_log_says_what_bench_reads(tmp_path: Path, write_config: Callable[..
     rows = list(csv.DictReader((tmp_path / "run" / "metrics.csv").open()))
     assert {row["iteration"] for row in rows} == {"1", "2"}
     precisions = [float(row["value"]) for row in rows if row["name"] == "bbox/AP"]
-    assert training_state.best(tmp_path / "run") == max(precisions)
+    assert training_state.best(tmp_path / "run")[0] == max(precisions)
     assert len(precisions) == 2
     by_class = json.loads((tmp_path / "run" / "eval" / "classes.json").read_text())
     found = [value for value in by_class["bbox"].values() if value >= 0]

@@ -239,7 +239,9 @@ def test_training_ends_when_no_ap_is_better(tmp_path: Path, write_config: Callab
         "no better AP in 1 evaluations: stopped after iteration 2" in (tmp_path / "run/train.log").read_text()
     )
     assert [one.name for one in training_state.checkpoints(tmp_path / "run")] == ["checkpoint_00000002.pt"]
-    assert training_state.read(tmp_path / "run" / "best.pt")["iteration"] == 1
+    assert training_state.best(tmp_path / "run")[1] == 1
+    assert train.main([str(path), "--resume", "--set", "checkpoint.patience=2"]) == 0  # one has been without
+    assert "stopped after iteration 3" in (tmp_path / "run/train.log").read_text()
 
 
 def test_no_detections_are_an_ap_of_zero(shapes_folder: Path) -> None:

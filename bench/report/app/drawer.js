@@ -46,7 +46,7 @@ function content(arm) {
     div("top", h("h2", { id: "drawer-title" }, `${arm.name} · ${arm.group.title}`), button("✕", () => $("drawer").close(), { "aria-label": "Close" })),
     h("dl", {}, facts.map(([name, text]) => [h("dt", {}, name), h("dd", {}, text)])),
     arm.differences.length ? [h("h3", {}, "Unequal work"), h("ul", {}, arm.differences.map((d) => h("li", {}, `${D.strings[d[0]]}: ${D.strings[d[2]]}, the baseline has ${D.strings[d[1]]}` + (d[3] === null ? "" : ` (${percent(d[3])})`))))] : "",
-    arm.agreed.length ? fold(`${arm.agreed.length} kinds of facts agree with the baseline`, () => table("Facts that agree", ["fact", "baseline", "this arm", "apart", "tolerance", "facts"], arm.agreed.map(([fact, theirs, own, apart, allowed, count]) => [D.strings[fact], D.strings[theirs], D.strings[own], apart ? percent(apart).slice(1) : "0", allowed ? percent(allowed).slice(1) : "0", count]))) : "",
+    arm.agreed.length ? fold(`${arm.agreed.length} kinds of facts agree with the baseline`, () => table("Facts that agree", ["fact", "baseline", "this arm", "apart", "tolerance", "facts"], arm.agreed.map(([fact, theirs, own, apart, allowed, count]) => [D.strings[fact], D.strings[theirs], D.strings[own], short(apart), short(allowed), count]))) : "",
     arm.unknown.length ? [h("h3", {}, "Not shown"), h("p", {}, arm.unknown.map((one) => D.strings[one]).join(", "))] : "",
     drawn ? [h("h3", {}, "Seconds of each step"), div("bar",
       button("Log scale", () => { logScale = !logScale; openArm(arm); }, { "aria-pressed": logScale }),

@@ -4,7 +4,7 @@ function chip(name, title) {
   return button(title, () => set({ [name]: state[name] ? "" : "1" }), { "aria-pressed": state[name] === "1" });
 }
 function choice(name, title, options) {
-  if (options.length < (options[0][0] ? 2 : 3)) return "";
+  if (options.length < (options[0]?.[0] ? 2 : 3)) return "";
   return h("select", { "aria-label": title, onchange: (event) => set({ [name]: event.target.value }) },
     options.map(([value, text]) => h("option", { value, selected: state[name] === value }, text)));
 }
@@ -168,10 +168,10 @@ const openFromHash = () => openArm(armOf(state.arm));
 unpack($("data").textContent).then((data) => {
   load(data);
   readHash();
-  $("static").remove();
   drawTools();
   for (const id of ["results", "history", "notes"]) $(id)?.querySelector("h2").append(anchor(id, id));
   if (arms.length) { drawFilters(); render(); } else $("matrix").textContent = "No arm has a record.";
+  $("static").remove(); // it stays where any of this fails
   listen();
   openFromHash();
   setTimeout(() => document.getElementById(location.hash.slice(1))?.scrollIntoView());

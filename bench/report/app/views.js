@@ -282,16 +282,22 @@ function facts(found) {
 }
 const FACTS = { differ: "differences", agree: "agreed", unknown: "unknown" };
 const factText = (entry) => D.strings[entry[2]] + (entry[1] === entry[2] ? "" : `, baseline ${D.strings[entry[1]]}`);
-const tolerance = (v) => v > 0 && `tolerance ${percent(v).slice(1)}`;
+const tolerance = (v) => v > 0 && `tolerance ${short(v)}`;
+const short = (v) => number(100 * v, 2).replace(/(\.\d*?)0+$/, "$1").replace(/\.$/, "") + " %";
+/** The value where all entries have the same one, else their number. */
+const inAll = (entries, mark) => {
+  const texts = unique(entries.map(factText)), count = entries.length > 1 ? ` in ${entries.length}` : "";
+  return mark + (texts.length > 1 ? count : " " + texts[0] + count);
+};
 /** Of one kind of fact and one codebase: value, difference to the baseline, tolerance, verdict. */
 function auditCell(cell) {
   if (!cell) return NONE;
   const { differ, agree, unknown } = cell;
   const changes = differ.map((one) => one[3]).filter((one) => one !== null), apart = max(...agree.map((one) => one[3]));
   return [
-    differ.length > 1 ? `≠ in ${differ.length} facts` : differ.length && "≠ " + factText(differ[0]),
+    differ.length && inAll(differ, "≠"),
     changes.length && unique([min(...changes), max(...changes)]).map(percent).join(" … "),
-    ...(differ.length ? [tolerance(max(...differ.map((one) => one[4])))] : agree.length && [agree.length > 1 ? `= in ${agree.length} workloads` : "= " + factText(agree[0]), apart > 0 && "off by " + percent(apart).slice(1), tolerance(max(...agree.map((one) => one[4])))] || []),
+    ...(differ.length ? [tolerance(max(...differ.map((one) => one[4])))] : agree.length && [inAll(agree, "="), apart > 0 && "off by " + short(apart), tolerance(max(...agree.map((one) => one[4])))] || []),
     unknown.length && `? in ${unknown.length}`,
   ].filter(Boolean).join(" · ");
 }

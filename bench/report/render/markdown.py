@@ -28,8 +28,25 @@ def paragraph(text: str) -> str:
     return _LINE_START.sub(lambda m: f"{m[0]}\\" if m[0].isdigit() else f"\\{m[0]}", escape(text))
 
 
+#: Columns that fit the width of a page on GitHub, and those that each part of a wider table begins with.
+MOST_COLUMNS, KEYS = 7, ("workload", "codebase", "factor", "level")
+
+
 def table(block: Table) -> str:
-    """A pipe table: a header, the alignments, one line per row, all with the same number of cells."""
+    """A pipe table, or several below each other where its columns do not fit."""
+    keys = [at for at, column in enumerate(block.columns) if column.title in KEYS]
+    others = [at for at in range(len(block.columns)) if at not in keys]
+    if not keys or len(block.columns) <= MOST_COLUMNS:
+        return _table(block)
+    most = MOST_COLUMNS - len(keys)
+    parts = (others[start : start + most] for start in range(0, len(others), most))
+    return "\n\n".join(
+        _table(block.part([*keys, *part], block.caption if not at else "")) for at, part in enumerate(parts)
+    )
+
+
+def _table(block: Table) -> str:
+    """A header, the alignments, one line per row, all with the same number of cells."""
     header = [escape(column.title) for column in block.columns]
     alignments = ["---:" if column.numeric else "---" for column in block.columns]
     rows = [[_cell(cell.text, cell.tone == "strong") for cell in row] for row in block.rows]

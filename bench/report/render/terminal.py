@@ -75,11 +75,7 @@ def fit(block: Table, width: int, *, fold: bool = True) -> Table:
     while sum(widths) + PADDING * len(widths) > width and any(column.priority for column in block.columns):
         worst = max(range(len(block.columns)), key=lambda index: block.columns[index].priority)
         del widths[worst]
-        block = replace(
-            block,
-            columns=tuple(one for index, one in enumerate(block.columns) if index != worst),
-            rows=tuple(tuple(one for index, one in enumerate(row) if index != worst) for row in block.rows),
-        )
+        block = block.part([index for index in range(len(block.columns)) if index != worst], block.caption)
     texts = [index for index, column in enumerate(block.columns) if not column.numeric]
     while sum(widths) + PADDING * len(widths) > width and texts:
         longest = max(texts, key=lambda index: widths[index])

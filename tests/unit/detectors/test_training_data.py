@@ -164,3 +164,16 @@ def test_the_config_of_the_guide_can_be_read(tmp_path: Path) -> None:
     text = guide.partition("```yaml\n")[2].partition("```")[0]
     (tmp_path / "mine.yaml").write_text(text)
     assert configs.load(tmp_path / "mine.yaml").config.checkpoint.best == "bbox"
+
+
+def test_a_config_of_the_package_is_found_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("shapes.yaml", "detectors/configs/shapes.yaml"):
+        assert configs.load(name).config.model.name == "solov2_light_r50_fpn"
+    with pytest.raises(configs.ConfigError, match=r"^shape.yaml: no such config; did you mean shapes.yaml\?"):
+        configs.load("shape.yaml")
+    (tmp_path / "shapes.yaml").write_text("extends: retinanet.yaml")  # one's own comes first
+    with pytest.raises(configs.ConfigError, match=r"shapes.yaml:1: extends retinanet.yaml, which does not"):
+        configs.load("shapes.yaml")

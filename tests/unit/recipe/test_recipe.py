@@ -198,3 +198,17 @@ def test_every_arm_follows_every_other_equally_often(arms: int) -> None:
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("**/*.yaml")), ids=lambda path: path.stem)
 def test_every_recipe_of_the_project_can_be_planned(path: Path) -> None:
     assert make_plan(load_recipe(path), find_codebases()).arms
+
+
+def test_wrong_names_are_listed_at_once(tmp_path: Path) -> None:
+    file = tmp_path / "r.yaml"
+    text = "name: t\nworkload: {model: retinanet_r50_fpn}\narms: [natve, torchvison]\n"
+    file.write_text(f"{text}baseline: mmdet\nexclude: [{{emma: on}}]\n")
+    with pytest.raises(BenchError, match=r"(?s)2 problems.*unknown arm 'mmdet'.*'emma' is not a factor"):
+        load_recipe(file)
+    file.write_text(text)
+    with pytest.raises(BenchError, match=r"(?s)2 problems.*did you mean native.*did you mean torchvision"):
+        make_plan(load_recipe(file), find_codebases())
+    file.write_text("name: t\nworkload: {model: solov2_r50_fpn}\narms: [torchvision, transformers]\n")
+    with pytest.raises(BenchError, match=r"(?s)2 problems.*torchvision offers no.*transformers offers no"):
+        make_plan(load_recipe(file), find_codebases())

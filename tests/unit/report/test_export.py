@@ -26,8 +26,11 @@ from tests.helpers.report_runs import arm, samples, write_run
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     arms = [
-        (arm("torchvision"), samples(1.0, noise=0.001, seed=1)),
-        (arm("native", label="=cmd|'/c calc'!A1"), samples(0.5, noise=0.001, seed=2)),
+        (arm("torchvision", description={"parameters": 7}), samples(1.0, noise=0.001, seed=1)),
+        (
+            arm("native", label="=cmd|'/c calc'!A1", description={"parameters": 7}),
+            samples(0.5, noise=0.001, seed=2),
+        ),
         (arm("mmdet", status="failed"), samples(1.0)),
     ]
     return write_run(tmp_path / "run", arms)
@@ -47,6 +50,10 @@ def test_a_loaded_run_gives_ratios_samples_and_audit(run: Run) -> None:
     assert list(ratios["marks"]) == ["?", "✕"]
     assert len(loaded.samples()) == len(run.samples("torchvision")) * 2
     assert "observed steps" in set(loaded.audit()["fact"])
+    assert (loaded.audit(agreeing=True)["fact"] == "parameters").sum() == 1
+    assert repr(loaded) == (
+        "<run run of quickstart, 2026-11-22, complete: 3 arms (1 torchvision, 1 native, 1 mmdet; 1 failed)>"
+    )
     assert "<table>" in loaded._repr_html_()
     assert loaded.geometric_mean() is None, "nothing is shown to be equal"
 
@@ -69,6 +76,14 @@ def test_show_is_inline_in_a_notebook(run: Run, monkeypatch: pytest.MonkeyPatch)
 def test_unknown_names_of_the_package_are_errors() -> None:
     with pytest.raises(AttributeError, match="no attribute 'rum'"):
         _ = bench.rum
+
+
+def test_a_run_is_cited_in_bibtex(run: Run) -> None:
+    text = text_of(run, "bibtex")
+    assert text.startswith(
+        "@misc{bench-run,\n  title = {{Benchmark run run of quickstart}},\n  year = {{2026}},\n"
+    )
+    assert text.count("{") == text.count("}")
 
 
 def test_csv_holds_no_formula_and_every_row(run: Run) -> None:

@@ -313,3 +313,31 @@ def test_an_unequal_verdict_stands_in_table_with_differences(tmp_path: Path) -> 
     assert native[RATIO].endswith(" ≠")
     facts = rows_of(text, "Equal work: what the audit saw")[0]
     assert (facts["fact"], facts["baseline"], facts["arm"]) == ("parameters", "41,700,000", "41,750,000")
+
+
+def test_operators_without_a_time_of_the_step_are_left_out(tmp_path: Path) -> None:
+    profiles = (
+        {"step": [2.0, 4.0], "nms": [1.0, 1.0]},
+        {"nms": [1.0]},
+        {"step": [1.0, 0.0], "nms": [1.0, 1.0]},
+    )
+    arms = [(arm(f"arm{at}", operators=found), samples(1.0)) for at, found in enumerate(profiles)]
+    first, *others = run_report(write_run(tmp_path / "run", arms)).rows
+    assert [(one.name, one.median_s, one.share) for one in first.operators] == [
+        ("nms", 1.0, 0.375),
+        ("rest", 2.0, 0.625),
+    ]
+    assert [row.operators for row in others] == [(), ()]
+
+
+def test_memory_of_no_byte_is_not_known(tmp_path: Path) -> None:
+    arms = [(arm(name, peak_mib=size), samples(1.0)) for name, size in (("torchvision", 0), ("native", 7))]
+    run = write_run(tmp_path / "run", arms)
+    base, native = run_report(run).rows
+    assert (base.memory, native.peak_mib) == (None, 7)
+    assert [
+        row["max memory (MiB)"] for row in rows_of(markdown_of(run), "Faster R-CNN R-50-FPN, training")
+    ] == [
+        "–",
+        "7 (300)",
+    ]

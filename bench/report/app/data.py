@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping
 from statistics import median
 from typing import Any
 
+from bench.judge.audit import Difference
+from bench.judge.fact import Agreement
 from bench.judge.numbers import significant
 from bench.report.accuracy_values import ArmAccuracy
 from bench.report.colours import look, phase_colour
@@ -28,8 +30,8 @@ MOST_LOSSES, MOST_LOSSES_OF_ARM = 60_000, 240
 MOST_BATCHES = 16
 #: Kinds of facts that agree, over all arms: of many arms those nearest to their tolerance.
 MOST_AGREED = 20_000
-#: Characters of a value of such a fact.
-LONGEST_VALUE = 60
+#: Characters of a fact, and of its values.
+LONGEST_FACT, LONGEST_VALUE = 200, 100
 #: The round of steps that others disturbed: like the warm-up's, it is below 0 and counts in no ratio of the page.
 DISTURBED = -2
 
@@ -205,9 +207,14 @@ def _differences(text: Strings, row: Row) -> list[list[Any]]:
         pair = (one.baseline, one.arm)
         numbers = [value for value in pair if isinstance(value, int | float) and not isinstance(value, bool)]
         relative = numbers[1] / numbers[0] - 1 if len(numbers) == 2 and numbers[0] else None
-        shown = (one.fact, *map(value_text, pair))
-        found.append([*map(text, shown), short(relative, 3), one.tolerance])
+        found.append([*map(text, _clipped(one)), short(relative, 3), one.tolerance])
     return found
+
+
+def _clipped(one: Difference | Agreement) -> Iterator[str]:
+    """The fact, and the values of baseline and arm."""
+    yield shorten(one.fact, LONGEST_FACT, at_end=True)
+    yield from (shorten(value_text(value), LONGEST_VALUE, at_end=True) for value in (one.baseline, one.arm))
 
 
 def _agreed(text: Strings, row: Row, room: int) -> list[list[Any]]:
@@ -217,8 +224,7 @@ def _agreed(text: Strings, row: Row, room: int) -> list[list[Any]]:
         found = tuple(sorted(found, key=lambda one: one.tolerance - one.apart)[:room])
     return [
         [
-            text(one.fact),
-            *(text(shorten(value_text(value), LONGEST_VALUE, at_end=True)) for value in (one.baseline, one.arm)),
+            *map(text, _clipped(one)),
             short(one.apart, 2), one.tolerance, one.count,
         ]
         for one in found
@@ -254,7 +260,7 @@ def _by_batch(row: Row) -> str:
 
 
 def _steps(row: Row, began: Mapping[int, float], room: int) -> tuple[str, list[float | None]]:
-    """Launch, round, number of steps and start in its launch of each run of steps, and the seconds of each step.
+    """Launch, round, number of steps, start in its launch and turn in the round of each run of steps; their seconds.
 
     Beyond `room` steps the least and the most of each stretch remain, and no design: ratios need every step.
     """
@@ -267,12 +273,13 @@ def _steps(row: Row, began: Mapping[int, float], room: int) -> tuple[str, list[f
         return "", [short(value) for value in trace.seconds]
     runs: list[list[Any]] = []
     disturbed = trace.disturbed or (False,) * len(trace.launch)
-    for launch, number, bad, start in zip(trace.launch, trace.round, disturbed, trace.start_s, strict=True):
+    places = zip(trace.launch, trace.round, disturbed, trace.start_s, trace.position, strict=True)
+    for launch, number, bad, start, position in places:
         round_ = DISTURBED if bad and number >= 0 else number
         if runs and runs[-1][:2] == [launch, round_]:
             runs[-1][2] += 1
         else:
-            runs.append([launch, round_, 1, short(start - began[launch], 6)])
+            runs.append([launch, round_, 1, short(start - began[launch], 6), position + 1])
     design = ";".join(",".join(map(str, one)) for one in runs)
     return design, [short(value) for value in trace.seconds]
 

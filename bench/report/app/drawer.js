@@ -60,8 +60,8 @@ function content(arm) {
 function places(arm) {
   if (!arm.design) return arm.steps.map(() => [null, 0, NaN]);
   return arm.design.split(";").flatMap((part) => {
-    const [launch, round, count, start] = part.split(",").map(Number);
-    return Array(count).fill([launch, round, start]);
+    const [launch, round, count, start, position] = part.split(",").map(Number);
+    return Array(count).fill([launch, round, start, position]);
   });
 }
 /** When each step of each arm began, in seconds, launch after launch; null where that is not known. */
@@ -115,7 +115,7 @@ function plot(arm) {
     const index = new Map(xs.map((x, step) => [x, step]));
     const value = (u, v, _, at0) => {
       const step = index.get(u.data[0][at0]), place = at[step];
-      return v === null || v === undefined ? NONE : [number(v) + " s", place[0] !== null && `launch ${place[0] + 1}, ${place[1] < 0 ? "not counted" : "round " + (place[1] + 1)}`, one.batch[step] >= 0 && "batch " + one.batch[step]].filter(Boolean).join(" · ");
+      return v === null || v === undefined ? NONE : [number(v) + " s", place[0] !== null && `launch ${place[0] + 1}, ${place[1] < 0 ? "not counted" : `round ${place[1] + 1}, turn ${place[3]}`}`, one.batch[step] >= 0 && "batch " + one.batch[step]].filter(Boolean).join(" · ");
     };
     const look = { stroke: colour, paths: () => null, value };
     series.push({ ...look, label: one.name, points: { show: true, size: 6, fill: colour } }, { ...look, label: one.name + " (hollow)", points: { show: true, size: 6, fill: css("page") } });

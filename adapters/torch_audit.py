@@ -32,7 +32,8 @@ OTHER_NORMS = {
 
 
 def array(value: Tensor) -> np.ndarray:
-    return value.detach().to("cpu", torch.float32).numpy()
+    """In rows, so that nothing has to copy it again."""
+    return value.detach().to("cpu", torch.float32).contiguous().numpy()
 
 
 class Watch(TorchDispatchMode):

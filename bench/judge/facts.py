@@ -18,6 +18,8 @@ from bench.record.models import ArmRecord
 #: Relative, by precision: losses and layers; norms of gradients, updates and momentum.
 TOLERANCES = {"float32": (1e-3, 5e-3), "float64": (1e-4, 1e-4)}
 HALF = (0.05, 0.05)
+#: Of norms in later steps, at least: what differs in the last digits of weights grows from step to step.
+LATER = 5e-3
 #: Of models that sample, between frameworks whose proposals differ by their own rounding.
 SAMPLED = 0.03
 
@@ -257,7 +259,7 @@ class _Rank:
             if self.single:
                 yield from steps.rounded(a["rounded"], b["rounded"], at)
             if alike:
-                yield from self._values(a, b, at)
+                yield from self._values(a, b, at, LATER if number else 0.0)
             if "losses" in a and "losses" in b:
                 yield from steps.rules(a["rule"], b["rule"], number, at)
                 if named:
@@ -284,12 +286,13 @@ class _Rank:
         worst = max(common, key=lambda name: abs(a[name] - b[name]) / max(a[name], b[name], 1e-6))
         yield Fact(f"norm of the initial {worst}{self.where}", a[worst], b[worst], 1e-4, VALUES)
 
-    def _values(self, a: Json, b: Json, at: str) -> Iterator[Fact]:
+    def _values(self, a: Json, b: Json, at: str, least: float) -> Iterator[Fact]:
+        """``least``: the tolerance of norms is no smaller."""
         tolerance, of_norms = self.tolerances
         yield from steps.layers(a, b, at, tolerance)
         if "losses" in a and "losses" in b:
             yield from steps.losses(a["losses"], b["losses"], at, tolerance)
-            yield from steps.norms(a, b, at, of_norms)
+            yield from steps.norms(a, b, at, max(of_norms, least))
         if "detections" in a and "detections" in b:
             counts = a.get("suppressed"), b.get("suppressed")
             if all(counts):  # by the operator that most codebases share

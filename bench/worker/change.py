@@ -117,7 +117,7 @@ def kept(old: Arrays, new: Arrays) -> Arrays:
         if name in old and old[name].shape == value.shape:
             np.copyto(old[name], value)
         else:
-            old[name] = np.array(value, np.float32)
+            old[name] = np.array(value, np.float32, order="C")
     for name in set(old) - set(new):
         del old[name]
     return old

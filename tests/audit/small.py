@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from bench.worker.__main__ import Rotation
 from bench.worker.api import Batch, Job
 from bench.worker.audit import audit, keep, look
 from bench.worker.probe import phases_of, run_block
+from detectors.solov2_targets import with_pairs
 
 SIZE = (96, 128)
 CLASSES = ["cat", "dog", "fox"]
@@ -176,6 +178,7 @@ class SmallNative(NativeAdapter):
             for level, cells in zip(model.levels, (12, 10, 8, 6, 4), strict=True)
         ]
         model.head.grids = tuple(level.cells for level in model.levels)
+        model.prepare = partial(with_pairs, levels=model.levels)
         nn.init.constant_(model.head.classes.bias, -1.0)
         return model
 

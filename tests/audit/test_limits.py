@@ -44,6 +44,10 @@ def two_decimals(made: Any) -> None:
     _change_found(made, scores=lambda scores: (100 * scores).round() / 100)
 
 
+def worst_first(made: Any) -> None:
+    _change_found(made, **{name: lambda values: values.flip(0) for name in ("boxes", "scores", "labels")})
+
+
 def fewer_candidates(made: Any) -> None:
     made.model.topk_candidates = int(0.98 * made.model.topk_candidates)
 
@@ -77,6 +81,7 @@ def useless_copies(made: Any) -> None:
         ("infer", fewer_detections),
         ("infer", whole_pixels),
         ("infer", two_decimals),
+        ("infer", worst_first),
         ("infer", fewer_candidates),
         ("train", a_term_weighs_a_little_more),
         ("train", limit_that_no_gradient_reaches),
@@ -108,12 +113,19 @@ def no_decay(made: Any) -> None:
         group["weight_decay"] = 0.0
 
 
-@pytest.mark.parametrize("change", [no_decay, bfloat16])
-def test_limit_of_timed_steps(change: Patch) -> None:
-    plain, made = record(adapter("ssd", "train"), "honest"), adapter("ssd", "train")
+def always_the_first_batch(made: Any) -> None:
+    first: list[Any] = []
+    after(made, "load", lambda data: [first.append(data), first[0]][1])
+
+
+@pytest.mark.parametrize(
+    ("model", "change"), [("ssd", no_decay), ("ssd", bfloat16), ("faster_rcnn", always_the_first_batch)]
+)
+def test_limit_of_timed_steps(model: str, change: Patch) -> None:
+    plain = record(adapter(model, "train"), "honest")
     sides = []
     for one in (lambda _: None, change):
-        made = adapter("ssd", "train")
+        made = adapter(model, "train")
         one(made)
         blocks = timed(made, Rotation([made.convert(batch) for batch in batches()]))
         sides.append(plain.model_copy(update={"id": str(one), "losses": blocks}))

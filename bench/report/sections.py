@@ -340,6 +340,8 @@ def reproduce(run: RunReport, group: Group | None = None) -> list[str]:
                     del command[at - 1 : at + 1]
                     break
             command += ["--set", f"factors.{name}=[{json.dumps(level)}]"]
+        if run.recipe.get("exclude"):  # it may name levels that are no longer there
+            command += ["--set", "exclude=[]"]
     report = shlex.join(["bench", "report", *(run.sessions or [run.folder])])
     return [*_before(run), shlex.join(command), report]
 

@@ -352,7 +352,10 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
             agreed = (Agreement("loss", 1.5, 1.501, 0.0007, 0.001, 6), Agreement(EVIL, 7, 7, 0.0, 0.0, 1))
             differ = (Difference("proposals in step 1", 1000, 2000, 0.02),) if size == 1 else ()
             audits["run", one.id] = Audit(one.id, "torchvision", differ, agreed=agreed)
-    run = write_run(root / "run", arms, git={"revision": "abc", "origin": "https://example.org/team/bench"})
+    recipe = {"name": "sweep", "exclude": [{"batch_size": 8}], "arms": [
+        {"codebase": "torchvision", "label": None}, {"codebase": "native", "options": {"note": "it's"}}]}  # fmt: skip
+    git = {"revision": "abc", "origin": "https://example.org/team/bench"}
+    run = write_run(root / "run", arms, git=git, recipe=recipe)
     return generate([run], root / "report", audits=audits).parent
 
 
@@ -378,6 +381,11 @@ def test_facts_that_agree_have_values_and_tolerance(browser: Browser, sweep: Pat
     assert loss.inner_text() == "= 1.501, baseline 1.5 in 3 · off by 0.07 % · tolerance 0.1 %"
     assert tab.locator("#audit th", has_text=EVIL).count() == 1
     tab.locator("#matrix .value[data-arm]").nth(1).click()
+    command = tab.locator("#drawer dt", has_text="measure this arm only").locator("+ dd").inner_text()
+    assert command.endswith(
+        """ --set 'factors.batch_size=[1]' --set 'exclude=[]' """
+        """--set 'arms=[{"codebase": "torchvision"},{"codebase": "native", "options": {"note": "it'\\''s"}}]'"""
+    )
     tab.locator("#drawer summary", has_text="2 kinds of facts agree").click()
     row = tab.locator("#drawer tr", has_text="loss").locator("td").all_inner_texts()
     assert row == ["1.5", "1.501", "0.07 %", "0.1 %", "6"]

@@ -44,6 +44,7 @@ TEXTS = (
     "reason",
     "marks",
     "verdict",
+    "recipe_arm",
     "software",
     "options",
     "log",
@@ -85,7 +86,7 @@ def page_data(report: Report) -> dict[str, Any]:
     losses = min(MOST_LOSSES_OF_ARM, MOST_LOSSES // max(len(evaluated), 1))
     agreed = MOST_AGREED // max(len(placed), 1)
     rows = [
-        _row(text, group, row, began[run.id, group.cell], room)
+        _row(text, run, group, row, began[run.id, group.cell], room)
         | {"agreed": _agreed(text, row, agreed)}
         | _accuracy(evaluated.get((run.id, row.arm)), losses)
         for run, group, row in placed
@@ -154,7 +155,9 @@ def arm_ids(report: Report) -> dict[int, str]:
     }
 
 
-def _row(text: Strings, group: Group, row: Row, began: Mapping[int, float], room: int) -> dict[str, Any]:
+def _row(
+    text: Strings, run: RunReport, group: Group, row: Row, began: Mapping[int, float], room: int
+) -> dict[str, Any]:
     step, ratio, memory = row.step_s, row.ratio, row.memory
     design, seconds = _steps(row, began, room)
     batches = row.trace.batch if design and len({*row.trace.batch} - {-1}) > 1 else ()
@@ -185,6 +188,7 @@ def _row(text: Strings, group: Group, row: Row, began: Mapping[int, float], room
         "gflops": short(row.flops_per_step / step.median_s / 1e9 if row.flops_per_step and step else None, 4),
         "without": [text(without_text(group, row, one)) for one in row.without],
         "notes": [text(note) for note in row.audit.notes] if row.audit else [],
+        "recipe_arm": text(_recipe_arm(run, row)),
         "software": text(" · ".join(part for part in (row.version, row.kernels) if part)),
         "options": text(", ".join(f"{key}={value}" for key, value in row.options.items())),
         "warnings": [text(warning) for warning in row.warnings],
@@ -198,6 +202,17 @@ def _row(text: Strings, group: Group, row: Row, began: Mapping[int, float], room
         "steps": seconds,
         "batch": list(batches),
     }
+
+
+def _recipe_arm(run: RunReport, row: Row) -> str:
+    """The arm as its recipe has it, as JSON; empty where the recipe has no such arm."""
+    arms = [one for one in run.recipe.get("arms") or () if isinstance(one, Mapping)]
+    found = [
+        one
+        for one in arms
+        if (one.get("codebase"), one.get("label") or row.codebase) == (row.codebase, row.label)
+    ]
+    return json.dumps({key: value for key, value in found[0].items() if value}) if len(found) == 1 else ""
 
 
 def _differences(text: Strings, row: Row) -> list[list[Any]]:

@@ -16,6 +16,11 @@ function openArm(arm) {
   const buttons = [...dialog.querySelectorAll("button")];
   (buttons.find((one) => one.textContent === focused) || buttons[0]).focus(); // a switch keeps the focus
 }
+/** The command with the arms of the recipe that this ratio needs. */
+function only(arm) {
+  const wanted = unique([baseOf(arm.group) || arm, arm].map((one) => one.recipe_arm));
+  return wanted.includes("") ? "" : `${arm.group.command} --set 'arms=[${wanted.join(",").replaceAll("'", "'\\''")}]'`;
+}
 function shut() {
   if (chart) chart.destroy();
   chart = null;
@@ -37,7 +42,7 @@ function content(arm) {
     ["AP", arm.ap === null ? "" : `${(100 * arm.ap).toFixed(1)} %` + (arm.interval.length ? ` [${arm.interval.slice(0, 2).map((v) => (100 * v).toFixed(1)).join(", ")}] on other images (${arm.interval[2]} were evaluated)` : "")],
     ["GFLOP/s", arm.gflops === null ? "" : number(arm.gflops) + (arm.peak === null ? "" : `, ${(100 * arm.peak).toFixed(0)} % of the peak measured here`) + (arm.peak > 1 ? " (fewer multiplications than counted)" : "")],
     ["equal work", arm.base ? "" : arm.verdict],
-    ["software", arm.software], ["options", arm.options], ["arm", arm.id], ["measure this workload", arm.group.command],
+    ["software", arm.software], ["options", arm.options], ["arm", arm.id], ["measure this workload", arm.group.command], ["measure this arm only", only(arm)],
     ["status", arm.reason ? `${arm.status}: ${arm.reason}` : arm.status],
     ...["notes", "without", "warnings"].flatMap((name) => arm[name].map((one) => [/** @type {Any} */ ({ notes: "audit", without: "one operator", warnings: "warning" })[name], D.strings[one]])),
   ].filter(([, text]) => text);

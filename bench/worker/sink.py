@@ -99,11 +99,10 @@ class Sink:
         facts["gradients"] += int(np.count_nonzero(gradient))
         if gradient.ndim == 2 or gradient.shape[3] == 1:  # rows of a product
             facts["gradient_rows"] += int(np.count_nonzero(gradient.any(axis=1)))
-        facts["gradient_square"] += norm(gradient) ** 2
 
     def _layer(self, name: str) -> Facts:
         empty = {"square": 0.0, "sum": 0.0, "rows": 0, "projection": np.zeros(SIGNS), "largest": 0.0,
-                 "gradients": 0, "gradient_rows": 0, "gradient_square": 0.0}  # fmt: skip
+                 "gradients": 0, "gradient_rows": 0}  # fmt: skip
         return self.layers.setdefault(name, empty)
 
     def facts(self) -> Facts:
@@ -111,7 +110,6 @@ class Sink:
         layers = {
             name: {
                 "norm": float(np.sqrt(one["square"])),
-                "gradient_norm": float(np.sqrt(one["gradient_square"])),
                 "projection": _plain(one["projection"]),
                 **{kind: one[kind] for kind in ("sum", "rows", "largest", "gradients", "gradient_rows")},
             }

@@ -22,7 +22,6 @@ LAYER = {
     "projection": [1.0, 2.0],
     "gradients": 32,
     "gradient_rows": 0,
-    "gradient_norm": 0.1,
 }
 STEP: dict[str, Any] = {
     "losses": {"cls": 1.0, "box": 0.5, "loss": 1.5},

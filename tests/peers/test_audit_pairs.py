@@ -17,10 +17,13 @@ EQUAL = [
     ("mmdet", "faster_rcnn_r50_fpn", "train", "mmdet"),
     ("mmdet", "faster_rcnn_r50_fpn", "infer", "mmdet"),
     ("mmdet", "solov2_light_r50_fpn", "train", "mmdet"),
+    ("mmdet", "mask_rcnn_r50_fpn", "infer", "mmdet"),
     ("detectron2", "faster_rcnn_r50_fpn", "infer", "mmdet"),
+    ("detectron2", "faster_rcnn_r50_fpn", "train", "paddledet"),
     ("torchvision", "retinanet_r50_fpn", "infer", "torchvision"),
     ("torchvision", "faster_rcnn_r50_fpn", "train", "torchvision"),
     ("paddledet", "solov2_light_r50_fpn", "train", "paddledet"),
+    ("paddledet", "mask_rcnn_r50_fpn", "infer", "paddledet"),
     ("paddledet", "retinanet_r50_fpn", "train", "paddledet"),
     ("paddledet", "retinanet_r50_fpn", "infer", "paddledet"),
 ]
@@ -32,6 +35,7 @@ UNEQUAL = [
         "torchvision",
         "values of head.deltas with a gradient in step 1",
     ),
+    ("detectron2", "retinanet_r50_fpn", "train", "mmdet", "total loss in step 1"),
     ("detectron2", "faster_rcnn_r50_fpn", "train", "mmdet", "values of rpn.deltas with a gradient in step 1"),
 ]
 

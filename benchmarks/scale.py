@@ -25,7 +25,7 @@ from bench.measure.executors.slurm import Slurm
 from bench.record.collect import collect
 from bench.record.models import ArmRecord, Block, CellRecord, RankTimes, RunRecord
 from bench.record.run import Run
-from bench.record.samples import samples_frame
+from bench.record.samples import samples_columns
 from bench.record.store import FolderStore, members, packed
 from bench.report.build import run_report
 
@@ -63,7 +63,7 @@ def cell_folder(folder: Path, index: int, planned: int) -> Path:
             blocks.append(Block(arm=arm.id, launch=0, round=round_, position=0, ranks=[times]))
         for block in blocks:
             run.append_block(block)
-        run.write_arm(arm, samples_frame(blocks))
+        run.write_arm(arm, samples_columns(blocks))
         arms.append(arm.id)
     cells = {name: CellRecord(digest=f"{index:016x}", index=index, planned=planned, fingerprint="a")}
     record = RunRecord(

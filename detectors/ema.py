@@ -16,13 +16,15 @@ class EMA:
     """Keeps a copy, ``model``, the given model that follows its weights: e ← d · e + (1 − d) · w.
 
     d = min(decay, (1 + t) / (10 + t)) at update t = 0, 1, … (the warm-up of TensorFlow's ExponentialMovingAverage and
-    PaddleDetection's ``ModelEMA`` 'threshold'). Statistics of batch normalisation are averaged, counters copied.
+    PaddleDetection's ``ModelEMA`` 'threshold'); without ``warm_up`` it is always the decay, as in mmengine.
+    Statistics of batch normalisation are averaged, counters copied.
     Values that training never changes, those of frozen layers, are shared with the model and cost nothing;
     so move the model to its device first.
     """
 
-    def __init__(self, model: nn.Module, decay: float = 0.9998) -> None:
+    def __init__(self, model: nn.Module, decay: float = 0.9998, warm_up: bool = True) -> None:
         self.decay = decay
+        self.warm_up = warm_up
         self.updates = 0
         constant = {id(value): value for value in _constants(model)}
         self.model = copy.deepcopy(
@@ -39,7 +41,7 @@ class EMA:
 
     def decay_at(self, update: int) -> float:
         """The decay of an update, of which the first is number 0."""
-        return min(self.decay, (1 + update) / (10 + update))
+        return min(self.decay, (1 + update) / (10 + update)) if self.warm_up else self.decay
 
     @torch.no_grad()
     def update(self) -> None:

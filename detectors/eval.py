@@ -338,7 +338,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m detectors.eval", description="COCO AP and speed of a model."
     )
     parser.add_argument("config", help="YAML, see detectors/configs")
-    parser.add_argument("checkpoint", help="written by detectors.train")
+    parser.add_argument("checkpoint", help="of detectors.train, or another codebase's with COCO's classes")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="over the config")
     parser.add_argument(
         "--not-averaged", action="store_true", help="the weights themselves, not their average"
@@ -357,21 +357,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(given: argparse.Namespace) -> int:
     loaded = configs.load(given.config, given.set)
     config = loaded.config
-    state = training_state.read(given.checkpoint)
-    category_ids = state["category_ids"]
     preflight.check_model(loaded)
     coco = runtime.coco_folder(loaded, "val")
+    model, category_ids, _ = runtime.trained(loaded, given.checkpoint, averaged=not given.not_averaged)
     runtime.check_categories(category_ids, coco, loaded)
-    model = runtime.build_model(loaded, len(category_ids))
-    runtime.take_weights(
-        model, training_state.weights(state, averaged=not given.not_averaged), given.checkpoint
-    )
     check_views(model, loaded)
     output = given.output or Path(config.output) / "eval"
     with runtime.ranks(config.device) as ranks, runtime.logging_to(output / "eval.log", first=ranks.first):
-        model.to(ranks.device, memory_format=torch.channels_last)
+        model.to(ranks.device)
         cpu.use(config.kernels)
-        log.info("%s of iteration %d, on %s", given.checkpoint, state["iteration"], ranks.device)
+        log.info("%s on %s", given.checkpoint, ranks.device)
         log.info("kernels: %s", cpu.describe(ranks.device))
         evaluate(model, coco, config, category_ids, ranks, output)
     return 0

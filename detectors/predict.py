@@ -23,13 +23,11 @@ from rich.progress import track
 from torch import nn
 
 from detectors import config as configs
-from detectors import cpu, image_files, runtime, training_state
-from detectors.coco_classes import COCO_IDS, COCO_NAMES
+from detectors import cpu, image_files, runtime
 from detectors.config import Config, ConfigError, Loaded
 from detectors.eval import detect, entries_of
 from detectors.pictures import draw
 from detectors.structures import Detections
-from detectors.weight_files import read_checkpoint
 
 IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"}
 VIDEOS = {".mp4", ".avi", ".mov", ".mkv", ".webm"}
@@ -39,9 +37,9 @@ class Predictor(NamedTuple):
     """A model and what its labels mean: ids and names of categories."""
 
     model: nn.Module
-    config: Config
     category_ids: list[int]
     names: list[str]
+    config: Config
     threshold: float
 
     def __call__(self, pixels: np.ndarray) -> Detections:
@@ -52,35 +50,8 @@ class Predictor(NamedTuple):
 
 
 def load(loaded: Loaded, checkpoint: str, *, threshold: float = 0.3, averaged: bool = True) -> Predictor:
-    """A model with the weights of a checkpoint.
-
-    Args:
-        loaded: the config of the model.
-        checkpoint: of ours, or of torchvision, mmdetection, detectron2 or PaddleDetection with COCO's 80 classes.
-        threshold: lowest score that is shown, from 0 to 1.
-        averaged: whether the averaged weights are taken, if there are some.
-
-    Raises:
-        ConfigError: when the checkpoint is not there or does not fit.
-    """
-    if not Path(checkpoint).is_file():
-        raise ConfigError("no such checkpoint", checkpoint)
-    if training_state.is_checkpoint(checkpoint):
-        state = training_state.read(checkpoint)
-        ids = state["category_ids"]
-        names = state.get("category_names") or [str(one) for one in ids]
-        model = runtime.build_model(loaded, len(ids))
-        runtime.take_weights(model, training_state.weights(state, averaged=averaged), checkpoint)
-    else:
-        ids, names = list(COCO_IDS), list(COCO_NAMES)
-        model = runtime.build_model(loaded, len(ids))
-        try:
-            report, _ = runtime.load_fitting(model, read_checkpoint(checkpoint), Path(checkpoint).stem)
-        except (ValueError, RuntimeError) as error:
-            raise ConfigError(str(error).splitlines()[0], checkpoint) from None
-        if not report.complete:
-            raise ConfigError(f"not the weights of {loaded.config.model.name} on COCO: {report}", checkpoint)
-    return Predictor(model.eval(), loaded.config, ids, names, threshold)
+    """The model of ``runtime.trained``, which shows detections from a score on; arguments and errors as there."""
+    return Predictor(*runtime.trained(loaded, checkpoint, averaged=averaged), loaded.config, threshold)
 
 
 def files_of(patterns: Sequence[str]) -> list[Path]:

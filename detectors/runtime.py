@@ -21,6 +21,7 @@ from detectors import preflight, training_state
 from detectors.c4 import whole_backbone
 from detectors.checkpoint import LoadReport, load_backbone
 from detectors.coco import CocoFolder
+from detectors.coco_classes import COCO_IDS, COCO_NAMES
 from detectors.config import ConfigError, Loaded, Model, Split
 from detectors.foreign import WITHOUT_EPSILON, load_weights
 from detectors.imagenet import imagenet_weights
@@ -236,6 +237,45 @@ def take_weights(model: nn.Module, state: Mapping[str, Tensor], path: str) -> No
         raise ConfigError(
             f"weights of another model or setting: {str(error).splitlines()[1].strip()}", path
         ) from None
+
+
+class Trained(NamedTuple):
+    """A model with its weights, in evaluation mode, and what its labels mean: ids and names of categories."""
+
+    model: nn.Module
+    category_ids: list[int]
+    names: list[str]
+
+
+def trained(loaded: Loaded, checkpoint: str, *, averaged: bool = True) -> Trained:
+    """The model of a config with the weights of a checkpoint.
+
+    Args:
+        loaded: the config of the model.
+        checkpoint: of ours, or of torchvision, mmdetection, detectron2 or PaddleDetection with COCO's 80 classes.
+        averaged: whether the averaged weights are taken, if there are some.
+
+    Raises:
+        ConfigError: when the checkpoint is not there or does not fit.
+    """
+    if not Path(checkpoint).is_file():
+        raise ConfigError("no such checkpoint", checkpoint)
+    if training_state.is_checkpoint(checkpoint):
+        state = training_state.read(checkpoint)
+        ids = state["category_ids"]
+        names = state.get("category_names") or [str(one) for one in ids]
+        model = build_model(loaded, len(ids))
+        take_weights(model, training_state.weights(state, averaged=averaged), checkpoint)
+    else:
+        ids, names = list(COCO_IDS), list(COCO_NAMES)
+        model = build_model(loaded, len(ids))
+        try:
+            report, _ = load_fitting(model, read_checkpoint(checkpoint), Path(checkpoint).stem)
+        except (ValueError, RuntimeError) as error:
+            raise ConfigError(str(error).splitlines()[0], checkpoint) from None
+        if not report.complete:
+            raise ConfigError(f"not the weights of {loaded.config.model.name} on COCO: {report}", checkpoint)
+    return Trained(model.to(memory_format=torch.channels_last).eval(), ids, names)
 
 
 def begin_with(model: nn.Module, weights: str, loaded: Loaded) -> None:

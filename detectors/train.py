@@ -61,6 +61,9 @@ def train(loaded: Loaded, *, resume: bool = False) -> int:
         first = 0
         if state is not None:
             for difference in training_state.differences(state["config"], config.as_dict()):
+                if difference.startswith("optimizer.name"):
+                    problem = f"{before[-1]} has the state of another optimizer: {difference}"
+                    raise ConfigError(problem, loaded.place("optimizer", "name"))
                 if not difference.startswith(UNIMPORTANT):
                     log.info("resumed with another setting: %s", difference)
             first = trainer.restore(state)

@@ -54,11 +54,20 @@ def restore(
     ema: EMA | None,
     scaler: torch.amp.GradScaler,
 ) -> int:
-    """Put a state back; returns the iteration to go on with."""
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
+    """Put a state back; returns the iteration to go on with.
+
+    An average that is new begins with the weights. Raises ConfigError for the state of another model or optimizer.
+    """
+    try:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+    except (RuntimeError, ValueError) as error:
+        told = str(error).splitlines()[-1].strip()
+        raise ConfigError(f"the checkpoint is of another model or optimizer: {told}") from None
     if ema is not None and state["ema"] is not None:
         ema.load_state_dict(state["ema"])
+    elif ema is not None:
+        ema.model.load_state_dict(state["model"])
     scaler.load_state_dict(state["scaler"])
     return state["iteration"]
 

@@ -102,7 +102,7 @@ class _ArraysOnly(pickle.Unpickler):
 
 def _tensors(content: Any) -> dict[str, Tensor]:
     if not isinstance(content, Mapping):
-        raise ValueError(f"expected weights by name, got {type(content).__name__}")
+        raise ValueError(f"expected weights by name (model.state_dict()), got {type(content).__name__}")
     for key in CONTAINERS:
         if isinstance(content.get(key), Mapping):
             content = content[key]

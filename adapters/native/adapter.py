@@ -102,7 +102,7 @@ class Adapter(TorchAdapter):
             )
 
     def _prepare_ema(self, decay: float) -> None:
-        self.averaged = detectors.EMA(self.model, decay)
+        self.averaged = detectors.EMA(self.model, decay, warm_up=self.job.options.get("ema_warm_up", True))
 
     def compiled_modules(self) -> Sequence[nn.Module]:
         return (

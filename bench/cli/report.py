@@ -24,8 +24,8 @@ from bench.report.document import Column, Table
 from bench.report.export import FORMATS, export
 from bench.report.notebook import LoadedRun
 from bench.report.render.terminal import show
-from bench.report.text import cell
-from bench.report.write import generate, to_json
+from bench.report.text import cell, to_json
+from bench.report.write import generate
 
 app = typer.Typer()
 

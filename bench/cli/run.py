@@ -292,9 +292,12 @@ def width_settings(until: str | None) -> list[str]:
     if until is None:
         return []
     try:
-        return [f"measure.until={float(until.removesuffix('%')) / 100}", f"measure.launches={MOST_LAUNCHES}"]
+        share = float(until.removesuffix("%")) / 100
     except ValueError:
-        raise BenchError(f"--until {until}: expected per cent", hint="for example --until 3%") from None
+        share = 0.0
+    if not 0 < share < 1:
+        raise BenchError(f"--until {until}: expected per cent, more than 0", hint="for example --until 3%")
+    return [f"measure.until={share}", f"measure.launches={MOST_LAUNCHES}"]
 
 
 def _passed(

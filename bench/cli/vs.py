@@ -101,7 +101,8 @@ def vs(
     for note in compose.misspelt(arms, codebases):
         say(f"note: {note}", error=True)
     path = save or results / str(content["name"]) / "recipe.yaml"
-    checked(content, {("workload", "device"): "--device"}, path, [*width_settings(until), *settings])
+    given = [*width_settings(until), *settings]
+    checked(content, {("workload", "device"): "--device"}, Path("bench vs"), given)
     write_recipe(path, content)
     loaded, plan = plan_of(path, [], adapters, trust=True)
     if problems := problems_of(loaded, plan, adapters):

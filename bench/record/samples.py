@@ -59,13 +59,6 @@ def samples_columns(blocks: Sequence[Block]) -> Columns:
     return {name: values[:, index].astype(kind) for index, (name, kind) in enumerate(SAMPLE_COLUMNS.items())}
 
 
-def samples_frame(blocks: Sequence[Block]) -> pd.DataFrame:
-    """`samples_columns` as a table."""
-    import pandas as pd
-
-    return pd.DataFrame(samples_columns(blocks))
-
-
 def write_columns(samples: Columns | pd.DataFrame, path: Path) -> None:
     """A samples table as a parquet file; by buffers, since `pa.array` imports pandas."""
     import pyarrow as pa

@@ -74,7 +74,7 @@ STYLE: dict[Any, Any] = {
 def style() -> Iterator[None]:
     """Our style, and matplotlib's own untouched afterwards."""
     with matplotlib.rc_context(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # drawn as a box
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font|constrained_layout not applied")
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(STYLE)
         yield

@@ -76,6 +76,7 @@ class Measured:
             batch=tuple(steps["batch"].tolist()) if (steps["batch"] >= 0).any() else (),
             disturbed=tuple(steps["disturbed"].astype(bool).tolist()) if steps["disturbed"].any() else (),
             start_s=tuple((steps["start_ns"] / 1e9).tolist()),
+            position=tuple(steps["position"].tolist()),
         )
 
 

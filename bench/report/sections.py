@@ -36,7 +36,7 @@ from bench.report.tables import (
     phase_table,
     software_table,
 )
-from bench.report.text import NOT_INTERLEAVED, TASKS, cell, counted, size_text, value_text
+from bench.report.text import NOT_INTERLEAVED, TASKS, cell, counted, size_text, to_json, value_text
 from bench.report.trust import seconds_of, trust_texts, warning_bullets, warnings_of
 from bench.report.values import Group, Report, Row, RunReport, WithoutOperator
 
@@ -301,15 +301,7 @@ def package_blocks(run: RunReport) -> Iterator[Details]:
 def as_yaml(values: Mapping[str, Any]) -> str:
     """Recorded values as YAML, without those that are empty."""
     filled = {key: value for key, value in values.items() if value not in (None, "", [], {}, ())}
-    return yaml.safe_dump(_plain(filled), sort_keys=False, allow_unicode=True, width=100).rstrip()
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value if isinstance(value, str | int | float | bool) or value is None else str(value)
+    return yaml.safe_dump(to_json(filled), sort_keys=False, allow_unicode=True, width=100).rstrip()
 
 
 def machine_text(machine: Mapping[str, Any]) -> str:
@@ -348,6 +340,8 @@ def reproduce(run: RunReport, group: Group | None = None) -> list[str]:
                     del command[at - 1 : at + 1]
                     break
             command += ["--set", f"factors.{name}=[{json.dumps(level)}]"]
+        if run.recipe.get("exclude"):  # it may name levels that are no longer there
+            command += ["--set", "exclude=[]"]
     report = shlex.join(["bench", "report", *(run.sessions or [run.folder])])
     return [*_before(run), shlex.join(command), report]
 

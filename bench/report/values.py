@@ -75,6 +75,8 @@ class Trace:
     """Steps in which other processes took processors; empty where there are none."""
     start_s: tuple[float, ...] = ()
     """When each step began, by the clock of its machine."""
+    position: tuple[int, ...] = ()
+    """Place of the arm in the order of the round."""
 
     @property
     def warmup(self) -> tuple[bool, ...]:

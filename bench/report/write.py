@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 from markupsafe import Markup
-from pydantic import BaseModel
 
 from bench.judge.audit import Audit
 from bench.recipe.codebases import Codebase
@@ -20,6 +15,7 @@ from bench.report import accuracy_figures, accuracy_sections, figures, sections
 from bench.report.app.page import render_page
 from bench.report.build import run_report
 from bench.report.render import markdown
+from bench.report.text import to_json
 from bench.report.values import Report
 
 #: Bytes of report.md, whatever the number of arms.
@@ -77,26 +73,3 @@ def _of(run: Run, audits: Mapping[tuple[str, str], Audit] | None) -> Mapping[str
         return None
     name = run.record().id
     return {arm: audit for (one, arm), audit in audits.items() if one == name}
-
-
-def to_json(value: Any) -> Any:
-    """Plain JSON values of a report: dataclasses become objects, what is not a number becomes null."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {
-            item.name: to_json(getattr(value, item.name))
-            for item in dataclasses.fields(value)
-            if item.metadata.get("json", True)
-        }
-    if isinstance(value, BaseModel):
-        return value.model_dump(mode="json")
-    if isinstance(value, Mapping):
-        return {str(key): to_json(item) for key, item in value.items()}
-    if isinstance(value, str | bool | int) or value is None:
-        return value
-    if isinstance(value, float | np.floating):
-        return float(value) if math.isfinite(value) else None
-    if isinstance(value, np.integer):
-        return int(value)
-    if isinstance(value, Iterable):
-        return [to_json(item) for item in value]
-    return str(value)

@@ -9,7 +9,7 @@ from typing import Any
 from bench.gate.stored import MIN_SESSIONS
 from bench.record.models import ArmRecord, Block, RunRecord
 from bench.record.run import Run
-from bench.record.samples import samples_frame
+from bench.record.samples import samples_columns
 from tests.conftest import FAKE, Cli, Finished
 
 MEASURE = {"warmup": 1, "steps": 1, "rounds": 4, "deadline_s": 20}
@@ -93,7 +93,7 @@ def stored(
         run.write_arm(
             ArmRecord(id=arm, codebase=arm, label=arm, cell="all", workload=workload, status="ok",
                       environment=environment),
-            samples_frame(blocks),
+            samples_columns(blocks),
         )  # fmt: skip
     return run
 

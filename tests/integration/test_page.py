@@ -193,7 +193,7 @@ def test_page_and_python_write_ratios_alike(tab: Tab, folder: Path) -> None:
     texts = [interval_text(one["value"], one["low"], one["high"]).replace(" ", "× ", 1) for one in ratios]
     shown = tab.locator(".frow[data-arm] .numbers").all_inner_texts()
     assert len(texts) == len(shown) > 3
-    assert [text.rstrip(" ≠?†‡◇") for text in shown] == texts
+    assert [text.rstrip(" \n≠?†‡◇") for text in shown] == texts
 
 
 def test_unequal_work_is_marked_and_can_be_hidden(tab: Tab) -> None:
@@ -320,7 +320,9 @@ def test_steps_stand_on_the_clock_of_their_launch(tab: Tab) -> None:
     assert labels.first.inner_text() == "seconds"
     assert tab.evaluate("document.activeElement.textContent") == "By time"
     tab.locator("#drawer .u-over").hover()
-    assert "launch " in tab.locator("#drawer .u-legend").inner_text()
+    assert re.search(
+        r"launch \d, (round \d, turn 1|not counted)", tab.locator("#drawer .u-legend").inner_text()
+    )
 
 
 def test_a_workload_filters_by_its_name(tab: Tab) -> None:
@@ -350,12 +352,15 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
             agreed = (Agreement("loss", 1.5, 1.501, 0.0007, 0.001, 6), Agreement(EVIL, 7, 7, 0.0, 0.0, 1))
             differ = (Difference("proposals in step 1", 1000, 2000, 0.02),) if size == 1 else ()
             audits["run", one.id] = Audit(one.id, "torchvision", differ, agreed=agreed)
-    run = write_run(root / "run", arms, git={"revision": "abc", "origin": "https://example.org/team/bench"})
+    recipe = {"name": "sweep", "exclude": [{"batch_size": 8}], "arms": [
+        {"codebase": "torchvision", "label": None}, {"codebase": "native", "options": {"note": "it's"}}]}  # fmt: skip
+    git = {"revision": "abc", "origin": "https://example.org/team/bench"}
+    run = write_run(root / "run", arms, git=git, recipe=recipe)
     return generate([run], root / "report", audits=audits).parent
 
 
 def test_each_figure_has_its_values_as_a_table(browser: Browser, sweep: Path) -> None:
-    tab = opened(browser, sweep)
+    tab = opened(browser, sweep, bypass_csp=True)
     for section in ("forest", "phases", "memory", "sweeps"):
         twin = tab.locator(f"#{section} details.lazy")
         assert twin.locator("td").count() == 0, "made when it is opened"
@@ -364,6 +369,7 @@ def test_each_figure_has_its_values_as_a_table(browser: Browser, sweep: Path) ->
     cells = tab.locator("#sweeps tbody tr").first.locator("td").all_inner_texts()
     assert cells == ["1", pytest.approx(cells[1])]
     assert tab.locator("#sweeps circle[r='8']").count() == 2, "each curve has its flat point"
+    assert violations(tab) == []
 
 
 def test_facts_that_agree_have_values_and_tolerance(browser: Browser, sweep: Path) -> None:
@@ -375,6 +381,11 @@ def test_facts_that_agree_have_values_and_tolerance(browser: Browser, sweep: Pat
     assert loss.inner_text() == "= 1.501, baseline 1.5 in 3 · off by 0.07 % · tolerance 0.1 %"
     assert tab.locator("#audit th", has_text=EVIL).count() == 1
     tab.locator("#matrix .value[data-arm]").nth(1).click()
+    command = tab.locator("#drawer dt", has_text="measure this arm only").locator("+ dd").inner_text()
+    assert command.endswith(
+        """ --set 'factors.batch_size=[1]' --set 'exclude=[]' """
+        """--set 'arms=[{"codebase": "torchvision"},{"codebase": "native", "options": {"note": "it'\\''s"}}]'"""
+    )
     tab.locator("#drawer summary", has_text="2 kinds of facts agree").click()
     row = tab.locator("#drawer tr", has_text="loss").locator("td").all_inner_texts()
     assert row == ["1.5", "1.501", "0.07 %", "0.1 %", "6"]

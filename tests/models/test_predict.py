@@ -15,6 +15,7 @@ from pycocotools.coco import COCO
 
 from detectors import Detections, build, calibrate, config, training_state
 from detectors.eval import detect
+from detectors.eval import main as evaluate
 from detectors.pictures import as_pixels, colour_of, draw
 from detectors.predict import files_of, main
 from tests.helpers.models import few_layers
@@ -165,6 +166,10 @@ def test_a_checkpoint_of_torchvision_draws_cocos_classes(photos: Path, tmp_path:
     found = json.loads((output / "detections.json").read_text())
     assert {one["id"]: one["name"] for one in found["categories"]}[90] == "toothbrush"
     assert found["annotations"]
+    truth = f"data.val={{annotations: {output}/detections.json, images: {photos}}}"
+    with few_layers():
+        assert evaluate([*map(str, trained), "--set", truth, "--set", "data.workers=0"]) == 0
+    assert max(json.loads((tmp_path / "run" / "eval" / "classes.json").read_text())["bbox"].values()) > 0.5
 
 
 def test_a_video_is_drawn_frame_by_frame(

@@ -117,6 +117,14 @@ def test_gradients_are_clipped_and_rules_scale_rate_and_decay(write_config: Call
     assert gradient.norm().item() == pytest.approx(0.01, rel=1e-3)
 
 
+def test_a_new_average_begins_with_the_weights_of_the_checkpoint(write_config: Callable[..., Path]) -> None:
+    plain, batch = toy_trainer(write_config(optimizer={"lr": 0.1}), "ema=null")
+    plain.step(0, batch)
+    averaged, _ = toy_trainer(write_config(optimizer={"lr": 0.1}))
+    averaged.restore(plain.state(1))
+    assert torch.equal(averaged.evaluated_model().linear.weight, plain.model.linear.weight)
+
+
 @pytest.mark.usefixtures("narrow")
 def test_a_finished_run_is_not_written_over(
     write_config: Callable[..., Path], capsys: pytest.CaptureFixture[str]
@@ -126,6 +134,13 @@ def test_a_finished_run_is_not_written_over(
     assert train.main([str(path)]) == 2
     assert "--resume" in capsys.readouterr().err
     assert train.main([str(path), "--resume"]) == 0  # nothing is left to do
+    for change, said in (
+        ("model.name=retinanet_r50_fpn", "the checkpoint is of another model or optimizer: "),
+        ("model.settings.frozen_stages=3", "the checkpoint is of another model or optimizer: "),
+        ("optimizer.name=adamw", "has the state of another optimizer: optimizer.name sgd → adamw"),
+    ):
+        assert train.main([str(path), "--resume", "--set", change]) == 2
+        assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -100,11 +100,12 @@ def test_an_image_without_any_detection_gives_empty_results(model: nn.Module) ->
     assert found.masks.shape == (0, 120, 130)
 
 
-def test_the_average_equals_a_plain_loop() -> None:
+@pytest.mark.parametrize("warm_up", [True, False])
+def test_the_average_equals_a_plain_loop(warm_up: bool) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1, bias=False), nn.BatchNorm2d(4))
     model[0].requires_grad_(False)
-    ema = EMA(model, decay=0.3)
+    ema = EMA(model, decay=0.3, warm_up=warm_up)
     expected = {name: value.clone() for name, value in model.state_dict().items()}
     for update in range(5):
         with torch.no_grad():
@@ -112,7 +113,7 @@ def test_the_average_equals_a_plain_loop() -> None:
                 parameter.add_(torch.randn_like(parameter))
         model(torch.randn(2, 3, 5, 5))
         ema.update()
-        decay = min(0.3, (1 + update) / (10 + update))
+        decay = min(0.3, (1 + update) / (10 + update)) if warm_up else 0.3
         for name, value in model.state_dict().items():
             followed = value.is_floating_point()
             expected[name] = decay * expected[name] + (1 - decay) * value if followed else value.clone()

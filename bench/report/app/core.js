@@ -34,7 +34,7 @@ const css = (name) => getComputedStyle(ROOT).getPropertyValue("--" + name).trim(
 const note = (text) => h("p", { class: "note" }, text);
 /** @template T */ const unique = (list) => [...new Set(list)];
 /** A table that scrolls by itself. */
-const table = (name, head, rows) => [h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": name }, h("table", {},
+const table = (name, head, rows) => [h("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": name }, h("table", {},
   h("thead", {}, h("tr", {}, head.map((one) => h("th", { scope: "col" }, one)))),
   h("tbody", {}, rows.slice(0, MOST_TWIN).map((row) => h("tr", {}, row.map((one, at) => h(at ? "td" : "th", at ? {} : { scope: "row" }, String(one ?? NONE)))))))),
   rows.length > MOST_TWIN ? note(`The first ${MOST_TWIN} of ${rows.length} rows.`) : ""];

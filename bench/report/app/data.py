@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping
 from statistics import median
 from typing import Any
 
+from bench.judge.audit import Difference
+from bench.judge.fact import Agreement
 from bench.judge.numbers import significant
 from bench.report.accuracy_values import ArmAccuracy
 from bench.report.colours import look, phase_colour
@@ -28,8 +30,8 @@ MOST_LOSSES, MOST_LOSSES_OF_ARM = 60_000, 240
 MOST_BATCHES = 16
 #: Kinds of facts that agree, over all arms: of many arms those nearest to their tolerance.
 MOST_AGREED = 20_000
-#: Characters of a value of such a fact.
-LONGEST_VALUE = 60
+#: Characters of a fact, and of its values.
+LONGEST_FACT, LONGEST_VALUE = 200, 100
 #: The round of steps that others disturbed: like the warm-up's, it is below 0 and counts in no ratio of the page.
 DISTURBED = -2
 
@@ -42,6 +44,7 @@ TEXTS = (
     "reason",
     "marks",
     "verdict",
+    "recipe_arm",
     "software",
     "options",
     "log",
@@ -83,7 +86,7 @@ def page_data(report: Report) -> dict[str, Any]:
     losses = min(MOST_LOSSES_OF_ARM, MOST_LOSSES // max(len(evaluated), 1))
     agreed = MOST_AGREED // max(len(placed), 1)
     rows = [
-        _row(text, group, row, began[run.id, group.cell], room)
+        _row(text, run, group, row, began[run.id, group.cell], room)
         | {"agreed": _agreed(text, row, agreed)}
         | _accuracy(evaluated.get((run.id, row.arm)), losses)
         for run, group, row in placed
@@ -152,7 +155,9 @@ def arm_ids(report: Report) -> dict[int, str]:
     }
 
 
-def _row(text: Strings, group: Group, row: Row, began: Mapping[int, float], room: int) -> dict[str, Any]:
+def _row(
+    text: Strings, run: RunReport, group: Group, row: Row, began: Mapping[int, float], room: int
+) -> dict[str, Any]:
     step, ratio, memory = row.step_s, row.ratio, row.memory
     design, seconds = _steps(row, began, room)
     batches = row.trace.batch if design and len({*row.trace.batch} - {-1}) > 1 else ()
@@ -183,6 +188,7 @@ def _row(text: Strings, group: Group, row: Row, began: Mapping[int, float], room
         "gflops": short(row.flops_per_step / step.median_s / 1e9 if row.flops_per_step and step else None, 4),
         "without": [text(without_text(group, row, one)) for one in row.without],
         "notes": [text(note) for note in row.audit.notes] if row.audit else [],
+        "recipe_arm": text(_recipe_arm(run, row)),
         "software": text(" · ".join(part for part in (row.version, row.kernels) if part)),
         "options": text(", ".join(f"{key}={value}" for key, value in row.options.items())),
         "warnings": [text(warning) for warning in row.warnings],
@@ -198,6 +204,17 @@ def _row(text: Strings, group: Group, row: Row, began: Mapping[int, float], room
     }
 
 
+def _recipe_arm(run: RunReport, row: Row) -> str:
+    """The arm as its recipe has it, as JSON; empty where the recipe has no such arm."""
+    arms = [one for one in run.recipe.get("arms") or () if isinstance(one, Mapping)]
+    found = [
+        one
+        for one in arms
+        if (one.get("codebase"), one.get("label") or row.codebase) == (row.codebase, row.label)
+    ]
+    return json.dumps({key: value for key, value in found[0].items() if value}) if len(found) == 1 else ""
+
+
 def _differences(text: Strings, row: Row) -> list[list[Any]]:
     """Fact, value of the baseline, of the arm, the relative difference of two numbers, and what is tolerated."""
     found = []
@@ -205,9 +222,14 @@ def _differences(text: Strings, row: Row) -> list[list[Any]]:
         pair = (one.baseline, one.arm)
         numbers = [value for value in pair if isinstance(value, int | float) and not isinstance(value, bool)]
         relative = numbers[1] / numbers[0] - 1 if len(numbers) == 2 and numbers[0] else None
-        shown = (one.fact, *map(value_text, pair))
-        found.append([*map(text, shown), short(relative, 3), one.tolerance])
+        found.append([*map(text, _clipped(one)), short(relative, 3), one.tolerance])
     return found
+
+
+def _clipped(one: Difference | Agreement) -> Iterator[str]:
+    """The fact, and the values of baseline and arm."""
+    yield shorten(one.fact, LONGEST_FACT, at_end=True)
+    yield from (shorten(value_text(value), LONGEST_VALUE, at_end=True) for value in (one.baseline, one.arm))
 
 
 def _agreed(text: Strings, row: Row, room: int) -> list[list[Any]]:
@@ -217,8 +239,7 @@ def _agreed(text: Strings, row: Row, room: int) -> list[list[Any]]:
         found = tuple(sorted(found, key=lambda one: one.tolerance - one.apart)[:room])
     return [
         [
-            text(one.fact),
-            *(text(shorten(value_text(value), LONGEST_VALUE, at_end=True)) for value in (one.baseline, one.arm)),
+            *map(text, _clipped(one)),
             short(one.apart, 2), one.tolerance, one.count,
         ]
         for one in found
@@ -254,7 +275,7 @@ def _by_batch(row: Row) -> str:
 
 
 def _steps(row: Row, began: Mapping[int, float], room: int) -> tuple[str, list[float | None]]:
-    """Launch, round, number of steps and start in its launch of each run of steps, and the seconds of each step.
+    """Launch, round, number of steps, start in its launch and turn in the round of each run of steps; their seconds.
 
     Beyond `room` steps the least and the most of each stretch remain, and no design: ratios need every step.
     """
@@ -267,12 +288,13 @@ def _steps(row: Row, began: Mapping[int, float], room: int) -> tuple[str, list[f
         return "", [short(value) for value in trace.seconds]
     runs: list[list[Any]] = []
     disturbed = trace.disturbed or (False,) * len(trace.launch)
-    for launch, number, bad, start in zip(trace.launch, trace.round, disturbed, trace.start_s, strict=True):
+    places = zip(trace.launch, trace.round, disturbed, trace.start_s, trace.position, strict=True)
+    for launch, number, bad, start, position in places:
         round_ = DISTURBED if bad and number >= 0 else number
         if runs and runs[-1][:2] == [launch, round_]:
             runs[-1][2] += 1
         else:
-            runs.append([launch, round_, 1, short(start - began[launch], 6)])
+            runs.append([launch, round_, 1, short(start - began[launch], 6), position + 1])
     design = ";".join(",".join(map(str, one)) for one in runs)
     return design, [short(value) for value in trace.seconds]
 

@@ -16,6 +16,11 @@ function openArm(arm) {
   const buttons = [...dialog.querySelectorAll("button")];
   (buttons.find((one) => one.textContent === focused) || buttons[0]).focus(); // a switch keeps the focus
 }
+/** The command with the arms of the recipe that this ratio needs. */
+function only(arm) {
+  const wanted = unique([baseOf(arm.group) || arm, arm].map((one) => one.recipe_arm));
+  return wanted.includes("") ? "" : `${arm.group.command} --set 'arms=[${wanted.join(",").replaceAll("'", "'\\''")}]'`;
+}
 function shut() {
   if (chart) chart.destroy();
   chart = null;
@@ -37,7 +42,7 @@ function content(arm) {
     ["AP", arm.ap === null ? "" : `${(100 * arm.ap).toFixed(1)} %` + (arm.interval.length ? ` [${arm.interval.slice(0, 2).map((v) => (100 * v).toFixed(1)).join(", ")}] on other images (${arm.interval[2]} were evaluated)` : "")],
     ["GFLOP/s", arm.gflops === null ? "" : number(arm.gflops) + (arm.peak === null ? "" : `, ${(100 * arm.peak).toFixed(0)} % of the peak measured here`) + (arm.peak > 1 ? " (fewer multiplications than counted)" : "")],
     ["equal work", arm.base ? "" : arm.verdict],
-    ["software", arm.software], ["options", arm.options], ["arm", arm.id], ["measure this workload", arm.group.command],
+    ["software", arm.software], ["options", arm.options], ["arm", arm.id], ["measure this workload", arm.group.command], ["measure this arm only", only(arm)],
     ["status", arm.reason ? `${arm.status}: ${arm.reason}` : arm.status],
     ...["notes", "without", "warnings"].flatMap((name) => arm[name].map((one) => [/** @type {Any} */ ({ notes: "audit", without: "one operator", warnings: "warning" })[name], D.strings[one]])),
   ].filter(([, text]) => text);
@@ -60,8 +65,8 @@ function content(arm) {
 function places(arm) {
   if (!arm.design) return arm.steps.map(() => [null, 0, NaN]);
   return arm.design.split(";").flatMap((part) => {
-    const [launch, round, count, start] = part.split(",").map(Number);
-    return Array(count).fill([launch, round, start]);
+    const [launch, round, count, start, position] = part.split(",").map(Number);
+    return Array(count).fill([launch, round, start, position]);
   });
 }
 /** When each step of each arm began, in seconds, launch after launch; null where that is not known. */
@@ -115,7 +120,7 @@ function plot(arm) {
     const index = new Map(xs.map((x, step) => [x, step]));
     const value = (u, v, _, at0) => {
       const step = index.get(u.data[0][at0]), place = at[step];
-      return v === null || v === undefined ? NONE : [number(v) + " s", place[0] !== null && `launch ${place[0] + 1}, ${place[1] < 0 ? "not counted" : "round " + (place[1] + 1)}`, one.batch[step] >= 0 && "batch " + one.batch[step]].filter(Boolean).join(" · ");
+      return v === null || v === undefined ? NONE : [number(v) + " s", place[0] !== null && `launch ${place[0] + 1}, ${place[1] < 0 ? "not counted" : `round ${place[1] + 1}, turn ${place[3]}`}`, one.batch[step] >= 0 && "batch " + one.batch[step]].filter(Boolean).join(" · ");
     };
     const look = { stroke: colour, paths: () => null, value };
     series.push({ ...look, label: one.name, points: { show: true, size: 6, fill: colour } }, { ...look, label: one.name + " (hollow)", points: { show: true, size: 6, fill: css("page") } });

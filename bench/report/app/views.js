@@ -52,7 +52,7 @@ function axis(scale, width, y) {
     const x = across(scale, tick, width);
     if (x - before < 34) return "";
     before = x;
-    return s("text", { x: min(max(x, 10), width - 10), y, "text-anchor": "middle", class: "muted" }, tick + "×");
+    return s("text", { x: min(max(x, 14), width - 16), y, "text-anchor": "middle", class: "muted" }, tick + "×");
   }).concat(minor(scale).map((tick) => s("path", { d: `M${across(scale, tick, width)},${y + 1}v4`, stroke: "var(--muted)" })));
 }
 /** Ticks without a number: halves of narrow axes, 1 to 9 of each power on wide ones. */
@@ -67,10 +67,10 @@ function drawForest(left) {
   const found = measured(left).filter(ratioOf);
   if (!found.length) return "";
   const scale = scaleOf(found), full = room();
-  const width = phone() ? full - 190 : max(160, full - min(352, full * 0.3) - 248);
+  const width = phone() ? full - 190 : max(160, full - min(448, full * 0.34) - 264);
   const line = (index) => h("div", { class: "frow", "data-arm": found[index].index }, label(found[index]),
     s("svg", { width, height: 22, "aria-hidden": "true" }, forestLine(found[index], scale, width)),
-    span("numbers", forestText(found[index]), span("mark", marksOf(found[index]))));
+    span("numbers", h("span", {}, forestText(found[index])), span("mark", marksOf(found[index]))));
   const box = h("div", { class: "forest", role: "group", "aria-label": "Ratios with 95 % intervals; the matrix is the same as a table", tabindex: 0 });
   const ruler = (at) => h("div", { class: "axis " + at, "aria-hidden": "true" },
     div("frow", h("span"), s("svg", { width, height: 18 }, axis(scale, width, 13)), h("span")));
@@ -97,7 +97,7 @@ function bars(id, title, found, draw, values, ...above) {
 }
 /** Titles and colours of the phases, or operators, that arms have. */
 const colours = (found) => Object.fromEntries(unique(found.flatMap((arm) => arm[parts].map((p) => p[0]))).map((name) => [name, D.phases[name]]));
-const barWidth = () => max(260, min(600, room() - (phone() ? 8 : 380)));
+const barWidth = () => max(260, min(600, room() - (phone() ? 8 : 476)));
 
 function drawPhases(left) {
   const width = barWidth();
@@ -253,12 +253,13 @@ function drawSweeps() {
   const found = D.sweeps.map(({ x, y, curves }) => {
     const points = curves.flatMap((one) => one[4]), taken = /** @type {number[][]} */ ([]);
     const { svg, px, py, text, width } = plane(x, y, points.map((p) => p[0]), points.map((p) => p[2]));
-    curves.forEach(([, name, [stroke, shape], flat, list], at) => {
+    const end = (one) => -one[4].at(-1)[2];
+    [...curves].sort((a, b) => end(a) - end(b)).forEach(([, name, [stroke, shape], flat, list], at) => {
       const placed = list.map((p) => [px(p[0]), py(p[2])]), [last, height] = placed.at(-1);
       svg.append(line(placed, { stroke, "stroke-dasharray": ["", "5 3", "2 2"][at % 3] }), ...placed.map(([a, b]) => marker(shape, a, b, 4, { fill: stroke })), s("circle", { cx: placed[flat][0], cy: placed[flat][1], r: 8, fill: "none", stroke }));
       text(min(last, width - 8), free(taken, last, height - 10), name, "end", "halo");
     });
-    return figure("sweep", y, svg, [["curve", x, y], () => curves.flatMap((one) => one[4].map((p) => [`${one[1]} · ${one[0]}`, p[1], number(p[2])]))]);
+    return figure("sweep", `${y} by ${x}`, svg, [["curve", x, y], () => curves.flatMap((one) => one[4].map((p) => [`${one[1]} · ${one[0]}`, p[1], number(p[2])]))]);
   });
   return found.length ? section("sweeps", "Batch sizes and resolutions", [], note("Ring: from here on every rate is within 5 % of the highest one measured. Filters do not change this figure."), found) : "";
 }

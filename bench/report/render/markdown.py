@@ -38,11 +38,12 @@ def table(block: Table) -> str:
     others = [at for at in range(len(block.columns)) if at not in keys]
     if not keys or len(block.columns) <= MOST_COLUMNS:
         return _table(block)
-    most = MOST_COLUMNS - len(keys)
-    parts = (others[start : start + most] for start in range(0, len(others), most))
-    return "\n\n".join(
-        _table(block.part([*keys, *part], block.caption if not at else "")) for at, part in enumerate(parts)
+    size = math.ceil(len(others) / math.ceil(len(others) / (MOST_COLUMNS - len(keys))))
+    parts = (
+        block.part([*keys, *others[at : at + size]], "" if at else block.caption)
+        for at in range(0, len(others), size)
     )
+    return "\n\n".join(map(_table, parts))
 
 
 def _table(block: Table) -> str:

@@ -5,6 +5,7 @@ Tables fit the width: columns go by their priority, ids lose their middle, numbe
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Literal
@@ -23,6 +24,8 @@ from bench.text_safety import for_terminal
 STYLES: dict[Tone, str] = {"": "", "strong": "bold", "muted": "dim", "bad": "red"}
 #: Blanks around each column, and the narrowest that a column of text becomes.
 PADDING, NARROWEST = 2, 10
+#: Lines of a text in a row.
+MOST_LINES = 3
 #: Longer tables are plain text.
 MOST_STYLED = 500
 
@@ -99,12 +102,11 @@ def fit(block: Table, width: int, *, fold: bool = True) -> Table:
 
 
 def _folded(text: str, width: int) -> str:
-    """`ARM /` above `BASELINE`, or parted at the last comma; empty where that does not fit."""
-    for mark in ("/ ", ", "):
-        head, found, tail = text.rpartition(mark)
-        if found and max(cell_len(head) + 1, cell_len(tail)) <= width:
-            return f"{head}{mark.strip()}\n{tail}"
-    return ""
+    """On at most `MOST_LINES`, with whole words; empty where that does not fit."""
+    lines = textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
+    return (
+        "\n".join(lines) if len(lines) <= MOST_LINES and max(map(cell_len, lines), default=0) <= width else ""
+    )
 
 
 def _shortened(text: str, width: int, *, at_end: bool) -> str:

@@ -13,7 +13,7 @@ from bench.gate.metrics import read_settings
 from bench.gate.values import growth_of_phase, interleaved
 from bench.record.models import ArmRecord, Block, RunRecord
 from bench.record.run import Run
-from bench.record.samples import samples_frame
+from bench.record.samples import samples_columns
 
 WORKLOAD = {"model": "faster_rcnn_r50_fpn", "task": "train", "batch_size": 2, "ranks": 1, "device": "cpu"}
 
@@ -37,7 +37,7 @@ def written(folder: Path, steps: int) -> Run:
             ranks = [{"start_ns": edges[:-1], "end_ns": edges[-1]}]
             blocks.append(Block(arm=arm, launch=launch, round=0, position=0, ranks=ranks))
         record = ArmRecord(id=arm, codebase="x", label=arm, cell="all", workload=WORKLOAD, status="ok")
-        run.write_arm(record, samples_frame(blocks))
+        run.write_arm(record, samples_columns(blocks))
     return run
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from bench.measure import quiet
 from bench.measure.quiet import Clock, taken_cores
 from bench.record.models import Block, RankTimes
-from bench.record.samples import block_times, read_columns, samples_frame
+from bench.record.samples import block_times, read_columns, samples_columns
 
 
 def block(launch: int, round_: int, taken: float | None = None) -> Block:
@@ -20,7 +21,7 @@ def block(launch: int, round_: int, taken: float | None = None) -> Block:
 
 
 def rounds(blocks: list[Block]) -> list[int]:
-    return list(block_times(samples_frame(blocks))["round"])
+    return list(block_times(pd.DataFrame(samples_columns(blocks)))["round"])
 
 
 def test_own_work_is_no_disturbance() -> None:
@@ -41,7 +42,7 @@ def test_launch_without_enough_quiet_blocks_keeps_all() -> None:
 
 
 def test_samples_name_the_batch_of_each_step() -> None:
-    assert list(samples_frame([block(0, 0)])["batch"]) == [2, 3]
+    assert list(samples_columns([block(0, 0)])["batch"]) == [2, 3]
 
 
 def test_waiting_ends_when_others_are_done(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,5 +61,7 @@ def test_waiting_ends_at_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_table_without_the_new_columns_is_read(tmp_path: Path) -> None:
-    samples_frame([block(0, 0)]).drop(columns=["batch", "disturbed"]).to_parquet(tmp_path / "old.parquet")
+    pd.DataFrame(samples_columns([block(0, 0)])).drop(columns=["batch", "disturbed"]).to_parquet(
+        tmp_path / "old.parquet"
+    )
     assert set(read_columns(tmp_path / "old.parquet")["batch"]) == {-1}

@@ -11,7 +11,7 @@ from bench.gate.values import badness
 from bench.judge.accuracy import evaluate_file
 from bench.record.models import Block
 from bench.record.run import Run
-from bench.record.samples import block_times, samples_frame
+from bench.record.samples import block_times, samples_columns
 from bench.report.build import run_report
 
 COPIED = Run(Path(__file__).resolve().parents[2] / "data" / "run")
@@ -25,7 +25,7 @@ def test_every_record_is_read() -> None:
 def test_times_are_those_of_the_journal() -> None:
     for arm in COPIED.arms():
         blocks = [block for block in COPIED.journal() if block.arm == arm.id]
-        pd.testing.assert_frame_equal(COPIED.samples(arm.id), samples_frame(blocks))
+        pd.testing.assert_frame_equal(COPIED.samples(arm.id), pd.DataFrame(samples_columns(blocks)))
         assert arm.blocks == sum(block.round >= 0 for block in blocks)
         assert (block_times(COPIED.samples(arm.id))["s_per_step"] > 0).all()
 

@@ -16,7 +16,7 @@ from bench.errors import BenchError, StorageError
 from bench.recipe.workload import Workload
 from bench.record.models import SCHEMA_VERSION, ArmRecord, Block, Losses, RankTimes, RunRecord
 from bench.record.run import JOURNAL, Run
-from bench.record.samples import SAMPLE_COLUMNS, samples_frame
+from bench.record.samples import SAMPLE_COLUMNS, samples_columns
 
 
 def block(arm: str = "a", launch: int = 0, end_ns: int = 300) -> Block:
@@ -41,7 +41,7 @@ def run(tmp_path: Path) -> Run:
     blocks = [block(), block(launch=1)]
     for one in blocks:
         run.append_block(one)
-    run.write_arm(arm_record(), samples_frame(blocks))
+    run.write_arm(arm_record(), samples_columns(blocks))
     return run
 
 
@@ -133,7 +133,7 @@ def test_records_of_the_first_schema_are_read(run: Run) -> None:
 
 def test_what_is_written_is_read_again(run: Run) -> None:
     entry = Losses(launch=0, losses={"loss": math.nan, "bad\ud800": 1.0})
-    run.write_arm(arm_record(losses=[entry]), samples_frame([block()]))
+    run.write_arm(arm_record(losses=[entry]), samples_columns([block()]))
     (found,) = run.arms()
     assert found.losses[0].losses["loss"] is None
     assert len(found.losses[0].losses) == 2
@@ -142,7 +142,7 @@ def test_what_is_written_is_read_again(run: Run) -> None:
 def test_lists_of_numbers_take_one_line(run: Run) -> None:
     text = "[\n 1, \n2]"
     audit = {"ranks": [{"boxes": [[1.5, -2e-7], [3.0, 4.0]], "text": [text], "none": [None, 1.0]}]}
-    run.write_arm(arm_record(audit=audit), samples_frame([block()]))
+    run.write_arm(arm_record(audit=audit), samples_columns([block()]))
     assert run.arms()[0].audit == audit
     assert '"boxes": [[1.5,-2e-07],[3.0,4.0]],' in (run.folder / "arms" / "a.json").read_text()
 

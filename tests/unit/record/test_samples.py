@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bench.record.samples import block_times, samples_frame
+from bench.record.samples import block_times, samples_columns
 from tests.helpers.report_runs import samples
 
 
@@ -24,7 +24,7 @@ def test_block_times_are_those_of_a_grouped_table(ranks: int) -> None:
 
 
 def test_no_samples_give_no_blocks() -> None:
-    found = block_times(samples_frame([]))
+    found = block_times(pd.DataFrame(samples_columns([])))
     assert isinstance(found, pd.DataFrame)
     assert found.empty
     assert "s_per_step" in found

@@ -18,7 +18,7 @@ from bench.report import sections
 from bench.report.answer import geometric_mean, headline, outcome_blocks, pivot_table
 from bench.report.app.page import render_page
 from bench.report.build import run_report
-from bench.report.colours import CODEBASES, OTHERS, contrast, look
+from bench.report.colours import CODEBASES, OTHERS, look, luminance
 from bench.report.document import Column, Table
 from bench.report.render import markdown
 from bench.report.render.terminal import fit, show
@@ -202,10 +202,17 @@ def test_a_narrow_cell_parts_between_its_names() -> None:
 def test_narrow_cells_keep_both_names() -> None:
     names = "torchvision fasterrcnn_mobilenet_v3_large_320_fpn / python mypackage.models:build"
     block = Table((Column("codebase"), Column("ratio", True)), ((cell(names), cell("2.5 [0.083, 75] ◇‡")),))
-    shown = fit(block, 60).rows[0][0].text
+    whole = fit(block, 60).rows[0][0].text
+    assert (whole.split(), max(map(len, whole.splitlines())) <= 42) == (names.split(), True)
+    shown = fit(block, 60, fold=False).rows[0][0].text
     assert len(shown) <= 42
     arm, base = shown.split(" / ")
     assert (arm[:5], arm[-3:], base[:5], base[-3:]) == ("torch", "fpn", "pytho", "ild")  # codespell:ignore
+
+
+def contrast(a: str, b: str) -> float:
+    low, high = sorted((luminance(a), luminance(b)))
+    return (high + 0.05) / (low + 0.05)
 
 
 def test_colours_are_fixed_and_seen_in_both_themes() -> None:

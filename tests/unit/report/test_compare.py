@@ -18,7 +18,7 @@ from bench.report.build import run_report
 from bench.report.comparison import Side, comparison_blocks, comparison_table, resolve_side
 from bench.report.render import markdown
 from bench.report.render.terminal import show
-from bench.report.write import to_json
+from bench.report.text import to_json
 from tests.helpers.report_runs import (
     CRASH,
     arm,

@@ -19,8 +19,8 @@ from bench.record.samples import block_times
 from bench.report.app.data import page_data
 from bench.report.app.page import render_page
 from bench.report.build import run_report
+from bench.report.text import to_json
 from bench.report.values import Report
-from bench.report.write import to_json
 from tests.helpers.report_runs import CRASH, MACHINE, RATIO, arm, markdown_of, rows_of, samples, write_run
 
 TITLE = "Faster R-CNN R-50-FPN, training"

@@ -8,7 +8,7 @@ import pytest
 
 from bench.record.models import ArmRecord, Block, CellRecord, RankTimes, RunRecord
 from bench.record.run import Run
-from bench.record.samples import samples_frame
+from bench.record.samples import samples_columns
 from bench.report.build import run_report
 from bench.report.render import markdown
 from bench.report.scaling import scaling_blocks
@@ -38,7 +38,7 @@ def stored(folder: Path, batches: tuple[int, int], kinds: tuple[str, str] = ("a"
             ])
             for launch in range(3) for round_ in range(5)
         ]  # fmt: skip
-        run.write_arm(arm, samples_frame(blocks))
+        run.write_arm(arm, samples_columns(blocks))
         arms.append((arm, kind))
     cells = {arm.cell: CellRecord(digest=arm.cell, fingerprint=kind) for arm, kind in arms}
     record = RunRecord(

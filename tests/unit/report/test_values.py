@@ -19,7 +19,7 @@ from bench.record.run import Run
 from bench.record.samples import block_times
 from bench.report import text as text_module
 from bench.report.build import run_report
-from bench.report.write import to_json
+from bench.report.text import to_json
 from tests.helpers.report_runs import (
     CRASH,
     MARKDOWN,

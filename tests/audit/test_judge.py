@@ -80,6 +80,12 @@ def test_unequal_loss_terms_are_named_by_what_they_are() -> None:
     assert [one.name for one in found if one.distance] == ["loss_rpn_bbox (loss_rpn_loc)"]
 
 
+def test_layers_that_give_zeros_only_are_equal() -> None:
+    layer = {"rows": 4, "norm": 0.0, "largest": 0.0, "sum": 0.0, "projection": [0.0], "gradients": 0}
+    found = layers({"layers": {"head.weight": layer}}, {"layers": {"head.weight": layer}}, "", 1e-3)
+    assert all(fact.agrees for fact in found)
+
+
 def test_loss_terms_of_the_same_names_are_compared_by_name() -> None:
     one, other = {"loss_bbox": 1.0, "loss_giou": 2.0}, {"loss_bbox": 2.0, "loss_giou": 1.0}
     found = [fact for fact in losses(one, other, "", 1e-3) if fact.name.startswith("loss_")]

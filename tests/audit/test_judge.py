@@ -11,7 +11,7 @@ import pytest
 from bench.judge.audit import Audit, audit, audit_run, doubtful
 from bench.judge.detections import matched_share
 from bench.judge.observations import group_of, summary
-from bench.judge.steps import losses, repeated
+from bench.judge.steps import layers, losses, repeated
 from bench.record.models import ArmRecord
 
 IMAGE = {"shape": [3, 96, 128], "projection": [3.0, -4.0, 1.0], "norm": 200.0}

@@ -121,7 +121,6 @@ COLUMNS: dict[Column, Callable[[Judgement], Any]] = {
     Column("change [interval]", True): lambda one: change_text(one.metric, one.decision),
     Column("tolerance", True, priority=1): lambda one: tolerance_text(one.metric),
     Column("launches", True, priority=3): lambda one: one.decision.launches,
-    Column("p", True, priority=4): lambda one: f"{one.decision.p_value:.2g}",
     Column("verdict", prose=True): lambda one: cell(
         f"{one.decision.state}: {one.decision.reason}", tone=TONES.get(one.decision.state, "")
     ),

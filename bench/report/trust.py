@@ -6,9 +6,10 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
+from statistics import median
 
 from bench.judge.noise import MIN_LAUNCHES
-from bench.judge.numbers import duration_text
+from bench.judge.numbers import duration_text, significant
 from bench.judge.steady import t_quantile
 from bench.judge.stopping import Components, launches_needed
 from bench.report.document import Bullets, Link
@@ -71,11 +72,29 @@ WIDTHS = (0.1, 0.05, 0.02, 0.01)
 
 
 def trust_texts(run: RunReport) -> Iterator[str]:
-    """Load of the machine, and what would narrow the widest interval."""
+    """Load of the machine, rounds that others disturbed, noise, and what would narrow the widest interval."""
     if run.load_before and run.load_after:
         before, after = run.load_before[0], run.load_after[0]
         yield f"Processes that ran or waited, over one minute: {before:.1f} before, {after:.1f} after."
-    ratios = (row.ratio for row in run.rows if row.ratio and row.ratio.sessions == 1)
+    traces = [(row.arm, row.trace) for row in run.rows]
+    rounds = {
+        (arm, *one)
+        for arm, trace in traces
+        for one in zip(trace.launch, trace.round, strict=True)
+        if one[1] >= 0
+    }
+    disturbed = {
+        (arm, *one[:2])
+        for arm, trace in traces
+        for one in zip(trace.launch, trace.round, trace.disturbed, strict=False)
+        if one[1] >= 0 and one[2]
+    }
+    if disturbed:
+        yield f"Other processes disturbed {len(disturbed)} of {len(rounds)} rounds."
+    ratios = [row.ratio for row in run.rows if row.ratio and row.ratio.sessions == 1]
+    if seen := [one.detectable for one in ratios if math.isfinite(one.detectable)]:
+        effect = significant(100 * median(seen), 2)
+        yield f"Noise: half of the ratios would have shown an effect of {effect} %, in 80 % of such runs."
     finite = (one for one in ratios if 0 < one.low < one.high < math.inf)
     widest = max(finite, key=lambda one: one.high / one.low, default=None)
     if widest is None or widest.launches < MIN_LAUNCHES:  # two say little of their spread

@@ -20,6 +20,7 @@ from bench.record.samples import block_times
 from bench.report import text as text_module
 from bench.report.build import run_report
 from bench.report.text import to_json
+from bench.report.trust import trust_texts
 from tests.helpers.report_runs import (
     CRASH,
     MARKDOWN,
@@ -341,3 +342,16 @@ def test_memory_of_no_byte_is_not_known(tmp_path: Path) -> None:
         "–",
         "7 (300)",
     ]
+
+
+def test_disturbed_rounds_and_noise_are_told(tmp_path: Path) -> None:
+    disturbed = samples(1.0, noise=0.02).assign(disturbed=lambda found: (found["round"] == 0).astype("int8"))
+    run = write_run(
+        tmp_path / "run", [(arm("torchvision"), disturbed), (arm("native"), samples(0.5, seed=2))]
+    )
+    told = list(trust_texts(run_report(run)))
+    assert "Other processes disturbed 3 of 36 rounds." in told, "one of six in each of three launches"
+    (noise,) = (text for text in told if text.startswith("Noise"))
+    assert re.fullmatch(
+        r"Noise: half of the ratios would have shown an effect of [\d.]+ %, in 80 % .*", noise
+    )

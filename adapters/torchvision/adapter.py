@@ -52,7 +52,7 @@ class Adapter(TorchAdapter):
         # A softmax needs a class for the background, torchvision's class 0. RetinaNet and FCOS score each class
         # by itself: theirs would only be one class more to compute, and could be predicted.
         self.label_offset = 0 if name.startswith(("retinanet", "fcos")) else 1
-        if name not in (known := list_models(torchvision.models.detection)):
+        if name.lower() not in (known := list_models(torchvision.models.detection)):
             raise ValueError(f"torchvision has no detector {name}{near(name, known)}")
         model = get_model_builder(name)(
             weights=None,

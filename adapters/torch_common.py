@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -35,7 +35,10 @@ from bench.worker.api import Batch, Description, Detections, Job
 
 @dataclass(frozen=True)
 class TensorBatch:
-    """A batch as tensors; fields as in ``bench.worker.api.Batch``, sizes as plain (height, width) tuples."""
+    """A batch as tensors; fields as in ``bench.worker.api.Batch``, sizes as plain (height, width) tuples.
+
+    pairs: of each image, what `native` finds of SOLOv2's targets when it loads the batch.
+    """
 
     images: Tensor
     image_sizes: list[tuple[int, int]]
@@ -44,15 +47,15 @@ class TensorBatch:
     boxes: list[Tensor]
     labels: list[Tensor]
     masks: list[Tensor]
+    pairs: list[Tensor] = field(default_factory=list)
 
     def to(self, device: torch.device) -> TensorBatch:
         def move(tensors: list[Tensor]) -> list[Tensor]:
             return [tensor.to(device, non_blocking=True) for tensor in tensors]
 
         images = self.images.to(device, non_blocking=True)
-        return replace(
-            self, images=images, boxes=move(self.boxes), labels=move(self.labels), masks=move(self.masks)
-        )
+        lists = {name: move(getattr(self, name)) for name in ("boxes", "labels", "masks", "pairs")}
+        return replace(self, images=images, **lists)
 
 
 #: Of the shared batches (bench.recipe.workload): RGB, 0..255.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from typing import Any
@@ -122,7 +122,7 @@ class Adapter(TorchAdapter):
         if prepare is None or not self.job.training:
             return super().load(data)
         targets = prepare(_targets(data), tuple(data.images.shape[2:]))
-        return Prepared(**vars(data), pairs=[one.pairs for one in targets]).to(self.device)
+        return replace(data, pairs=[one.pairs for one in targets]).to(self.device)
 
     def compute_losses(self, data: TensorBatch) -> dict[str, Tensor]:
         return self.model.losses(data.images, self._sizes(data), _targets(data))
@@ -271,20 +271,10 @@ class Adapter(TorchAdapter):
             self.averaged.updates = state["updates"]
 
 
-@dataclass(frozen=True)
-class Prepared(TensorBatch):
-    """With the pairs of SOLOv2's targets."""
-
-    pairs: list[Tensor]
-
-    def to(self, device: torch.device) -> TensorBatch:
-        return replace(super().to(device), pairs=[one.to(device, non_blocking=True) for one in self.pairs])
-
-
 def _targets(data: TensorBatch) -> list[detectors.Target]:
     masks = data.masks or [None] * len(data.boxes)
     targets = [detectors.Target(*values) for values in zip(data.boxes, data.labels, masks, strict=True)]
-    if not isinstance(data, Prepared):
+    if not data.pairs:
         return targets
     return [one._replace(pairs=pairs) for one, pairs in zip(targets, data.pairs, strict=True)]
 

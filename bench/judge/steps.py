@@ -81,7 +81,7 @@ def layers(a: Json, b: Json, at: str, tolerance: float) -> Iterator[Fact]:
 
 def _without_a_row(a: Json, b: Json) -> float:
     """Relative distance of two norms; rounding may choose another region, whose row counts in only one of them."""
-    largest = max(a["norm"], b["norm"], 1e-300)
+    largest = max(a["norm"], b["norm"], 1e-150)  # whose square is above 0
     row = max(a.get("largest", 0.0), b.get("largest", 0.0))  # not of old records
     apart = abs(a["norm"] ** 2 - b["norm"] ** 2) - row**2
     return float(max(0.0, apart) / (2 * largest**2))

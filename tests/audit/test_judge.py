@@ -11,7 +11,7 @@ import pytest
 from bench.judge.audit import Audit, audit, audit_run, doubtful
 from bench.judge.detections import matched_share
 from bench.judge.observations import group_of, summary
-from bench.judge.steps import losses, repeated
+from bench.judge.steps import layers, losses, repeated
 from bench.record.models import ArmRecord
 
 IMAGE = {"shape": [3, 96, 128], "projection": [3.0, -4.0, 1.0], "norm": 200.0}
@@ -78,6 +78,12 @@ def test_unequal_loss_terms_are_named_by_what_they_are() -> None:
     detectron2 = {"loss_rpn_loc": 0.24, "loss_box_reg": 0.145, "loss_cls": 3.3}
     found = [one for one in losses(mmdet, detectron2, "", 1e-3) if one.name.startswith("loss_")]
     assert [one.name for one in found if one.distance] == ["loss_rpn_bbox (loss_rpn_loc)"]
+
+
+def test_layers_that_give_zeros_only_are_equal() -> None:
+    layer = {"rows": 4, "norm": 0.0, "largest": 0.0, "sum": 0.0, "projection": [0.0], "gradients": 0}
+    found = layers({"layers": {"head.weight": layer}}, {"layers": {"head.weight": layer}}, "", 1e-3)
+    assert all(fact.agrees for fact in found)
 
 
 def test_loss_terms_of_the_same_names_are_compared_by_name() -> None:

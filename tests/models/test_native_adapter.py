@@ -165,6 +165,17 @@ def test_solov2_has_the_mask_loss_of_its_conventions(
     assert built.drawn_only is as_paddledetection
 
 
+def test_a_loaded_batch_of_solov2_has_its_pairs(cache: Path) -> None:
+    adapter = make_adapter(cache, "train", model="solov2_light_r50_fpn")
+    adapter.prepare()
+    batch = adapter.convert(load_batches(adapter.job.batches, 0, 1)[0])
+    loaded = adapter.load(batch)
+    assert sum(one.shape[1] for one in loaded.pairs) > 10
+    with torch.no_grad():
+        losses, expected = adapter.compute_losses(loaded), adapter.compute_losses(batch)
+    assert losses == expected
+
+
 @pytest.mark.parametrize(("options", "told"), [({}, "detectors ("), ({"kernels": "torch"}, "torch")])
 def test_an_arm_records_its_kernels(cache: Path, options: dict[str, str], told: str) -> None:
     adapter = make_adapter(cache, "infer", options=options, model="faster_rcnn_r50_fpn")

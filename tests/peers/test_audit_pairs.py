@@ -23,7 +23,6 @@ EQUAL = [
     ("torchvision", "retinanet_r50_fpn", "infer", "torchvision"),
     ("torchvision", "faster_rcnn_r50_fpn", "train", "torchvision"),
     ("paddledet", "solov2_light_r50_fpn", "train", "paddledet"),
-    ("paddledet", "mask_rcnn_r50_fpn", "infer", "paddledet"),
     ("paddledet", "retinanet_r50_fpn", "train", "paddledet"),
     ("paddledet", "retinanet_r50_fpn", "infer", "paddledet"),
 ]

@@ -65,7 +65,8 @@ def summary(facts: Json, names: Mapping[str, str] | None) -> dict[str, Any]:
     weights = _norms(canonical(facts["weights"]), str)
     named: dict[str, Any] = {"named": "canonical" if names else "own", "weights": weights}
     if "changed" in facts:
-        named.update(changed=_sums(canonical(facts["changed"])), tensors=len(facts["changed"]))
+        found = canonical(facts["changed"])
+        named.update(changed=_sums(found), tensors=len({name for name, _ in found}))
     if "way" in facts:
         named["way"] = _norms(canonical(facts["way"]))
     return dict(_short({**facts, **named, "steps": [of_step(step) for step in facts["steps"]]}))

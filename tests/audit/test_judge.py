@@ -362,10 +362,12 @@ def test_summary_speaks_canonical_names_by_part() -> None:
     weights = {"cls.weight": 3.0, "cls.more": 4.0}  # two tensors of a codebase that are one of ours
     names = {"cls.more": "head.classes.weight", "cls.weight": "head.classes.weight"}
     names |= {"cls.bias": "head.classes.bias", "conv1.weight": "neck.output.0.weight"}
-    kept = summary({"steps": [step], "weights": weights, "changed": {"cls.bias": 5}}, names)
+    changed = {"cls.bias": 5, "cls.weight": 4, "cls.more": 4}
+    kept = summary({"steps": [step], "weights": weights, "changed": changed}, names)
+    assert kept["tensors"] == 2
     assert kept["named"] == "canonical"
     assert kept["weights"] == {"head.classes.weight": 5.0}
-    assert kept["changed"] == {"head.classes": 5}
+    assert kept["changed"] == {"head.classes": 13}
     assert list(kept["steps"][0]["layers"]) == ["head.classes.weight"]
     assert kept["steps"][0]["gradient"] == {"head.classes": 5.0}
     assert kept["steps"][0]["average"] == {"head.classes": [0.9, 2e-7]}

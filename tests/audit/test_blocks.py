@@ -17,14 +17,11 @@ from torch import nn  # noqa: E402
 from torchvision.ops import box_iou  # noqa: E402
 
 from adapters.torch_state import ema_average  # noqa: E402
-from bench.judge.audit import doubtful  # noqa: E402
-from bench.judge.observations import summary  # noqa: E402
 from bench.record.models import ArmRecord, Prediction  # noqa: E402
 from bench.worker.__main__ import Rotation  # noqa: E402
-from bench.worker.audit import audit  # noqa: E402
 from bench.worker.probe import predict  # noqa: E402
 from tests.audit import in_details, in_inference, in_training, sabotages  # noqa: E402
-from tests.audit.small import adapter, batches, record, record_of, timed, verdict, with_closing  # noqa: E402
+from tests.audit.small import adapter, batches, record, timed, verdict, with_closing  # noqa: E402
 
 Patch = Callable[[Any], None]
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -400,46 +397,6 @@ def test_statistics_of_norm_layers_are_compared(sabotage: Patch) -> None:
     found = verdict(record(made, "other"), record(plain, "honest"))
     assert {"statistics" in one.fact or "that changed" in one.fact for one in found.differences} == {True}
     assert any("statistics" in one.fact for one in found.differences)
-
-
-# -- what rounding might explain ------------------------------------------------------------------------------
-
-
-def a_term_weighs_more(adapter: Any) -> None:
-    plain = adapter.compute_losses
-
-    def losses(data: Any) -> Any:
-        found = plain(data)
-        name = next(iter(found))
-        return {**found, name: 1.03 * found[name]}
-
-    in_training.set_losses(adapter, losses)
-
-
-@pytest.mark.parametrize("sabotage", [a_term_weighs_more, in_details.other_first_weights])
-def test_small_difference_is_not_taken_for_rounding(sabotage: Patch) -> None:
-    def watched(change: Patch, label: str) -> ArmRecord:
-        made = [adapter("ssd", "train") for _ in range(2)]
-        for one in made:
-            change(one)
-        found = record(made[0], label)
-        found.audit["shaken"] = [summary(audit(made[1], batches(), shake=True), None)]
-        return found
-
-    other, plain = watched(sabotage, "other"), watched(sabotages.nothing, "honest")
-    assert doubtful(other, plain)
-    assert verdict(other, plain).verdict == "unequal"
-
-
-def test_biases_that_begin_with_zeros_are_equal() -> None:
-    arms = [adapter("ssd", "train") for _ in range(2)]
-    for one in arms:
-        for name, parameter in one.model.named_parameters():
-            if name.endswith("bias"):
-                nn.init.zeros_(parameter)
-    plain = record(arms[0], "honest")
-    rounded = record_of(arms[1].workload, [audit(arms[1], batches(), shake=True)], "rounded")
-    assert verdict(rounded, plain).verdict == "equal"
 
 
 def test_predictions_of_other_work_than_is_timed_are_unequal(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ UNIVERSAL = ("mask2former", "maskformer")
 FED = {(MEAN, STD): "imagenet", ((0.0,) * 3, (255.0,) * 3): "unit"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class HfBatch(TensorBatch):
     """``pixel_mask``: int64 [B, H, W], 1 where the image is. ``relative``: per image centre and size [N, 4] as parts of
     what the model's boxes are relative to."""

@@ -17,8 +17,12 @@ _NO_FLOCK = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL}
 
 
 @contextlib.contextmanager
-def exclusive(path: Path) -> Iterator[bool]:
+def exclusive(path: Path, *, then_shared: bool = False) -> Iterator[bool]:
     """Whether this process has the lock; it has it until the end of the block.
+
+    Args:
+        path: The file of the lock.
+        then_shared: Share it from then on, had or not: it is given to nobody until all who share it have ended.
 
     Raises:
         BenchError: The file of the lock cannot be opened; a link is never followed.
@@ -36,6 +40,9 @@ def exclusive(path: Path) -> Iterator[bool]:
                 raise
             owner = path.with_name(f"{path.name}.owner")
             held = _own(owner)
+        if then_shared:
+            with contextlib.suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         yield held
     finally:
         os.close(descriptor)

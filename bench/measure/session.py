@@ -256,7 +256,7 @@ def alone(cache: Path) -> Iterator[Others]:
     with contextlib.ExitStack() as stack:
         with telling("cannot be written", cache, "set BENCH_CACHE to a folder of yours"):
             cache.mkdir(parents=True, exist_ok=True)
-            held = stack.enter_context(exclusive(lock))
+            held = stack.enter_context(exclusive(lock, then_shared=True))
         if not held:
             with contextlib.suppress(OSError):
                 os.utime(lock)

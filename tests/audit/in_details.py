@@ -94,7 +94,9 @@ def masks_of_half_resolution(adapter: Any) -> None:
 def first_image_twice(adapter: Any) -> None:
     def change(data: Any) -> Any:
         twice = {
-            f.name: [getattr(data, f.name)[0]] * 2 for f in dataclasses.fields(data)[1:] if f.name != "masks"
+            f.name: [getattr(data, f.name)[0]] * 2
+            for f in dataclasses.fields(data)[1:]
+            if f.name != "masks" and getattr(data, f.name)
         }
         return dataclasses.replace(data, images=data.images[:1].repeat(2, 1, 1, 1), **twice)
 

@@ -117,4 +117,4 @@ def test_command_refuses_what_it_cannot_write(cli: Cli, tmp_path: Path) -> None:
         "export-model", "torchvision:retinanet_r50_fpn", "-o", str(tmp_path / "m.onnx"), "--size", "large"
     )
     assert size.code == 2
-    assert "--size 480x640" in size.err
+    assert "--size large: expected one or two numbers" in size.err

@@ -31,6 +31,18 @@ def test_only_one_at_a_time_has_a_lock(tmp_path: Path, monkeypatch: pytest.Monke
         assert again
 
 
+def test_third_session_finds_the_second_when_the_first_has_ended(tmp_path: Path) -> None:
+    path = tmp_path / "measuring.lock"
+    first, second = (exclusive(path, then_shared=True) for _ in range(2))
+    assert (first.__enter__(), second.__enter__()) == (True, False)
+    first.__exit__(None, None, None)
+    with exclusive(path, then_shared=True) as third:
+        assert not third
+    second.__exit__(None, None, None)
+    with exclusive(path, then_shared=True) as alone:
+        assert alone
+
+
 def test_without_flock_lock_of_ended_process_counts_no_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -51,7 +51,8 @@ def data_sample(
     splits = folders.sample(source, target, images, seed)
     if as_json:
         print_json(splits)
-    for split, counts in () if as_json else splits.items():
+        return
+    for split, counts in splits.items():
         say(f"{split}: {', '.join(f'{number} {name}' for name, number in counts.items())}")
 
 

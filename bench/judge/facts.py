@@ -18,8 +18,8 @@ from bench.record.models import ArmRecord
 #: Relative, by precision: losses and layers; norms of gradients, updates and momentum.
 TOLERANCES = {"float32": (1e-3, 5e-3), "float64": (1e-4, 1e-4)}
 HALF = (0.05, 0.05)
-#: Of norms in later steps, at least: what differs in the last digits of weights grows from step to step.
-LATER = 5e-3
+#: Of norms in later steps, at least: a last digit of the weights can decide a slope.
+LATER = TOLERANCES["float32"][1]
 #: Of models that sample, between frameworks whose proposals differ by their own rounding.
 SAMPLED = 0.03
 

@@ -120,15 +120,15 @@ def norms(a: Json, b: Json, at: str, tolerance: float) -> Iterator[Fact]:
     """Norms of gradient, update and momentum, in total and by part of the model."""
     kinds = ("gradient", "update", "momentum", "statistics")
     for kind in (one for one in kinds if a.get(one) or b.get(one)):
-        if kind == "statistics":  # some keep the variance of the batch, others what it says of all images
-            tolerance = max(tolerance, STATISTICS)
+        # Of statistics some keep the variance of the batch, others what it says of all images.
+        allowed = max(tolerance, STATISTICS) if kind == "statistics" else tolerance
         first, second = a.get(kind, {}), b.get(kind, {})
         whole = max(_length(first), _length(second))
-        yield Fact(f"norm of the {kind}{at}", _length(first), _length(second), tolerance, VALUES)
+        yield Fact(f"norm of the {kind}{at}", _length(first), _length(second), allowed, VALUES)
         for group in sorted({*first, *second}):
             norms = first.get(group, 0.0), second.get(group, 0.0)
             distance = abs(norms[0] - norms[1]) / max(*norms, SMALL * whole, 1e-12)
-            yield Fact(f"norm of the {kind} of {group}{at}", *norms, tolerance, VALUES, distance=distance)
+            yield Fact(f"norm of the {kind} of {group}{at}", *norms, allowed, VALUES, distance=distance)
 
 
 def _length(norms: Mapping[str, float]) -> float:

@@ -104,13 +104,12 @@ class MeasuredArm:
             refuse_other_source(checkout.tree, Path(found), "the revision under check")
         elif (own := self.arm.source) and reply["source"]:
             found = Path(reply["source"])
-            if Path(self.arm.own_name).is_file() and not brings(
-                own, found.name
-            ):  # modules of a configuration
-                if not self.record.description:
-                    self.site.warn(f"{self.arm.id}: {found.name} is the installed one: source {own} has none")
-            else:
+            # A folder may hold modules of a configuration, and not the codebase.
+            own_config = Path(self.arm.own_name).is_file()
+            if not own_config or brings(own, found.name):
                 refuse_other_source(own, found, f"the source {own}")
+            elif not self.record.description:
+                self.site.warn(f"{self.arm.id}: {found.name} is the installed one: source {own} has none")
         if not self.record.description:
             self._describe(reply, launch, stack)
         if self._to_look_at and self.arm.workload.task == "train":

@@ -346,7 +346,7 @@ def test_summary_speaks_canonical_names_by_part() -> None:
     assert kept["changed"] == {"head.classes": 13}
     assert list(kept["steps"][0]["layers"]) == ["head.classes.weight"]
     assert kept["steps"][0]["gradient"] == {"head.classes": 5.0}
-    assert kept["steps"][0]["average"] == {"head.classes": [0.9, 2e-7]}
+    assert kept["steps"][0]["average"] == {"head.classes": [0.9, 2e-7, 0.9, 0.9]}
 
 
 def test_parameters_belong_to_stages_and_layers() -> None:

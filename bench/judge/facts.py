@@ -303,4 +303,4 @@ class _Rank:
             counts = a.get("suppressed"), b.get("suppressed")
             if all(counts):  # by the operator that most codebases share
                 yield Fact(f"boxes offered to suppression{at}", *counts, 0.02, VALUES | POSTPROCESS)
-            yield from steps.detections(a["detections"], b["detections"], at)
+            yield from steps.detections(a["detections"], b["detections"], at, self.single)

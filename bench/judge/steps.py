@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from bench.judge.detections import matched_share
+from bench.judge.detections import matched
 from bench.judge.fact import INPUT, POSTPROCESS, TYPES, VALUES, WORK, Fact, Json, unknown
 
 #: A term or group below this share of the whole is compared with that share.
@@ -349,8 +349,10 @@ def changed(first: Json, second: Json, where: str) -> Iterator[Fact]:
         yield Fact(f"tensors that changed{where}", first["tensors"], second["tensors"], 5e-3, VALUES)
 
 
-def detections(first: Sequence[Json], second: Sequence[Json], at: str) -> Iterator[Fact]:
-    """Detections of each image of the batch."""
+def detections(
+    first: Sequence[Json], second: Sequence[Json], at: str, closely: bool = False
+) -> Iterator[Fact]:
+    """Detections of each image of the batch. ``closely``: also how near those of both sides are."""
     explained = VALUES | POSTPROCESS
     if not any(one["scores"] for one in (*first, *second)):
         yield unknown(f"detections{at} (there are none)", explained)
@@ -362,4 +364,8 @@ def detections(first: Sequence[Json], second: Sequence[Json], at: str) -> Iterat
         counts = len(one["scores"]), len(two["scores"])
         distance = max(0, abs(counts[0] - counts[1]) - 1) / max(*counts, 1)
         yield Fact(name, *counts, 0.02, explained, distance=distance)
-        yield Fact(f"share of {name} that match", 1.0, matched_share(one, two), 0.05, explained)
+        share, overlap, scores = matched(one, two)
+        yield Fact(f"share of {name} that match", 1.0, share, 0.05, explained)
+        if closely:
+            yield Fact(f"mean IoU of matching {name}", 1.0, overlap, 0.02, explained)
+            yield Fact(f"scores of matching {name}, to the baseline's", 1.0, scores, 0.005, explained)

@@ -287,3 +287,13 @@ def five_detections_fewer(adapter: Any) -> None:
 @inference("fcos")
 def a_tenth_fewer_candidates(adapter: Any) -> None:
     adapter.model.topk_candidates = 270
+
+
+@inference("ssd fcos")
+def scores_a_little_lower(adapter: Any) -> None:
+    after(adapter, "predict_final", lambda found: [{**one, "scores": 0.98 * one["scores"]} for one in found])
+
+
+@inference("ssd")
+def boxes_found_of_whole_pixels(adapter: Any) -> None:
+    after(adapter, "predict_final", lambda found: [{**one, "boxes": one["boxes"].round()} for one in found])

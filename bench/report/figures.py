@@ -272,7 +272,8 @@ def sweep(found: Sequence[Curve], factor: str) -> Canvas:
         places, rates = [point[0] for point in curve.points], [point[2] for point in curve.points]
         title = _one_line(f"{curve.label}: {curve.title}", 70)
         ax.plot(places, rates, marker, linestyle=style_, color=hue, markersize=5, label=title)
-        ax.plot(places[curve.flat], rates[curve.flat], "o", color=hue, markersize=12, fillstyle="none")
+        if curve.flat is not None:
+            ax.plot(places[curve.flat], rates[curve.flat], "o", color=hue, markersize=12, fillstyle="none")
     named = sorted({point[:2] for curve in found for point in curve.points})
     ax.set_xscale("log")
     ax.xaxis.set_major_locator(FixedLocator([place for place, _ in named]))

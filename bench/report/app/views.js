@@ -256,7 +256,7 @@ function drawSweeps() {
     const end = (one) => -one[4].at(-1)[2];
     [...curves].sort((a, b) => end(a) - end(b)).forEach(([, name, [stroke, shape], flat, list], at) => {
       const placed = list.map((p) => [px(p[0]), py(p[2])]), [last, height] = placed.at(-1);
-      svg.append(line(placed, { stroke, "stroke-dasharray": ["", "5 3", "2 2"][at % 3] }), ...placed.map(([a, b]) => marker(shape, a, b, 4, { fill: stroke })), s("circle", { cx: placed[flat][0], cy: placed[flat][1], r: 8, fill: "none", stroke }));
+      svg.append(line(placed, { stroke, "stroke-dasharray": ["", "5 3", "2 2"][at % 3] }), ...placed.map(([a, b]) => marker(shape, a, b, 4, { fill: stroke })), flat === null ? "" : s("circle", { cx: placed[flat][0], cy: placed[flat][1], r: 8, fill: "none", stroke }));
       text(min(last, width - 8), free(taken, last, height - 10), name, "end", "halo");
     });
     return figure("sweep", `${y} by ${x}`, svg, [["curve", x, y], () => curves.flatMap((one) => one[4].map((p) => [`${one[1]} · ${one[0]}`, p[1], number(p[2])]))]);

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from bench.recipe.codebases import Codebase
 from bench.record.run import Run, write_atomic
-from bench.report import accuracy_figures, accuracy_sections, figures, sections
+from bench.report import figures, sections
 from bench.report.app.page import render_page
 from bench.report.build import run_report
 from bench.report.render import markdown
@@ -53,11 +53,7 @@ def generate(
         figures.draw(run, folder, prefix, steps=every_figure)
         for run, prefix in zip(report.runs, prefixes, strict=True)
     ]
-    accuracies = [
-        accuracy_sections.accuracy_blocks(run, accuracy_figures.draw(run, folder, prefix))
-        for run, prefix in zip(report.runs, prefixes, strict=True)
-    ]
-    blocks = sections.report_blocks(report, drawn, accuracies)
+    blocks = sections.report_blocks(report, drawn)
     path = output / "report.md"
     write_atomic(output / "report.json", json.dumps(to_json(report), ensure_ascii=False) + "\n")
     write_atomic(output / "index.html", render_page(report, history))

@@ -268,9 +268,9 @@ def small(folder: Path, **more: object) -> Run:
     return write_run(folder / "run", arms, **more)  # type: ignore[arg-type]
 
 
-def markdown_of(run: Run) -> str:
+def markdown_of(run: Run, **more: Any) -> str:
     """The markdown of one run, without drawing its figures."""
-    return markdown.render(sections.report_blocks(Report((run_report(run),)), [{}]))
+    return markdown.render(sections.report_blocks(Report((run_report(run, **more),)), [{}]))
 
 
 def ratio_of(arm: pd.DataFrame, baseline: pd.DataFrame) -> Ratio:

@@ -399,6 +399,7 @@ def test_operators_packages_and_citation_are_there(browser: Browser, sweep: Path
     assert tab.evaluate("document.getElementById('sweeps').getBoundingClientRect().top < innerHeight")
     tab.get_by_role("button", name="By operator").click()
     tab.get_by_role("button", name="Difference to the baseline").click()
+    tab.locator("#phases svg").first.wait_for()
     labels = [one.get_attribute("aria-label") for one in tab.locator("#phases svg").all()]
     assert labels == [f"{EVIL} -200 ms, rest +200 ms"] * 3
     tab.locator("#notes summary", has_text="Packages that differ").click()

@@ -264,13 +264,11 @@ function drawSweeps() {
   return found.length ? section("sweeps", "Batch sizes and resolutions", [], note("Ring: from here on every rate is within 5 % of the highest one measured. Filters do not change this figure."), found) : "";
 }
 
-/** The kind of a fact, as `bench.judge.fact` finds it. */
-const kindOf = (fact) => fact.replace(/ (?:in|of) (?:step|launch|rank|image|session) \d+| after the timed blocks|, session \d+/g, "").replace(/(?<=timed step) \d+/, "").trim() || NONE;
 /** Facts of arms by their kind: entries that differ, that agree, and how many were not observed, by the name of the arm. */
 function facts(found) {
   const kinds = new Map();
   const add = (arm, fact, which, entry) => {
-    const kind = kindOf(D.strings[fact]), row = kinds.get(kind) || { differ: 0, agree: 0, unknown: 0, cells: new Map() };
+    const kind = D.strings[D.kinds[fact] ?? fact], row = kinds.get(kind) || { differ: 0, agree: 0, unknown: 0, cells: new Map() };
     kinds.set(kind, row);
     const cell = row.cells.get(arm.name) || { differ: [], agree: [], unknown: [] };
     row.cells.set(arm.name, cell);

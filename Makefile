@@ -48,7 +48,7 @@ bench: $(STAMP)  ## the harness's own benchmarks: overhead, idle workers, evalua
 	$(VENV)/bin/python -m benchmarks.evaluators
 
 gpu:  ## smoke test, equal work and reference table on one GPU, with the interpreter that is there; more runs go on
-	$(PYTHON) -m benchmarks.gpu --minutes $(or $(MINUTES),8) $(if $(WHEELS),--wheels $(WHEELS))
+	$(if $(filter file,$(origin PYTHON)),python3,$(PYTHON)) -m benchmarks.gpu --minutes $(or $(MINUTES),8) $(if $(WHEELS),--wheels $(WHEELS))
 
 peers: $(STAMP)  ## build the environments of the other codebases
 	$(BENCH) env create --all

@@ -35,7 +35,7 @@ def recipes(device: str, codebases: Sequence[str]) -> list[dict[str, Any]]:
     small = {"images": 2, "size": [128, 128] if toy else [512, 512]}
     large = {"images": 16, "size": {"short": 800, "long": 1333}}
     passes = {"launches": 1, "memory_steps": 1 if toy else 5, "phase_steps": 1 if toy else 5, "quiet": "off"}
-    short = {"warmup": 1, "steps": 1, "rounds": 1, **passes}
+    short = {"warmup": 1, "steps": 1, "rounds": 2, **passes}
     measure = {"warmup": 10, "steps": 10, "rounds": 5, **passes}
 
     def recipe(name: str, other: str, workload: dict[str, Any], measure: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ MEMORY = ("peak_bytes", "reserved_bytes", "device_bytes")
 
 
 def rows_of(folder: Path) -> list[dict[str, Any]]:
-    """The rows of all runs in a folder's store, which become run folders below `runs`."""
+    """The rows of all runs in a folder's store, which become run folders below `runs`; of an arm those of the last run."""
     if not (folder / "store").is_dir():
         return []
     from bench.record.collect import collect  # which the smoke test alone does not need
@@ -22,8 +22,11 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
     from bench.report.build import run_report
 
     store = FolderStore(folder / "store")
-    runs = [(name, run) for name in store.recipes() for run in collect(store, name, folder / "runs")]
-    return [row_of(name, row) for name, run in runs for row in run_report(run).rows]
+    rows = {}
+    for name in store.recipes():
+        for run in sorted(collect(store, name, folder / "runs"), key=lambda one: one.folder.name):
+            rows |= {(name, row.arm): row_of(name, row) for row in run_report(run).rows}
+    return [*rows.values()]
 
 
 def row_of(recipe: str, row: Any) -> dict[str, Any]:

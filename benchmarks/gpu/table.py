@@ -14,7 +14,7 @@ MEMORY = ("peak_bytes", "reserved_bytes", "device_bytes")
 
 
 def rows_of(folder: Path) -> list[dict[str, Any]]:
-    """The rows of all runs in a folder's store, which become run folders below `runs`; of an arm those of the last run."""
+    """The rows of all runs in a folder's store, which become run folders below `runs`; of an arm the last one."""
     if not (folder / "store").is_dir():
         return []
     from bench.record.collect import collect  # which the smoke test alone does not need

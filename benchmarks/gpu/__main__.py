@@ -24,6 +24,8 @@ from benchmarks.gpu.stages import ABSENT, ARM_S, BROKEN, Budget, recipes
 RESERVE_S, ENDING_S, SMOKE = 25.0, 10.0, 0.4
 SAYS = {None: "out of time", 0: "finished", 4: "finished, an arm failed"}
 PR_SET_PDEATHSIG = 1
+#: The overhead of the probe is measured after the first recipes; seconds that it takes.
+FIRST, OVERHEAD_S = 3, 30.0
 
 
 class Driver:
@@ -107,6 +109,15 @@ class Driver:
                 self.budget.note(name, arms, took_s)
                 say(f"{title}: {SAYS.get(code, f'exit code {code}')} after {took_s:.0f} s")
 
+    def overhead(self) -> None:
+        """What the probe costs a step, once."""
+        file = self.output / "overhead.txt"
+        if not file.exists() and self.left_s > OVERHEAD_S:
+            code, out = self.call("benchmarks.overhead", self.device, limit_s=self.left_s)
+            if code == 0:
+                file.write_text(out)
+                say(out.rstrip())
+
     def table(self) -> None:
         """Print and store what is finished, of this call or of an earlier one."""
         _, out = self.call("benchmarks.gpu.table", str(self.output))
@@ -145,7 +156,11 @@ def main() -> None:
     try:
         driver.smoke()
         driver.python = complete(driver.output, asked.wheels and asked.wheels.absolute())
-        for recipe in recipes(asked.device, driver.others()):
+        wanted = recipes(asked.device, driver.others())
+        for recipe in wanted[:FIRST]:
+            driver.measure(recipe)
+        driver.overhead()
+        for recipe in wanted[FIRST:]:
             driver.measure(recipe)
     finally:
         driver.table()

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from adapters.torch_device import process_memory
+from adapters.torch_state import average_of
 from detectors import boxes, masks
 from detectors.boxes import match_boxes
 from detectors.coco import Collate, Example
@@ -168,3 +169,15 @@ def test_memory_of_a_process_is_what_the_driver_counts(monkeypatch: pytest.Monke
     assert process_memory() == {"device": 1400}
     running[0].usedGpuMemory = None  # where a driver does not say it
     assert process_memory() == {}
+
+
+def test_average_of_weights_waits_for_no_device() -> None:
+    model = torch.nn.Linear(2, 2)
+    with pretend_cuda() as device:
+        average = average_of(to_pretended(model), 0.9)
+        average.update_parameters(model)
+        model.weight.value.add_(1)
+        average.update_parameters(model)
+        assert not device.waits
+    kept = average.module.weight.value
+    torch.testing.assert_close(kept, model.weight.value - min(0.9, 2 / 11))

@@ -11,6 +11,7 @@ import yaml
 from bench.recipe.codebases import find_codebases
 from bench.recipe.load import load_recipe
 from bench.recipe.plan import make_plan
+from bench.report.app.page import own_script
 from benchmarks.gpu.adopt import SPARE, complete, missing, requirements, wheels_of
 from benchmarks.gpu.stages import TABLE, Budget, recipes
 
@@ -63,3 +64,9 @@ def test_what_is_lacking_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_spare_packages_are_not_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmarks.gpu.adopt.missing", lambda names: [one for one in names if one in SPARE])
     assert complete(tmp_path, None) == sys.executable
+
+
+def test_page_needs_no_minifier(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = own_script()
+    monkeypatch.setitem(sys.modules, "minify", None)
+    assert len(own_script()) > len(small) > 10_000

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from bench.measure.preflight import check_plan
 from bench.recipe.codebases import find_codebases
 from bench.recipe.load import load_recipe
 from bench.recipe.plan import make_plan
@@ -70,3 +71,13 @@ def test_page_needs_no_minifier(monkeypatch: pytest.MonkeyPatch) -> None:
     small = own_script()
     monkeypatch.setitem(sys.modules, "minify", None)
     assert len(own_script()) > len(small) > 10_000
+
+
+def test_nobody_doubts_a_gpu_without_nvml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipes("cuda", ["torchvision"])[0]))
+    plan = make_plan(load_recipe(path), find_codebases())
+    monkeypatch.setattr("bench.measure.preflight.machine.gpu_facts", dict)
+    assert "this machine shows no NVIDIA GPU" in str(check_plan(plan, find_codebases(), tmp_path))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert check_plan(plan, find_codebases(), tmp_path) == []

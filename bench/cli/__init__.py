@@ -127,7 +127,8 @@ def main() -> NoReturn:
             sys.exit(ExitCode.INTERRUPTED if stopped else ExitCode.BAD_INPUT)
         raise
     except OSError as error:
-        print(for_terminal(f"error: {error}"), file=sys.stderr)
+        told = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
+        print(for_terminal(f"error: {told}"), file=sys.stderr)
         sys.exit(ExitCode.BAD_INPUT)
     except Exception as error:
         if isinstance(error, MemoryError) or "failed to map segment" in str(error):

@@ -184,6 +184,8 @@ def history(
 ) -> None:
     """Find lasting changes in the stored runs, per arm and machine."""
     found, notes = series.collect(results, reading_cache())
+    if not found:
+        raise BenchError(f"no run in {results} has a history", hint="bench run quickstart begins one")
     path = chart.write(found, notes, output) if output else None
     if as_json:
         print_json([one.as_json() for one in found])

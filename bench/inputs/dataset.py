@@ -142,7 +142,7 @@ def _open(input: Input, task: str, choice: _Choice, cache: Path) -> Dataset:
     else:
         root = Path(input.dataset).expanduser()
         if not root.is_dir():
-            hint = f"input.dataset is `shapes` or a folder with {LAYOUTS}"
+            hint = f"--set workload.input.dataset=shapes (drawn by bench), or a folder with {LAYOUTS}"
             raise BenchError("data set folder not found", where=str(root), hint=hint)
         name, layout = root.resolve().name, formats.layout_of(root)
         split = _split(input.split, task, "" if layout else "2017")

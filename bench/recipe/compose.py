@@ -13,6 +13,7 @@ import yaml
 
 from bench.errors import BenchError, did_you_mean, near
 from bench.recipe.codebases import Codebase, get_codebase
+from bench.recipe.problems import as_one
 
 #: How files of models end; names of a codebase's zoo may end so, too.
 FILES = (".py", ".yaml", ".yml", ".onnx")
@@ -176,7 +177,14 @@ def composed(asked: Asked, codebases: Mapping[str, Codebase]) -> dict[str, Any]:
     Raises:
         BenchError: An arm or a value has another form.
     """
-    arms = [parse_arm(text, codebases) for text in asked.arms]
+    arms, wrong = [], []
+    for text in asked.arms:
+        try:
+            arms.append(parse_arm(text, codebases))
+        except BenchError as error:
+            wrong.append(error)
+    if wrong:
+        raise as_one(wrong, Path("bench vs"))
     if not arms:
         raise BenchError("no arm", hint="bench vs native:mask_rcnn_r50_fpn torchvision:maskrcnn_resnet50_fpn")
     check_task(asked.task)

@@ -137,6 +137,11 @@ def test_wrong_arm_is_one_clear_error(
     assert words in str(caught.value)
 
 
+def test_all_wrong_arms_are_named_at_once() -> None:
+    with pytest.raises(BenchError, match=r"(?s)'natve'.*'torchvison'"):
+        composed(Asked(("natve:x", "torchvison:y")), CODEBASES)
+
+
 def test_a_file_name_alone_may_be_of_a_zoo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "yolo11s.yaml").touch()

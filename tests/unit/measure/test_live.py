@@ -57,6 +57,16 @@ def test_failed_arm_leaves_the_total() -> None:
     assert (so_far.done, so_far.total) == (1, 9)
 
 
+def test_rounds_measured_again_are_added_to_the_total() -> None:
+    so_far = SoFar(plan())
+    for arm, launch, round_, seconds in blocks():
+        if launch == 0:
+            so_far.add(("slow", "fast")[arm], launch, round_, seconds)
+    so_far.add("slow", 0, 3, 1.0)
+    so_far.add("fast", 0, 3, 0.5)
+    assert (so_far.done, so_far.total) == (10, 18), "the second launch is still to come"
+
+
 def test_lines_say_place_time_left_and_ratio() -> None:
     output, asked = io.StringIO(), plan()
     lines = Lines(Console(file=output, width=80, highlight=False), SoFar(asked))

@@ -224,6 +224,8 @@ def _sound_subset(coco: Json, choice: _Choice, path: Path, images: Path) -> tupl
             more = "".join(f"; {error.where}: {error.message}" for error in others[:4])
             more += f"; and {len(others) - 4} more" if len(others) > 4 else ""
             hint = "mend or remove it, or leave such images out: --set workload.input.skip_broken=true"
+            if any((images.parent / str(image["file_name"])).is_file() for image in subset["images"][:1]):
+                hint = f"its name begins in the folder above: images: {images.parent}"
             raise BenchError(first.message + more, where=first.where, hint=hint)
         broken |= found
 

@@ -202,6 +202,11 @@ def _row(
         served=tuple(arm.served),
         energy={name: float(np.median(values)) for name, values in arm.energy.items() if values},
         no_energy=arm.no_energy,
+        conditions={
+            name: (float(np.median(values)), min(values), max(values))
+            for name, values in arm.conditions.items()
+            if values
+        },
         warnings=(*arm.warnings, *noise.check(blocks)),
         trace=measured.trace,
     )

@@ -24,7 +24,7 @@ from bench.report.document import (
     Table,
     Text,
 )
-from bench.report.latency import energy_blocks, latency_blocks, serving_blocks
+from bench.report.latency import condition_blocks, energy_blocks, latency_blocks, serving_blocks
 from bench.report.scaling import scaling_blocks
 from bench.report.setting import setting_blocks
 from bench.report.sweeps import SWEPT, sweep_blocks
@@ -126,6 +126,7 @@ def detail_blocks(run: RunReport, figures: Figures, accuracies: Sequence[Block])
         ("Serving", serving_blocks(run)),
         (SWEPT, [*figures.get("sweep", ()), *sweep_blocks(run)]),
         ("Energy", energy_blocks(run)),
+        ("The machine during the blocks", condition_blocks(run)),
         ("Effects of factors within a codebase", _effect_blocks(run)),
         ("Scaling over ranks", scaling_blocks(run)),
         ("Single steps", figures.get("steps", ())),

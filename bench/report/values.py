@@ -147,6 +147,8 @@ class Row:
     """Device → joules per image, the median of blocks."""
     no_energy: Mapping[str, str] = field(default_factory=dict)
     """Device → why its energy is not known."""
+    conditions: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
+    """What the machine did in measured blocks, by name with unit: median, least, most."""
     is_baseline: bool = False
     ratio: Ratio | None = None
     """Throughput of this arm over the baseline's: above 1 is faster."""

@@ -18,7 +18,7 @@ from bench.report.answer import CHECKS, headline, legend, pivot_table
 from bench.report.app.data import arm_ids, packed, page_data
 from bench.report.document import Block, Bullets, Code, Details, Heading, Table, Text
 from bench.report.export import bibtex
-from bench.report.latency import energy_blocks, latency_blocks, serving_blocks
+from bench.report.latency import condition_blocks, energy_blocks, latency_blocks, serving_blocks
 from bench.report.render.page import hash_of, html_of, templates
 from bench.report.sections import (
     HOW_TO_READ,
@@ -125,6 +125,7 @@ def _notes(report: Report) -> Iterator[Block]:
             ("Serving", serving_blocks(run)),
             (SWEPT, sweep_blocks(run)),
             ("Energy", energy_blocks(run)),
+            ("The machine during the blocks", condition_blocks(run)),
         ):
             if clipped := tuple(map(_clipped, blocks)):
                 yield Details(title, clipped)

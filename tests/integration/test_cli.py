@@ -279,6 +279,12 @@ def test_a_closed_pipe_is_no_regression(cli: Cli) -> None:
     assert process.wait(timeout=60) == 0
 
 
+def test_closed_streams_are_no_fault(cli: Cli) -> None:
+    bench = f"{sys.executable} -m bench"
+    for command, code in ((f"{bench} --version >&-", 0), (f"{bench} init {cli.folder}/r.yaml <&-", 2)):
+        assert subprocess.run(["sh", "-c", command], cwd=ROOT, capture_output=True).returncode == code
+
+
 def test_run_from_python_is_that_of_the_command_line(cli: Cli) -> None:
     settings = {"measure.rounds": 2, "arms.1.options": {"raise_at": 1}}
     run = bench.run(cli.recipe(), settings, results=cli.results, adapters=[FAKE], quiet=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import math
 import textwrap
@@ -86,13 +87,12 @@ def style() -> Iterator[None]:
 
 def save(canvas: Canvas, folder: Path, name: str) -> None:
     """Write `<name>.svg` and `<name>-dark.svg` without anything that changes from one time to the next."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{name}.svg"
-    canvas.savefig(path, dpi=DPI, metadata={"Date": None, "Creator": None})
+    drawn = io.StringIO()
+    canvas.savefig(drawn, format="svg", dpi=DPI, metadata={"Date": None, "Creator": None})
     plt.close(canvas)
     # Verdana is as wide as DejaVu Sans, and is there where DejaVu is not.
-    light = path.read_text().replace("'DejaVu Sans'", "'DejaVu Sans', Verdana, sans-serif")
-    write_atomic(path, light)
+    light = drawn.getvalue().replace("'DejaVu Sans'", "'DejaVu Sans', Verdana, sans-serif")
+    write_atomic(folder / f"{name}.svg", light)
     for colour, dark in DARK.items():
         light = light.replace(colour, dark)
     write_atomic(folder / f"{name}-dark.svg", light)

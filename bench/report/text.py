@@ -43,20 +43,6 @@ def counted(number: int, thing: str) -> str:
     return f"{number} {thing}{'' if number == 1 else 'es' if thing.endswith('ch') else 's'}"
 
 
-def shorten(text: str, width: int, *, at_end: bool = False) -> str:
-    """`text` in at most `width` characters: of an id the middle is left out, of a sentence the end.
-
-    >>> shorten("mask-rcnn-r50-fpn-train", 12)
-    'mask-r…train'
-    """
-    if len(text) <= width:
-        return text
-    if at_end:
-        return f"{text[: width - 1].rstrip()}…"
-    tail = (width - 1) // 2
-    return f"{text[: width - 1 - tail]}…{text[len(text) - tail :]}"
-
-
 def marked(text: str, marks: Iterable[str]) -> str:
     """`1.9 [1.8, 2.0] ≠†`: a ratio is never shown without its marks."""
     return " ".join(part for part in (text, "".join(marks)) if part)

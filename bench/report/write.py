@@ -42,8 +42,7 @@ def generate(
         The path of `report.md`.
 
     Raises:
-        BenchError: A record cannot be read.
-        StorageError: `output` cannot be written.
+        BenchError: A record cannot be read, or `output` cannot be written.
     """
     report = Report(tuple(run_report(run, codebases=codebases) for run in runs))
     folder = output / "figures"

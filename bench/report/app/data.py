@@ -19,8 +19,9 @@ from bench.report.colours import look, phase_colour
 from bench.report.export import bibtex
 from bench.report.sections import log_tail, reproduce, without_text
 from bench.report.sweeps import MOST_CURVES, SWEEPS, curves
-from bench.report.text import PHASE_TITLES, shorten, value_text
+from bench.report.text import PHASE_TITLES, value_text
 from bench.report.values import MARKS, Group, Report, Row, RunReport
+from bench.text_safety import shorten
 
 #: Steps in the page over all arms; the Parquet files beside the run hold every one.
 MOST_STEPS = 300_000

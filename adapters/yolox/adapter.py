@@ -36,6 +36,8 @@ class Adapter(TorchAdapter):
         config.num_classes = len(self.job.classes)
         model = config.get_model()
         self.statistics = batch_norms(model.backbone.backbone) if self.workload["frozen_bn"] else []
+        for layer in self.statistics:
+            layer.requires_grad_(False)
         return model
 
     def stages(self) -> Sequence[Sequence[nn.Module]]:
@@ -48,7 +50,6 @@ class Adapter(TorchAdapter):
     def _prepare_training(self) -> None:
         for layer in self.statistics:
             layer.eval()
-            layer.requires_grad_(False)
         super()._prepare_training()
 
     def _prepare_ema(self, decay: float) -> None:
@@ -109,9 +110,11 @@ class Adapter(TorchAdapter):
         scores, order = (rows[:, 4] * rows[:, 5]).sort(descending=True, stable=True)
         order = order[: self.workload["max_detections"]]
         scale = rows.new_tensor([original[1] / size[1], original[0] / size[0]] * 2)
-        limit = rows.new_tensor([original[1], original[0]] * 2)
-        boxes = (rows[order, :4] * scale).clamp(min=0).minimum(limit)
-        return {"boxes": boxes, "scores": scores[: len(order)], "labels": rows[order, 6].long()}
+        return {
+            "boxes": rows[order, :4] * scale,
+            "scores": scores[: len(order)],
+            "labels": rows[order, 6].long(),
+        }
 
 
 def batch_norms(module: nn.Module) -> list[nn.Module]:

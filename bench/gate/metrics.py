@@ -119,8 +119,6 @@ METRICS_OF_TASK = {
     for task, names in METRICS_OF_TASK.items()
 }
 METRICS_OF_TASK["eval"] = METRICS_OF_TASK["serve"] = METRICS_OF_TASK["infer"]
-ALWAYS = 2
-"""So many metrics of a task are always checked; the others when they are given a tolerance."""
 
 
 @dataclass(frozen=True)

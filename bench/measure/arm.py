@@ -19,6 +19,7 @@ from bench.measure.process import WorkerFailure, WorkerGroup, refusing_nonsense,
 from bench.measure.quiet import allowed_cores, read_clock, taken_cores
 from bench.measure.site import Prepared, Site
 from bench.recipe.plan import Arm
+from bench.record.conditions import Conditions
 from bench.record.energy import Meter
 from bench.record.models import (
     Accuracy,
@@ -171,13 +172,15 @@ class MeasuredArm:
         """
         measure = self.site.plan.measure
         first = None if round_ < 0 else (launch * measure.rounds + round_) * measure.steps
-        before, joules = read_clock(), self.meter.read()
+        before, joules, conditions = read_clock(), self.meter.read(), self.conditions.read()
         hold = measure.hold_weights and self.arm.workload.task == "train"
         found = None if round_ else (steps - 1 - launch) % steps  # by launch another one, the last step first
         replies = self.request(
             "run_block", steps=steps, settle=measure.settle, first=first, hold=hold, found=found
         )
         taken = None if measure.quiet == "off" else taken_cores(before, read_clock())
+        all_steps = measure.settle + steps
+        seen = self.conditions.since(conditions, all_steps)
         self.keep_block(launch, round_, position, replies, taken_cores=taken, batches=replies[0]["batches"])
         reply = replies[0]
         entry = Losses(
@@ -186,9 +189,11 @@ class MeasuredArm:
         self.record.losses.append(entry)
         if round_ >= 0:
             self._note_processors(replies)
-            images = self.arm.workload.images_per_step * (measure.settle + steps)
+            images = self.arm.workload.images_per_step * all_steps
             for name, value in self.meter.since(joules).items():
                 self.record.energy.setdefault(name, []).append(value / images)
+            for name, value in seen.items():
+                self.record.conditions.setdefault(name, []).append(value)
         self.show_block(launch, round_, replies, steps)
         return taken is not None and taken > allowed_cores()
 
@@ -199,6 +204,11 @@ class MeasuredArm:
         found = Meter(workload.device, workload.ranks, workload.nodes)
         self.record.no_energy = found.missing
         return found
+
+    @functools.cached_property
+    def conditions(self) -> Conditions:
+        """What the arm's machine does."""
+        return Conditions(self.arm.workload.device, self.arm.workload.ranks)
 
     def _note_processors(self, replies: list[dict[str, Any]]) -> None:
         """One reply of each rank."""
@@ -331,7 +341,7 @@ class MeasuredArm:
         folder = self.site.run.folder
         path = folder / "ground_truth" / f"{dataset.split}-{dataset.checksum[:12]}.json"
         if not path.exists():
-            write_atomic(path, dataset.annotations.read_bytes())
+            write_atomic(path, dataset.annotations.read_bytes(), measured=True)
         return Truth(
             split=dataset.split,
             checksum=dataset.checksum,

@@ -28,7 +28,10 @@ class SoFar:
             else measure.launches * (measure.rounds + 1)  # + 1: the warm-up
             for arm in plan.arms
         }
+        self.rounds = measure.rounds
         self.measured: Counter[str] = Counter()
+        self.again: Counter[str] = Counter()
+        """Blocks of rounds that took the place of disturbed ones; no plan has them."""
         self.seconds: dict[str, dict[tuple[int, int], float]] = {}
         self.failed: set[str] = set()
         for block in done:
@@ -38,6 +41,7 @@ class SoFar:
     def add(self, arm: str, launch: int, round_: int, s_per_step: float) -> None:
         """One more block."""
         self.measured[arm] += 1
+        self.again[arm] += self.arms[arm].workload.task != "train_eval" and round_ >= self.rounds
         if round_ >= 0:
             self.seconds.setdefault(arm, {})[launch, round_] = s_per_step
 
@@ -50,7 +54,9 @@ class SoFar:
     def total(self) -> int:
         """Blocks of the plan; what a failed arm did not measure is no part of it."""
         return sum(
-            self.measured[arm] if arm in self.failed else max(self.planned[arm], self.measured[arm])
+            self.measured[arm]
+            if arm in self.failed
+            else max(self.planned[arm] + self.again[arm], self.measured[arm])
             for arm in self.arms
         )
 

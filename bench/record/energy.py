@@ -68,19 +68,28 @@ def _joules(file: Path) -> float:
     return int(file.read_text()) / 1e6
 
 
-def _gpus(ranks: int) -> Counters:
-    """NVML's counters of the GPUs that the ranks see, which never begin anew while the driver is loaded."""
+def visible_gpus(ranks: int) -> tuple[Any, list[Any]]:
+    """NVML, and its handles of the GPUs that the ranks see.
+
+    Raises:
+        OSError: NVML cannot be used.
+    """
     try:
         import pynvml
 
         pynvml.nvmlInit()
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+        indices = [int(one) for one in visible] if all(map(str.isdecimal, visible)) else list(range(ranks))
+        return pynvml, [pynvml.nvmlDeviceGetHandleByIndex(index) for index in indices[:ranks]]
     except Exception as error:
         raise OSError(f"NVML cannot be used: {error}") from None
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-    indices = [int(one) for one in visible] if all(map(str.isdecimal, visible)) else list(range(ranks))
-    devices = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in indices[:ranks]]
+
+
+def _gpus(ranks: int) -> Counters:
+    """NVML's counters, which never begin anew while the driver is loaded."""
+    nvml, devices = visible_gpus(ranks)
 
     def joules(device: Any) -> float:
-        return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(device)) / 1e3
+        return float(nvml.nvmlDeviceGetTotalEnergyConsumption(device)) / 1e3
 
     return [(partial(joules, device), 0.0) for device in devices]

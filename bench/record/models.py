@@ -328,6 +328,8 @@ class ArmRecord(RecordModel):
     """Device (CPU, GPU) → joules per image of every block, settling steps counted."""
     no_energy: dict[str, str] = Field(default_factory=dict)
     """Device → why its energy is not known."""
+    conditions: dict[str, list[FiniteFloat]] = Field(default_factory=dict)
+    """What the machine did in every measured block, by name with unit: stolen processors, page faults per step, …"""
     served: list[Served] = Field(default_factory=list)
     """Of a serve arm: every scenario, by launches."""
     input: Facts = Field(default_factory=dict)

@@ -109,7 +109,7 @@ class PooledRun(Run):
             pooled.warnings += [text for text in one.warnings if text not in pooled.warnings]
             if one is not sound[0][1]:
                 pooled.averaging += one.averaging
-                tables = ("phases", "operators", "energy")
+                tables = ("phases", "operators", "energy", "conditions")
                 for into, more in ((getattr(pooled, name), getattr(one, name)) for name in tables):
                     for name, seconds in more.items():
                         into[name] = [*into.get(name, []), *seconds]

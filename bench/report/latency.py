@@ -1,4 +1,4 @@
-"""Beside throughput: percentiles of single steps, what was served, and energy."""
+"""Beside throughput: percentiles of single steps, what was served, energy, and what the machine did."""
 
 from __future__ import annotations
 
@@ -145,6 +145,36 @@ def energy_blocks(run: RunReport) -> Iterator[Block]:
     )
     if reasons:
         yield Bullets(tuple(reasons))
+
+
+def condition_blocks(run: RunReport) -> Iterator[Block]:
+    """What the machine did while the blocks of every arm were timed."""
+    names = [
+        name
+        for name in dict.fromkeys(name for row in run.rows for name in row.conditions)
+        if any(row.conditions.get(name, (0.0,))[-1] for row in run.rows)
+    ]
+    if not names:
+        return
+    yield Text(
+        "Medians of the measured blocks, with the least and the most. Stolen: by the hypervisor. Pressure: the share "
+        "of the time in which a process waited for it. Page faults: of all workers."
+    )
+    columns = (Column("workload"), Column("codebase"), *(Column(name, True) for name in names))
+    yield Table(
+        columns,
+        tuple(
+            (cell(group.title), cell(group.row_name(row)), *map(_range_cell, map(row.conditions.get, names)))
+            for group, row in run.placed
+        ),
+    )
+
+
+def _range_cell(found: tuple[float, float, float] | None) -> Cell:
+    if found is None:
+        return number(None, 3)
+    middle, least, most = (significant(value, 3) for value in found)
+    return cell(middle if least == most else f"{middle} ({least}–{most})")
 
 
 def _median(values: Sequence[float | None]) -> float | None:

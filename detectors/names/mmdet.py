@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from . import torchvision
+from . import torchvision, yolox
 
 
 def supports(model: str) -> bool:
@@ -147,6 +147,8 @@ def source_options(model: str, options: Mapping[str, Any]) -> dict[str, Any]:  #
 
 def convert(model: str, state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Our weights in its names and shapes."""
+    if yolox.supports(model):
+        return yolox.to_mmdet(state)
     layers = DENSE.get(model.partition("_")[0], {})
     converted = {}
     for name, value in state.items():

@@ -105,4 +105,25 @@ def test_rtdetr_of_transformers_becomes_that_of_paddledetection() -> None:
     assert weights.source_of("fcos_r50_fpn") == "native"
 
 
+def test_yolox_of_its_authors_becomes_that_of_mmdetection() -> None:
+    names = {
+        "backbone.backbone.stem.conv.conv.weight": "backbone.stem.conv.conv.weight",
+        "backbone.backbone.dark2.1.conv3.conv.weight": "backbone.stage1.1.final_conv.conv.weight",
+        "backbone.backbone.dark2.1.m.0.conv1.bn.bias": "backbone.stage1.1.blocks.0.conv1.bn.bias",
+        "backbone.backbone.dark5.1.conv2.conv.weight": "backbone.stage4.1.conv2.conv.weight",  # pooling
+        "backbone.C3_p4.conv3.conv.weight": "neck.top_down_blocks.0.final_conv.conv.weight",
+        "backbone.C3_p4.m.0.conv2.dconv.conv.weight": (
+            "neck.top_down_blocks.0.blocks.0.conv2.depthwise_conv.conv.weight"
+        ),
+        "backbone.bu_conv2.pconv.bn.running_var": "neck.downsamples.0.pointwise_conv.bn.running_var",
+        "head.stems.2.bn.weight": "neck.out_convs.2.bn.weight",
+        "head.cls_convs.0.1.conv.weight": "bbox_head.multi_level_cls_convs.0.1.conv.weight",
+        "head.obj_preds.1.bias": "bbox_head.multi_level_conv_obj.1.bias",
+    }
+    ours = {name: np.ones(2, dtype=np.float32) for name in names}
+    assert list(weights.to_codebase("mmdet", "yolox_nano", ours)) == list(names.values())
+    assert weights.canonical_names("mmdet", "yolox_nano", ours) == {own: name for name, own in names.items()}
+    assert weights.source_of("yolox_nano") == "yolox"
+
+
 UNMAPPED_OF_MMDET: set[str] = set()

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bench.inputs.weights import to_codebase
 from tests.peers.peer import Peer
 
 pytestmark = pytest.mark.peers
@@ -77,3 +78,37 @@ def test_mmdet_offers_younger_detectors(mmdet: Peer, model: str, millions: float
     assert result["parameters"] / 1e6 == pytest.approx(millions, rel=0.05)
     for found in result["found"]:
         assert (found["masks"] is not None) == ("ins" in model)
+
+
+MAKE = """
+adapter, data = make(jobs, task="train")
+"""
+SAVE = """
+result["path"] = out + "-weights.npz"
+adapter.save_weights(result["path"])
+"""
+NEAR = """
+from mmdet.models.task_modules.assigners import SimOTAAssigner
+def near(self, priors, boxes):  # YOLOX's own: the cells within 1.5 strides of a centre
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+    found = ((priors[:, None, :2] - centres).abs() < 1.5 * priors[:, None, 2:]).all(-1)
+    return found.any(1), found[found.any(1)]
+SimOTAAssigner.get_in_gt_and_in_center_info = near
+"""
+LOSSES = """
+result["losses"] = adapter.loss_values(adapter.forward(adapter.load(data[0])))
+"""
+
+
+@pytest.mark.nightly
+def test_cells_near_objects_alone_part_the_two_yolox(mmdet: Peer, yolox: Peer) -> None:
+    settings: dict[str, Any] = {"input": {"size": (128, 128)}, "batch_size": 2}
+    theirs, _ = yolox.run(MAKE + SAVE + LOSSES, yolox.job("yolox_nano", **settings))
+    path = mmdet.folder / "of_yolox.npz"
+    with np.load(theirs["path"]) as state:
+        np.savez(path, **to_codebase("mmdet", "yolox_nano", dict(state)))
+    job = mmdet.job("yolox_nano", **settings, weights=str(path))
+    own, near = (mmdet.run(MAKE + code + LOSSES, job)[0]["losses"] for code in ("", NEAR))
+    for name, same in (("loss_bbox", "iou_loss"), ("loss_obj", "conf_loss"), ("loss_cls", "cls_loss")):
+        assert near[name] == pytest.approx(theirs["losses"][same], rel=1e-4)
+    assert own["loss_cls"] != pytest.approx(theirs["losses"]["cls_loss"], rel=0.01)

@@ -1,8 +1,8 @@
 """One set of weights for every codebase: canonical parameter names to a codebase's own.
 
 Canonical are the names and shapes of the project's `detectors` package, which has the maps, in `detectors/names`:
-plain Python and numpy, loaded by path, since importing `detectors` would import torch. Of RT-DETR, which it has not,
-they are those of transformers.
+plain Python and numpy, loaded by path, since importing `detectors` would import torch. Of what it has not, they are
+those of transformers (RT-DETR) and of YOLOX's own repository.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ def supports(codebase: str, model: str) -> bool:
 
 def source_of(model: str) -> str:
     """The codebase whose seeded initialisation is transplanted into all others; canonical names are its names."""
-    of_transformers = _module("transformers")
-    return "transformers" if of_transformers is not None and of_transformers.supports(model) else "native"
+    others = (name for name in ("transformers", "yolox") if supports(name, model))
+    return next(others, "native")
 
 
 def source_options(codebase: str, model: str, options: Mapping[str, Any]) -> dict[str, Any]:

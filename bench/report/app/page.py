@@ -7,18 +7,18 @@ from records as text only.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator
 from importlib import resources
 
-import minify
 from markupsafe import Markup, escape
 
 from bench.report.answer import CHECKS, headline, legend, pivot_table
 from bench.report.app.data import arm_ids, packed, page_data
 from bench.report.document import Block, Bullets, Code, Details, Heading, Table, Text
 from bench.report.export import bibtex
-from bench.report.latency import energy_blocks, latency_blocks, serving_blocks
+from bench.report.latency import condition_blocks, energy_blocks, latency_blocks, serving_blocks
 from bench.report.render.page import hash_of, html_of, templates
 from bench.report.sections import (
     HOW_TO_READ,
@@ -31,10 +31,9 @@ from bench.report.sections import (
 )
 from bench.report.setting import setting_blocks
 from bench.report.sweeps import SWEPT, sweep_blocks
-from bench.report.text import shorten
 from bench.report.trust import trust_texts, warning_bullets
 from bench.report.values import Report, RunReport
-from bench.text_safety import visible
+from bench.text_safety import shorten, visible
 
 #: The page's own script, in order.
 SCRIPTS = ("core.js", "model.js", "grid.js", "views.js", "drawer.js", "main.js")
@@ -74,9 +73,14 @@ def render_page(report: Report, history: Markup | str = "") -> str:
 
 
 def own_script() -> str:
-    """What this project wrote, as one script, minified."""
+    """What this project wrote, as one script, minified where the library is installed."""
     body = "\n".join(map(_resource, SCRIPTS))
-    return str(minify.string("application/javascript", f'"use strict";\n(() => {{\n{body}\n}})();\n'))
+    script = f'"use strict";\n(() => {{\n{body}\n}})();\n'
+    with contextlib.suppress(ImportError):  # an interpreter that `benchmarks.gpu` found may lack it
+        import minify
+
+        return str(minify.string("application/javascript", script))
+    return script
 
 
 def _run(run: RunReport, *, several: bool) -> dict[str, object]:
@@ -126,6 +130,7 @@ def _notes(report: Report) -> Iterator[Block]:
             ("Serving", serving_blocks(run)),
             (SWEPT, sweep_blocks(run)),
             ("Energy", energy_blocks(run)),
+            ("The machine during the blocks", condition_blocks(run)),
         ):
             if clipped := tuple(map(_clipped, blocks)):
                 yield Details(title, clipped)

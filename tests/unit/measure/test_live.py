@@ -57,6 +57,16 @@ def test_failed_arm_leaves_the_total() -> None:
     assert (so_far.done, so_far.total) == (1, 9)
 
 
+def test_rounds_measured_again_are_added_to_the_total() -> None:
+    so_far = SoFar(plan())
+    for arm, launch, round_, seconds in blocks():
+        if launch == 0:
+            so_far.add(("slow", "fast")[arm], launch, round_, seconds)
+    so_far.add("slow", 0, 3, 1.0)
+    so_far.add("fast", 0, 3, 0.5)
+    assert (so_far.done, so_far.total) == (10, 18), "the second launch is still to come"
+
+
 def test_lines_say_place_time_left_and_ratio() -> None:
     output, asked = io.StringIO(), plan()
     lines = Lines(Console(file=output, width=80, highlight=False), SoFar(asked))
@@ -87,6 +97,27 @@ def test_board_shows_cell_with_baseline_and_failure() -> None:
     assert "[1." in first
     assert "failed" in second
     assert max(map(len, output.getvalue().splitlines())) <= 78
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_narrow_board_shows_progress_and_whole_numbers(width: int) -> None:
+    output, asked = io.StringIO(), plan()
+    for arm in asked.arms:
+        arm.id = f"torchvision-task-train-model-faster-rcnn-r50-fpn-ema-{arm.id}"
+        arm.baseline = f"{arm.id[: -len('slow')]}slow"
+    console = Console(file=output, width=width, force_terminal=False)
+    with Board(console=console, auto_refresh=False) as board:
+        bar = Bar(console, SoFar(asked), board, board.add_task("x", total=16))
+        for arm, launch, round_, seconds in blocks():
+            bar.block(asked.arms[arm], launch, round_, seconds)
+        console.print(board.get_renderable())
+    progress, _, slow, fast = output.getvalue().splitlines()[-4:]
+    assert "16/16" in progress
+    assert slow.split()[1:] == ["1.010", "baseline", "6"]
+    assert fast.split()[0].startswith("torchvis")
+    assert fast.split()[0].endswith("fast")
+    assert fast.split()[-1] == "6"
+    assert "…" not in "".join(fast.split()[1:])
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(3.4, "3 s"), (130, "2 min"), (9000, "2.5 h")])

@@ -1,4 +1,4 @@
-"""Text from files of strangers, made safe to show. Markdown (`markdown.escape`) and HTML add escapes of their own."""
+"""Text of strangers, made safe to show, or short. Markdown (`markdown.escape`) and HTML add escapes of their own."""
 
 from __future__ import annotations
 
@@ -22,3 +22,17 @@ def visible(text: str) -> str:
 
 for_terminal = visible
 """A terminal needs no other escapes."""
+
+
+def shorten(text: str, width: int, *, at_end: bool = False) -> str:
+    """`text` in at most `width` characters: of an id the middle is left out, of a sentence the end.
+
+    >>> shorten("mask-rcnn-r50-fpn-train", 12)
+    'mask-r…train'
+    """
+    if len(text) <= width:
+        return text
+    if at_end:
+        return f"{text[: width - 1].rstrip()}…"
+    tail = (width - 1) // 2
+    return f"{text[: width - 1 - tail]}…{text[len(text) - tail :]}"

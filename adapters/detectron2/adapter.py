@@ -33,6 +33,13 @@ class Adapter(TorchAdapter):
 
     # -- model -----------------------------------------------------------------------------------------------
 
+    @staticmethod
+    def find_model(name: str) -> None:
+        if importlib.util.find_spec("detectron2"):  # else the option `source` names it
+            import d2_model
+
+            d2_model.load_config(name)
+
     def build_model(self) -> nn.Module:
         import d2_model
 

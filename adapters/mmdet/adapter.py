@@ -46,6 +46,16 @@ class Samples:
         return replace(self, images=images, samples=[sample.to(device) for sample in self.samples])
 
 
+def registered(kernels: str) -> str:
+    """Make mmdet's classes known by name, with mmcv's operators of this kind. Returns the kind that they are."""
+    kind = mmcv_kernels.install(kernels)
+    MMLogger.get_instance("mmengine", logger_name="mmengine", log_level=logging.WARNING)
+    from mmdet.utils import register_all_modules  # imports mmcv.ops, so not before its kernels are chosen
+
+    register_all_modules()
+    return kind
+
+
 class Adapter(TorchAdapter):
     version = mmdet.__version__
     package = "mmdet"
@@ -53,13 +63,14 @@ class Adapter(TorchAdapter):
 
     def __init__(self, job: Job) -> None:
         super().__init__(job)
-        self.kernels = mmcv_kernels.install(job.options.get("kernels", "auto"))
-        MMLogger.get_instance("mmengine", logger_name="mmengine", log_level=logging.WARNING)
-        from mmdet.utils import register_all_modules  # imports mmcv.ops, so not before its kernels are chosen
-
-        register_all_modules()
+        self.kernels = registered(job.options.get("kernels", "auto"))
 
     # -- model -----------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def find_model(name: str) -> None:
+        registered("auto")
+        load_config(name, {})
 
     def build_model(self) -> nn.Module:
         from mmdet.models.dense_heads import SSDHead

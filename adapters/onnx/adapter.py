@@ -43,12 +43,16 @@ class Adapter(BaseAdapter):
         self.runtime_name = chosen(job.options, "runtime", "onnxruntime", tuple(runtimes.RUNTIMES))
         self.version = importlib.metadata.version(self.runtime_name)
 
+    @staticmethod
+    def find_model(name: str) -> None:
+        if not Path(name).is_file():
+            raise ValueError(f"no ONNX file at {name}")
+
     def prepare(self) -> None:
         path = Path(self.job.model["name"])
+        self.find_model(self.job.model["name"])
         if self.job.training:
             raise ValueError("an ONNX file is only run, not trained; set task: infer or eval")
-        if not path.is_file():
-            raise ValueError(f"no ONNX file at {path}")
         cv2.setNumThreads(self.job.threads)
         self.graph = onnx.load(str(path))
         self.told = {one.key: one.value for one in self.graph.metadata_props}

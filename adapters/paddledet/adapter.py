@@ -37,7 +37,7 @@ from ppdet_data import (
     to_gpu,
 )
 from ppdet_models import build_config
-from ppdet_own import own_config
+from ppdet_own import own_config, read_config
 from ppdet_state import damp_residual_branches, freeze_stages, load_weights, round_anchors, seed_everything
 
 from bench.worker import api
@@ -80,6 +80,10 @@ class Adapter(api.Adapter):
             raise ValueError(ppdet_detr.MISSING)
         self.with_masks = "MaskPostProcess" in self.config or self.architecture == "SOLOv2"
         self.gpu = self.workload["device"] != "cpu"
+
+    @staticmethod
+    def find_model(name: str) -> None:
+        read_config(name)
 
     # -- preparing -----------------------------------------------------------------------------------------------
 

@@ -16,6 +16,16 @@ LOOP = ("TrainReader", "EvalReader", "TestReader", "TrainDataset", "EvalDataset"
 TRAINED = ("FasterRCNN", "MaskRCNN", "CascadeRCNN", "RetinaNet", "FCOS", "SOLOv2", "SSD")
 
 
+def read_config(path: str) -> Config:
+    """A configuration file with what it extends. Raises ValueError where it has no model."""
+    if not Path(path).is_file():
+        raise ValueError(f"no configuration file {path}; the wheel of paddledet carries none by name")
+    content = dict(_load_config_with_base(path))
+    if content.get("architecture") is None:
+        raise ValueError(f"{path} names no architecture: it is a part of configurations")
+    return content
+
+
 def own_config(path: str, classes: int, workload: Mapping[str, Any], changes: Mapping[str, Any]) -> Config:
     """The model of a configuration file.
 
@@ -31,12 +41,8 @@ def own_config(path: str, classes: int, workload: Mapping[str, Any], changes: Ma
     Raises:
         ValueError: It has no model, or one that cannot be trained here.
     """
-    if not Path(path).is_file():
-        raise ValueError(f"no configuration file {path}; the wheel of paddledet carries none by name")
-    content = dict(_load_config_with_base(path))
-    architecture = content.get("architecture")
-    if architecture is None:
-        raise ValueError(f"{path} names no architecture: it is a part of configurations")
+    content = read_config(path)
+    architecture = content["architecture"]
     if workload["task"] in ("train", "train_eval") and architecture not in TRAINED:
         raise ValueError(f"{architecture} is only timed in inference here; trained are {', '.join(TRAINED)}")
     reader = content.get("TrainReader") or {}

@@ -26,6 +26,10 @@ class Adapter(TorchAdapter):
 
     # -- model -----------------------------------------------------------------------------------------------
 
+    @staticmethod
+    def find_model(name: str) -> None:
+        find_function(name)
+
     def build_model(self) -> nn.Module:
         arguments = dict(self.job.options.get("arguments", {}))
         if "num_classes" in inspect.signature(self.function).parameters:
@@ -78,8 +82,10 @@ class Adapter(TorchAdapter):
 def find_function(name: str) -> tuple[Callable[..., Any], str]:
     """The function that `package.module:function` names, and the package it is of. Raises ValueError."""
     module, colon, function = name.partition(":")
-    if not colon or not function:
-        raise ValueError(f"{name}: expected package.module:function")
+    if not colon or not function or "/" in name or module.endswith(".py"):
+        raise ValueError(
+            f"{name}: expected package.module:function; the arm's `source` is the folder of a file"
+        )
     try:
         imported = importlib.import_module(module)
         found = getattr(imported, function)
@@ -89,6 +95,8 @@ def find_function(name: str) -> tuple[Callable[..., Any], str]:
         ) from error
     except AttributeError:
         raise ValueError(f"the module {module} has no {function}{near(function, vars(imported))}") from None
+    if not callable(found):
+        raise ValueError(f"{name} is no function: {type(found).__name__}")
     return found, module.partition(".")[0]
 
 

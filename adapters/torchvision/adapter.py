@@ -39,6 +39,11 @@ class Adapter(TorchAdapter):
 
     # -- model -----------------------------------------------------------------------------------------------
 
+    @staticmethod
+    def find_model(name: str) -> None:
+        if name.lower() not in (known := list_models(torchvision.models.detection)):
+            raise ValueError(f"torchvision has no detector {name}{near(name, known)}")
+
     def build_model(self) -> nn.Module:
         name = self.job.model["name"]
         if name.startswith("ssd300") and list(self.workload["input"]["size"]) != [300, 300]:
@@ -52,8 +57,7 @@ class Adapter(TorchAdapter):
         # A softmax needs a class for the background, torchvision's class 0. RetinaNet and FCOS score each class
         # by itself: theirs would only be one class more to compute, and could be predicted.
         self.label_offset = 0 if name.startswith(("retinanet", "fcos")) else 1
-        if name.lower() not in (known := list_models(torchvision.models.detection)):
-            raise ValueError(f"torchvision has no detector {name}{near(name, known)}")
+        self.find_model(name)
         model = get_model_builder(name)(
             weights=None,
             weights_backbone=None,

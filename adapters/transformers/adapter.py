@@ -73,6 +73,10 @@ class Adapter(TorchAdapter):
 
     # -- model -----------------------------------------------------------------------------------------------
 
+    @staticmethod
+    def find_model(name: str) -> None:
+        configuration(name, {})
+
     def build_model(self) -> nn.Module:
         name, classes = self.job.model["name"], list(self.job.classes)
         config, folder = configuration(name, self.job.options.get("config", {}))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import os
 import sys
 import traceback
 from typing import Annotated, Any, NoReturn
@@ -106,6 +107,9 @@ def main_options(
 
 def main() -> NoReturn:
     """The console script: errors meant for the user become one message and an exit code."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # closed by whoever started this; else the next file would be it
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):  # a terminal of Latin-1 gets escapes, not a traceback
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -127,7 +131,8 @@ def main() -> NoReturn:
             sys.exit(ExitCode.INTERRUPTED if stopped else ExitCode.BAD_INPUT)
         raise
     except OSError as error:
-        print(for_terminal(f"error: {error}"), file=sys.stderr)
+        told = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
+        print(for_terminal(f"error: {told}"), file=sys.stderr)
         sys.exit(ExitCode.BAD_INPUT)
     except Exception as error:
         if isinstance(error, MemoryError) or "failed to map segment" in str(error):

@@ -183,6 +183,8 @@ def history(
     as_json: AsJson = False,
 ) -> None:
     """Find lasting changes in the stored runs, per arm and machine."""
+    if not results.is_dir():
+        raise BenchError("no such folder of runs", where=str(results), hint="bench run quickstart makes one")
     found, notes = series.collect(results, reading_cache())
     path = chart.write(found, notes, output) if output else None
     if as_json:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from bench import importers
-from bench.cli.options import AsJson, examples, print_json, say
+from bench.cli.options import NONE, AsJson, examples, print_json, say
+from bench.errors import BenchError
 
 app = typer.Typer()
 
@@ -18,12 +20,14 @@ app = typer.Typer()
 )
 def import_(
     log_format: Annotated[str, typer.Argument(metavar="FORMAT", help="auto, or the name of a format.")],
-    files: Annotated[list[Path], typer.Argument(help="The log, or its parts if it was rotated.")],
+    files: Annotated[list[Path], typer.Argument(help="The log, or its parts if it was rotated.")] = NONE,
     from_iter: Annotated[int | None, typer.Option(help="First iteration of the rate.")] = None,
     to_iter: Annotated[int | None, typer.Option(help="Last iteration of the rate.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Read a training log of another tool: rates, losses and evaluations."""
+    if not files:
+        raise BenchError("name a format and a log", hint=f"bench import auto {shlex.quote(log_format)}")
     result = importers.import_logs(log_format, files, from_iter=from_iter, to_iter=to_iter)
     print_json(importers.to_json(result)) if as_json else say(importers.render(result))
 

@@ -88,9 +88,9 @@ def report(
     print_json({"report": str(path)}) if as_json else say(path)
 
 
-@app.command(epilog=examples("bench compare latest:slow latest:fast"))
+@app.command(epilog=examples("bench compare latest:torchvision,train latest:native,train,ema=off"))
 def compare(
-    a: Annotated[str, typer.Argument(help="Baseline: RUN or RUN:ARM.")],
+    a: Annotated[str, typer.Argument(help="Baseline: RUN or RUN:ARM, of ARM as many words as tell it.")],
     b: Annotated[str, typer.Argument(help="Compared with it: RUN or RUN:ARM.")],
     results: Results = RESULTS,
     as_json: AsJson = False,

@@ -37,6 +37,7 @@ from bench.environments import cache_folder
 from bench.errors import BenchError, ExitCode
 from bench.inputs.watched import TOLD
 from bench.judge.audit import Audit, audit_run
+from bench.judge.numbers import duration_text
 from bench.measure.preflight import check_plan
 from bench.measure.progress import listener
 from bench.measure.session import Session, new_run, resumed
@@ -370,7 +371,7 @@ def _print_dry_run(plan: Plan, document: dict[str, Any]) -> None:
         Column("model", priority=1): lambda arm: arm["model"],
         Column("task", priority=2): lambda arm: arm["task"],
         Column("steps", True): lambda arm: arm["steps"],
-        Column("about", True): lambda arm: f"{arm['estimate_s']:.0f} s",
+        Column("about", True): lambda arm: duration_text(arm["estimate_s"]),
     }
     console = Console()
     show([table_of(document["arms"], table)], console)
@@ -380,7 +381,7 @@ def _print_dry_run(plan: Plan, document: dict[str, Any]) -> None:
         design = "training to the last step (evaluations counted as steps)"
     console.print(
         f"{design} in {counted(document['cells'], 'cell')}"
-        f"{' (interleaved)' if measure.interleave else ''}; about {document['estimate_s'] / 60:.0f} min,"
+        f"{' (interleaved)' if measure.interleave else ''}; about {duration_text(document['estimate_s'])},"
         f" from {document['estimate_from']}",
         markup=False,
     )

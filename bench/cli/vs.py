@@ -115,15 +115,16 @@ def vs(
     if not quiet:
         say(content["description"], error=True)
     outcome = measure(loaded, plan, results, adapters, quiet=quiet or as_json)
-    target = output or Path("reports") / plan.name / outcome.run.folder.name
-    report = None
-    if outcome.exit_code != ExitCode.INTERRUPTED:
+    complete, report = outcome.exit_code != ExitCode.INTERRUPTED, None
+    if not as_json:  # first: a report that cannot be written must not hide the run
+        print_outcome(outcome, quiet=quiet, reported=complete)
+        say(f"recipe: {path}", error=True)
+    if complete:
+        target = output or Path("reports") / plan.name / outcome.run.folder.name
         report = generate([outcome.run], target, codebases=codebases)
     if as_json:
         print_json({**outcome.as_json(), "recipe": str(path), "report": str(report) if report else None})
     else:
-        print_outcome(outcome, quiet=quiet, reported=report is not None)
-        say(f"recipe: {path}", error=True)
         say(report or "no report: the run is not complete")
     raise typer.Exit(outcome.exit_code)
 

@@ -39,7 +39,9 @@ def image_path(folder: Path, image: Json) -> Path:
     name = image["file_name"]
     if not isinstance(name, str) or not 0 < len(name) < 1000 or for_terminal(name) != name or "\n" in name:
         raise BenchError(f"image {image['id']}: file_name is no name of a file: {str(name)[:80]!r}")
-    if PurePath(name).is_absolute() or ".." in PurePath(name).parts:
+    if PurePath(name).is_absolute():
+        raise BenchError(f"the name of an image is not relative to this folder: {name}", where=str(folder))
+    if ".." in PurePath(name).parts:
         raise BenchError(f"the name of an image leads out of its folder: {name}", where=str(folder))
     return folder / name
 
@@ -74,7 +76,10 @@ def check_coco(content: Any, where: str, *, files: bool = True) -> Json:
             raise BenchError(f"not a COCO instances file: '{table}' is not a list of objects", where=where)
         needed = keys | (_OF_FILES.get(table, set()) if files else set())
         whole = [key for key in ("id", "image_id", "category_id", "height", "width") if key in needed]
-        tables[table] = [_row(row, table, needed, whole, where) for row in rows]
+        tables[table] = [
+            _row(row, f"{table} entry {row.get('id', f'number {number}')}", needed, whole, where)
+            for number, row in enumerate(rows, start=1)
+        ]
         seen = set()
         for row in tables[table]:
             if row["id"] in seen:
@@ -97,22 +102,13 @@ def check_coco(content: Any, where: str, *, files: bool = True) -> Json:
     return {**content, **tables}
 
 
-def _row(row: Json, table: str, needed: set[str], whole: Sequence[str], where: str) -> Json:
+def _row(row: Json, name: str, needed: set[str], whole: Sequence[str], where: str) -> Json:
     if not row.keys() >= needed:
-        absent = ", ".join(sorted(needed - row.keys()))
-        raise BenchError(f"{table} entry {row.get('id', '?')} has no {absent}", where=where)
+        raise BenchError(f"{name} has no {', '.join(sorted(needed - row.keys()))}", where=where)
     for key in whole:
         if type(row[key]) is not int:
-            value = whole_number(row[key])
-            if value is None:
-                what = (
-                    "an id is a whole number"
-                    if key.endswith("id")
-                    else f"{key} {row[key]} is no whole number"
-                )
-                raise BenchError(
-                    f"{table} entry {row[key] if key == 'id' else row['id']}: {what}", where=where
-                )
+            if (value := whole_number(row[key])) is None:
+                raise BenchError(f"{name}: {key} {row[key]!r} is no whole number", where=where)
             row = {**row, key: value}
     return row
 

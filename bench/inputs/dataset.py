@@ -142,7 +142,7 @@ def _open(input: Input, task: str, choice: _Choice, cache: Path) -> Dataset:
     else:
         root = Path(input.dataset).expanduser()
         if not root.is_dir():
-            hint = f"input.dataset is `shapes` or a folder with {LAYOUTS}"
+            hint = f"--set workload.input.dataset=shapes (drawn by bench), or a folder with {LAYOUTS}"
             raise BenchError("data set folder not found", where=str(root), hint=hint)
         name, layout = root.resolve().name, formats.layout_of(root)
         split = _split(input.split, task, "" if layout else "2017")
@@ -224,6 +224,8 @@ def _sound_subset(coco: Json, choice: _Choice, path: Path, images: Path) -> tupl
             more = "".join(f"; {error.where}: {error.message}" for error in others[:4])
             more += f"; and {len(others) - 4} more" if len(others) > 4 else ""
             hint = "mend or remove it, or leave such images out: --set workload.input.skip_broken=true"
+            if any((images.parent / str(image["file_name"])).is_file() for image in subset["images"][:1]):
+                hint = f"its name begins in the folder above: images: {images.parent}"
             raise BenchError(first.message + more, where=first.where, hint=hint)
         broken |= found
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from bench.errors import BenchError, read_file, storing
 from bench.inputs import formats
 from bench.inputs.coco import Json, image_path, object_mask, read_coco
+from bench.inputs.dataset import LAYOUTS
 from bench.inputs.pixels import ODDITIES, WrongSize, decode, is_turned, oddities
 from bench.recipe.workload import SPLIT_NAME
 
@@ -58,8 +59,10 @@ class Checked:
 
 def splits_of(folder: Path) -> list[str]:
     names = sorted((folder / "annotations").glob("instances_*.json"))
+    if not folder.is_dir():
+        raise BenchError("no such folder", where=str(folder))
     if not names:
-        raise BenchError("no annotations/instances_<split>.json", where=str(folder))
+        raise BenchError("no data set in this folder", where=str(folder), hint=f"expected {LAYOUTS}")
     splits = [path.stem.removeprefix("instances_") for path in names]
     if wrong := [split for split in splits if not re.fullmatch(SPLIT_NAME, split)]:
         raise BenchError(f"not a name of a split: {wrong[0]!r}", where=str(folder))

@@ -40,7 +40,9 @@ def layout_of(root: Path) -> Layout | None:
 def splits_of(root: Path, layout: Layout) -> list[str]:
     """Names of the splits that a folder has."""
     if layout == "yolo":
-        return [name for name in ("train", "val", "test") if _yolo_content(root)[1].get(name)]
+        content = _yolo_content(root)[1]
+        splits = [name for name in ("train", "val", "test") if content.get(name)]
+        return splits if _yolo_images(root, content, "test") else [name for name in splits if name != "test"]
     lists = sorted(path.stem for path in (root / "ImageSets" / "Main").glob("*.txt") if "_" not in path.stem)
     return lists or sorted({path.parent.name for path in root.glob("*/*.xml")} - {"Annotations"})
 
@@ -139,17 +141,23 @@ def _yolo_content(root: Path) -> tuple[Path, dict[str, Any]]:
     return file, content
 
 
+def _yolo_images(root: Path, content: dict[str, Any], split: str) -> Path | None:
+    """The folder of the images of a split; many exports name one for `test` and have none."""
+    bases, given = (root / str(content.get("path", "")), root), str(content.get(split) or "")
+    tried = [base / name for base in bases for name in (given, given.removeprefix("../")) if given]
+    return next((path for path in tried if path.is_dir()), None)
+
+
 def _yolo_folders(root: Path, split: str) -> tuple[Path, Path]:
     """Of the images and of the labels of a split. Raises BenchError."""
     file, content = _yolo_content(root)
     given = content.get(split)
     if not isinstance(given, str):
         raise no_split(split, splits_of(root, "yolo"), file)
-    bases = (root / str(content.get("path", "")), root)
-    tried = [base / name for base in bases for name in (given, given.removeprefix("../"))]
-    images = next((path for path in tried if path.is_dir()), None)
+    images = _yolo_images(root, content, split)
     if images is None:
-        raise BenchError(f"{split}: no such folder: {given}", where=str(file))
+        hint = "a list of images is not read: name their folder" if given.endswith(".txt") else None
+        raise BenchError(f"{split}: no such folder: {given}", where=str(file), hint=hint)
     parts = list(images.parts)
     if "images" in parts:
         parts[-1 - parts[::-1].index("images")] = "labels"

@@ -86,6 +86,8 @@ def read_sound(
     )
     _refuse_lvis(coco, where)
     ids = sorted(image["id"] for image in coco["images"])
+    if not ids:
+        raise BenchError("no images to evaluate", where=where)
     numbers = {image: number for number, image in enumerate(ids, start=1)}
     chosen = tuple(ids if image_ids is None else sorted(set(image_ids)))
     if strange := [image for image in chosen if image not in numbers]:
@@ -293,7 +295,7 @@ def _check_detection(
     if not isinstance(row, Mapping):
         raise BenchError(f"{name} is no object with keys", where=where)
     image, category, score = (row.get(key) for key in ("image_id", "category_id", "score"))
-    name = f"{name} (image {image})"
+    name = f"{name} (image {image!r})"
     if (number := whole_number(image)) is None or number not in images:
         raise BenchError(f"{name}: this image is not in the ground truth", where=where)
     if whole_number(category) not in classes:

@@ -341,7 +341,7 @@ class MeasuredArm:
         folder = self.site.run.folder
         path = folder / "ground_truth" / f"{dataset.split}-{dataset.checksum[:12]}.json"
         if not path.exists():
-            write_atomic(path, dataset.annotations.read_bytes())
+            write_atomic(path, dataset.annotations.read_bytes(), measured=True)
         return Truth(
             split=dataset.split,
             checksum=dataset.checksum,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import json
 import os
 import subprocess
 import tempfile
@@ -21,7 +22,7 @@ from bench.inputs.dataset import open_all
 from bench.inputs.npz import check_npz, read_npz
 from bench.measure.process import FOREIGN, WorkerFailure, worker_path
 from bench.recipe.codebases import Codebase
-from bench.recipe.compose import FILES, refuse_missing_file
+from bench.recipe.compose import FILES, near_file, refuse_missing_file
 from bench.recipe.plan import Arm, Plan
 from bench.recipe.workload import Workload
 from bench.record import machine
@@ -62,6 +63,8 @@ def check_plan(
         Problems in words; none when all that a recipe asks for is there and sound.
     """
     read = functools.cache(lambda workload: _error_of(_check_data, workload, cache))
+    own = tuple(dict.fromkeys(arm.own_name for arm in plan.arms if arm.own_name))
+    found_there: _Faults = {}
     problems: dict[str, list[str]] = {}
     for arm in plan.arms:
         codebase = arm.checkout.codebase if arm.checkout else codebases[arm.codebase]
@@ -70,8 +73,9 @@ def check_plan(
             read(_as_read(arm.workload)),
             None if elsewhere else _error_of(_check_device, arm),
             None if elsewhere else _error_of(_check_processors, affinity or ()),
-            _error_of(_check_source, arm) or _error_of(_check_environment, arm, codebase),
-            _error_of(_check_model, arm),
+            _error_of(_check_source, arm)
+            or _error_of(_check_model, arm)
+            or _error_of(_check_environment, arm, codebase, own, found_there),
             _error_of(generator) if arm.workload.task == "serve" else None,
         ]
         for problem in filter(None, found):
@@ -117,27 +121,45 @@ def interpreter_of(arm: Arm, codebase: Codebase) -> Path:
 
 
 _STARTED = "Python has started"
-_IMPORT = f"""import sys
+_IMPORT = f"""import json, sys
 print({_STARTED!r}, flush=True)
 from bench.worker.__main__ import load_module
-load_module(sys.argv[1])"""
+find, faults = load_module(sys.argv[1]).Adapter.find_model, {{}}
+for name in sys.argv[2:]:
+    try:
+        find(name)
+    except Exception as error:
+        kind = "" if isinstance(error, ValueError) else type(error).__name__ + ": "
+        faults[name] = kind + str(error)
+print("\\n" + json.dumps(faults))"""
 
 
-def check_interpreter(python: Path, codebase: Codebase, source: Path | None = None) -> None:
+def check_interpreter(
+    python: Path, codebase: Codebase, source: Path | None = None, models: Sequence[str] = ()
+) -> dict[str, str]:
     """Import the adapter of a codebase in an interpreter, as a worker does, with a checkout before what is installed.
+
+    Args:
+        python: The interpreter.
+        codebase: The codebase.
+        source: The checkout.
+        models: The codebase's own names of models, to be looked up there.
+
+    Returns:
+        What is wrong with a name, by name.
 
     Raises:
         BenchError: It does not start, or something does not import.
     """
     with tempfile.TemporaryDirectory(prefix="bench-adopt-") as folder:
         variables = {name: value for name, value in os.environ.items() if name not in FOREIGN}
-        source = source or codebase.source_folder
+        source = source.resolve() if source else codebase.source_folder
         variables["PYTHONPATH"] = os.pathsep.join(
             [str(worker_path(Path(folder) / "path")), *([str(source)] if source else [])]
         )
         try:
             done = subprocess.run(
-                [python, "-c", _IMPORT, str(codebase.adapter_file)],
+                [python, "-c", _IMPORT, str(codebase.adapter_file), *models],
                 cwd=folder,
                 env={**variables, **codebase.variables},
                 capture_output=True,
@@ -155,6 +177,8 @@ def check_interpreter(python: Path, codebase: Codebase, source: Path | None = No
             where=str(python),
             hint=f"install what is missing there; adapters need Python 3.10 or newer and {codebase.packages[0]}",
         )
+    faults: dict[str, str] = json.loads(done.stdout.splitlines()[-1])
+    return faults
 
 
 def _check_source(arm: Arm) -> None:
@@ -165,11 +189,20 @@ def _check_source(arm: Arm) -> None:
         raise BenchError("source has no Python package", where=str(arm.source))
 
 
-def _check_environment(arm: Arm, codebase: Codebase) -> None:
-    """The interpreter is there; one that the user chose imports the adapter (bench tries those that it makes)."""
+_Faults = dict[tuple[Path, ...], dict[str, str]]
+
+
+def _check_environment(arm: Arm, codebase: Codebase, own: Sequence[str], known: _Faults) -> None:
+    """The interpreter is there. One that the user chose imports the adapter (bench tries those that it makes), and the
+    codebase has the arm's model there: all `own` names are looked up at once, and `known` after that."""
     python = interpreter_of(arm, codebase)
-    if arm.python or arm.environment or arm.source:
-        check_interpreter(python, codebase, arm.source)
+    if not (arm.python or arm.environment or arm.source or arm.own_name):
+        return
+    place = (python, codebase.folder, arm.source or Path())
+    if place not in known:
+        known[place] = check_interpreter(python, codebase, arm.source, own)
+    if fault := known[place].get(arm.own_name):
+        raise BenchError(fault, hint=near_file(arm.own_name) if arm.own_name.endswith(FILES) else None)
 
 
 def check_weights(arm: Arm) -> None:

@@ -8,7 +8,15 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.progress import TimeRemainingColumn as Remaining
 from rich.table import Table
 from rich.text import Text
@@ -17,7 +25,7 @@ from bench.judge.numbers import duration_text, ratio_text, significant
 from bench.measure.live import SoFar
 from bench.recipe.plan import Arm, Plan
 from bench.record.models import Block, Failure
-from bench.text_safety import for_terminal
+from bench.text_safety import for_terminal, shorten
 
 
 class Quiet:
@@ -76,12 +84,19 @@ def _place(so_far: SoFar) -> str:
 
 #: Arms of a cell that the live table shows.
 MOST_ARMS = 12
+#: Room that the bar with its times takes, and that the table's columns of numbers take.
+BAR_WIDTH, NUMBERS_WIDTH = 50, 44
 
 
 class Board(Progress):
     """A bar over all blocks, and below it the arms of the cell that is measured with their ratios so far."""
 
     table: Table | None = None
+
+    @classmethod
+    def get_default_columns(cls) -> tuple[ProgressColumn, ...]:
+        text = TextColumn("{task.description}", markup=False)
+        return BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn(), Remaining(), text
 
     def get_renderables(self) -> Iterator[RenderableType]:
         yield self.make_tasks_table(self.tasks)
@@ -102,7 +117,7 @@ class Bar(Lines):
     def block(self, arm: Arm, launch: int, round_: int, s_per_step: float) -> None:
         if self.board is not None and self.so_far is not None:
             self.so_far.add(arm.id, launch, round_, s_per_step)
-            self.board.table = _table(self.so_far, arm.cell)
+            self.board.table = _table(self.so_far, arm.cell, self.console.width)
         self._update(describe_block(arm, launch, round_, s_per_step))
 
     def failed(self, arm: Arm, failure: Failure) -> None:
@@ -112,12 +127,14 @@ class Bar(Lines):
     def _update(self, text: str) -> None:
         if self.board is not None and self.task is not None and self.so_far is not None:
             done, total = self.so_far.done, self.so_far.total
-            self.board.update(self.task, description=for_terminal(text), completed=done, total=total)
+            text = shorten(for_terminal(text), max(20, self.console.width - BAR_WIDTH))
+            self.board.update(self.task, description=text, completed=done, total=total)
 
 
-def _table(so_far: SoFar, cell: str) -> Table:
+def _table(so_far: SoFar, cell: str, width: int) -> Table:
+    """The arms of a cell so far: where there is no room, ids lose their middle and numbers stay whole."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("arm", no_wrap=True, overflow="ellipsis")
+    table.add_column("arm", no_wrap=True)
     for title in ("s/iter", "ratio so far [95 %]", "rounds"):
         table.add_column(title, justify="right", no_wrap=True)
     arms = [arm for arm in so_far.arms.values() if arm.cell == cell]
@@ -128,7 +145,10 @@ def _table(so_far: SoFar, cell: str) -> Table:
         if arm.id in so_far.failed:
             found = "failed"
         rounds = str(len(so_far.seconds.get(arm.id, ())))
-        name = Text(for_terminal(arm.id), style="red" if found == "failed" else "")
+        name = Text(
+            shorten(for_terminal(arm.id), max(10, width - NUMBERS_WIDTH)),
+            style="red" if found == "failed" else "",
+        )
         table.add_row(
             name, "" if seconds is None or found == "failed" else significant(seconds, 4), found, rounds
         )
@@ -148,14 +168,7 @@ def listener(plan: Plan, *, quiet: bool, done: Iterable[Block] = ()) -> Iterator
         yield Lines(so_far=so_far)
         return
     console = Console(stderr=True, highlight=False)
-    columns = (
-        BarColumn(20),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        Remaining(),
-        TextColumn("{task.description}", markup=False),
-    )
-    with Board(*columns, console=console) as board:
+    with Board(console=console) as board:
         task = board.add_task("starting", total=so_far.total, completed=so_far.done)
         yield Bar(console, so_far, board, task)
         board.table = None  # the outcome follows

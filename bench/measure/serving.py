@@ -71,7 +71,7 @@ def _scenario(one: MeasuredArm, launch: int, name: str, **chosen: float) -> Serv
     rate = f"-{chosen['server_target_qps']:.4g}" if name == "Server" else ""
     target = one.site.run.folder / "serving" / f"{one.arm.id}-{launch}-{name}{rate}.txt"
     target.parent.mkdir(exist_ok=True)
-    write_atomic(target, text.encode())
+    write_atomic(target, text, measured=True)
     return summary_of(text, launch=launch, scenario=name, samples=count)
 
 

@@ -99,7 +99,9 @@ class Session:
             try:
                 prepare_all(site, [one for cell in cells for one in cell])
             except StorageError as error:  # nothing was measured that could be completed
-                raise BenchError(error.message, hint="BENCH_CACHE names the cache folder") from None
+                raise BenchError(
+                    error.message, hint="make room; BENCH_CACHE and TMPDIR name the folders"
+                ) from None
         self.run.write_record(self.record)
         while True:
             for cell in cells:

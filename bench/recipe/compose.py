@@ -13,8 +13,9 @@ import yaml
 
 from bench.errors import BenchError, did_you_mean, near
 from bench.recipe.codebases import Codebase, get_codebase
+from bench.recipe.problems import as_one
 
-#: How files of models end, of one that a codebase's zoo has by name too.
+#: How files of models end; names of a codebase's zoo may end so, too.
 FILES = (".py", ".yaml", ".yml", ".onnx")
 TASKS = ("train", "infer", "serve")
 
@@ -103,18 +104,17 @@ def parse_arm(text: str, codebases: Mapping[str, Codebase]) -> ArmText:
             f"{codebase.name} has no model '{model}'", where=text, hint=did_you_mean(model, codebase.models)
         )
     if where and "/" in where and not Path(where).expanduser().exists():
-        raise BenchError(f"no checkout and no interpreter {where}", where=text, hint=_near(where))
+        raise BenchError(f"no checkout and no interpreter {where}", where=text, hint=near_file(where))
     if arm.canonical is None and model.endswith(FILES):
         refuse_missing_file(model, text)
     return arm
 
 
 def refuse_missing_file(model: str, where: str | None = None) -> None:
-    """A path whose folder exists and whose file does not is a typing error; else it is a name of a zoo."""
-    file, hint = Path(model).expanduser(), _near(model)
-    if file.parent.is_dir() and not file.exists():
-        zoo = "" if "/" in model else f"a model of the codebase's zoo has no suffix: {file.stem}"
-        raise BenchError(f"no file {model}", where=where, hint="; ".join(filter(None, (hint, zoo))))
+    """A path whose folder exists and whose file does not is a typing error; a name alone may be one of a zoo."""
+    file = Path(model).expanduser()
+    if "/" in model and file.parent.is_dir() and not file.exists():
+        raise BenchError(f"no file {model}", where=where, hint=near_file(model))
 
 
 def misspelt(texts: Sequence[str], codebases: Mapping[str, Codebase]) -> Iterator[str]:
@@ -125,7 +125,7 @@ def misspelt(texts: Sequence[str], codebases: Mapping[str, Codebase]) -> Iterato
             yield f"{arm.model} is taken for a name of {arm.codebase.name}'s own; {hint}"
 
 
-def _near(path: str) -> str:
+def near_file(path: str) -> str:
     """What is called nearly so in the folder of a path that is not there; empty without any."""
     folder, name = Path(path).expanduser().parent, Path(path).name
     return near(name, os.listdir(folder), cutoff=0.75) if folder.is_dir() else ""
@@ -177,7 +177,14 @@ def composed(asked: Asked, codebases: Mapping[str, Codebase]) -> dict[str, Any]:
     Raises:
         BenchError: An arm or a value has another form.
     """
-    arms = [parse_arm(text, codebases) for text in asked.arms]
+    arms, wrong = [], []
+    for text in asked.arms:
+        try:
+            arms.append(parse_arm(text, codebases))
+        except BenchError as error:
+            wrong.append(error)
+    if wrong:
+        raise as_one(wrong, Path("bench vs"))
     if not arms:
         raise BenchError("no arm", hint="bench vs native:mask_rcnn_r50_fpn torchvision:maskrcnn_resnet50_fpn")
     check_task(asked.task)
@@ -220,7 +227,7 @@ def input_of(data: str, images: int = 1) -> dict[str, Any]:
         hint = f"--data {data}=FOLDER, the one that its file names are in"
         raise BenchError("a file of annotations, and no folder of images", where=data, hint=hint)
     if not folder.is_dir():
-        raise BenchError("no such folder of data", where=data, hint=_near(data))
+        raise BenchError("no such folder of data", where=data, hint=near_file(data))
     return {"dataset": str(folder.resolve()), "images": images}
 
 

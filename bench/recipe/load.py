@@ -12,8 +12,8 @@ from pydantic import ValidationError
 
 from bench.errors import BenchError, did_you_mean, near
 from bench.recipe import plain_yaml
-from bench.recipe.problems import as_one, explain, place_of
-from bench.recipe.schema import Path_, Recipe, _named, factor_target, level_text
+from bench.recipe.problems import as_one, explain, place_of, short
+from bench.recipe.schema import Path_, Recipe, _named, factor_target
 from bench.recipe.workload import Workload
 from bench.shipped import RECIPES, find_recipe
 
@@ -196,8 +196,5 @@ def _wrong_pattern(
                 hint=did_you_mean(key, [*factors, "codebase"]),
             )
         elif value not in factors[key]:
-            yield BenchError(
-                f"'{level_text(value)}' is not a level of {key}",
-                where=where,
-                hint=did_you_mean(level_text(value), map(level_text, factors[key])),
-            )
+            levels = ", ".join(map(short, factors[key]))
+            yield BenchError(f"{short(value)} is not a level of {key}", where=where, hint=f"known: {levels}")

@@ -35,7 +35,8 @@ def text_of(path: Path) -> str:
     try:
         return read_file(path, MAX_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise BenchError(f"cannot be read: {error}", where=str(path)) from None
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise BenchError("this is not UTF-8", where=f"{path}:{line}", hint="save it as UTF-8") from None
 
 
 def parse(text: str, where: str) -> tuple[Any, Places]:
@@ -55,7 +56,10 @@ def parse(text: str, where: str) -> tuple[Any, Places]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = f"{where}:{mark.line + 1}" if mark else where
-        raise BenchError(f"not valid YAML: {error.problem}", where=place) from None
+        problem = str(error.problem).replace(
+            "character '\\t' that cannot start any token", "a tab: indent by spaces"
+        )
+        raise BenchError(f"not valid YAML: {problem}", where=place) from None
     except yaml.reader.ReaderError as error:
         raise BenchError(f"not valid YAML: {error.reason}", where=where) from None
     except (RecursionError, ValueError, OverflowError) as error:  # ValueError: `\UFFFFFFFF` in quotes

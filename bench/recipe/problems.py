@@ -104,7 +104,8 @@ def _in_words(error: Mapping[str, Any], model: type[BaseModel]) -> tuple[str, li
         return f"{name} must be {text.format(context[key])}, got {given}", path, None
     expected = _EXPECTED.get(kind) or _KINDS.get(kind.split("_")[0])
     if expected is not None:
-        return f"{name} must be {expected}, got {given}", path, None
+        plain = kind == "string_type" and isinstance(error["input"], bool | int | float)
+        return f"{name} must be {expected}, got {given}", path, "write it in quotes" if plain else None
     return f"{name}: {error['msg']}, got {given}", path, None
 
 

@@ -29,7 +29,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ValidationError
 
-from bench.errors import BenchError, storing, telling
+from bench.errors import BenchError, near, storing, telling
 from bench.record.models import ArmRecord, Block, Revision, RunRecord
 from bench.record.names import file_name
 from bench.record.places import Places
@@ -58,10 +58,19 @@ NUMBERS = re.compile(r"\[\n[-+\deE.,\s\[\]]+\]")
 KEPT = "what was measured so far is kept; make room and complete it with: bench run --resume RUN"
 
 
-def write_atomic(path: Path, text: str | bytes) -> None:
-    """Write a file so that a reader sees the old content or the new one, never a part."""
+def write_atomic(path: Path, text: str | bytes, *, measured: bool = False) -> None:
+    """Write a file so that a reader sees the old content or the new one, never a part.
+
+    Args:
+        path: The file.
+        text: Its content.
+        measured: It is a part of a run, which goes on once there is room.
+
+    Raises:
+        BenchError: It cannot be written; of a part of a run a StorageError.
+    """
     data = text.encode() if isinstance(text, str) else text
-    with storing(path, KEPT):
+    with storing(path, KEPT) if measured else telling("cannot be written", path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         try:
@@ -203,14 +212,16 @@ class Run:
 
     def _write(self, name: str, values: Any) -> None:
         text = json.dumps(self.places.portable(values), indent=1, ensure_ascii=False)
-        write_atomic(self.folder / name, NUMBERS.sub(lambda found: "".join(found[0].split()), text))
+        write_atomic(
+            self.folder / name, NUMBERS.sub(lambda found: "".join(found[0].split()), text), measured=True
+        )
 
     def note_revision(self, folder: Path, name: str) -> Revision:
         """The revision of a source folder; changes that are not committed are stored as `diffs/<name>.diff`."""
         revision = Revision.model_validate(git_revision(folder))
         if revision.dirty and (diff := git_diff(folder)):
             revision.diff = f"diffs/{name}.diff"
-            write_atomic(self.folder / revision.diff, self.places.text(diff))
+            write_atomic(self.folder / revision.diff, self.places.text(diff), measured=True)
         return revision
 
     def append_block(self, block: Block) -> None:
@@ -272,4 +283,5 @@ def resolve_run(name: str, root: Path) -> Path:
     if len(matches) == 1:
         return matches[0]
     problem = "several runs match" if matches else "run not found"
-    raise BenchError(f"{problem}: {name}", hint=f"bench list runs shows the runs in {root}")
+    meant = near(name, ["latest", *(run.name for run in runs)], cutoff=0.8)
+    raise BenchError(f"{problem}: {name}", hint=meant or f"bench list runs shows the runs in {root}")

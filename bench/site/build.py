@@ -51,7 +51,7 @@ def build(
 
     Raises:
         BenchError: there is no run at all.
-        StorageError: `output` cannot be written.
+        BenchError: `output` cannot be written.
     """
     folders = {folder.name: folder for root in results for folder in find_runs(root)}
     if not folders:

@@ -158,6 +158,14 @@ class Adapter(abc.ABC):
     def __init__(self, job: Job) -> None:
         self.job = job
 
+    @staticmethod  # noqa: B027  (a codebase without models of its own has none to find)
+    def find_model(name: str) -> None:
+        """Look for a model by the codebase's own name of it, as a dry run does before any model is built.
+
+        Raises:
+            ValueError: There is none; the message says which names are near.
+        """
+
     @abc.abstractmethod
     def prepare(self) -> None:
         """Build the model, load ``job.weights``, make optimizer and EMA. Seed everything from the workload."""

@@ -130,6 +130,26 @@ def name_outside(root: Path, asked: Json) -> None:
     coco(root, _first("images", file_name="../../etc/passwd"))
 
 
+@case("the name of an image is not relative to this folder: /")
+def name_absolute(root: Path, asked: Json) -> None:
+    coco(root, _first("images", file_name=str(root / "train2017" / "0.png")))
+
+
+@case("\n  its name begins in the folder above: images: ")
+def name_with_the_folder(root: Path, asked: Json) -> None:
+    coco(root, _first("images", file_name="train2017/0.png"))
+
+
+@case("annotations entry number 1 has no id")
+def no_id(root: Path, asked: Json) -> None:
+    coco(root, lambda content: content["annotations"][0].pop("id"))
+
+
+@case("images entry 0: id '0' is no whole number")
+def id_as_text(root: Path, asked: Json) -> None:
+    coco(root, _first("images", id="0"))
+
+
 @case("50 images were asked for, 3 of 3 have objects")
 def too_many_images(root: Path, asked: Json) -> None:
     coco(root)
@@ -169,6 +189,12 @@ def _yolo(root: Path, asked: Json, label: str, names: str = "names: [a, b]") -> 
 @case("data.yaml: not a data file of YOLO: it has no names of classes")
 def yolo_without_names(root: Path, asked: Json) -> None:
     _yolo(root, asked, "0 .5 .5 .2 .2", names="")
+
+
+@case("data.yaml: train: no such folder: train.txt\n  a list of images is not read: name their folder")
+def yolo_list(root: Path, asked: Json) -> None:
+    _yolo(root, asked, "0 .5 .5 .2 .2")
+    _written(root, "data.yaml", "train: train.txt\nnames: [a]\n")
 
 
 @case("images/train/0.jpg' contains class_id 5, outside the valid range")

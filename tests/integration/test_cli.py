@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -75,6 +76,9 @@ def test_version(cli: Cli) -> None:
         ["report", "nothing"],
         ["run", "--nonsense"],
         ["list", "modles"],
+        ["history", "--results", "nowhere"],
+        ["import", "some.log"],
+        ["data", "check", "nowhere"],
     ],
 )
 def test_bad_arguments_end_with_code_2_and_one_message(cli: Cli, arguments: list[str]) -> None:
@@ -129,6 +133,16 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Cli:
     done = cli.run(cli.recipe())
     assert done.code == 0, done.err
     return cli
+
+
+@pytest.mark.parametrize("command", ["export", "report", "history", "site build"])
+def test_output_that_cannot_be_written_is_bad_input(measured: Cli, command: str) -> None:
+    (measured.folder / "taken").touch()
+    where = [measured.results] if command == "site build" else ["--results", measured.results]
+    done = measured(*command.split(), *where, "-o", measured.folder / "taken" / "there")
+    assert done.code == 2
+    assert done.err.startswith(f"error: {measured.folder / 'taken' / 'there'}")
+    assert re.search(r": cannot be written: (Not a directory|File exists)\n$", done.err)
 
 
 def test_ratio_in_report_is_one_that_was_measured(measured: Cli) -> None:
@@ -263,6 +277,12 @@ def test_a_closed_pipe_is_no_regression(cli: Cli) -> None:
     assert process.stdout is not None
     process.stdout.close()
     assert process.wait(timeout=60) == 0
+
+
+def test_closed_streams_are_no_fault(cli: Cli) -> None:
+    bench = f"{sys.executable} -m bench"
+    for command, code in ((f"{bench} --version >&-", 0), (f"{bench} init {cli.folder}/r.yaml <&-", 2)):
+        assert subprocess.run(["sh", "-c", command], cwd=ROOT, capture_output=True).returncode == code
 
 
 def test_run_from_python_is_that_of_the_command_line(cli: Cli) -> None:

@@ -93,7 +93,12 @@ def test_a_broken_label_is_named(tmp_path: Path) -> None:
 
 
 def test_check_reads_all_layouts(tmp_path: Path) -> None:
-    assert folders.check(yolo(tmp_path / "yolo")).splits["train"]["objects"] == 4
+    root = yolo(tmp_path / "yolo")
+    with (root / "data.yaml").open("a") as file:
+        file.write("test: ../test/images\n")  # as exports do that have no such split
+    checked = folders.check(root)
+    assert checked.splits["train"]["objects"] == 4
+    assert "test" not in checked.splits
     assert folders.check(voc(tmp_path / "voc")).splits["val"]["objects"] == 1
 
 

@@ -31,10 +31,9 @@ from bench.report.sections import (
 )
 from bench.report.setting import setting_blocks
 from bench.report.sweeps import SWEPT, sweep_blocks
-from bench.report.text import shorten
 from bench.report.trust import trust_texts, warning_bullets
 from bench.report.values import Report, RunReport
-from bench.text_safety import visible
+from bench.text_safety import shorten, visible
 
 #: The page's own script, in order.
 SCRIPTS = ("core.js", "model.js", "grid.js", "views.js", "drawer.js", "main.js")

@@ -18,8 +18,7 @@ from rich.padding import Padding
 from rich.text import Text as RichText
 
 from bench.report.document import Block, Bullets, Code, Details, Figure, Heading, Table, Text, Tone
-from bench.report.text import shorten
-from bench.text_safety import for_terminal
+from bench.text_safety import for_terminal, shorten
 
 STYLES: dict[Tone, str] = {"": "", "strong": "bold", "muted": "dim", "bad": "red"}
 #: Blanks around each column, and the narrowest that a column of text becomes.

@@ -15,7 +15,7 @@ import ultralytics
 from torch import Tensor, nn
 from torchvision.ops import box_convert
 from ultralytics.cfg import get_cfg
-from ultralytics.nn.tasks import DetectionModel, RTDETRDetectionModel
+from ultralytics.nn.tasks import DetectionModel, RTDETRDetectionModel, yaml_model_load
 from ultralytics.utils.nms import non_max_suppression
 
 from adapters.torch_common import TensorBatch, TorchAdapter, renormalised
@@ -34,10 +34,18 @@ class Adapter(TorchAdapter):
 
     # -- model -----------------------------------------------------------------------------------------------
 
-    def build_model(self) -> nn.Module:
-        name = self.job.model["name"]
+    @staticmethod
+    def find_model(name: str) -> None:
         if not name.endswith((".yaml", ".yml")):
             raise ValueError(f"{name}: name a configuration of Ultralytics, such as yolo11n.yaml")
+        try:
+            yaml_model_load(name)
+        except FileNotFoundError:
+            raise ValueError(f"Ultralytics has no configuration {name}, and there is no such file") from None
+
+    def build_model(self) -> nn.Module:
+        name = self.job.model["name"]
+        self.find_model(name)
         self.is_rtdetr = "rtdetr" in name
         kind = RTDETRDetectionModel if self.is_rtdetr else DetectionModel
         model = kind(name, nc=len(self.job.classes), verbose=False)

@@ -52,3 +52,26 @@ def test_image_twice_in_a_batch_is_noted(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(asked))
     (note,) = notes_of(make_plan(load_recipe(tmp_path / "recipe.yaml"), CODEBASES), CODEBASES)
     assert note == "native: 3 images a step, 2 in the input: each step has images more than once"
+
+
+def test_a_wrong_name_of_a_model_is_named_before_anything_runs(tmp_path: Path) -> None:
+    (tmp_path / "adapter.yaml").write_text(
+        "{name: zoo, title: Zoo, packages: [numpy], models: {}, schemes: [zoo], inputs: [shared]}"
+    )
+    (tmp_path / "adapter.py").write_text(
+        "from bench.worker.api import Adapter as Base\n\n\n"
+        "class Adapter(Base):\n    @staticmethod\n    def find_model(name):\n"
+        "        print('noise')\n        if name != 'lion':\n"
+        "            raise ValueError(f'no {name}; did you mean lion?')\n"
+    )
+    asked = broken.recipe(tmp_path)
+    del asked["workload"]["model"]
+    asked["arms"] = [{"codebase": "zoo", "model": name, "label": name} for name in ("lion", "lino", "lnio")]
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({**asked, "baseline": "lion"}))
+    codebases = find_codebases([tmp_path])
+    plan = make_plan(load_recipe(tmp_path / "recipe.yaml"), codebases)
+    broken.coco(tmp_path)
+    assert check_plan(plan, codebases, tmp_path / "cache") == [
+        "lino: no lino; did you mean lion?",
+        "lnio: no lnio; did you mean lion?",
+    ]

@@ -99,6 +99,27 @@ def test_board_shows_cell_with_baseline_and_failure() -> None:
     assert max(map(len, output.getvalue().splitlines())) <= 78
 
 
+@pytest.mark.parametrize("width", [60, 80])
+def test_narrow_board_shows_progress_and_whole_numbers(width: int) -> None:
+    output, asked = io.StringIO(), plan()
+    for arm in asked.arms:
+        arm.id = f"torchvision-task-train-model-faster-rcnn-r50-fpn-ema-{arm.id}"
+        arm.baseline = f"{arm.id[: -len('slow')]}slow"
+    console = Console(file=output, width=width, force_terminal=False)
+    with Board(console=console, auto_refresh=False) as board:
+        bar = Bar(console, SoFar(asked), board, board.add_task("x", total=16))
+        for arm, launch, round_, seconds in blocks():
+            bar.block(asked.arms[arm], launch, round_, seconds)
+        console.print(board.get_renderable())
+    progress, _, slow, fast = output.getvalue().splitlines()[-4:]
+    assert "16/16" in progress
+    assert slow.split()[1:] == ["1.010", "baseline", "6"]
+    assert fast.split()[0].startswith("torchvis")
+    assert fast.split()[0].endswith("fast")
+    assert fast.split()[-1] == "6"
+    assert "…" not in "".join(fast.split()[1:])
+
+
 @pytest.mark.parametrize(("seconds", "text"), [(3.4, "3 s"), (130, "2 min"), (9000, "2.5 h")])
 def test_durations_are_short(seconds: float, text: str) -> None:
     assert duration_text(seconds) == text

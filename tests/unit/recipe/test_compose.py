@@ -123,11 +123,7 @@ def test_config_of_an_arm_goes_to_the_codebase_option(tmp_path: Path) -> None:
         ("natve:x", "unknown codebase 'natve'"),
         ("native:mask_rcn_r50_fpn", "did you mean mask_rcnn_r50_fpn"),
         ("mmdet:./nothing.py", "no file ./nothing.py"),
-        (
-            "mmdet:my_cnfig.py",
-            "did you mean my_config.py?; a model of the codebase's zoo has no suffix: my_cnfig",
-        ),
-        ("paddledet:solov2.yml", "no file solov2.yml"),
+        ("mmdet:./my_cnfig.py", "did you mean my_config.py?"),
         ("mmdet=./fork:x.py", "no checkout and no interpreter ./fork"),
     ],
 )
@@ -139,6 +135,17 @@ def test_wrong_arm_is_one_clear_error(
     with pytest.raises(BenchError) as caught:
         parse_arm(text, CODEBASES)
     assert words in str(caught.value)
+
+
+def test_all_wrong_arms_are_named_at_once() -> None:
+    with pytest.raises(BenchError, match=r"(?s)'natve'.*'torchvison'"):
+        composed(Asked(("natve:x", "torchvison:y")), CODEBASES)
+
+
+def test_a_file_name_alone_may_be_of_a_zoo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "yolo11s.yaml").touch()
+    assert parse_arm("detectron2:yolo11n.yaml", CODEBASES).model == "yolo11n.yaml"
 
 
 def test_a_name_nearly_canonical_is_noted() -> None:

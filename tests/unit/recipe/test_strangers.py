@@ -60,6 +60,11 @@ def test_a_trap_is_one_quick_error_with_its_place(tmp_path: Path, text: str, wor
     assert words in refused(tmp_path, text)
 
 
+def test_another_encoding_is_named_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_bytes("name: t\ndescription: café\n".encode("latin-1"))
+    assert "r.yaml:2: this is not UTF-8" in str(plan_or_refuse(tmp_path / "r.yaml"))
+
+
 def test_a_pipe_is_no_recipe_and_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.yaml")
     assert "not a regular file" in str(plan_or_refuse(tmp_path / "pipe.yaml"))

@@ -82,7 +82,7 @@ print([name for name in own if name in sys.modules])
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "terminated"])
 def test_runs_that_are_ended_make_one_table(number: signal.Signals, tmp_path: Path) -> None:
     output = tmp_path / "gpu"
     smoke = output / "smoke.jsonl"

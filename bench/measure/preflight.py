@@ -150,6 +150,11 @@ def check_interpreter(
     Raises:
         BenchError: It does not start, or something does not import.
     """
+    python = Path(
+        os.path.abspath(python)
+    )  # not resolved: a virtual environment is known by the path of the link
+    if python.is_dir():
+        raise BenchError("this is a folder", where=str(python), hint=f"its interpreter: {python}/bin/python")
     with tempfile.TemporaryDirectory(prefix="bench-adopt-") as folder:
         variables = {name: value for name, value in os.environ.items() if name not in FOREIGN}
         source = source.resolve() if source else codebase.source_folder

@@ -173,7 +173,7 @@ def check_interpreter(
         except OSError as error:
             raise BenchError(f"cannot be started: {error.strerror or error}", where=str(python)) from None
     if _STARTED not in done.stdout:
-        raise BenchError("this is no Python interpreter", where=str(python))
+        raise BenchError("this is no Python interpreter of 3.8 or newer", where=str(python))
     if done.returncode != 0:
         reason = done.stderr.strip().splitlines()[-1:] or [f"exit status {done.returncode}"]
         raise BenchError(

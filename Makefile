@@ -14,7 +14,7 @@ LOCK   := UV_CUSTOM_COMPILE_COMMAND="make locks" $(UV) pip compile --quiet --pyt
 # PaddlePaddle needs packages of its own age; the others share bench's.
 LOCKED := $(filter-out paddledet,$(patsubst adapters/%/requirements.in,%,$(wildcard adapters/*/requirements.in)))
 
-.PHONY: demo check test nightly lint docs bench gpu peers locks format clean
+.PHONY: demo check test nightly lint docs bench gpu wheels peers locks format clean
 
 demo: $(STAMP)  ## measure the quickstart recipe and write its report
 	$(BENCH) run quickstart
@@ -48,7 +48,16 @@ bench: $(STAMP)  ## the harness's own benchmarks: overhead, idle workers, evalua
 	$(VENV)/bin/python -m benchmarks.evaluators
 
 gpu:  ## smoke test, equal work and reference table on one GPU, with the interpreter that is there; more runs go on
-	$(PYTHON) -m benchmarks.gpu --minutes $(or $(MINUTES),8) $(if $(WHEELS),--wheels $(WHEELS))
+	$(if $(filter file,$(origin PYTHON)),python3,$(PYTHON)) -m benchmarks.gpu --minutes $(or $(MINUTES),8) $(addprefix --wheels ,$(or $(WHEELS),$(wildcard wheels)))
+
+# By name: what a machine with torch, timm, pandas and matplotlib lacks, and MMDetection. None brings others along.
+wheels:  ## what `make gpu` needs on a machine of Python 3.12 on x86-64 without network, in wheels/
+	$(PYTHON) -m pip download --quiet --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \
+	  $(foreach glibc,2_17 2_24 2_28 2_34,--platform manylinux_$(glibc)_x86_64) --platform manylinux2014_x86_64 \
+	  $(foreach lock,requirements.lock adapters/mmdet/requirements.txt,--constraint $(lock)) --dest wheels \
+	  addict annotated-types hotcoco mmcv-lite mmdet mmengine nvidia-ml-py platformdirs psutil py-cpuinfo \
+	  pycocotools pydantic pydantic-core ruptures scipy shapely six tdewolff-minify termcolor terminaltables \
+	  typing-inspection yapf
 
 peers: $(STAMP)  ## build the environments of the other codebases
 	$(BENCH) env create --all

@@ -21,7 +21,7 @@ from adapters.torch_audit import TorchObserver, permutations_in_order
 from adapters.torch_device import HALVES, TorchDevice
 from adapters.torch_facts import Formulas, describe, describe_optimizer, operator_seconds
 from adapters.torch_state import (
-    ema_average,
+    average_of,
     freeze,
     load_weights,
     random_state,
@@ -239,7 +239,7 @@ class TorchAdapter(TorchDevice):
             self.loss_module = nn.parallel.DistributedDataParallel(self.loss_module, **self.ddp_arguments)
 
     def _prepare_ema(self, decay: float) -> None:
-        self.ema = AveragedModel(self.model, multi_avg_fn=ema_average(decay), use_buffers=True)
+        self.ema = average_of(self.model, decay)
 
     # -- input -----------------------------------------------------------------------------------------------
 

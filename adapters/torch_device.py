@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -13,6 +14,19 @@ from bench.worker.api import Adapter, Job
 
 HALVES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 DTYPES = {"float32": torch.float32, "float64": torch.float64, **HALVES}
+
+
+def process_memory() -> dict[str, int]:
+    """Bytes that this process has on NVIDIA GPUs now, as the driver counts them; empty where it does not tell."""
+    with contextlib.suppress(Exception):  # no package, no driver, no permission
+        import pynvml
+
+        pynvml.nvmlInit()
+        devices = map(pynvml.nvmlDeviceGetHandleByIndex, range(pynvml.nvmlDeviceGetCount()))
+        processes = [one for device in devices for one in pynvml.nvmlDeviceGetComputeRunningProcesses(device)]
+        if used := sum(one.usedGpuMemory for one in processes if one.pid == os.getpid()):
+            return {"device": used}
+    return {}
 
 
 class TorchDevice(Adapter):
@@ -62,6 +76,7 @@ class TorchDevice(Adapter):
         return {
             "allocated": torch.cuda.max_memory_allocated(self.device),
             "reserved": torch.cuda.max_memory_reserved(self.device),
+            **process_memory(),
         }
 
     def peak_flops_per_s(self) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import math
 import time
@@ -132,9 +133,11 @@ def peak_flops_per_s(
 
 
 def library(packages: Sequence[str]) -> dict[str, Any]:
-    """Versions and settings that decide which kernels run."""
+    """Versions, of packages that are there, and settings that decide which kernels run."""
     versions: dict[str, Any] = {"torch": torch.__version__}
-    versions.update({package: importlib.metadata.version(package) for package in packages})
+    for package in packages:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
     return {
         **versions,
         "threads": torch.get_num_threads(),

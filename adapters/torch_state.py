@@ -5,13 +5,14 @@ from __future__ import annotations
 import importlib.util
 import pickle
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 
 def seed_everything(seed: int) -> None:
@@ -47,20 +48,27 @@ def freeze(modules: Iterable[nn.Module]) -> None:
         module.eval()
 
 
-def ema_average(decay: float) -> Any:
+def ema_average(decay: float, updates: Callable[[], int]) -> Any:
     """``multi_avg_fn`` of AveragedModel: ``e += (1 - d)(w - e)`` with the warm-up of PaddleDetection and
     TensorFlow, ``d = min(decay, (1 + t) / (10 + t))``. ``t`` counts the updates before this one, the first of
-    which copies the weights."""
+    which copies the weights. ``updates`` gives it: the count that AveragedModel hands over is on the device."""
 
     @torch.no_grad()
-    def average(averaged: list[Tensor], current: list[Tensor], updates: Tensor) -> None:
+    def average(averaged: list[Tensor], current: list[Tensor], _: Tensor) -> None:
         if averaged[0].is_floating_point():
-            t = int(updates)  # lives on the CPU: no synchronisation
+            t = updates()
             torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + t) / (10 + t)))
         else:  # counters, such as num_batches_tracked
             torch._foreach_copy_(averaged, current)
 
     return average
+
+
+def average_of(model: nn.Module, decay: float) -> AveragedModel:
+    """The average of a model's weights, updated without a wait for the device: its own count is on the host."""
+    found = AveragedModel(model, use_buffers=True)
+    found.multi_avg_fn = ema_average(decay, lambda: int(found.n_averaged))
+    return found
 
 
 @torch.no_grad()

@@ -1,12 +1,16 @@
 """What the harness itself costs: timed steps against the bare loop, and the processor time of a waiting worker.
 
-The step is 10 ms of counting. Bare and timed loops alternate in one process, so that the
+    python -m benchmarks.overhead          # steps of counting, and a worker that waits
+    python -m benchmarks.overhead cuda     # steps of products on a GPU, marked by CUDA events
+
+The step is about 10 ms. Bare and timed loops alternate in one process, so that the
 machine's drift falls on both; the figure is the median of paired differences, with its interval.
 """
 
 from __future__ import annotations
 
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -66,15 +70,50 @@ class Counting(Adapter):
         return {}
 
 
-def step_overhead() -> dict[str, float]:
-    """Relative cost of a step under the probe: block of steps against a bare loop of the same work."""
+def multiplying(device: str) -> Any:
+    """The same with matrix products on a device of torch, whose steps a codebase in torch marks."""
+    import torch
+
+    from adapters.torch_device import TorchDevice
+
+    class Multiplying(Counting, TorchDevice):
+        def prepare(self) -> None:
+            self.device = self.chosen_device()
+            self.matrix = torch.rand(2048 if device == "cuda" else 256, 2048, device=self.device)
+            self.found = self.matrix @ self.matrix.T
+            self.count = 1
+            for _ in range(2):  # the first products choose kernels
+                self.synchronize()
+                begin = time.perf_counter()
+                self._work()
+                self.synchronize()
+                self.count = max(1, round(self.count * STEP_S / (time.perf_counter() - begin)))
+
+        def _work(self) -> None:
+            for _ in range(self.count):
+                torch.mm(self.matrix, self.matrix.T, out=self.found)
+
+        def squares(self) -> dict[str, float]:
+            return {}
+
+    workload = {"task": "train", "ema": False, "seed": 0, "precision": "float32", "device": device}
+    return Multiplying(SimpleNamespace(workload=workload, training=True, options={}, rank=0))  # type: ignore[arg-type]
+
+
+def counting() -> Counting:
+    """An adapter that counts."""
     workload = {"task": "train", "ema": False, "seed": 0}
-    adapter = Counting(SimpleNamespace(workload=workload, training=True, options={}))  # type: ignore[arg-type]
+    return Counting(SimpleNamespace(workload=workload, training=True, options={}))  # type: ignore[arg-type]
+
+
+def step_overhead(adapter: Any, pairs: int = PAIRS) -> dict[str, float]:
+    """Relative cost of a step under the probe: block of steps against a bare loop of the same work."""
     adapter.prepare()
     phases = probe.phases_of(adapter, iter(lambda: None, 1))
     bare_s, timed_s = [], []
-    for pair in range(PAIRS):
+    for pair in range(pairs):
         for timed in (pair % 2 == 0, pair % 2 == 1):
+            adapter.synchronize()
             begin = time.perf_counter()
             if timed:
                 block = probe.run_block(adapter, phases, STEPS)
@@ -82,8 +121,9 @@ def step_overhead() -> dict[str, float]:
             else:
                 for _ in range(STEPS):
                     adapter._work()
+                adapter.synchronize()
                 bare_s.append(time.perf_counter() - begin)
-    cost = ratio(np.zeros(PAIRS, int), np.log(np.array(timed_s) / np.array(bare_s)))
+    cost = ratio(np.zeros(pairs, int), np.log(np.array(timed_s) / np.array(bare_s)))
     return {
         "step_ms": 1000 * statistics.median(bare_s) / STEPS,
         "overhead_percent": 100 * (statistics.median(np.array(timed_s) / np.array(bare_s)) - 1),
@@ -139,11 +179,15 @@ def idle_worker_percent() -> float:
 
 def main() -> None:
     console = Console(highlight=False)
-    cost = step_overhead()
+    device = sys.argv[1] if len(sys.argv) > 1 else None
+    cost = step_overhead(multiplying(device), PAIRS // 2) if device else step_overhead(counting())
+    where = f" on {device}" if device else ""
     console.print(
-        f"step of {cost['step_ms']:.1f} ms under the probe: {cost['overhead_percent']:+.4f} % of the bare loop"
+        f"step{where} of {cost['step_ms']:.1f} ms under the probe: {cost['overhead_percent']:+.4f} % of the bare loop"
         f" [{cost['low_percent']:+.4f}, {cost['high_percent']:+.4f}] (target: at most 0.1 %)"
     )
+    if device:
+        return
     empty_ns = empty_step_ns()
     console.print(f"an empty step costs {empty_ns:.0f} ns = {100 * empty_ns / (STEP_S * 1e9):.4f} % of 10 ms")
     console.print(f"a waiting worker uses {idle_worker_percent():.3f} % of a processor (target: under 1 %)")

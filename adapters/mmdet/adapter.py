@@ -59,7 +59,7 @@ def registered(kernels: str) -> str:
 class Adapter(TorchAdapter):
     version = mmdet.__version__
     package = "mmdet"
-    packages = ("mmdet", "mmengine", "opencv-python")
+    packages = ("mmdet", "mmengine", "opencv-python", "opencv-python-headless")  # either of the last two
 
     def __init__(self, job: Job) -> None:
         super().__init__(job)

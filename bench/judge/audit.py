@@ -106,7 +106,7 @@ def audit(arm: ArmRecord, baseline: ArmRecord) -> Audit:
     rounded = bool(others) and rounding.explains(others, arm, baseline)
     if rounded or (not others and not unknown):
         # The same results, step by step and group by group, from other sums: an optimisation, not other work.
-        first = {kind_of(fact): fact for fact in reversed(work)}
+        first = {kind_of(fact.name): fact for fact in reversed(work)}
         results = (
             "with results that differ by less than rounding does" if rounded else "with the same results"
         )

@@ -57,9 +57,9 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-#: What tells facts of one kind apart; the page's `kindOf` is the same.
+#: What tells facts of one kind apart.
 _PLACE = re.compile(
-    r" (?:in|of) (?:step|launch|rank|image|session) \d+| after the timed blocks|(?<=timed step) \d+"
+    r" (?:in|of) (?:step|launch|rank|image|session) \d+| after the timed blocks|, session \d+|(?<=timed step) \d+"
 )
 
 
@@ -75,9 +75,9 @@ class Agreement:
     count: int
 
 
-def kind_of(fact: Fact) -> str:
-    """Its name without step, launch, rank and image."""
-    return _PLACE.sub("", fact.name)
+def kind_of(fact: str) -> str:
+    """The name of a fact without step, launch, rank, image and session."""
+    return _PLACE.sub("", fact)
 
 
 def agreements(facts: Iterable[Fact]) -> tuple[Agreement, ...]:
@@ -85,7 +85,7 @@ def agreements(facts: Iterable[Fact]) -> tuple[Agreement, ...]:
     kinds: dict[str, list[Fact]] = {}
     for fact in facts:
         if fact.known and fact.agrees:
-            kinds.setdefault(kind_of(fact), []).append(fact)
+            kinds.setdefault(kind_of(fact.name), []).append(fact)
     nearest = {kind: max(found, key=lambda one: one.apart - one.tolerance) for kind, found in kinds.items()}
     return tuple(
         Agreement(kind, one.baseline, one.arm, one.apart, one.tolerance, len(kinds[kind]))

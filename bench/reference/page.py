@@ -279,4 +279,4 @@ def _measured_blocks(runs: Sequence[Run]) -> Iterator[Block]:
         report = run_report(run)
         yield Heading(3, f"Run {run.folder.name}")
         yield from answer_blocks(report)
-        yield from detail_blocks(report, {}, ())
+        yield from detail_blocks(report, {})

@@ -337,18 +337,12 @@ def _remade(command: Sequence[str]) -> bool:
     return any(not word.startswith("measure.") for word in chosen)
 
 
-def run_report(
-    run: Run,
-    *,
-    codebases: Mapping[str, Codebase] | None = None,
-    audits: Mapping[str, Audit] | None = None,
-) -> RunReport:
+def run_report(run: Run, *, codebases: Mapping[str, Codebase] | None = None) -> RunReport:
     """Everything a report says of one run.
 
     Args:
         run: The run folder.
         codebases: `bench.recipe.codebases.find_codebases`; gives titles, and the distributions of a version.
-        audits: Verdicts by arm id; by default those that the records give.
 
     Raises:
         BenchError: A record cannot be read.
@@ -356,9 +350,8 @@ def run_report(
     codebases = codebases or {}
     record, arms = run.record(), run.arms()
     samples = {arm.id: _samples(run, arm) for arm in arms}
-    if audits is None:
-        several = [(one.arms(), one.record().baseline) for one in run.sessions if one is not run]
-        audits = audit_sessions(several or [(arms, record.baseline)])
+    several = [(one.arms(), one.record().baseline) for one in run.sessions if one is not run]
+    audits = audit_sessions(several or [(arms, record.baseline)])
     rows = _rows(arms, samples, codebases, audits)
     effects, scaling = effects_and_scaling(samples, record, arms, rows, _confidence(record))
     groups = _told_apart(tuple(_groups(samples, record, arms, rows)))

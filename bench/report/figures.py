@@ -41,6 +41,10 @@ MOST_ROWS = 30
 ROW_IN = 0.22
 #: Above this many points an SVG keeps them as an image: as paths they would make it slow to show.
 MAX_VECTOR_POINTS = 4000
+ACCURACY_ALT = (
+    "AP against speed and against max memory. Dashed: the arms of a model that no other one beats. Bars: 95 % "
+    "intervals for other images."
+)
 
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
@@ -272,7 +276,8 @@ def sweep(found: Sequence[Curve], factor: str) -> Canvas:
         places, rates = [point[0] for point in curve.points], [point[2] for point in curve.points]
         title = _one_line(f"{curve.label}: {curve.title}", 70)
         ax.plot(places, rates, marker, linestyle=style_, color=hue, markersize=5, label=title)
-        ax.plot(places[curve.flat], rates[curve.flat], "o", color=hue, markersize=12, fillstyle="none")
+        if curve.flat is not None:
+            ax.plot(places[curve.flat], rates[curve.flat], "o", color=hue, markersize=12, fillstyle="none")
     named = sorted({point[:2] for curve in found for point in curve.points})
     ax.set_xscale("log")
     ax.xaxis.set_major_locator(FixedLocator([place for place, _ in named]))
@@ -283,6 +288,39 @@ def sweep(found: Sequence[Curve], factor: str) -> Canvas:
     ax.set_ylabel(rate)
     ax.grid(axis="y", color=GRID, linewidth=0.8)
     canvas.legend(loc="outside lower center", ncols=1, fontsize=9)
+    return canvas
+
+
+def accuracy(run: RunReport) -> Canvas:
+    """AP against images/s and max memory, with the arms of each model that no other one beats in both."""
+    panels: tuple[tuple[str, bool, Callable[[Row], float | None]], ...] = (
+        ("images/s, higher is better", True, lambda row: row.step_s.images_per_s if row.step_s else None),
+        ("max memory (MiB), lower is better", False, lambda row: row.peak_mib),
+    )
+    found = {arm.arm: arm.interval for cell in run.accuracy for arm in cell.arms}
+    canvas, axes = plt.subplots(1, 2, figsize=(WIDTH_IN, 4.2), sharey=True)
+    for ax, (title, higher, value) in zip(axes, panels, strict=True):
+        placed = [
+            (x, 100 * row.headline_ap, group, row)
+            for group, row in run.placed
+            if row.headline_ap is not None and (x := value(row)) is not None
+        ]
+        for model in dict.fromkeys(group.model for _, _, group, _ in placed):
+            points = ((x, y) for x, y, group, _ in placed if group.model == model)
+            front = pareto_front(points, higher_x_is_better=higher)
+            ax.plot(*zip(*front, strict=True), color=MUTED, linewidth=1, linestyle=(0, (2, 2)), zorder=1)
+        for x, y, group, row in placed:
+            hue, marker = look(row.codebase)
+            ax.plot(x, y, marker, color=hue, markersize=7)
+            if (sure := found.get(row.arm)) and math.isfinite(sure.high):
+                ax.vlines(x, 100 * sure.low, 100 * sure.high, color=hue, linewidth=1)
+            name = plain(marked(group.row_name(row), row.marks))
+            ax.annotate(name, (x, y), xytext=(6, 4), textcoords="offset points", fontsize=7.5)
+        ax.set_xlabel(title)
+        ax.grid(color=GRID, linewidth=0.8)
+        ax.margins(x=0.25, y=0.12)
+        ax.set_ylim(bottom=0)
+    axes[0].set_ylabel("AP (%): of masks where there are any")
     return canvas
 
 
@@ -299,7 +337,7 @@ def draw(run: RunReport, folder: Path, prefix: str = "", *, steps: bool = False)
         steps: Also one figure of single steps per workload.
 
     Returns:
-        By kind: ratios, memory, phases, sweep, steps.
+        By kind: ratios, memory, phases, accuracy, sweep, steps.
     """
     drawn: dict[str, list[Figure]] = {}
 
@@ -322,6 +360,8 @@ def draw(run: RunReport, folder: Path, prefix: str = "", *, steps: bool = False)
                 shown = _shown(rows)
                 left = len(rows) - len(shown)
                 emit(kind, kind, make(shown), f"{alt}{f' {left} more rows are in the page.' if left else ''}")
+        if any(row.headline_ap is not None and row.step_s for row in run.rows):
+            emit("accuracy", "accuracy-tradeoff", accuracy(run), ACCURACY_ALT)
         for factor, (_, across, rate, _) in SWEEPS.items():
             if found := curves(run, factor)[:MOST_CURVES]:
                 emit("sweep", f"sweep-{factor}", sweep(found, factor), f"{rate} of each arm by {across}.")

@@ -11,6 +11,7 @@ import yaml
 
 from bench.judge.numbers import duration_text, ratio_text, significant
 from bench.record.differences import named
+from bench.report.accuracy_sections import accuracy_blocks
 from bench.report.answer import headline, table_blocks
 from bench.report.document import (
     Block,
@@ -48,17 +49,12 @@ TAIL_LINES, TAIL_CHARACTERS = 20, 2000
 MOST_DIFFERENCES = 12
 
 
-def report_blocks(
-    report: Report,
-    figures: Sequence[Figures],
-    accuracies: Sequence[Sequence[Block]] = (),
-) -> list[Block]:
+def report_blocks(report: Report, figures: Sequence[Figures]) -> list[Block]:
     """The report as blocks.
 
     Args:
         report: The values.
         figures: The drawn figures of each run, by kind.
-        accuracies: The section on accuracy of each run.
     """
     names = list(dict.fromkeys(run.name for run in report.runs))
     several = len(report.runs) > 1
@@ -75,7 +71,7 @@ def report_blocks(
             blocks.append(
                 Text("Filters, single steps, phases and downloads: the page index.html beside this file.")
             )
-        blocks += detail_blocks(run, drawn, accuracies[number] if accuracies else ())
+        blocks += detail_blocks(run, drawn)
     return blocks
 
 
@@ -109,7 +105,7 @@ def _design(launches: int, rounds: int) -> str:
     return f"{counted(launches, 'launch')}{told}"
 
 
-def detail_blocks(run: RunReport, figures: Figures, accuracies: Sequence[Block]) -> Iterator[Block]:
+def detail_blocks(run: RunReport, figures: Figures) -> Iterator[Block]:
     """All that stands below the answer, the likelier questions first."""
     warnings = warning_bullets(run)
     trust: list[Block] = [*([warnings] if warnings.items else []), *map(Text, trust_texts(run))]
@@ -119,7 +115,7 @@ def detail_blocks(run: RunReport, figures: Figures, accuracies: Sequence[Block])
         ("How to read the numbers", [Bullets(HOW_TO_READ)]),
         ("Results by workload", _result_blocks(run)),
         ("Setting: weights, types of numbers, threads, images", setting_blocks(run)),
-        ("Accuracy", accuracies),
+        ("Accuracy", accuracy_blocks(run, figures.get("accuracy", ()))),
         ("Max memory", figures.get("memory", ())),
         ("Phases of a step", _phase_blocks(run, figures)),
         ("Latency of inference", latency_blocks(run)),

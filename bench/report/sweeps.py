@@ -37,11 +37,11 @@ class Curve:
     points: tuple[tuple[float, Any, float], ...]
 
     @property
-    def flat(self) -> int:
-        """The first point from which on no rate is below `FLAT` of the highest."""
+    def flat(self) -> int | None:
+        """The first point from which on no rate is below `FLAT` of the highest; None where the last one is."""
         least = FLAT * max(rate for *_, rate in self.points)
-        below = [number for number, (*_, rate) in enumerate(self.points) if rate < least]
-        return below[-1] + 1 if below else 0
+        first = 1 + max((at for at, (*_, rate) in enumerate(self.points) if rate < least), default=-1)
+        return first if first < len(self.points) else None
 
 
 def _place(factor: str, workload: Workload) -> float:
@@ -73,7 +73,7 @@ def sweep_blocks(run: RunReport) -> Iterator[Block]:
             continue
         yield Text(
             f"{text} Flat: from this {level} on every rate is within 5 % of the highest one measured; if it is the "
-            "last one, the rate may rise further."
+            "last one, the rate may rise further. –: the rate falls again."
         )
         levels = [name for _, name in sorted({point[:2] for curve in found for point in curve.points})]
         columns = (
@@ -84,7 +84,7 @@ def sweep_blocks(run: RunReport) -> Iterator[Block]:
         rows = []
         for curve in found:
             rates = {name: rate for _, name, rate in curve.points}
-            flat = curve.points[curve.flat][1]
+            flat = None if curve.flat is None else curve.points[curve.flat][1]
             values = (number(rates.get(one), 4) for one in levels)
             rows.append((cell(curve.title), cell(curve.label), *values, cell(flat)))
         yield Table((*columns, Column(f"flat from {level}", True)), tuple(rows))

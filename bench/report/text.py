@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 from pydantic import BaseModel
 
 from bench.judge.numbers import MISSING, interval_text, ratio_text, round_to_interval, significant
@@ -165,22 +165,19 @@ def design_text(launches: int, rounds: int, sessions: int = 1) -> str:
 
 def to_json(value: Any) -> Any:
     """Plain JSON values of a report: dataclasses become objects, what is not a number becomes null."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {
-            item.name: to_json(getattr(value, item.name))
-            for item in dataclasses.fields(value)
-            if item.metadata.get("json", True)
-        }
+    if value is None or isinstance(value, (str, int)):
+        return value
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if dataclasses.is_dataclass(value):
+        fields = (one for one in dataclasses.fields(value) if one.metadata.get("json", True))
+        return {one.name: to_json(getattr(value, one.name)) for one in fields}
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")
+    if isinstance(value, np.generic):
+        return to_json(value.item())
     if isinstance(value, Mapping):
         return {str(key): to_json(item) for key, item in value.items()}
-    if isinstance(value, str | bool | int) or value is None:
-        return value
-    if isinstance(value, Integral):
-        return int(value)
-    if isinstance(value, Real):
-        return float(value) if math.isfinite(value) else None
     if isinstance(value, Iterable):
         return [to_json(item) for item in value]
     return str(value)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 from bench.judge.audit import Audit
@@ -197,12 +198,12 @@ class Group:
     baseline: str | None
     """Arm that the others are compared with; None when the group has none."""
 
-    @property
+    @cached_property
     def base(self) -> Row | None:
         """The row of the baseline."""
         return next((row for row in self.rows if row.is_baseline), None)
 
-    @property
+    @cached_property
     def title(self) -> str:
         model = model_title(self.model, [row.options for row in self.rows])
         work = {"serve": "serving"}.get(self.task, "training" if trains(self.task) else "inference")
@@ -359,12 +360,12 @@ class RunReport:
     check: Mapping[str, Any] | None = None
     """What `bench check` found in this run."""
 
-    @property
+    @cached_property
     def placed(self) -> tuple[tuple[Group, Row], ...]:
         """Every row with its group."""
         return tuple((group, row) for group in self.groups for row in group.rows)
 
-    @property
+    @cached_property
     def rows(self) -> tuple[Row, ...]:
         return tuple(row for _, row in self.placed)
 

@@ -8,10 +8,9 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from bench.judge.audit import Audit
 from bench.recipe.codebases import Codebase
 from bench.record.run import Run, write_atomic
-from bench.report import accuracy_figures, accuracy_sections, figures, sections
+from bench.report import figures, sections
 from bench.report.app.page import render_page
 from bench.report.build import run_report
 from bench.report.render import markdown
@@ -27,7 +26,6 @@ def generate(
     output: Path,
     *,
     codebases: Mapping[str, Codebase] | None = None,
-    audits: Mapping[tuple[str, str], Audit] | None = None,
     every_figure: bool = False,
     history: Markup | str = "",
 ) -> Path:
@@ -37,7 +35,6 @@ def generate(
         runs: Run folders; no ratio crosses them.
         output: The folder to write to.
         codebases: `bench.recipe.codebases.find_codebases`, for titles and versions.
-        audits: Verdicts by (run id, arm id); by default those that the records give.
         every_figure: Also draw the steps of every workload.
         history: A section of the page on other runs of the recipe.
 
@@ -47,7 +44,7 @@ def generate(
     Raises:
         BenchError: A record cannot be read, or `output` cannot be written.
     """
-    report = Report(tuple(run_report(run, codebases=codebases, audits=_of(run, audits)) for run in runs))
+    report = Report(tuple(run_report(run, codebases=codebases) for run in runs))
     folder = output / "figures"
     several = len(report.runs) > 1
     prefixes = [f"{number}-" if several else "" for number in range(1, len(report.runs) + 1)]
@@ -55,20 +52,9 @@ def generate(
         figures.draw(run, folder, prefix, steps=every_figure)
         for run, prefix in zip(report.runs, prefixes, strict=True)
     ]
-    accuracies = [
-        accuracy_sections.accuracy_blocks(run, accuracy_figures.draw(run, folder, prefix))
-        for run, prefix in zip(report.runs, prefixes, strict=True)
-    ]
-    blocks = sections.report_blocks(report, drawn, accuracies)
+    blocks = sections.report_blocks(report, drawn)
     path = output / "report.md"
     write_atomic(output / "report.json", json.dumps(to_json(report), ensure_ascii=False) + "\n")
     write_atomic(output / "index.html", render_page(report, history))
     write_atomic(path, markdown.render(blocks, MARKDOWN_LIMIT))
     return path
-
-
-def _of(run: Run, audits: Mapping[tuple[str, str], Audit] | None) -> Mapping[str, Audit] | None:
-    if audits is None:
-        return None
-    name = run.record().id
-    return {arm: audit for (one, arm), audit in audits.items() if one == name}

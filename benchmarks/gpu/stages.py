@@ -2,95 +2,115 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 FAMILIES = (
     "faster_rcnn_r50_fpn", "retinanet_r50_fpn", "mask_rcnn_r50_fpn", "fcos_r50_fpn", "solov2_light_r50_fpn",
     "ssd300_vgg16", "cascade_mask_rcnn_r50_fpn", "htc_r50_fpn",
 )  # fmt: skip
-TABLE = ("faster_rcnn_r50_fpn", "mask_rcnn_r50_fpn", "retinanet_r50_fpn", "fcos_r50_fpn")
+TABLE = ("faster_rcnn_r50_fpn", "retinanet_r50_fpn", "mask_rcnn_r50_fpn", "fcos_r50_fpn")
 SOLOV2 = "solov2_light_r50_vd_fpn_dcn_512"
+#: Exit codes of the smoke test: this process cannot use the device any more, and another one can; there is none.
+BROKEN, ABSENT = 75, 69
+#: Seconds that an arm takes before any is measured: three starts of a worker, the audit, the rounds.
+ARM_S = {"cuda": 45.0, "cpu": 30.0}
 
 
 def recipes(device: str, codebases: Sequence[str]) -> list[dict[str, Any]]:
-    """The recipes in the order of their value; on a CPU the same ones at toy size.
+    """The recipes in the order of their value; on a CPU the first ones at toy size.
+
+    `native` follows the conventions of the codebase that it is compared with. Numbers of float32 are not rounded to
+    TF32, which is another rounding in each memory layout and would hide whether the work is equal.
 
     Args:
         device: cpu or cuda.
-        codebases: Those that this machine can run.
+        codebases: The others than `native` that this machine can run.
     """
     toy = device == "cpu"
-    size: Any = [64, 64] if toy else {"short": 800, "long": 1333}
-    models = list(TABLE[:1] if toy else TABLE)
-    common = {"device": device, "input": {"images": 2 if toy else 16, "size": size}}
-    measure = {"warmup": 1, "steps": 1, "rounds": 1} if toy else {"warmup": 10, "steps": 10, "rounds": 5}
-    measure |= {
-        "launches": 1,
-        "memory_steps": 1 if toy else 5,
-        "phase_steps": 1 if toy else 5,
-        "quiet": "off",
-    }
-    compared = {"arms": list(codebases), "baseline": "torchvision", "measure": measure}
-    if toy:
-        compared["environment"] = {"threads": 1}
-    small = [64, 64] if toy else [512, 512]
-    solov2_size = [64, 64] if toy else [512, 512]
-    found = [
-        {
-            "name": "gpu-equal-work",
-            "workload": {**common, "model": models[0], "batch_size": 1, "input": {"images": 2, "size": small}},
-            **compared,
-        },
-        {
-            "name": "gpu-train",
-            "workload": {**common, "model": models[0], "batch_size": 1 if toy else 2},
-            **compared,
-            "factors": {"model": models},
-        },
-        {
-            "name": "gpu-solov2-light",
-            "workload": {
-                "device": device, "model": SOLOV2, "batch_size": 1 if toy else 12, "frozen_bn": False,
-                "input": {"images": 1 if toy else 24, "size": solov2_size}, "weights": "random",
-            },
-            "arms": ["native"],
-            "factors": {"ema": [False, True]},
-            "baseline": {"codebase": "native", "ema": False},
+    switches = {"device": device, **({} if toy else {"tf32": False})}
+    small = {"images": 2, "size": [128, 128] if toy else [512, 512]}
+    large = {"images": 16, "size": {"short": 800, "long": 1333}}
+    passes = {"launches": 1, "memory_steps": 1 if toy else 5, "phase_steps": 1 if toy else 5, "quiet": "off"}
+    short = {"warmup": 1, "steps": 1, "rounds": 2, **passes}
+    measure = {"warmup": 10, "steps": 10, "rounds": 5, **passes}
+
+    def recipe(name: str, other: str, workload: dict[str, Any], measure: dict[str, Any]) -> dict[str, Any]:
+        native = {
+            "codebase": "native",
+            **({} if other == "torchvision" else {"options": {"conventions": other}}),
+        }
+        return {
+            "name": name if other == "torchvision" else f"{name}-{other}",
+            "workload": {**switches, "model": TABLE[0], **workload},
+            "arms": [other, native],
+            "baseline": other,
             "measure": measure,
+            **({"environment": {"threads": 1}} if toy else {}),
+        }
+
+    equal = [recipe("gpu-equal-work", one, {"batch_size": 1, "input": small}, short) for one in codebases]
+    if toy:
+        return equal
+    solov2 = {
+        "name": "gpu-solov2-light",
+        "workload": {
+            **switches, "model": SOLOV2, "batch_size": 12, "frozen_bn": False,
+            "input": {"images": 24, "size": [512, 512]}, "weights": "random",
         },
-        {
-            "name": "gpu-infer",
-            "workload": {**common, "task": "infer", "model": models[0], "batch_size": 1},
-            **compared,
-            "factors": {"model": models},
-        },
-    ]  # fmt: skip
-    return found[:2] if toy else found
+        "arms": ["native"],
+        "factors": {"ema": [False, True]},
+        "baseline": {"codebase": "native", "ema": False},
+        "measure": measure,
+    }  # fmt: skip
+    models = {"factors": {"model": list(TABLE)}}
+    train = [recipe("gpu-train", one, {"input": large}, measure) | models for one in codebases]
+    half = [
+        recipe("gpu-train-bfloat16", one, {"input": large, "precision": "bfloat16"}, measure)
+        for one in codebases
+    ]
+    infer = [
+        recipe("gpu-infer", one, {"task": "infer", "batch_size": 1, "input": large}, measure) | models
+        for one in codebases
+    ]
+    return [*equal, train[0], solov2, half[0], *train[1:], *infer, *half[1:]]
 
 
-@dataclass
+def read(path: Path) -> list[dict[str, Any]]:
+    """Results so far; a torn last line is none."""
+    found = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            continue
+    return found
+
+
 class Budget:
-    """Seconds that are left, and how estimates turned out so far."""
+    """What arms took so far, in this run and in earlier ones.
 
-    left_s: float
-    reserve_s: float
-    """For the table at the end."""
-    ratios: list[float] = field(default_factory=list)
-    """Seconds over estimate, of what was done."""
+    Args:
+        arm_s: What an arm takes before any was measured.
+        file: Where the seconds of arms are kept, by recipe.
+    """
 
-    def expected_s(self, estimate_s: float) -> float:
-        """An estimate, corrected by how earlier ones turned out."""
-        return estimate_s * (statistics.median(self.ratios) if self.ratios else 1.0)
+    def __init__(self, arm_s: float, file: Path) -> None:
+        self.arm_s, self.file = arm_s, file
+        self.took: dict[str, list[float]] = json.loads(file.read_text()) if file.exists() else {}
 
-    def fits(self, estimate_s: float) -> bool:
-        """Whether something can be finished in the time that is left."""
-        return self.expected_s(estimate_s) <= self.left_s - self.reserve_s
+    def expected_s(self, recipe: str, arms: int) -> float:
+        """Of a cell: by the arms of this recipe; else by the longest of another; else the guess."""
+        others = [statistics.median(one) for one in self.took.values()]
+        own = self.took.get(recipe)
+        return arms * (statistics.median(own) if own else max(others, default=self.arm_s))
 
-    def spend(self, seconds: float, estimate_s: float | None = None) -> None:
-        """Note what something took."""
-        self.left_s -= seconds
-        if estimate_s:
-            self.ratios.append(seconds / estimate_s)
+    def note(self, recipe: str, arms: int, seconds: float) -> None:
+        """Keep what a cell took."""
+        self.took.setdefault(recipe, []).append(seconds / arms)
+        temporary = self.file.with_suffix(".tmp")
+        temporary.write_text(json.dumps(self.took))
+        temporary.replace(self.file)

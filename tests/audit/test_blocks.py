@@ -245,7 +245,7 @@ def images_dimmed(adapter: Any) -> None:
 
 def other_decay_of_the_average(adapter: Any) -> None:
     """One that the first steps do not reach, since an average warms up."""
-    adapter.ema.multi_avg_fn = ema_average(0.3)
+    adapter.ema.multi_avg_fn = ema_average(0.3, lambda: int(adapter.ema.n_averaged))
 
 
 CARRIED = [

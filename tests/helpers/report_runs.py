@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pytest
 from markdown_it import MarkdownIt
 
 from bench.judge.audit import Audit
@@ -19,7 +22,7 @@ from bench.record.models import ArmRecord, Failure, RunRecord
 from bench.record.parts import Memory
 from bench.record.run import Run
 from bench.record.samples import SAMPLE_COLUMNS
-from bench.report import sections
+from bench.report import build, sections
 from bench.report.build import run_report
 from bench.report.render import markdown
 from bench.report.values import Report
@@ -213,9 +216,17 @@ def quickstart(folder: Path, **more: Any) -> Run:
     return write_run(folder, arms, baseline={"codebase": "torchvision", "ema": False}, **more)
 
 
-def equal_audits(run: Run) -> dict[tuple[str, str], Audit]:
+def equal_audits(run: Run) -> dict[str, Audit]:
     """Verdicts that say of every arm that it does its baseline's work."""
-    return {(run.record().id, arm.id): Audit(arm.id, "baseline") for arm in run.arms()}
+    return {arm.id: Audit(arm.id, "baseline") for arm in run.arms()}
+
+
+@contextmanager
+def judged(audits: Mapping[str, Audit]) -> Iterator[None]:
+    """Reports show these verdicts, by arm id, in place of those that the records give."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "audit_sessions", lambda _: audits)
+        yield
 
 
 MARKDOWN = MarkdownIt("commonmark").enable("table").enable("strikethrough")

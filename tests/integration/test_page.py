@@ -27,7 +27,7 @@ from bench.report.app.page import own_script
 from bench.report.render.page import hash_of
 from bench.report.write import generate
 from tests.helpers.browser import opened, violations
-from tests.helpers.report_runs import arm, samples, write_run
+from tests.helpers.report_runs import arm, judged, samples, write_run
 
 SCRIPTS = [Path(app_page.__file__).with_name(name) for name in app_page.SCRIPTS]
 EVIL = "<script>alert(1)</script>"
@@ -96,11 +96,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         recipe={"name": "evil", "description": EVIL, "environment": {"variables": {EVIL: EVIL}}},
     )  # fmt: skip
     ids = {record.id for record, _ in arms}
-    audits = {("run", name): Audit(name, "torchvision") for name in ids}
+    audits = {name: Audit(name, "torchvision") for name in ids}
     unequal = next(record.id for record, _ in arms if record.label == EVIL)
-    audits["run", unequal] = Audit(unequal, "torchvision", (Difference(EVIL, 100, 98, 0.01),))
-    audits["run", "own"] = Audit("own", "torchvision", (Difference("constructor", 1, 2, 0.1),))
-    return generate([run], root / "report", audits=audits).parent
+    audits[unequal] = Audit(unequal, "torchvision", (Difference(EVIL, 100, 98, 0.01),))
+    audits["own"] = Audit("own", "torchvision", (Difference("constructor", 1, 2, 0.1),))
+    with judged(audits):
+        return generate([run], root / "report").parent
 
 
 @pytest.fixture(scope="module")
@@ -351,12 +352,13 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
             arms.append((one, samples(0.5 + 0.5 * size - 0.1 * number, seed=size)))
             agreed = (Agreement("loss", 1.5, 1.501, 0.0007, 0.001, 6), Agreement(EVIL, 7, 7, 0.0, 0.0, 1))
             differ = (Difference("proposals in step 1", 1000, 2000, 0.02),) if size == 1 else ()
-            audits["run", one.id] = Audit(one.id, "torchvision", differ, agreed=agreed)
+            audits[one.id] = Audit(one.id, "torchvision", differ, agreed=agreed)
     recipe = {"name": "sweep", "exclude": [{"batch_size": 8}], "arms": [
         {"codebase": "torchvision", "label": None}, {"codebase": "native", "options": {"note": "it's"}}]}  # fmt: skip
     git = {"revision": "abc", "origin": "https://example.org/team/bench"}
     run = write_run(root / "run", arms, git=git, recipe=recipe)
-    return generate([run], root / "report", audits=audits).parent
+    with judged(audits):
+        return generate([run], root / "report").parent
 
 
 def test_each_figure_has_its_values_as_a_table(browser: Browser, sweep: Path) -> None:
@@ -397,6 +399,7 @@ def test_operators_packages_and_citation_are_there(browser: Browser, sweep: Path
     assert tab.evaluate("document.getElementById('sweeps').getBoundingClientRect().top < innerHeight")
     tab.get_by_role("button", name="By operator").click()
     tab.get_by_role("button", name="Difference to the baseline").click()
+    tab.locator("#phases svg").first.wait_for()
     labels = [one.get_attribute("aria-label") for one in tab.locator("#phases svg").all()]
     assert labels == [f"{EVIL} -200 ms, rest +200 ms"] * 3
     tab.locator("#notes summary", has_text="Packages that differ").click()

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
+from adapters.torch_device import process_memory
+from adapters.torch_state import average_of
 from detectors import boxes, masks
 from detectors.boxes import match_boxes
 from detectors.coco import Collate, Example
@@ -149,3 +155,29 @@ def test_cells_of_a_loader_give_the_losses_without_a_wait() -> None:
     assert {key: value.value.item() for key, value in losses.items()} == pytest.approx(
         {key: value.item() for key, value in expected.items()}, rel=1e-4
     )
+
+
+def test_memory_of_a_process_is_what_the_driver_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    running = [SimpleNamespace(pid=os.getpid(), usedGpuMemory=700), SimpleNamespace(pid=1, usedGpuMemory=50)]
+    told = SimpleNamespace(
+        nvmlInit=lambda: None,
+        nvmlDeviceGetCount=lambda: 2,
+        nvmlDeviceGetHandleByIndex=lambda index: index,
+        nvmlDeviceGetComputeRunningProcesses=lambda device: running[: 2 - device],
+    )
+    monkeypatch.setitem(sys.modules, "pynvml", told)
+    assert process_memory() == {"device": 1400}
+    running[0].usedGpuMemory = None  # where a driver does not say it
+    assert process_memory() == {}
+
+
+def test_average_of_weights_waits_for_no_device() -> None:
+    model = torch.nn.Linear(2, 2)
+    with pretend_cuda() as device:
+        average = average_of(to_pretended(model), 0.9)
+        average.update_parameters(model)
+        model.weight.value.add_(1)
+        average.update_parameters(model)
+        assert not device.waits
+    kept = average.module.weight.value
+    torch.testing.assert_close(kept, model.weight.value - min(0.9, 2 / 11))

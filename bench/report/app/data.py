@@ -12,8 +12,8 @@ from statistics import median
 from typing import Any
 
 from bench.judge.audit import Difference
-from bench.judge.fact import Agreement
-from bench.judge.numbers import significant
+from bench.judge.fact import Agreement, kind_of
+from bench.judge.numbers import MISSING, significant
 from bench.report.accuracy_values import ArmAccuracy
 from bench.report.colours import look, phase_colour
 from bench.report.export import bibtex
@@ -37,34 +37,17 @@ LONGEST_FACT, LONGEST_VALUE = 200, 100
 DISTURBED = -2
 
 
-#: Columns whose values are numbers of texts.
-TEXTS = (
-    "name",
-    "codebase",
-    "status",
-    "reason",
-    "marks",
-    "verdict",
-    "recipe_arm",
-    "software",
-    "options",
-    "log",
-    "design",
-    "batches",
-)
-
-
 class Strings:
     """Texts by number: most of them stand in many rows."""
 
     def __init__(self) -> None:
         self.numbers: dict[str, int] = {"": 0}
 
-    def __call__(self, text: object) -> int:
-        return self.numbers.setdefault("" if text is None else str(text), len(self.numbers))
-
-    def all(self) -> list[str]:
-        return list(self.numbers)
+    def __call__(self, value: Any) -> Any:
+        """The number of a text; of a list, the numbers of its texts."""
+        if isinstance(value, str):
+            return self.numbers.setdefault(value, len(self.numbers))
+        return [self(one) for one in value] if isinstance(value, list) else value
 
 
 def short(value: float | None, digits: int = 5) -> float | None:
@@ -87,27 +70,33 @@ def page_data(report: Report) -> dict[str, Any]:
     losses = min(MOST_LOSSES_OF_ARM, MOST_LOSSES // max(len(evaluated), 1))
     agreed = MOST_AGREED // max(len(placed), 1)
     rows = [
-        _row(text, run, group, row, began[run.id, group.cell], room)
-        | {"agreed": _agreed(text, row, agreed)}
+        _row(run, group, row, began[run.id, group.cell], room)
+        | {"agreed": _agreed(row, agreed)}
         | _accuracy(evaluated.get((run.id, row.arm)), losses)
         for run, group, row in placed
     ]
     columns = {name: [row[name] for row in rows] for name in (rows[0] if rows else {})}
     codebases = dict.fromkeys(row.codebase for _, _, row in placed)
     phases = dict.fromkeys(one.name for _, _, row in placed for one in (*row.phases, *row.operators))
+    facts = {fact for row in rows for fact in (*(one[0] for one in row["differences"]), *row["unknown"])}
     document = {
         "version": 1,
         "runs": [{"id": run.id, "name": run.name, "folder": run.folder} for run in report.runs],
         "groups": {
-            "title": [text(f"{group.title} · {run.id}" if several else group.title) for run, group in groups],
-            "model": [text(group.model) for _, group in groups],
-            "task": [text(group.task) for _, group in groups],
-            "cell": [text(f"{run.id}/{group.cell}") for run, group in groups],
-            "levels": [[text(word) for word in group.level_words] for _, group in groups],
-            "command": [text(reproduce(run, group)[-2]) for run, group in groups],
+            "title": text([f"{group.title} · {run.id}" if several else group.title for run, group in groups]),
+            "model": text([group.model for _, group in groups]),
+            "task": text([group.task for _, group in groups]),
+            "cell": text([f"{run.id}/{group.cell}" for run, group in groups]),
+            "levels": text([group.level_words for _, group in groups]),
+            "command": text([reproduce(run, group)[-2] for run, group in groups]),
         },
-        "arms": {"id": list(ids.values()), "group": [index[id(group)] for _, group, _ in placed], **columns},
-        "texts": TEXTS,
+        "arms": {
+            "id": list(ids.values()),
+            "group": [index[id(group)] for _, group, _ in placed],
+            **{name: text(column) for name, column in columns.items()},
+        },
+        "texts": [name for name, column in columns.items() if isinstance(column[0], str)],
+        "kinds": {text(fact): text(kind_of(fact).strip() or MISSING) for fact in sorted(facts)},
         "interleaved": all(run.interleaved for run in report.runs),
         "marks": MARKS,
         "looks": {name: look(name) for name in codebases},
@@ -115,7 +104,7 @@ def page_data(report: Report) -> dict[str, Any]:
         "citation": "\n".join(map(bibtex, report.runs)),
         "phases": {name: [PHASE_TITLES.get(name, name), phase_colour(name)] for name in phases},
     }
-    return {**document, "strings": text.all()}
+    return {**document, "strings": list(text.numbers)}
 
 
 def _began(report: Report) -> dict[tuple[str, str], dict[int, float]]:
@@ -156,20 +145,18 @@ def arm_ids(report: Report) -> dict[int, str]:
     }
 
 
-def _row(
-    text: Strings, run: RunReport, group: Group, row: Row, began: Mapping[int, float], room: int
-) -> dict[str, Any]:
+def _row(run: RunReport, group: Group, row: Row, began: Mapping[int, float], room: int) -> dict[str, Any]:
     step, ratio, memory = row.step_s, row.ratio, row.memory
     design, seconds = _steps(row, began, room)
     batches = row.trace.batch if design and len({*row.trace.batch} - {-1}) > 1 else ()
     return {
-        "name": text(group.contrast(row)[0]),
-        "codebase": text(row.codebase),
+        "name": group.contrast(row)[0],
+        "codebase": row.codebase,
         "base": int(row.is_baseline),
-        "status": text(row.status),
-        "reason": text(row.reason[:2000]),
-        "marks": text("".join(row.marks)),
-        "verdict": text(row.verdict),
+        "status": row.status,
+        "reason": row.reason[:2000],
+        "marks": "".join(row.marks),
+        "verdict": row.verdict,
         "median": short(step.median_s if step else None),
         "p5": short(step.p5_s if step else None),
         "p95": short(step.p95_s if step else None),
@@ -187,19 +174,19 @@ def _row(
         "ap": short(row.headline_ap, 4),
         "peak": short(row.peak_share, 4),
         "gflops": short(row.flops_per_step / step.median_s / 1e9 if row.flops_per_step and step else None, 4),
-        "without": [text(without_text(group, row, one)) for one in row.without],
-        "notes": [text(note) for note in row.audit.notes] if row.audit else [],
-        "recipe_arm": text(_recipe_arm(run, row)),
-        "software": text(" · ".join(part for part in (row.version, row.kernels) if part)),
-        "options": text(", ".join(f"{key}={value}" for key, value in row.options.items())),
-        "warnings": [text(warning) for warning in row.warnings],
-        "log": text(log_tail(row) if row.log_tail else ""),
-        "differences": _differences(text, row),
-        "unknown": [text(fact) for fact in row.audit.unknown] if row.audit else [],
+        "without": [without_text(group, row, one) for one in row.without],
+        "notes": list(row.audit.notes) if row.audit else [],
+        "recipe_arm": _recipe_arm(run, row),
+        "software": " · ".join(part for part in (row.version, row.kernels) if part),
+        "options": ", ".join(f"{key}={value}" for key, value in row.options.items()),
+        "warnings": list(row.warnings),
+        "log": log_tail(row) if row.log_tail else "",
+        "differences": _differences(row),
+        "unknown": list(row.audit.unknown) if row.audit else [],
         "phases": [[phase.name, short(phase.median_s, 4)] for phase in row.phases],
         "operators": [[one.name, short(one.median_s, 4)] for one in row.operators],
-        "design": text(design),
-        "batches": text(_by_batch(row)),
+        "design": design,
+        "batches": _by_batch(row),
         "steps": seconds,
         "batch": list(batches),
     }
@@ -216,14 +203,14 @@ def _recipe_arm(run: RunReport, row: Row) -> str:
     return json.dumps({key: value for key, value in found[0].items() if value}) if len(found) == 1 else ""
 
 
-def _differences(text: Strings, row: Row) -> list[list[Any]]:
+def _differences(row: Row) -> list[list[Any]]:
     """Fact, value of the baseline, of the arm, the relative difference of two numbers, and what is tolerated."""
     found = []
     for one in row.audit.differences if row.audit else ():
         pair = (one.baseline, one.arm)
         numbers = [value for value in pair if isinstance(value, int | float) and not isinstance(value, bool)]
         relative = numbers[1] / numbers[0] - 1 if len(numbers) == 2 and numbers[0] else None
-        found.append([*map(text, _clipped(one)), short(relative, 3), one.tolerance])
+        found.append([*_clipped(one), short(relative, 3), one.tolerance])
     return found
 
 
@@ -233,18 +220,12 @@ def _clipped(one: Difference | Agreement) -> Iterator[str]:
     yield from (shorten(value_text(value), LONGEST_VALUE, at_end=True) for value in (one.baseline, one.arm))
 
 
-def _agreed(text: Strings, row: Row, room: int) -> list[list[Any]]:
+def _agreed(row: Row, room: int) -> list[list[Any]]:
     """Kind of fact, values of baseline and arm, how far apart they are, what is tolerated, and of how many facts."""
     found = row.audit.agreed if row.audit else ()
     if len(found) > room:
         found = tuple(sorted(found, key=lambda one: one.tolerance - one.apart)[:room])
-    return [
-        [
-            *map(text, _clipped(one)),
-            short(one.apart, 2), one.tolerance, one.count,
-        ]
-        for one in found
-    ]  # fmt: skip
+    return [[*_clipped(one), short(one.apart, 2), one.tolerance, one.count] for one in found]
 
 
 def _sweeps(run: RunReport) -> Iterator[dict[str, Any]]:

@@ -256,7 +256,7 @@ function drawSweeps() {
     const end = (one) => -one[4].at(-1)[2];
     [...curves].sort((a, b) => end(a) - end(b)).forEach(([, name, [stroke, shape], flat, list], at) => {
       const placed = list.map((p) => [px(p[0]), py(p[2])]), [last, height] = placed.at(-1);
-      svg.append(line(placed, { stroke, "stroke-dasharray": ["", "5 3", "2 2"][at % 3] }), ...placed.map(([a, b]) => marker(shape, a, b, 4, { fill: stroke })), s("circle", { cx: placed[flat][0], cy: placed[flat][1], r: 8, fill: "none", stroke }));
+      svg.append(line(placed, { stroke, "stroke-dasharray": ["", "5 3", "2 2"][at % 3] }), ...placed.map(([a, b]) => marker(shape, a, b, 4, { fill: stroke })), flat === null ? "" : s("circle", { cx: placed[flat][0], cy: placed[flat][1], r: 8, fill: "none", stroke }));
       text(min(last, width - 8), free(taken, last, height - 10), name, "end", "halo");
     });
     return figure("sweep", `${y} by ${x}`, svg, [["curve", x, y], () => curves.flatMap((one) => one[4].map((p) => [`${one[1]} · ${one[0]}`, p[1], number(p[2])]))]);
@@ -264,13 +264,11 @@ function drawSweeps() {
   return found.length ? section("sweeps", "Batch sizes and resolutions", [], note("Ring: from here on every rate is within 5 % of the highest one measured. Filters do not change this figure."), found) : "";
 }
 
-/** The kind of a fact, as `bench.judge.fact` finds it. */
-const kindOf = (fact) => fact.replace(/ (?:in|of) (?:step|launch|rank|image|session) \d+| after the timed blocks|, session \d+/g, "").replace(/(?<=timed step) \d+/, "").trim() || NONE;
 /** Facts of arms by their kind: entries that differ, that agree, and how many were not observed, by the name of the arm. */
 function facts(found) {
   const kinds = new Map();
   const add = (arm, fact, which, entry) => {
-    const kind = kindOf(D.strings[fact]), row = kinds.get(kind) || { differ: 0, agree: 0, unknown: 0, cells: new Map() };
+    const kind = D.strings[D.kinds[fact] ?? fact], row = kinds.get(kind) || { differ: 0, agree: 0, unknown: 0, cells: new Map() };
     kinds.set(kind, row);
     const cell = row.cells.get(arm.name) || { differ: [], agree: [], unknown: [] };
     row.cells.set(arm.name, cell);

@@ -8,7 +8,7 @@ import pytest
 
 from bench.record.run import Run
 from bench.report.write import generate
-from tests.helpers.report_runs import equal_audits, quickstart
+from tests.helpers.report_runs import equal_audits, judged, quickstart
 
 
 @pytest.fixture(scope="session")
@@ -18,5 +18,6 @@ def reported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Path, str]:
     run = quickstart(
         root / "results" / "quickstart" / "20261122T100000Z-abcd", warnings=["the laptop lid was shut"]
     )
-    path = generate([run], root / "report", audits=equal_audits(run), every_figure=True)
+    with judged(equal_audits(run)):
+        path = generate([run], root / "report", every_figure=True)
     return run, path.parent, path.read_text()

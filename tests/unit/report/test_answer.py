@@ -25,7 +25,7 @@ from bench.report.render.terminal import fit, show
 from bench.report.text import cell
 from bench.report.values import MARKS, Report, model_title
 from bench.report.write import MARKDOWN_LIMIT, generate
-from tests.helpers.report_runs import arm, equal_audits, markdown_of, samples, tables_of, write_run
+from tests.helpers.report_runs import arm, equal_audits, judged, markdown_of, samples, tables_of, write_run
 
 MODELS = ("faster_rcnn_r50_fpn", "mask_rcnn_r50_fpn", "retinanet_r50_fpn")
 UNEQUAL = (Difference("forward FLOPs", 100, 98, 0.01),)
@@ -53,7 +53,8 @@ def verdicts(run: Run, *words: str) -> dict[str, Audit]:
 
 def test_only_equal_work_counts_in_the_mean(tmp_path: Path) -> None:
     run = three(tmp_path)
-    report = run_report(run, audits=verdicts(run, "equal", "equal", "unequal"))
+    with judged(verdicts(run, "equal", "equal", "unequal")):
+        report = run_report(run)
     mean = geometric_mean(report.rows)
     assert mean is not None
     assert mean.count == 2
@@ -72,7 +73,8 @@ def test_each_comparison_has_a_mean_of_its_own(tmp_path: Path) -> None:
     equal = {
         record.id: Audit(record.id, "baseline") for record in run.arms() if record.codebase != "torchvision"
     }
-    report = run_report(run, audits=equal)
+    with judged(equal):
+        report = run_report(run)
     means = [row for row in pivot_table(report).rows if "geometric mean, 2 rows" in str(row)]
     assert [float(next(one.sort for one in row if one.sort)) for row in means] == pytest.approx(
         [2, 0.5], rel=0.01
@@ -83,7 +85,8 @@ def test_each_comparison_has_a_mean_of_its_own(tmp_path: Path) -> None:
 
 def test_without_equal_work_there_is_no_mean(tmp_path: Path) -> None:
     run = three(tmp_path)
-    report = run_report(run, audits=verdicts(run, "unequal", "not shown", "not shown"))
+    with judged(verdicts(run, "unequal", "not shown", "not shown")):
+        report = run_report(run)
     (sentence,) = headline(report)
     assert "no ratio is shown to be of equal work, so there is no mean" in sentence
     assert "geometric mean" not in str(pivot_table(report))
@@ -96,8 +99,8 @@ def test_old_records_are_not_shown_to_be_equal(tmp_path: Path) -> None:
 
 def test_marks_stand_beside_every_ratio(tmp_path: Path) -> None:
     run = three(tmp_path)
-    audits = {("run", name): audit for name, audit in verdicts(run, "equal", "unequal", "not shown").items()}
-    text = generate([run], tmp_path / "report", audits=audits).read_text()
+    with judged(verdicts(run, "equal", "unequal", "not shown")):
+        text = generate([run], tmp_path / "report").read_text()
     shown = [
         cell
         for table in tables_of(text)
@@ -119,7 +122,8 @@ def test_stand_ins_few_launches_and_failures_are_marked(tmp_path: Path) -> None:
         (arm("native", status="failed", failure=Failure(reason="oom", message="out of memory")), few),
     ]
     run = write_run(tmp_path / "run", arms)
-    rows = run_report(run, audits={name: audit for (_, name), audit in equal_audits(run).items()}).rows
+    with judged(equal_audits(run)):
+        rows = run_report(run).rows
     assert [row.marks for row in rows] == [("‡",), ("†", "‡"), ("✕",)]
     assert set("".join(mark for row in rows for mark in row.marks)) <= set(MARKS)
 
@@ -225,8 +229,8 @@ def test_colours_are_fixed_and_seen_in_both_themes() -> None:
 
 def test_report_json_holds_verdicts_and_marks(tmp_path: Path) -> None:
     run = three(tmp_path)
-    audits = {("run", name): audit for name, audit in verdicts(run, "equal", "unequal", "not shown").items()}
-    generate([run], tmp_path / "report", audits=audits)
+    with judged(verdicts(run, "equal", "unequal", "not shown")):
+        generate([run], tmp_path / "report")
     groups = json.loads((tmp_path / "report" / "report.json").read_text())["runs"][0]["groups"]
     assert [group["rows"][1]["marks"] for group in groups] == [[], ["≠"], ["?"]]
 

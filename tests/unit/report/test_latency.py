@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from bench.report import figures
+from bench.report.app.data import page_data
 from bench.report.build import run_report
 from bench.report.latency import percentile_ms
 from bench.report.sweeps import SWEPT, Curve
+from bench.report.values import Report
 from tests.helpers.report_runs import arm, markdown_of, rows_of, samples, small, write_run
 
 
@@ -77,3 +79,16 @@ def test_a_dip_ends_the_flat_part(tmp_path: Path) -> None:
     points = tuple((float(x), x, rate) for x, rate in ((1, 10.0), (2, 10.2), (4, 8.0), (8, 10.1)))
     assert Curve("a", "b", "native", points).flat == 3
     assert Curve("a", "b", "native", points[:2]).flat == 0
+
+
+def test_a_rate_that_falls_at_the_end_is_nowhere_flat(tmp_path: Path) -> None:
+    arms = [
+        (arm("native", {"batch_size": batch}, workload={"task": "infer"}), samples(seconds, noise=0.001))
+        for batch, seconds in ((1, 0.1), (2, 0.15), (4, 0.4))
+    ]
+    run = write_run(tmp_path / "sweep", arms)
+    (row,) = rows_of(markdown_of(run), SWEPT)
+    assert row["flat from batch"] == "–"
+    report = run_report(run)
+    assert figures.draw(report, tmp_path)["sweep"]
+    assert page_data(Report((report,)))["sweeps"][0]["curves"][0][3] is None

@@ -27,6 +27,7 @@ from tests.helpers.report_runs import (
     RATIO,
     SECONDS,
     arm,
+    judged,
     markdown_of,
     ratio_of,
     rows_of,
@@ -308,7 +309,8 @@ def test_a_run_of_which_nothing_ended_still_makes_a_report(tmp_path: Path) -> No
 
 def test_an_unequal_verdict_stands_in_table_with_differences(tmp_path: Path) -> None:
     unequal = Audit("native", "torchvision", (Difference("parameters", 41_700_000, 41_750_000, 1e-3),))
-    text = markdown_of(small(tmp_path), audits={"native": unequal})
+    with judged({"native": unequal}):
+        text = markdown_of(small(tmp_path))
     native = rows_of(text, "Faster R-CNN R-50-FPN, training")[1]
     assert native["audit"] == "unequal"
     assert native[RATIO].endswith(" ≠")

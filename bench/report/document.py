@@ -110,12 +110,10 @@ class Code:
 
 @dataclass(frozen=True)
 class Figure:
-    """``figures/<name>.svg`` beside the report. ``alt`` says in words what it shows. ``dark``: there is a
-    ``<name>-dark.svg`` too."""
+    """``figures/<name>.svg`` beside the report, and ``<name>-dark.svg``. ``alt`` says in words what it shows."""
 
     name: str
     alt: str
-    dark: bool = False
 
 
 @dataclass(frozen=True)

@@ -343,7 +343,7 @@ def draw(run: RunReport, folder: Path, prefix: str = "", *, steps: bool = False)
 
     def emit(kind: str, name: str, canvas: Canvas, alt: str) -> None:
         save(canvas, folder, f"{prefix}{name}")
-        drawn.setdefault(kind, []).append(Figure(f"{prefix}{name}", alt, dark=True))
+        drawn.setdefault(kind, []).append(Figure(f"{prefix}{name}", alt))
 
     def having(value: Callable[[Row], Any]) -> list[Placed]:
         return [one for one in run.placed if value(one[1])]

@@ -127,17 +127,8 @@ def to_asv(run: LoadedRun) -> str:
     started = round(datetime.fromisoformat(report.started_utc).timestamp() * 1000)
     results: dict[str, list[Any]] = {}
     for row in report.rows:
-        measured = [
-            value for value, warm in zip(row.trace.seconds, row.trace.warmup, strict=True) if not warm
-        ]
-        results[f"{row.arm}.time"] = [
-            [row.step_s and row.step_s.median_s],
-            [],
-            None,
-            started,
-            None,
-            [measured],
-        ]
+        median_s = row.step_s and row.step_s.median_s
+        results[f"{row.arm}.time"] = [[median_s], [], None, started, None, [row.trace.measured_s]]
         if row.memory:
             results[f"{row.arm}.peakmem"] = [[row.memory.peak_bytes], [], None, started]
     cpu, memory = (

@@ -112,10 +112,12 @@ class Code:
 
 @dataclass(frozen=True)
 class Figure:
-    """``figures/<name>.svg`` beside the report, and ``<name>-dark.svg``. ``alt`` says in words what it shows."""
+    """``figures/<name>.svg`` beside the report. ``alt`` says in words what it shows. ``dark``: there is a
+    ``<name>-dark.svg`` too."""
 
     name: str
     alt: str
+    dark: bool = False
 
 
 @dataclass(frozen=True)

@@ -43,11 +43,6 @@ def to_csv(run: LoadedRun) -> str:
     return str(run.ratios().map(safe).to_csv(index=False))
 
 
-def to_markdown(run: LoadedRun) -> str:
-    """The pivot table of the report, with its marks."""
-    return markdown.render([pivot_table(run.report, ends=10_000)])
-
-
 def to_latex(run: LoadedRun) -> str:
     """A booktabs table of workload, codebase, s/iter and ratio with interval and marks."""
     lines = [
@@ -216,7 +211,7 @@ def to_mlflow(run: LoadedRun) -> str:
 FORMATS: dict[str, Callable[[LoadedRun], str | bytes]] = {
     "csv": to_csv,
     "parquet": to_parquet,
-    "markdown": to_markdown,
+    "markdown": lambda run: markdown.render([pivot_table(run.report, ends=10_000)]),
     "latex": to_latex,
     "bibtex": lambda run: bibtex(run.report),
     "asv": to_asv,

@@ -87,6 +87,9 @@ def _render(block: Block) -> str:
 
 def _figure(block: Figure) -> str:
     """As an image; a browser that is set to dark gets the dark one."""
+    alt = escape(block.alt).replace("]", "\\]")
+    if not block.dark:
+        return f"![{alt}](figures/{block.name}.svg)"
     text = html.escape(visible(block.alt))
     return (
         f'<picture><source media="(prefers-color-scheme: dark)" srcset="figures/{block.name}-dark.svg">'

@@ -192,7 +192,10 @@ def audit(
         recipe, settings, adapters, sources=source, allow_variables=allow_variables, trust=trust
     )
     audits, code = _audit(loaded, plan, adapters, quiet=quiet or as_json)
-    print_json([one.as_json() for one in audits]) if as_json else _print_audits(audits)
+    if as_json:
+        print_json([one.as_json() for one in audits])
+    elif audits or not code:  # of failed and interrupted arms the reason has been told
+        _print_audits(audits)
     if not code and strict and not all(one.equal for one in audits):
         code = ExitCode.INCONCLUSIVE
     raise typer.Exit(code)

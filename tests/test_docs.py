@@ -42,6 +42,7 @@ WRAP = ROOT / "docs" / "tutorial" / "wrap-your-codebase.md"
 NOT_EXECUTED = {
     r"\b(RUN|DIR|FILE|CONFIG|FORMAT|RECIPE|recipe\.yaml|my-comparison\.yaml)\b": "has a placeholder",
     r"path/to|ours.log|^bench eval instances.json": "has a placeholder",
+    r"^make (wheels|gpu)": "fetches gigabytes, and takes them on a machine with a GPU",
     r"^bench env create .*--as": "installs another version; tests/integration/test_named_environments.py",
     r"^bench data sample": "needs a data set of the reader's; tests/integration/test_data_commands.py runs it",
     r"s3://|^(pip|ray|export) ": "needs a cluster or a bucket; tests/clusters and test_store.py run the commands",

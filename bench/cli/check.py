@@ -124,18 +124,20 @@ def check(
             )
             spread = calibrated(plan, cache)
             result = check_revisions(measured, found, str(base), head, calibrated=spread, notes=notes)
-    with closed_pipe_is_fine():
-        _tell(result, junit, comment, as_json=as_json)
+    _tell(result, junit, comment, as_json=as_json)
     raise typer.Exit(result.exit_code)
 
 
 def _tell(result: Result, junit: Path | None, comment: Path | None, *, as_json: bool) -> None:
     """Print the outcome of a check, and hand it to the CI system that runs this."""
-    step_summary = os.environ.get("GITHUB_STEP_SUMMARY")
-    output.write(result, junit, comment, Path(step_summary) if step_summary else None)
     if os.environ.get("GITHUB_ACTIONS"):  # the runner reads both streams, and standard output is a document's
         say("\n".join(output.workflow_commands(result)), error=True)
-    print_json(result.as_json()) if as_json else show(output.blocks(result))
+    with closed_pipe_is_fine():
+        print_json(result.as_json()) if as_json else show(output.blocks(result))
+    step_summary = os.environ.get(
+        "GITHUB_STEP_SUMMARY"
+    )  # last: a file that cannot be written hides no verdict
+    output.write(result, junit, comment, Path(step_summary) if step_summary else None)
 
 
 @app.command(epilog=examples("bench calibrate recipes/check.yaml --launches 12"))

@@ -84,7 +84,8 @@ def env_adopt(
     if codebase is None and not fitting:
         raise BenchError(f"which codebase is '{name}' of?", hint="--codebase NAME; bench list codebases")
     found = get_codebase(codebase or fitting[-1], known)
-    check_interpreter(python.expanduser(), found)
+    python = python.expanduser()
+    check_interpreter(python, found)
     packages = environments.adopt(name, found, python)
     shown = ", ".join(f"{one} {packages[one]}" for one in found.packages if one in packages)
     say(f"{name}: {found.name} runs in {python} ({shown}; {len(packages)} packages recorded)")

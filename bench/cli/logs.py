@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -51,6 +52,6 @@ def compare_logs(
     results = [importers.import_logs("auto", [file], from_iter=from_iter, to_iter=to_iter) for file in files]
     comparison = importers.compare_logs(results, images_per_step or (), section or ())
     if as_json:
-        print_json(importers.comparison_json(comparison))
+        print_json({"logs": list(map(asdict, comparison))})
     else:
         say(importers.render_comparison(comparison))

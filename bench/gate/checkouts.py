@@ -120,6 +120,9 @@ def sources_here(folder: Path, codebases: Mapping[str, Codebase], arms: Sequence
     """
     top = repository_of(folder)
     if top is None:
+        if all(arm.codebase != "native" for arm in arms):
+            hint = "--source CODEBASE=PATH, or run this in its checkout"
+            raise BenchError("no git checkout of a measured codebase", where=str(folder), hint=hint)
         return [Source.of(get_codebase("native", codebases), BUILTIN.parent)]
     found: dict[str, Source] = {}
     for arm in arms:

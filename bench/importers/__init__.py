@@ -15,7 +15,7 @@ from pathlib import Path
 from bench.errors import BenchError, did_you_mean
 from bench.importers import reader
 from bench.importers.clock import STAMP, Clock
-from bench.importers.compare import compare_logs, comparison_json, render_comparison
+from bench.importers.compare import compare_logs, render_comparison
 from bench.importers.foreign import remedy
 from bench.importers.format import Format
 from bench.importers.formats import known_formats
@@ -26,7 +26,6 @@ from bench.importers.summary import ImportResult, Summarizer
 __all__ = [
     "ImportResult",
     "compare_logs",
-    "comparison_json",
     "import_logs",
     "known_formats",
     "render",

@@ -230,8 +230,3 @@ def _remarks(columns: Sequence[LogColumn]) -> list[str]:
         lines.append("Memory is what the allocator gave out, not what nvidia-smi shows.")
     lines += [f"{column.format}: {column.window}." for column in columns if column.window]
     return list(dict.fromkeys(lines))
-
-
-def comparison_json(columns: Sequence[LogColumn]) -> dict[str, Any]:
-    """The columns as plain values."""
-    return {"logs": list(map(dataclasses.asdict, columns))}

@@ -8,10 +8,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable
-from typing import Any
 
 from bench.importers.events import Evaluation
-from bench.importers.format import NUMBER, json_object, pairs
+from bench.importers.format import NUMBER, json_or_nothing, pairs
 
 #: The twelve numbers in the order of pycocotools' summary.
 COCO_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR@1", "AR@10", "AR@100", "ARs", "ARm", "ARl")
@@ -54,14 +53,6 @@ _NO_METRICS = re.compile(r"(?:.*/)?(?:data_time|time|lr|base_lr|memory|step|iter
 def defined(value: float, scale: int = 1) -> float | None:
     """A value of which ``scale`` is 1; None for those that stand for an undefined one."""
     return None if value == -1 or not math.isfinite(value) else value / scale
-
-
-def _json(line: bytes) -> dict[str, Any]:
-    """What a line of JSON holds; nothing where it is damaged."""
-    try:
-        return json_object(line[line.index(b"{") :])
-    except ValueError:
-        return {}
 
 
 class SummaryBlock:
@@ -174,7 +165,7 @@ def pair_metrics(task: str, text: bytes) -> Evaluation:
 
 def json_metrics(line: bytes) -> tuple[Evaluation, ...]:
     """`"bbox_mAP": 0.374`, `"coco/bbox_mAP": 0.374` as fractions and `"bbox/AP": 37.4` in percent."""
-    values = {key: value for key, value in _json(line).items() if type(value) in (int, float)}
+    values = {key: value for key, value in json_or_nothing(line).items() if type(value) in (int, float)}
     percent: dict[str, dict[str, float | None]] = {}
     for key in list(values):
         task, slash, metric = key.partition("/")
@@ -204,7 +195,7 @@ def _named_metrics(values: Iterable[tuple[str, float]]) -> tuple[Evaluation, ...
 
 def coco_lists(line: bytes) -> tuple[Evaluation, ...]:
     """`"test_coco_eval_bbox": [12 numbers]` of DETR and its descendants."""
-    content, found = _json(line), []
+    content, found = json_or_nothing(line), []
     for key, values in content.items():
         prefix, marker, task = key.partition("test_coco_eval_")
         if marker and isinstance(values, list) and all(type(value) in (int, float) for value in values):

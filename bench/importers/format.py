@@ -245,6 +245,14 @@ def json_object(line: bytes) -> dict[str, Any]:
     return content
 
 
+def json_or_nothing(line: bytes) -> dict[str, Any]:
+    """The JSON object in a line; an empty one where it is damaged."""
+    try:
+        return json_object(line[line.index(b"{") :])
+    except ValueError:
+        return {}
+
+
 _QUOTED = re.compile(NUMBER.decode())
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from bench.importers.clock import STAMP, Clock
-from bench.importers.format import MAX_LINE_BYTES, BrokenLine, Format, pairs
+from bench.importers.format import MAX_LINE_BYTES, BrokenLine, Format, json_or_nothing, pairs
 
 _LABEL = re.compile(
     rb"[ \t]{0,200}(?:"
@@ -156,7 +156,7 @@ class Rows:
             if not self._look(taken) or len(self._ahead[taken - 1].text) > _WIDEST:
                 break
             text += b" " + self._ahead[taken - 1].text
-            if text.endswith(b"}") and _is_json(text[text.index(b"{") :]):
+            if text.endswith(b"}") and json_or_nothing(text):
                 return self._take(row, _OBJECT_BEGIN.sub(b'{"', text), taken)
         return self._joined(row)
 
@@ -200,13 +200,6 @@ class Rows:
         following = [one.line for one in self._following(width)]
         text = row.line[row.line.index(row.text) :] + b"".join(following)
         return self._take(row, text.strip(), len(following))
-
-
-def _is_json(text: bytes) -> bool:
-    try:
-        return isinstance(json.loads(text), dict)
-    except (ValueError, RecursionError):
-        return False
 
 
 def _reads(format: Format, text: bytes) -> bool:

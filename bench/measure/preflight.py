@@ -151,6 +151,11 @@ def check_interpreter(
     Raises:
         BenchError: It does not start, or something does not import.
     """
+    python = Path(
+        os.path.abspath(python)
+    )  # not resolved: a virtual environment is known by the path of the link
+    if python.is_dir():
+        raise BenchError("this is a folder", where=str(python), hint=f"its interpreter: {python}/bin/python")
     with tempfile.TemporaryDirectory(prefix="bench-adopt-") as folder:
         variables = {name: value for name, value in os.environ.items() if name not in FOREIGN}
         source = source.resolve() if source else codebase.source_folder
@@ -169,7 +174,7 @@ def check_interpreter(
         except OSError as error:
             raise BenchError(f"cannot be started: {error.strerror or error}", where=str(python)) from None
     if _STARTED not in done.stdout:
-        raise BenchError("this is no Python interpreter", where=str(python))
+        raise BenchError("this is no Python interpreter of 3.8 or newer", where=str(python))
     if done.returncode != 0:
         reason = done.stderr.strip().splitlines()[-1:] or [f"exit status {done.returncode}"]
         raise BenchError(

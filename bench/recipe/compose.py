@@ -265,11 +265,13 @@ def _told(arm: Mapping[str, Any]) -> str:
 
 
 def _place(where: str) -> dict[str, str]:
-    """Where an arm runs: a folder is a checkout, a file an interpreter, all else the name of an environment."""
+    """Where an arm runs: the folder of an environment or its interpreter, another folder as a checkout, or a name."""
     path = Path(where).expanduser()
+    if (path / "bin" / "python").exists():
+        path = path / "bin" / "python"
     if path.is_dir():
         return {"source": _path(path)}
-    if "/" in where:
+    if path.is_file() or "/" in where:
         return {"python": os.path.abspath(path)}
     return {"environment": where}
 

@@ -175,12 +175,8 @@ class Evaluation(RecordModel):
 
     def kinds(self) -> dict[Literal["bbox", "segm"], Accuracy]:
         """What was evaluated, boxes before masks."""
-        found = {}
-        if self.bbox is not None:
-            found["bbox"] = self.bbox
-        if self.segm is not None:
-            found["segm"] = self.segm
-        return found  # type: ignore[return-value]
+        found: dict[Literal["bbox", "segm"], Accuracy | None] = {"bbox": self.bbox, "segm": self.segm}
+        return {kind: one for kind, one in found.items() if one is not None}
 
 
 class Revision(RecordModel):

@@ -33,8 +33,10 @@ class PooledRun(Run):
         folders = [run.folder.resolve() for run in sessions]
         if twice := next((one for one in folders if folders.count(one) > 1), None):
             raise BenchError("this run is named twice", where=str(twice), hint="name every session once")
-        for other, record in zip(self.sessions[1:], self._records[1:], strict=True):
-            _refuse_other(self._records[0], record, other)
+        for run, record in zip(self.sessions[1:], self._records[1:], strict=True):
+            if problem := next(_problems(self._records[0], record), None):
+                hint = "to report the runs side by side: --apart"
+                raise BenchError(problem, where=str(run.folder), hint=hint)
 
     @cached_property
     def _records(self) -> list[RunRecord]:
@@ -143,13 +145,6 @@ class PooledRun(Run):
 
 def _measured(arms: Mapping[str, ArmRecord]) -> list[str]:
     return [name for name, arm in arms.items() if arm.status != "failed"]
-
-
-def _refuse_other(first: RunRecord, other: RunRecord, run: Run) -> None:
-    """Raises BenchError that names what differs."""
-    if problem := next(_problems(first, other), None):
-        hint = "to report the runs side by side: --apart"
-        raise BenchError(problem, where=str(run.folder), hint=hint)
 
 
 def _with_defaults(recipe: Facts) -> Facts:

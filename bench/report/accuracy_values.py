@@ -151,8 +151,9 @@ def _cell(
 
 
 def _arm(run: Run, arm: ArmRecord, name: str) -> ArmAccuracy:
+    assert arm.evaluated is not None
     last = arm.evaluations[-1].kinds()
-    predictions = arm.evaluations[-1].predictions
+    truth, predictions = run.folder / arm.evaluated.ground_truth, arm.evaluations[-1].predictions
     images, phases = predictions.images, predictions.phases
     return ArmAccuracy(
         arm=arm.id,
@@ -170,18 +171,9 @@ def _arm(run: Run, arm: ArmRecord, name: str) -> ArmAccuracy:
         detections=predictions.detections,
         fps=images / sum(phases.values()) if sum(phases.values()) else None,
         phase_s={phase: seconds / images for phase, seconds in phases.items()},
-        breakdown=_breakdown(run, arm),
+        breakdown=break_down(truth, run.folder / predictions.path, last),
         losses=tuple(run.loss_curve(arm.id).get("loss", ())),
     )
-
-
-def _breakdown(run: Run, arm: ArmRecord) -> dict[IouType, Breakdown]:
-    """Of the last evaluation, from the detections in the run folder."""
-    last = arm.evaluations[-1]
-    if arm.evaluated is None:
-        return {}
-    truth, predictions = run.folder / arm.evaluated.ground_truth, run.folder / last.predictions.path
-    return break_down(truth, predictions, last.kinds()) if truth.exists() and predictions.exists() else {}
 
 
 Draws = Callable[[ArmRecord, int, IouType], Resampled | None]

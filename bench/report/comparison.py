@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,6 @@ from typing import Any
 from bench.errors import BenchError, did_you_mean
 from bench.judge.audit import audit
 from bench.judge.ratio import Ratio
-from bench.recipe.codebases import Codebase
 from bench.recipe.schema import level_text
 from bench.record.differences import differences, named
 from bench.record.machine import fingerprint
@@ -114,16 +113,13 @@ def _has(arm: ArmRecord, word: str) -> bool:
     return name in levels and level_text(levels[name]) == level
 
 
-def comparison_table(
-    a: Side | Run, b: Side | Run, *, codebases: Mapping[str, Codebase] | None = None
-) -> SideBySide:
+def comparison_table(a: Side, b: Side) -> SideBySide:
     """Compare b with a, which is the baseline.
 
     Two runs: arms of the same label, codebase, levels and options are compared. A run and an arm: the arm with its
     like. Two arms: those two, whatever they are. Only arms of one cell of one run were interleaved; any other ratio
     contains what the machine did in between, and says so. Raises BenchError when nothing can be compared.
     """
-    a, b = (side if isinstance(side, Side) else Side(side) for side in (a, b))
     arms_a, arms_b = _arms(a), _arms(b)
     if a.arm and b.arm:
         pairs = [(arms_a[0], arms_b[0])]
@@ -135,7 +131,9 @@ def comparison_table(
             f"{a.name} and {b.name} have no arm in common",
             hint="name one arm of each: bench compare RUN:ARM RUN:ARM (bench list runs)",
         )
-    rows_a, rows_b = (_rows(side.run, codebases) for side in (a, b))
+    rows_a, rows_b = (
+        {row.arm: (group, row) for group, row in run_report(side.run).placed} for side in (a, b)
+    )
     same_run = a.run.folder.resolve() == b.run.folder.resolve()
     compared = [
         _compared((a, arm_a, *rows_a[arm_a.id]), (b, arm_b, *rows_b[arm_b.id]), same_run=same_run)
@@ -150,7 +148,11 @@ def comparison_table(
         only_a=tuple(_only(arm, arms_b) for arm in arms_a if arm.id not in used_a),
         only_b=tuple(_only(arm, arms_a) for arm in arms_b if arm.id not in used_b),
         same_kind=fingerprint(machine_a) == fingerprint(machine_b),
-        machine=tuple(_machine_differences(machine_a, machine_b)),
+        machine=tuple(
+            one
+            for one in differences(machine_a, machine_b)
+            if not any(word in one.partition(":")[0].lower() for word in PASSING)
+        ),
         software=tuple(
             dict.fromkeys(text for x, y in pairs if x.codebase == y.codebase for text in _software(x, y))
         ),
@@ -200,21 +202,10 @@ def _arms(side: Side) -> list[ArmRecord]:
     return [arm for arm in side.run.arms() if side.arm in (None, arm.id)]
 
 
-def _rows(run: Run, codebases: Mapping[str, Codebase] | None) -> dict[str, tuple[Group, Row]]:
-    report = run_report(run, codebases=codebases)
-    return {row.arm: (group, row) for group, row in report.placed}
-
-
 def _identity(arm: ArmRecord) -> str:
     return repr(
         (arm.codebase, arm.label, _work(arm), sorted(arm.levels.items()), sorted(arm.options.items()))
     )
-
-
-def _machine_differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[str]:
-    for difference in differences(a, b):
-        if not any(word in difference.partition(":")[0].lower() for word in PASSING):
-            yield difference
 
 
 def _software(a: ArmRecord, b: ArmRecord) -> Iterator[str]:

@@ -18,11 +18,13 @@ Tone = Literal["", "strong", "muted", "bad"]
 
 @dataclass(frozen=True)
 class Cell:
-    """``text`` is shown, ``sort`` orders rows (a number where the text shows one, else the text)."""
+    """``text`` is shown, ``sort`` orders rows (a number where the text shows one, else the text). ``link``: where
+    it leads on a page."""
 
     text: str
     sort: float | None = None
     tone: Tone = ""
+    link: str = ""
 
     @property
     def missing(self) -> bool:

@@ -43,11 +43,6 @@ def to_csv(run: LoadedRun) -> str:
     return str(run.ratios().map(safe).to_csv(index=False))
 
 
-def to_markdown(run: LoadedRun) -> str:
-    """The pivot table of the report, with its marks."""
-    return markdown.render([pivot_table(run.report, ends=10_000)])
-
-
 def to_latex(run: LoadedRun) -> str:
     """A booktabs table of workload, codebase, s/iter and ratio with interval and marks."""
     lines = [
@@ -127,17 +122,8 @@ def to_asv(run: LoadedRun) -> str:
     started = round(datetime.fromisoformat(report.started_utc).timestamp() * 1000)
     results: dict[str, list[Any]] = {}
     for row in report.rows:
-        measured = [
-            value for value, warm in zip(row.trace.seconds, row.trace.warmup, strict=True) if not warm
-        ]
-        results[f"{row.arm}.time"] = [
-            [row.step_s and row.step_s.median_s],
-            [],
-            None,
-            started,
-            None,
-            [measured],
-        ]
+        median_s = row.step_s and row.step_s.median_s
+        results[f"{row.arm}.time"] = [[median_s], [], None, started, None, [row.trace.measured_s]]
         if row.memory:
             results[f"{row.arm}.peakmem"] = [[row.memory.peak_bytes], [], None, started]
     cpu, memory = (
@@ -225,7 +211,7 @@ def to_mlflow(run: LoadedRun) -> str:
 FORMATS: dict[str, Callable[[LoadedRun], str | bytes]] = {
     "csv": to_csv,
     "parquet": to_parquet,
-    "markdown": to_markdown,
+    "markdown": lambda run: markdown.render([pivot_table(run.report, ends=10_000)]),
     "latex": to_latex,
     "bibtex": lambda run: bibtex(run.report),
     "asv": to_asv,

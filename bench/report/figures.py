@@ -19,12 +19,12 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 
-from bench.judge.numbers import ratio_text
+from bench.judge.numbers import ratio_text, significant
 from bench.record.run import write_atomic
 from bench.report.colours import CODEBASES, look, luminance, phase_colour
 from bench.report.document import Figure
 from bench.report.sweeps import MOST_CURVES, SWEEPS, Curve, curves
-from bench.report.text import PHASE_TITLES, marked, seconds_text
+from bench.report.text import PHASE_TITLES, marked
 from bench.report.values import Group, Row, RunReport
 
 matplotlib.use("Agg")  # before pyplot: no display is needed, and none is asked for
@@ -228,7 +228,7 @@ def phases(rows: Sequence[Placed]) -> Canvas:
                     ha="center", va="center", fontsize=8.5, color="white" if luminance(hue) < 0.3 else "black",
                 )  # fmt: skip
             left += phase.median_s
-        ax.annotate(seconds_text(left), (left, index), xytext=(4, 0), textcoords="offset points", va="center")
+        ax.annotate(significant(left), (left, index), xytext=(4, 0), textcoords="offset points", va="center")
     ax.set_xlabel("s per step, median of each phase (measured in a pass of its own)")
     handles = [Patch(color=phase_colour(name), label=PHASE_TITLES.get(name, name)) for name in names]
     canvas.legend(handles=handles, loc="outside upper right", ncols=len(handles), fontsize=9)

@@ -48,7 +48,7 @@ def latency_blocks(run: RunReport) -> Iterator[Block]:
 
 
 def _cells(group: Group, row: Row) -> tuple[Cell, ...]:
-    seconds = [one for one, warm in zip(row.trace.seconds, row.trace.warmup, strict=True) if not warm]
+    seconds = row.trace.measured_s
     if not seconds:
         return ()
     values = [*(percentile_ms(seconds, one) for one in PERCENTILES), 1e3 * max(seconds)]

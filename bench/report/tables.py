@@ -6,7 +6,7 @@ import math
 import textwrap
 from collections.abc import Iterable, Sequence
 
-from bench.judge.numbers import ratio_text, significant
+from bench.judge.numbers import interval_text, ratio_text, significant
 from bench.judge.ratio import Cost
 from bench.recipe.schema import level_text
 from bench.report import accuracy_values
@@ -14,12 +14,10 @@ from bench.report.document import Cell, Column, Table, Tone
 from bench.report.text import (
     PHASE_TITLES,
     cell,
-    cost_text,
     design_text,
     detectable_cell,
     mebibytes,
     number,
-    on_off,
     percent,
     ratio_cell,
     spread_text,
@@ -65,11 +63,12 @@ def group_table(group: Group) -> Table:
     rows = []
     for row in group.rows:
         levels = (level_text(row.levels[name]) if name in row.levels else None for name in factors)
+        sizes = (row.parameters, 1e6), (row.forward_flops, 1e9)
         rows.append(
             (
                 cell(row.label, tone="strong" if row.is_baseline else ""),
                 *map(cell, levels),
-                cell(on_off(row.ema)),
+                cell(None if row.ema is None else level_text(row.ema)),
                 *_timing_cells(row, training),
                 _memory_cell(row.memory),
                 cell("1 (baseline)", sort=1.0)
@@ -77,7 +76,7 @@ def group_table(group: Group) -> Table:
                 else ratio_cell(row.ratio, row.marks, group.no_ratio(row)),
                 _status_cell(row),
                 cell(", kernels: ".join(part for part in (row.version, row.kernels) if part)),
-                *(_size_cells(row) if different else ()),
+                *(number(one and one / unit) for one, unit in (sizes if different else ())),
                 *(percent(row.ap.get(kind)) for kind in accuracy_values.TITLES),
                 _flops_cell(row),
                 detectable_cell(row.ratio),
@@ -98,12 +97,6 @@ def _timing_cells(row: Row, training: bool) -> tuple[Cell, Cell]:
     if training:
         return seconds, cell(rate.partition(" ")[0], sort=summary.images_per_s)
     return cell(rate, sort=summary.images_per_s), seconds
-
-
-def _size_cells(row: Row) -> tuple[Cell, Cell]:
-    """Millions of parameters, and 10⁹ FLOPs of the forward pass of an image."""
-    values = row.parameters and row.parameters / 1e6, row.forward_flops and row.forward_flops / 1e9
-    return number(values[0]), number(values[1])
 
 
 def _flops_cell(row: Row) -> Cell:
@@ -177,7 +170,7 @@ def effect_table(run: RunReport) -> Table:
 def _cost_cell(cost: Cost | None) -> Cell:
     if cost is None or not math.isfinite(cost.low):
         return cell(None)
-    return cell(cost_text(cost), sort=cost.share)
+    return cell(interval_text(100 * cost.share, 100 * cost.low, 100 * cost.high), sort=cost.share)
 
 
 def package_table(software: Sequence[Software]) -> Table:

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from pydantic import BaseModel
 
-from bench.judge.numbers import MISSING, interval_text, ratio_text, round_to_interval, significant
-from bench.recipe.schema import level_text
+from bench.judge.numbers import MISSING, ratio_text, round_to_interval, significant
 from bench.report.document import Cell, Column, Table
 
 if TYPE_CHECKING:  # lists are written without scipy, which takes a second to import
-    from bench.judge.ratio import Cost, Ratio, Summary
+    from bench.judge.ratio import Ratio, Summary
 
 Item = TypeVar("Item")
 
@@ -33,11 +32,6 @@ NOT_INTERLEAVED = (
 )
 
 
-def cost_text(cost: Cost) -> str:
-    """Per cent of a step."""
-    return interval_text(100 * cost.share, 100 * cost.low, 100 * cost.high)
-
-
 def counted(number: int, thing: str) -> str:
     """`1 step`, `2 steps`."""
     return f"{number} {thing}{'' if number == 1 else 'es' if thing.endswith('ch') else 's'}"
@@ -46,10 +40,6 @@ def counted(number: int, thing: str) -> str:
 def marked(text: str, marks: Iterable[str]) -> str:
     """`1.9 [1.8, 2.0] ≠†`: a ratio is never shown without its marks."""
     return " ".join(part for part in (text, "".join(marks)) if part)
-
-
-def seconds_text(value_s: float) -> str:
-    return significant(value_s, 3)
 
 
 def spread_text(summary: Summary, scale: Callable[[float], float] = lambda seconds: seconds) -> str:
@@ -121,10 +111,6 @@ def table_of(
     shown = ([show(item) for show in columns.values()] for item in items)
     rows = tuple(tuple(one if isinstance(one, Cell) else cell(one) for one in row) for row in shown)
     return Table(tuple(columns), rows, caption)
-
-
-def on_off(value: bool | None) -> str | None:
-    return None if value is None else level_text(value)
 
 
 def ratio_cell(ratio: Ratio | None, marks: Sequence[str] = (), missing: str = "") -> Cell:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,6 +11,7 @@ from statistics import median
 
 from bench.judge.noise import MIN_LAUNCHES
 from bench.judge.numbers import duration_text, significant
+from bench.judge.ratio import Ratio
 from bench.judge.steady import t_quantile
 from bench.judge.stopping import Components, launches_needed
 from bench.report.document import Bullets, Link
@@ -76,25 +78,30 @@ def trust_texts(run: RunReport) -> Iterator[str]:
     if run.load_before and run.load_after:
         before, after = run.load_before[0], run.load_after[0]
         yield f"Processes that ran or waited, over one minute: {before:.1f} before, {after:.1f} after."
-    traces = [(row.arm, row.trace) for row in run.rows]
-    rounds = {
-        (arm, *one)
-        for arm, trace in traces
-        for one in zip(trace.launch, trace.round, strict=True)
-        if one[1] >= 0
-    }
-    disturbed = {
-        (arm, *one[:2])
-        for arm, trace in traces
-        for one in zip(trace.launch, trace.round, trace.disturbed, strict=False)
-        if one[1] >= 0 and one[2]
-    }
+    disturbed, rounds = _disturbed_rounds(run)
     if disturbed:
-        yield f"Other processes disturbed {len(disturbed)} of {len(rounds)} rounds."
+        yield f"Other processes disturbed {disturbed} of {rounds} rounds."
     ratios = [row.ratio for row in run.rows if row.ratio and row.ratio.sessions == 1]
     if seen := [one.detectable for one in ratios if math.isfinite(one.detectable)]:
         effect = significant(100 * median(seen), 2)
         yield f"Noise: half of the ratios would have shown an effect of {effect} %, in 80 % of such runs."
+    yield from _narrower(run, ratios)
+
+
+def _disturbed_rounds(run: RunReport) -> tuple[int, int]:
+    """How many rounds others disturbed, and how many there are."""
+    rounds: dict[tuple[str, int, int], bool] = {}
+    for row in run.rows:
+        trace = row.trace
+        for launch, number, bad in itertools.zip_longest(trace.launch, trace.round, trace.disturbed):
+            if number >= 0:
+                place = row.arm, launch, number
+                rounds[place] = rounds.get(place, False) or bool(bad)
+    return sum(rounds.values()), len(rounds)
+
+
+def _narrower(run: RunReport, ratios: Sequence[Ratio]) -> Iterator[str]:
+    """What would narrow the widest interval."""
     finite = (one for one in ratios if 0 < one.low < one.high < math.inf)
     widest = max(finite, key=lambda one: one.high / one.low, default=None)
     if widest is None or widest.launches < MIN_LAUNCHES:  # two say little of their spread

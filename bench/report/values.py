@@ -83,6 +83,11 @@ class Trace:
     def warmup(self) -> tuple[bool, ...]:
         return tuple(one < 0 for one in self.round)
 
+    @property
+    def measured_s(self) -> list[float]:
+        """Seconds of the steps that count."""
+        return [one for one, warm in zip(self.seconds, self.warmup, strict=True) if not warm]
+
 
 @dataclass(frozen=True)
 class Setting:

@@ -20,7 +20,8 @@ from bench.record.run import Run, find_runs, write_atomic
 from bench.report.answer import headline
 from bench.report.app.page import render_page
 from bench.report.build import run_report
-from bench.report.render.page import framed, templates
+from bench.report.document import Block
+from bench.report.render.page import framed, html_of, templates
 from bench.report.text import counted
 from bench.report.values import Report
 from bench.site import pages
@@ -75,10 +76,8 @@ def build(
     for place, members in found.items():
         context = pages.history_context(place, by_place.get(place, []), members)
         _write(output / pages.history_page(place), "history.html.j2", up="../", **context)
-    listings = [
-        pages.latest(found, by_place, reports, answers), pages.changes(by_place), pages.run_table(runs, reports)
-    ]  # fmt: skip
-    _write_index(output, runs, listings, series, notes)
+    tables = [*pages.latest(found, by_place, reports, answers), *pages.changes(by_place)]
+    _write_index(output, runs, [*tables, *pages.run_table(runs, reports)], series, notes)
     return Built(
         output / "index.html",
         len(runs),
@@ -112,7 +111,7 @@ def history_section(run: Run, results: Path, cache: Path | None) -> Markup:
 def _write_index(
     output: Path,
     runs: Sequence[Overview],
-    listings: Sequence[pages.Listing],
+    tables: Sequence[Block],
     series: Sequence[Series],
     notes: Sequence[str],
 ) -> None:
@@ -120,7 +119,7 @@ def _write_index(
         output / "index.html",
         "index.html.j2",
         title="Benchmark results",
-        listings=[one for one in listings if one.rows],
+        tables=html_of(tables),
         notes=notes[: pages.MOST_ROWS],
         counts=f"{counted(len(runs), 'run')} of {counted(len({run.recipe for run in runs if run.recipe}), 'recipe')}",
     )

@@ -3,36 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from bench.gate.changes import MIN_RUNS, ChangePoint
 from bench.gate.history import Series, levels_text, suspect_text
 from bench.gate.overview import Overview
 from bench.judge.numbers import significant
+from bench.report.document import Block, Cell, Column, Heading, Table, Text
 from bench.report.text import counted
 from bench.site.chart import HEIGHT, WIDTHS, shapes
 
 #: Rows of a table of runs or changes; runs.json and history.json have all.
 MOST_ROWS = 200
-
-
-@dataclass(frozen=True)
-class Link:
-    """A cell of a table that leads somewhere; without ``to`` it is text."""
-
-    text: str
-    to: str = ""
-
-
-@dataclass(frozen=True)
-class Listing:
-    """A table. ``cells``: text, or a link."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[Link, ...], ...]
-    note: str = ""
 
 
 Place = tuple[str, str]
@@ -63,7 +45,7 @@ def latest(
     series: Mapping[Place, Sequence[Series]],
     reports: Mapping[str, str],
     answers: Mapping[str, str],
-) -> Listing:
+) -> list[Block]:
     """The latest run of each recipe on each kind of machine.
 
     Args:
@@ -83,20 +65,20 @@ def latest(
         failed = f", {last.failed} failed" if last.failed else ""
         rows.append(
             (
-                Link(last.recipe),
-                Link(f"{last.machine}, kind {place[1][:6]}".removeprefix(", ")),
-                Link(last.id, reports.get(last.id, "")),
-                Link(last.started_utc[:10]),
-                Link(f"{answers.get(last.id, '')} {counts}{failed}, {last.error or last.status}.".strip()),
-                Link(counted(len(runs), "run"), history_page(place)),
-                Link(changed),
+                Cell(last.recipe),
+                Cell(f"{last.machine}, kind {place[1][:6]}".removeprefix(", ")),
+                Cell(last.id, link=reports.get(last.id, "")),
+                Cell(last.started_utc[:10]),
+                Cell(f"{answers.get(last.id, '')} {counts}{failed}, {last.error or last.status}.".strip()),
+                Cell(counted(len(runs), "run"), link=history_page(place)),
+                Cell(changed),
             )
         )
     columns = ("recipe", "machine", "latest run", "date", "result", "history", "changed for good")
-    return Listing("Latest run of each recipe", columns, tuple(rows))
+    return _listed("Latest run of each recipe", columns, rows)
 
 
-def changes(series: Mapping[Place, Sequence[Series]]) -> Listing:
+def changes(series: Mapping[Place, Sequence[Series]]) -> list[Block]:
     """Every change, the latest first."""
     found = [
         (one.points[change.index], place, one, change)
@@ -105,20 +87,20 @@ def changes(series: Mapping[Place, Sequence[Series]]) -> Listing:
         for change in one.changes
     ]
     found.sort(key=lambda one: one[0].started_utc, reverse=True)
-    rows = tuple(
+    rows = [
         (
-            Link(point.started_utc[:10]),
-            Link(place[0]),
-            Link(one.arm),
-            Link(one.quantity, f"{history_page(place)}#{one.name}"),
-            Link(effect(change)),
-            Link(levels_text(one, change)),
-            Link(suspect_text(one, change)),
+            Cell(point.started_utc[:10]),
+            Cell(place[0]),
+            Cell(one.arm),
+            Cell(one.quantity, link=f"{history_page(place)}#{one.name}"),
+            Cell(effect(change)),
+            Cell(levels_text(one, change)),
+            Cell(suspect_text(one, change)),
         )
         for point, place, one, change in found[:MOST_ROWS]
-    )
+    ]
     columns = ("date", "recipe", "arm", "metric", "change", "level", "between")
-    return Listing("Changes", columns, rows, _more(len(found), "history.json"))
+    return _listed("Changes", columns, rows, _more(len(found), "history.json"))
 
 
 def effect(change: ChangePoint) -> str:
@@ -126,21 +108,29 @@ def effect(change: ChangePoint) -> str:
     return f"{change.direction} {100 * change.change:+.1f} %"
 
 
-def run_table(runs: Sequence[Overview], reports: Mapping[str, str]) -> Listing:
+def run_table(runs: Sequence[Overview], reports: Mapping[str, str]) -> list[Block]:
     """The latest runs."""
-    rows = tuple(
+    rows = [
         (
-            Link(run.id or run.folder, reports.get(run.id, "")),
-            Link(run.recipe),
-            Link(run.started_utc[:10]),
-            Link(run.machine),
-            Link(run.error or " ".join(filter(None, (run.purpose, run.status)))),
+            Cell(run.id or run.folder, link=reports.get(run.id, "")),
+            Cell(run.recipe),
+            Cell(run.started_utc[:10]),
+            Cell(run.machine),
+            Cell(run.error or " ".join(filter(None, (run.purpose, run.status)))),
         )
         for run in reversed(runs[-MOST_ROWS:])
-    )
-    return Listing(
+    ]
+    return _listed(
         "Runs", ("run", "recipe", "date", "machine", "status"), rows, _more(len(runs), "runs.json")
     )
+
+
+def _listed(
+    title: str, columns: Sequence[str], rows: Sequence[tuple[Cell, ...]], note: str = ""
+) -> list[Block]:
+    """A table below its heading; nothing without a row."""
+    table = Table(tuple(map(Column, columns)), tuple(rows))
+    return [Heading(2, title), *([Text(note)] if note else []), table] if rows else []
 
 
 def _more(count: int, where: str) -> str:

@@ -3,6 +3,7 @@
     python -m benchmarks.gate.history
 
 *Before* is the search of the commit named by `--before`, executed from git: a rank test on each side of a candidate.
+Apache Otava's takes part where the package apache-otava is installed.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.gate.changes import change_points
+from benchmarks.gate.annotated import otava
 
 Floats = npt.NDArray[np.float64]
 
@@ -67,6 +69,7 @@ def main(arguments: list[str] | None = None) -> None:
     chosen = parser.parse_args(arguments)
     searches = {"before": old_search(chosen.before)} if chosen.before else {}
     searches["after"] = change_points
+    searches |= {name: lambda values, _, search=search: search(values) for name, search in otava().items()}
     lengths = (16, 30, 60, 120)
     print(f"| correlation | step in the middle | search | {' | '.join(f'{n} runs' for n in lengths)} |")
     print("|---|---|---|" + "---:|" * len(lengths))

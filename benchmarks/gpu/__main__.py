@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu.adopt import MACHINE, ROOT, complete, missing
-from benchmarks.gpu.stages import ABSENT, ARM_S, BROKEN, Budget, recipes
+from benchmarks.gpu.stages import ABSENT, ARM_S, BROKEN, Budget, read, recipes
 
 #: Seconds for the table at the end; for a process to end by itself; at most for the smoke test as a share of all.
 RESERVE_S, ENDING_S, SMOKE = 25.0, 10.0, 0.4
 SAYS = {None: "out of time", 0: "finished", 4: "finished, an arm failed"}
 PR_SET_PDEATHSIG = 1
-#: The overhead of the probe is measured after the first recipes; seconds that it takes.
-FIRST, OVERHEAD_S = 3, 30.0
+#: The probe's overhead and the kernels are looked at after the first recipes; seconds that each takes.
+FIRST, OVERHEAD_S, KERNELS_S = 4, 30.0, 30.0
 
 
 class Driver:
@@ -118,6 +118,14 @@ class Driver:
                 file.write_text(out)
                 say(out.rstrip())
 
+    def kernels(self, codebases: list[str]) -> None:
+        """Which kernels take a step of each codebase, once."""
+        file = self.output / "kernels.jsonl"
+        done = {one["codebase"] for one in read(file)}
+        for name in [one for one in codebases if one not in done and self.left_s > KERNELS_S]:
+            code, _ = self.call("benchmarks.gpu.kernels", self.device, str(file), name, limit_s=self.left_s)
+            say(f"kernels of {name}: {SAYS.get(code, f'exit code {code}')}")
+
     def table(self) -> None:
         """Print and store what is finished, of this call or of an earlier one."""
         _, out = self.call("benchmarks.gpu.table", str(self.output))
@@ -156,10 +164,12 @@ def main() -> None:
     try:
         driver.smoke()
         driver.python = complete(driver.output, asked.wheels and asked.wheels.absolute())
-        wanted = recipes(asked.device, driver.others())
+        others = driver.others()
+        wanted = recipes(asked.device, others)
         for recipe in wanted[:FIRST]:
             driver.measure(recipe)
         driver.overhead()
+        driver.kernels(["native", *others])
         for recipe in wanted[FIRST:]:
             driver.measure(recipe)
     finally:

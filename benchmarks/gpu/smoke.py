@@ -138,7 +138,7 @@ def main(device: str, path: Path, seconds: float) -> int:
                 broken = not usable(device)
             result["seconds"] = round(time.monotonic() - began, 1)
             with path.open("a") as file:
-                file.write(json.dumps(result) + "\n")
+                file.write(f"\n{json.dumps(result)}\n")  # after a line that was torn
             if broken:
                 return BROKEN
     return 0

@@ -55,28 +55,36 @@ def recipes(device: str, codebases: Sequence[str]) -> list[dict[str, Any]]:
     equal = [recipe("gpu-equal-work", one, {"batch_size": 1, "input": small}, short) for one in codebases]
     if toy:
         return equal
-    solov2 = {
-        "name": "gpu-solov2-light",
-        "workload": {
-            **switches, "model": SOLOV2, "batch_size": 12, "frozen_bn": False,
-            "input": {"images": 24, "size": [512, 512]}, "weights": "random",
-        },
-        "arms": ["native"],
-        "factors": {"ema": [False, True]},
-        "baseline": {"codebase": "native", "ema": False},
-        "measure": measure,
-    }  # fmt: skip
-    models = {"factors": {"model": list(TABLE)}}
-    train = [recipe("gpu-train", one, {"input": large}, measure) | models for one in codebases]
-    half = [
-        recipe("gpu-train-bfloat16", one, {"input": large, "precision": "bfloat16"}, measure)
-        for one in codebases
-    ]
-    infer = [
-        recipe("gpu-infer", one, {"task": "infer", "batch_size": 1, "input": large}, measure) | models
-        for one in codebases
-    ]
-    return [*equal, train[0], solov2, half[0], *train[1:], *infer, *half[1:]]
+
+    def against_itself(name: str, factor: str, levels: list[Any], workload: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "name": name,
+            "workload": {**switches, **workload},
+            "arms": ["native"],
+            "factors": {factor: levels},
+            "baseline": {"codebase": "native", factor: levels[0]},
+            "measure": measure,
+        }
+
+    light = {
+        "batch_size": 12,
+        "input": {"images": 24, "size": [512, 512]},
+        "frozen_bn": False,
+        "weights": "random",
+    }
+    solov2 = against_itself("gpu-solov2-light", "ema", [False, True], {"model": SOLOV2, **light})
+    two = {"model": TABLE[1], "input": large}
+    half = against_itself("gpu-bfloat16", "precision", ["float32", "bfloat16"], two)
+    compiled = against_itself("gpu-compile", "compile", [False, True], two)
+
+    def table(name: str, models: Sequence[str], **work: Any) -> list[dict[str, Any]]:
+        factors = {"factors": {"model": list(models)}}
+        return [recipe(name, one, {"input": large, **work}, measure) | factors for one in codebases]
+
+    infer: dict[str, Any] = {"task": "infer", "batch_size": 1}
+    train, more = table("gpu-train", TABLE[:2]), table("gpu-train-more", TABLE[2:])
+    inferred = [*table("gpu-infer", TABLE[:2], **infer), *table("gpu-infer-more", TABLE[2:], **infer)]
+    return [*equal, train[0], solov2, *train[1:], half, more[0], *inferred, *more[1:], compiled]
 
 
 def read(path: Path) -> list[dict[str, Any]]:

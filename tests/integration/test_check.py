@@ -91,6 +91,15 @@ def test_budget_too_small_for_launches_is_inconclusive_and_no_pass(cli: Cli, rep
     assert "out of budget" in done.json()["comparisons"][0]["reason"]
 
 
+def test_a_junit_file_that_cannot_be_written_hides_no_verdict(cli: Cli, repository: Repository) -> None:
+    done = checked(
+        cli, repository, tiny(cli), "--base", "first", "--budget-s", "1", "--json", "--junit", cli.folder
+    )
+    assert done.code == 2
+    assert done.json()["state"] == "inconclusive"
+    assert "cannot be written" in done.err
+
+
 def test_crashing_revision_is_no_pass_and_leaves_no_tree(cli: Cli, repository: Repository) -> None:
     package = repository.folder / "src" / "tinylib" / "__init__.py"
     package.write_text("raise RuntimeError('broken')\n")

@@ -55,8 +55,12 @@ def test_interpreter_that_lacks_the_codebase_is_refused() -> None:
     assert environments.names() == []
 
 
-def test_adapter_is_imported_in_the_interpreter(tmp_path: Path) -> None:
+def test_adapter_is_imported_in_the_interpreter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     check_interpreter(Path(sys.executable), FAKE_CODEBASE)
+    monkeypatch.chdir(Path(sys.executable).parents[1])
+    check_interpreter(Path("bin") / Path(sys.executable).name, FAKE_CODEBASE)
+    with pytest.raises(BenchError, match="this is a folder"):
+        check_interpreter(Path("bin"), FAKE_CODEBASE)
     (tmp_path / "adapter.py").write_text("import no_such_module\n")
     broken = FAKE_CODEBASE.model_copy(update={"folder": tmp_path})
     with pytest.raises(BenchError, match="no_such_module"):

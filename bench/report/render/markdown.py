@@ -88,9 +88,8 @@ def _render(block: Block) -> str:
 def _figure(block: Figure) -> str:
     """As an image; a browser that is set to dark gets the dark one."""
     alt = escape(block.alt).replace("]", "\\]")
-    image = f"![{alt}](figures/{block.name}.svg)"
     if not block.dark:
-        return image
+        return f"![{alt}](figures/{block.name}.svg)"
     text = html.escape(visible(block.alt))
     return (
         f'<picture><source media="(prefers-color-scheme: dark)" srcset="figures/{block.name}-dark.svg">'

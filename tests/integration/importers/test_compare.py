@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from bench.cli import app
 from bench.errors import BenchError
-from bench.importers import ImportResult, compare_logs, comparison_json, render_comparison
+from bench.importers import ImportResult, compare_logs, render_comparison
 from tests.helpers.logwriters import COCO_BLOCK, read, run, text
 
 
@@ -101,5 +101,5 @@ def test_the_command_prints_json(tmp_path: Path) -> None:
 
 def test_undefined_accuracy_is_null_in_json() -> None:
     evaluated = read(text("mmdet2", run(40)) + "Evaluate annotation type *bbox*\n" + COCO_BLOCK)
-    document = comparison_json(compare_logs([evaluated, evaluated]))
-    assert document["logs"][0]["accuracy"]["bbox"]["APl"] is None
+    (first, _) = compare_logs([evaluated, evaluated])
+    assert first.accuracy["bbox"]["APl"] is None

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from bench.errors import BenchError
 from bench.gate.changes import change_points
 from benchmarks.gate import history
+from benchmarks.gate.annotated import hits, score
 
 
 def series(*levels: tuple[float, int], seed: int = 0, sd: float = 0.01) -> np.ndarray:
@@ -118,3 +119,10 @@ def test_a_long_series_of_equal_values_takes_no_time() -> None:
     (found,) = change_points(values, "lower")
     assert found.index == 1000
     assert time.process_time() - begin < 2
+
+
+def test_marks_of_people_score_a_search() -> None:
+    marks = [{10, 50}, {12}, set()]
+    assert score(marks, []) == (1.0, pytest.approx((1 / 3 + 1 / 2 + 1) / 3))
+    assert score(marks, [11, 80]) == (2 / 3, pytest.approx((2 / 3 + 1 + 1) / 3))
+    assert hits({10, 12}, [11]) == 1, "one found change is no two"

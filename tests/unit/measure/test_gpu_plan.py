@@ -45,7 +45,7 @@ def test_recipes_can_be_planned(device: str, tmp_path: Path) -> None:
 def test_reference_settings_are_those_of_the_document() -> None:
     train = next(one for one in recipes("cuda", ["torchvision"]) if one["name"] == "gpu-train")
     assert train["workload"]["input"]["size"] == {"short": 800, "long": 1333}
-    assert train["factors"]["model"] == list(TABLE)
+    assert train["factors"]["model"] == list(TABLE[:2])
     solov2 = next(one for one in recipes("cuda", ["torchvision"]) if one["name"] == "gpu-solov2-light")
     assert (solov2["workload"]["batch_size"], solov2["factors"]) == (12, {"ema": [False, True]})
 

@@ -96,11 +96,14 @@ def test_models_of_their_own_keep_their_configuration(tmp_path: Path) -> None:
 
 def test_arms_of_one_codebase_get_labels_of_their_own(tmp_path: Path) -> None:
     (tmp_path / "python").touch()
+    (tmp_path / "venv" / "bin").mkdir(parents=True)
+    (tmp_path / "venv" / "bin" / "python").touch()
     arms = (
         "torchvision:ssd300_vgg16",
         f"torchvision={tmp_path}:ssd300_vgg16",
         f"torchvision={tmp_path / 'python'}:ssd300_vgg16",
         "torchvision=old:ssd300_vgg16",
+        f"torchvision={tmp_path / 'venv'}:ssd300_vgg16",
         "torchvision:ssd300_vgg16",
     )
     content = composed(Asked(arms, size="300"), CODEBASES)
@@ -109,6 +112,7 @@ def test_arms_of_one_codebase_get_labels_of_their_own(tmp_path: Path) -> None:
     assert content["arms"][1]["source"] == str(tmp_path)
     assert content["arms"][2]["python"] == str(tmp_path / "python")
     assert content["arms"][3]["environment"] == "old"
+    assert content["arms"][4]["python"] == str(tmp_path / "venv" / "bin" / "python")
 
 
 def test_config_of_an_arm_goes_to_the_codebase_option(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def test_compare_of_two_runs_warns_of_what_differs(tmp_path: Path) -> None:
         [(arm("native", environment=environment), samples(0.5, seed=2)), (arm("mmdet"), samples(1.0))],
         machine={"host": "other", "cpu": {"model": "Another CPU"}, "load_average": [3.0]},
     )
-    result = comparison_table(old, new)
+    result = comparison_table(Side(old), Side(new))
     (pair,) = result.rows
     assert not pair.interleaved
     assert pair.ratio is not None
@@ -83,7 +83,7 @@ def test_compare_of_runs_with_nothing_in_common_is_refused(tmp_path: Path) -> No
     one = write_run(tmp_path / "one", [(arm("a"), samples(1.0))])
     two = write_run(tmp_path / "two", [(arm("b"), samples(1.0))])
     with pytest.raises(BenchError, match="no arm in common"):
-        comparison_table(one, two)
+        comparison_table(Side(one), Side(two))
 
 
 def test_a_side_is_a_run_or_an_arm(tmp_path: Path) -> None:

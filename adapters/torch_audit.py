@@ -53,7 +53,8 @@ class Watch(TorchDispatchMode):
             if found is not NotImplemented:
                 return found
         out = func(*args, **kwargs)
-        self.sink.operator(self.phase)
+        first = args[0] if args and isinstance(args[0], list | tuple) else args[:1]
+        self.sink.operator(self.phase, sum(one.numel() for one in first if isinstance(one, Tensor)))
         if packet in formulas:
             self._product(packet, args, out, formulas[packet](*args, **kwargs, out_val=out))
         elif packet is self.observer.suppression:

@@ -123,11 +123,17 @@ def run(
     """Measure every arm of a recipe."""
     asked = Asked(cell, shard, skip_done, store, executor, address, constraint, tuple(sbatch or ()))
     if (recipe is None) == (resume is None):
-        raise BenchError("name a recipe, or a run with --resume", hint="bench list recipes; bench list runs")
-    if resume is not None and (settings or until or source or aa):
         raise BenchError(
-            "a run is completed as it began: --resume takes no --set, --until, --source and --aa",
+            "name either a recipe, or a run with --resume", hint="bench list recipes; bench list runs"
+        )
+    if resume is not None and (settings or until or source or aa or strict or dry_run):
+        raise BenchError(
+            "a run is completed as it began: --resume takes no --set, --until, --source, --aa, --strict, --dry-run",
             hint="start a new run for other settings",
+        )
+    if retry_failed and resume is None:
+        raise BenchError(
+            "--retry-failed tries the failed arms of a run again", hint="--resume RUN --retry-failed"
         )
     if recipe is not None:
         settings = [*width_settings(until), *settings]
@@ -186,7 +192,10 @@ def audit(
         recipe, settings, adapters, sources=source, allow_variables=allow_variables, trust=trust
     )
     audits, code = _audit(loaded, plan, adapters, quiet=quiet or as_json)
-    print_json([one.as_json() for one in audits]) if as_json else _print_audits(audits)
+    if as_json:
+        print_json([one.as_json() for one in audits])
+    elif audits or not code:  # of failed and interrupted arms the reason has been told
+        _print_audits(audits)
     if not code and strict and not all(one.equal for one in audits):
         code = ExitCode.INCONCLUSIVE
     raise typer.Exit(code)

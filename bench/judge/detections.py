@@ -15,8 +15,8 @@ MASK = 0.05
 BORDER = 0.1
 
 
-def matched_share(first: Mapping[str, Any], second: Mapping[str, Any]) -> float:
-    """The share of detections, of both sides together, that have a partner on the other one.
+def matched(first: Mapping[str, Any], second: Mapping[str, Any]) -> tuple[float, float, float]:
+    """The share of detections, of both sides together, that have a partner on the other one, and how near partners are.
 
     Args:
         first: ``boxes`` [N, 4] (x1, y1, x2, y2), ``scores`` [N], ``labels`` [N] and perhaps ``masks``, per object
@@ -24,28 +24,34 @@ def matched_share(first: Mapping[str, Any], second: Mapping[str, Any]) -> float:
         second: The same of the other side.
 
     Returns:
-        From 0 to 1. Partners have one label, IoU of at least 0.9 (of boxes a pixel larger), and scores that differ by
+        The share, from 0 to 1; the mean IoU of partners; the mean score of those of the second side to that of the
+        first side's. Partners have one label, IoU of at least 0.9 (of boxes a pixel larger), and scores that differ by
         at most 0.01; each has one.
     """
     counts = len(first["scores"]), len(second["scores"])
     if not any(counts):
-        return 1.0
+        return 1.0, 1.0, 1.0
     if not all(counts) or ("masks" in first) != ("masks" in second):
-        return 0.0
-    fits = _iou(np.asarray(first["boxes"]), np.asarray(second["boxes"])) >= IOU
-    scores = np.asarray(first["scores"])[:, None] - np.asarray(second["scores"])[None, :]
-    fits &= np.abs(scores) <= SCORE
+        return 0.0, 1.0, 1.0
+    overlaps = _iou(np.asarray(first["boxes"]), np.asarray(second["boxes"]))
+    scores = [np.asarray(one["scores"]) for one in (first, second)]
+    fits = (overlaps >= IOU) & (np.abs(scores[0][:, None] - scores[1]) <= SCORE)
     fits &= np.asarray(first["labels"])[:, None] == np.asarray(second["labels"])[None, :]
     if "masks" in first:
         fits &= _alike(np.asarray(first["masks"], float), np.asarray(second["masks"], float))
     free = np.ones(counts[1], bool)
-    matched = 0
-    for row in fits:
-        partners = np.flatnonzero(row & free)
+    pairs = []
+    for row, one in enumerate(fits):
+        partners = np.flatnonzero(one & free)
         if len(partners):
-            free[partners[0]] = False
-            matched += 1
-    return 2 * matched / sum(counts)
+            nearest = partners[overlaps[row, partners].argmax()]
+            free[nearest] = False
+            pairs.append((row, nearest))
+    if not pairs:
+        return 0.0, 1.0, 1.0
+    rows, columns = np.array(pairs).T
+    near = float(scores[1][columns].sum() / max(scores[0][rows].sum(), 1e-9))
+    return 2 * len(pairs) / sum(counts), float(overlaps[rows, columns].mean()), near
 
 
 def _iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -143,9 +143,14 @@ def _timed(arm: ArmRecord, baseline: ArmRecord) -> Iterator[Fact]:
 
 def _predicted(arm: ArmRecord, baseline: ArmRecord) -> Iterator[Fact]:
     """Detections that AP is of, where no training came before them."""
-    one, two = ([] if it.predictions is None else it.predictions.found for it in (baseline, arm))
-    if arm.workload.task != "train_eval" and one and two and any(it["scores"] for it in (*one, *two)):
-        yield from steps.detections(one, two, " in the predictions")
+    a, b = baseline.predictions, arm.predictions
+    if arm.workload.task == "train_eval" or a is None or b is None or not (a.detections or b.detections):
+        return
+    yield Fact("predicted images", a.images, b.images, explained_by=INPUT)
+    explained = VALUES | POSTPROCESS
+    yield Fact("detections of all predicted images", a.detections, b.detections, 0.05, explained)
+    if any(it["scores"] for it in (*a.found, *b.found)):
+        yield from steps.detections(a.found, b.found, " in the predictions")
 
 
 THREADS = frozenset({"threads", "ranks"})
@@ -255,7 +260,7 @@ class _Rank:
             yield Fact(f"images per pass through the network{at}", *calls, explained_by=INPUT)
             yield from steps.operations(a, b, at)
             yield from steps.settings(a, b, at)
-            yield from steps.silent(a.get("operators", {}), b.get("operators", {}), at)
+            yield from steps.silent(a, b, at)
             if self.single:
                 yield from steps.rounded(a["rounded"], b["rounded"], at)
             if alike:
@@ -264,6 +269,7 @@ class _Rank:
                 yield from steps.rules(a["rule"], b["rule"], number, at)
                 if named:
                     yield from steps.decays(a.get("decay", {}), b.get("decay", {}), at)
+                    yield from steps.rates(a.get("rate", {}), b.get("rate", {}), at)
                 if named and number:  # some averages begin with a copy of the first weights
                     yield from steps.averages(a, b, at)
             read = f"while results are read{at}"
@@ -297,4 +303,4 @@ class _Rank:
             counts = a.get("suppressed"), b.get("suppressed")
             if all(counts):  # by the operator that most codebases share
                 yield Fact(f"boxes offered to suppression{at}", *counts, 0.02, VALUES | POSTPROCESS)
-            yield from steps.detections(a["detections"], b["detections"], at)
+            yield from steps.detections(a["detections"], b["detections"], at, self.single)

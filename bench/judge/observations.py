@@ -51,11 +51,9 @@ def summary(facts: Json, names: Mapping[str, str] | None) -> dict[str, Any]:
         for kind in ("gradient", "update", "momentum", "statistics"):
             if kind in step:
                 kept[kind] = _norms(canonical(step[kind]))
-        for kind in ("average", "average of statistics"):
+        for kind in ("average", "average of statistics", "decay", "rate"):
             if kind in step:
-                kept[kind] = _shares(canonical(step[kind]))
-        if "decay" in step:
-            kept["decay"] = _decays(canonical(step["decay"]))
+                kept[kind] = _constants(canonical(step[kind]))
         return kept
 
     if "step" in facts:
@@ -97,32 +95,36 @@ def _sums(sizes: Named) -> dict[str, int]:
 
 #: What one float32 of size 1 may lose when it is rounded, and some more.
 ROUNDING = 1e-7
+#: Of a constant: where rounding adds no more, a single tensor shows it.
+CLEAR = 2e-3
 
 
-def _products(products: Named) -> dict[str, np.ndarray]:
-    """Inner products, added up by group."""
-    sums: dict[str, np.ndarray] = {}
+def _constants(products: Named) -> dict[str, list[float]]:
+    """A constant of each part of the model, by least squares: a weight decay, the weight of new values in an average.
+
+    Args:
+        products: By parameter, the inner product of what was made with what it is made of, the square of the latter,
+            and the square of what may have lost digits.
+
+    Returns:
+        By part, the constant of all values, what rounding may add to it, and the least and the greatest one of single
+        tensors, of those that show it. Nothing where it cannot be known.
+    """
+    parts: dict[str, list[Any]] = {}
     for name, one in products:
-        sums[group_of(name)] = sums.get(group_of(name), 0.0) + np.array(one)
-    return {group: one for group, one in sums.items() if np.isfinite(one).all()}
-
-
-def _shares(average: Named) -> dict[str, list[float]]:
-    """The weight of the new values, by group, and what rounding may add to it; nothing where weights did not move."""
-    return {
-        group: [float(step / distance), ROUNDING * float((square / distance) ** 0.5)]
-        for group, (step, distance, square) in _products(average).items()
-        if distance > 0
-    }
-
-
-def _decays(products: Named) -> dict[str, list[float]]:
-    """The weight decay, by group, and what rounding may add to it."""
-    return {
-        group: [float(decay / square), ROUNDING * float((momentum / square) ** 0.5)]
-        for group, (decay, square, momentum) in _products(products).items()
-        if square > 0
-    }
+        parts.setdefault(group_of(name), []).append(one)
+    found = {}
+    for part, rows in parts.items():
+        made, size, square = np.array(rows, float).T
+        if not np.isfinite([made, size, square]).all() or not size.sum() > 0:
+            continue
+        whole, blur = made.sum() / size.sum(), ROUNDING * (square.sum() / size.sum()) ** 0.5
+        clear = (size > 0) & (ROUNDING * np.sqrt(square) <= CLEAR * abs(whole) * np.sqrt(size))
+        single = made[clear] / size[clear]
+        found[part] = [
+            float(one) for one in (whole, blur, *([single.min(), single.max()] if clear.any() else []))
+        ]
+    return found
 
 
 def work_of(facts: Json) -> dict[str, Any]:

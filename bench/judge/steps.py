@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from bench.judge.detections import matched_share
+from bench.judge.detections import matched
 from bench.judge.fact import INPUT, POSTPROCESS, TYPES, VALUES, WORK, Fact, Json, unknown
 
 #: A term or group below this share of the whole is compared with that share.
@@ -19,15 +19,18 @@ STATISTICS = 5e-3
 
 
 def images(first: Sequence[Json], second: Sequence[Json], at: str, tolerance: float = 1e-3) -> Iterator[Fact]:
-    """What enters the first convolution. Codebases that read files themselves resize with other rounding."""
+    """What enters the first convolution. Codebases that read files themselves resize with other rounding, which the
+    means over a coarse grid hardly show."""
     yield Fact(f"images that enter the network{at}", len(first), len(second), explained_by=INPUT)
     for number, (a, b) in enumerate(zip(first, second, strict=False)):
         if a["shape"] != b["shape"]:
             yield Fact(f"shape of image {number + 1}{at}", a["shape"], b["shape"], explained_by=INPUT)
             continue
-        distance = _distance(a["projection"], b["projection"])
-        name = f"content of image {number + 1}{at} (norm)"
-        yield Fact(name, a["norm"], b["norm"], tolerance, INPUT, distance=distance)
+        for kind, limit in (("projection", tolerance), ("coarse", min(tolerance, 0.05))):
+            if kind in a and kind in b:  # old records have no coarse one
+                distance = _distance(a[kind], b[kind])
+                name = f"{'coarse ' * (kind == 'coarse')}content of image {number + 1}{at} (norm)"
+                yield Fact(name, a["norm"], b["norm"], limit, INPUT, distance=distance)
 
 
 def _distance(a: Sequence[float], b: Sequence[float]) -> float:
@@ -135,6 +138,7 @@ def _length(norms: Mapping[str, float]) -> float:
     return float(sum(norm * norm for norm in norms.values()) ** 0.5)
 
 
+RULE = frozenset({"optimizer", "lr"})
 RULES = (
     ("lr", "learning rate", 0.01),
     ("momentum", "momentum", 0.01),
@@ -146,7 +150,7 @@ def rules(a: Json, b: Json, number: int, at: str) -> Iterator[Fact]:
     """The optimizer's constants as its tensors show them."""
     for name, title, tolerance in RULES:
         if name != "momentum" or number:  # in the first step there is none before it
-            explained = frozenset({name, "optimizer", "lr"})
+            explained = RULE | {name}
             yield Fact(f"{title} as the weights show it{at}", a.get(name), b.get(name), tolerance, explained)
             first, second = a.get("vectors", {}), b.get("vectors", {})  # not of old records
             if name in first and name in second:
@@ -171,9 +175,13 @@ def _constant(
 def decays(a: Mapping[str, Sequence[float]], b: Mapping[str, Sequence[float]], at: str) -> Iterator[Fact]:
     """The weight decay of each part of the model that both arms have."""
     for group in sorted({*a} & {*b}):
-        (first, blur), (second, other) = a[group], b[group]
-        name, explained = f"weight decay of {group}{at}", frozenset({"weight_decay", "optimizer", "lr"})
-        yield _constant(name, first, second, max(blur, other), 0.1, explained)
+        yield from _parts(f"weight decay of {group}{at}", a[group], b[group], 0.1, RULE | {"weight_decay"})
+
+
+def rates(a: Mapping[str, Sequence[float]], b: Mapping[str, Sequence[float]], at: str) -> Iterator[Fact]:
+    """The learning rate of each part of the model that both arms have."""
+    for group in sorted({*a} & {*b}):
+        yield from _parts(f"learning rate of {group}{at}", a[group], b[group], 0.02, RULE)
 
 
 def averages(a: Json, b: Json, at: str) -> Iterator[Fact]:
@@ -182,13 +190,25 @@ def averages(a: Json, b: Json, at: str) -> Iterator[Fact]:
         first, second = a.get(kind, {}), b.get(kind, {})
         for group in sorted({*first, *second}):
             name = f"weight of new values in the average of {what}{group}{at}"
-            (one, blur), (two, other) = (_blurred(kept.get(group, 0.0)) for kept in (first, second))
-            yield _constant(name, one, two, max(blur, other), 0.01, VALUES | {"ema", "ema_decay"})
+            one, two = (kept.get(group, 0.0) for kept in (first, second))
+            yield from _parts(name, one, two, 0.01, VALUES | {"ema", "ema_decay"})
 
 
-def _blurred(share: float | Sequence[float]) -> Sequence[float]:
-    """A share, and what rounding may add to it: old records keep the share alone."""
-    return (share, 0.0) if isinstance(share, int | float) else share
+def _parts(
+    name: str,
+    a: float | Sequence[float],
+    b: float | Sequence[float],
+    tolerance: float,
+    explained: frozenset[str],
+) -> Iterator[Fact]:
+    """A constant of a part of the model, and of its tensors (`bench.judge.observations`); old records know less."""
+    (first, blur, *one), (second, other, *two) = (
+        (c, 0.0) if isinstance(c, int | float) else c for c in (a, b)
+    )
+    yield _constant(name, first, second, max(blur, other), tolerance, explained)
+    for which, mine, theirs in zip(("least", "greatest"), one, two, strict=False):
+        distance = abs(mine - theirs) / max(abs(first), abs(second))
+        yield Fact(f"{which} {name}, of its tensors", mine, theirs, 0.1, explained, distance=distance)
 
 
 def rounded(a: Mapping[str, int], b: Mapping[str, int], at: str) -> Iterator[Fact]:
@@ -205,12 +225,19 @@ def settings(a: Json, b: Json, at: str) -> Iterator[Fact]:
         yield Fact(f"{name} while computing{at}", first[name], second[name], 0.0, explained)
 
 
-def silent(a: Mapping[str, int], b: Mapping[str, int], at: str) -> Iterator[Fact]:
-    """A phase without any operator, where the other arm has some: its work may be done elsewhere, or put off."""
-    if a and b:
-        for phase in ("forward", "backward", "optimizer", "ema", "network", "post"):
-            if bool(a.get(phase)) != bool(b.get(phase)):
-                yield unknown(f"operators of the phase {phase}{at}", frozenset({phase}))
+def silent(a: Json, b: Json, at: str) -> Iterator[Fact]:
+    """A phase without any operator, where the other arm has some, or without the values that it makes: its work may be
+    done elsewhere, or put off."""
+    one, two = (step.get("operators", {}) for step in (a, b))
+    for phase in ("forward", "backward", "optimizer", "ema", "network", "post") if one and two else ():
+        if bool(one.get(phase)) != bool(two.get(phase)) or any(_missing(step, phase) for step in (a, b)):
+            yield unknown(f"operators of the phase {phase}{at}", frozenset({phase}))
+
+
+def _missing(step: Json, phase: str) -> bool:
+    """Whether fewer values were seen than the step changed; not every observer counts them."""
+    values = step.get("values", {}).get(phase, 0)
+    return phase in ("optimizer", "ema") and bool(0 < values < 0.9 * step.get("moved", 0))
 
 
 OUTSIDE = (
@@ -278,7 +305,7 @@ def timed_before(
             ratios[phase] = min(ratio, ratios.get(phase, ratio), key=lambda one: abs(one - 1))
         operators.append(ratios)
     yield Fact(f"FLOPs of a batch timed before, to those of another{at}", flops[0], flops[1], 0.1, WORK)
-    for phase in ("data", "forward", "network", "post"):
+    for phase in ("data", "forward", "backward", "optimizer", "ema", "network", "post"):
         one, two = (ratios.get(phase) for ratios in operators)
         if one is not None and two is not None:
             name = f"operators of {phase} for a batch timed before, to those of another{at}"
@@ -322,8 +349,10 @@ def changed(first: Json, second: Json, where: str) -> Iterator[Fact]:
         yield Fact(f"tensors that changed{where}", first["tensors"], second["tensors"], 5e-3, VALUES)
 
 
-def detections(first: Sequence[Json], second: Sequence[Json], at: str) -> Iterator[Fact]:
-    """Detections of each image of the batch."""
+def detections(
+    first: Sequence[Json], second: Sequence[Json], at: str, closely: bool = False
+) -> Iterator[Fact]:
+    """Detections of each image of the batch. ``closely``: also how near those of both sides are."""
     explained = VALUES | POSTPROCESS
     if not any(one["scores"] for one in (*first, *second)):
         yield unknown(f"detections{at} (there are none)", explained)
@@ -335,4 +364,8 @@ def detections(first: Sequence[Json], second: Sequence[Json], at: str) -> Iterat
         counts = len(one["scores"]), len(two["scores"])
         distance = max(0, abs(counts[0] - counts[1]) - 1) / max(*counts, 1)
         yield Fact(name, *counts, 0.02, explained, distance=distance)
-        yield Fact(f"share of {name} that match", 1.0, matched_share(one, two), 0.05, explained)
+        share, overlap, scores = matched(one, two)
+        yield Fact(f"share of {name} that match", 1.0, share, 0.05, explained)
+        if closely:
+            yield Fact(f"mean IoU of matching {name}", 1.0, overlap, 0.02, explained)
+            yield Fact(f"scores of matching {name}, to the baseline's", 1.0, scores, 0.005, explained)

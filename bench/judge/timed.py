@@ -41,9 +41,14 @@ def launch(pairs: Sequence[Pair], at: str, growing: float | None) -> Iterator[Fa
         if taken and taken == b.done.get("steps") and a.losses and b.losses and tolerance < TOLERANCE:
             yield from steps.losses(a.losses, b.losses, f" in timed step {taken:g}{at}", tolerance)
     yield from _way(pairs, at, WAY_AT_RANDOM if growing is None else WAY)
-    one, two = (max((pair[side].done.get("later", 0.0) for pair in rounds), default=0.0) for side in (0, 1))
-    name = f"processor time of reading the results of a timed block, to its own{at}"
-    yield Fact(name, one, two, 0.5, distance=abs(one - two))
+    for kind, what in (
+        ("later", "of reading the results of a timed block"),
+        ("earlier", "right before a timed block"),
+    ):
+        shares = [[pair[side].done.get(kind, 0.0) for pair in rounds] or [0.0] for side in (0, 1)]
+        one, two = (max(side) if kind == "later" else sum(side) / len(side) for side in shares)
+        name = f"processor time {what}, to its own{at}"
+        yield Fact(name, one, two, 0.5, distance=abs(one - two))
     for a, b in rounds:
         if a.found and b.found:
             yield from steps.detections(a.found, b.found, f" in the timed blocks{at}")

@@ -124,7 +124,7 @@ class Prediction(RecordModel):
     phases: dict[str, FiniteFloat] = Field(default_factory=dict)
     """Phase → seconds of all images."""
     found: list[Facts] = Field(default_factory=list)
-    """Detections of the first images, for the audit."""
+    """Detections of some images, for the audit."""
 
 
 class Truth(RecordModel):

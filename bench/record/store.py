@@ -119,7 +119,7 @@ class ObjectStore:
             options = {"use_listings_cache": False, "skip_instance_cache": True}
             self.files: Any
             self.files, self.root = fsspec.core.url_to_fs(url, **options)
-        except (ImportError, ValueError) as error:
+        except (ImportError, ValueError, OSError) as error:
             hint = "pip install 'detection-bench[s3]' for s3://; other protocols need their fsspec package"
             raise BenchError(f"cannot open the store: {error}", where=url, hint=hint) from None
         self.url = url

@@ -35,8 +35,8 @@ class Change:
 
     def after_step(self) -> Facts:
         weights, momentum = self._observer.tensors("weights"), self._observer.tensors("momentum")
-        kinds = ("gradient", "update", "momentum", "average", "statistics", "average of statistics")
-        facts: Facts = {kind: {} for kind in kinds}
+        kinds = ("gradient", "update", "momentum", "rate", "average", "statistics", "average of statistics")
+        facts: Facts = {"moved": 0, **{kind: {} for kind in kinds}}
         sums: Dict[str, Any] = {"all": np.zeros(9), "vectors": np.zeros(9)}
         parts: Arrays = {}
         for name, value in weights.items():
@@ -47,11 +47,13 @@ class Change:
                     facts["statistics"][name] = norm(update)
             if name not in self._gradients:
                 continue
+            facts["moved"] += int(update.size) * bool(update.any())
             facts["gradient"][name] = norm(self._gradients[name])
             facts["update"][name] = norm(update)
             if name in momentum:
                 facts["momentum"][name] = norm(momentum[name])
                 products = parts[name] = self._products(name, momentum[name], update)
+                facts["rate"][name] = [-products[1], products[2], products[5]]
                 for kind in ("all", "vectors") if value.ndim < 2 else ("all",):
                     sums[kind] += products
         average = self._observer.tensors("average")

@@ -12,7 +12,8 @@ import os
 import resource
 import threading
 import time
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
+import zlib
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Set, Tuple
 
 import numpy as np
 
@@ -89,11 +90,13 @@ def run_block(
     Returns:
         {start_ns: [k], end_ns} on the worker's monotonic clock, losses of the last step and detections of step
         ``found``, `Adapter.squares` after it (``done``; with ``later``, the processor time of reading all that to the
-        block's own), threads of the framework now, and the processors that this process kept busy meanwhile.
+        block's own, and ``earlier``, of what ran before the block but for as much as its settling steps should take),
+        threads of the framework now, and the processors that this process kept busy meanwhile.
     """
     infers = found is not None and not adapter.job.training
     early = (found or 0) + 1 if infers else 0
     marks: List[Any] = []
+    rested_ns = _rested_ns.pop() if _rested_ns else time.process_time_ns()
     run_steps(phases, settle, before=lambda: None)
     adapter.synchronize()
     begin_cpu_ns, begin_ns = time.process_time_ns(), time.perf_counter_ns()
@@ -107,6 +110,8 @@ def run_block(
     losses = finite_losses(adapter, value)
     spent_ns = max(1, end_cpu_ns - begin_cpu_ns)
     squares["later"] = (time.process_time_ns() - end_cpu_ns) / spent_ns
+    if adapter.job.workload["input"]["mode"] == "shared":  # loaders work while others are timed
+        squares["earlier"] = max(0.0, (begin_cpu_ns - rested_ns) / spent_ns - settle / steps)
     # A device's clock has an origin of its own; the block starts when the host's clock says so.
     shift_ns = begin_ns - starts_ns[0]
     return {
@@ -143,6 +148,8 @@ def _mask(mask: np.ndarray) -> List[float]:
 
 
 LONGEST_REST_S = 1.0
+#: Processor time of this process when it had rested.
+_rested_ns: List[int] = []
 
 
 def rest() -> bool:
@@ -151,12 +158,12 @@ def rest() -> bool:
     A codebase's threads may wait for their next work by spinning (Intel's OpenMP, which Paddle has, for 200 ms), on the
     processors of the arm whose turn is next.
     """
-    end_s = time.perf_counter() + LONGEST_REST_S
-    while _others_run():
-        if time.perf_counter() > end_s:
-            return False
+    end_s, rested = time.perf_counter() + LONGEST_REST_S, True
+    while rested and _others_run():
+        rested = time.perf_counter() <= end_s
         time.sleep(0.002)
-    return True
+    _rested_ns[:] = [time.process_time_ns()]
+    return rested
 
 
 def _others_run() -> bool:
@@ -295,20 +302,26 @@ def coco_results(found: Detections, category_ids: Sequence[int]) -> List[Dict[st
 
 
 #: Predicted images whose detections the audit compares: those that AP is of may come from other work than is timed.
+#: Which images they are follows from all ids, so that the first ones are no more likely than others.
 COMPARED = 2
+
+
+def _drawn(image: int) -> int:
+    return zlib.crc32(b"%d" % image)
 
 
 def predict(adapter: Adapter, batches: Iterable[Batch], path: str) -> Dict[str, Any]:
     """Detections of every image of the batches, each once, written as COCO results JSON.
 
     ``phases``: seconds of all of them in data (moving to the device), network and post-processing; ``seconds``: those
-    and the conversion of batches and results; ``found``: detections of the first images. With several ranks only the
+    and the conversion of batches and results; ``found``: detections of some images. With several ranks only the
     first one does it.
     """
     if adapter.job.rank:
         return {}
     results: List[Dict[str, Any]] = []
-    seen: Dict[int, Any] = {}
+    seen: Set[int] = set()
+    kept: Dict[int, Detections] = {}
     compared = 0 if adapter.job.training else COMPARED
     phases = dict.fromkeys(("data", "network", "post"), 0.0)
 
@@ -326,10 +339,14 @@ def predict(adapter: Adapter, batches: Iterable[Batch], path: str) -> Dict[str, 
             data = timed("data", adapter.load, adapter.convert(batch))
             raw = timed("network", adapter.network, data)
             for found in adapter.detections(timed("post", adapter.postprocess, raw, data), data):
-                if int(found.image_id) not in {int(image) for image in batch.image_ids}:
-                    raise ValueError(f"a detection of image {found.image_id}, which was not asked for")
-                if int(found.image_id) not in seen:  # the last batch may repeat images to be full
-                    seen[int(found.image_id)] = found_in(found) if len(seen) < compared else None
+                image = int(found.image_id)
+                if image not in {int(one) for one in batch.image_ids}:
+                    raise ValueError(f"a detection of image {image}, which was not asked for")
+                if image not in seen:  # the last batch may repeat images to be full
+                    seen.add(image)
+                    kept[image] = found
+                    if len(kept) > compared:
+                        del kept[max(kept, key=_drawn)]
                     results.extend(coco_results(found, adapter.job.category_ids))
     seconds = (time.perf_counter_ns() - begin_ns) / 1e9
     temporary = path + ".tmp"
@@ -337,4 +354,4 @@ def predict(adapter: Adapter, batches: Iterable[Batch], path: str) -> Dict[str, 
         json.dump(results, file)
     os.replace(temporary, path)
     counts = {"images": len(seen), "detections": len(results)}
-    return {**counts, "seconds": seconds, "phases": phases, "found": list(filter(None, seen.values()))}
+    return {**counts, "seconds": seconds, "phases": phases, "found": [found_in(one) for one in kept.values()]}

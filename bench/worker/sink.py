@@ -9,6 +9,7 @@ import numpy as np
 
 #: Numbers in the projection of an image or of a layer's output.
 SIGNS = 8
+CELLS = 16
 
 Facts = Dict[str, Any]
 
@@ -47,6 +48,7 @@ class Sink:
         self.rounded: Counter[str] = Counter()
         self.settings: Dict[str, List[Any]] = {}
         self.operators: Counter[str] = Counter()
+        self.values: Counter[str] = Counter()
         self.normalised: Counter[str] = Counter()
         self.random_values = 0
         self.suppressed: List[int] = []
@@ -68,15 +70,16 @@ class Sink:
         self.batches.append(len(images))
         for image in images:
             self.images.append({"shape": list(image.shape), "projection": _plain(self._project(image)),
-                                "norm": norm(image)})  # fmt: skip
+                                "norm": norm(image), "coarse": _plain(self._project(_coarse(image)))})  # fmt: skip
 
     def rounding(self, types: str, values: int) -> None:
         """Values that were converted to numbers of fewer than 32 bits. types: as ``bfloat16``."""
         self.rounded[types] += int(values)
 
-    def operator(self, phase: str) -> None:
-        """One operator of a phase ran, whichever it was."""
+    def operator(self, phase: str, values: int = 0) -> None:
+        """One operator of a phase ran, whichever it was. values: in its first argument."""
         self.operators[phase] += 1
+        self.values[phase] += values
 
     def normalisation(self, mode: str, values: int) -> None:
         """Values that a norm layer gave. mode: ``batch`` by statistics of the batch, ``fixed``, ``group``."""
@@ -116,6 +119,16 @@ class Sink:
             for name, one in self.layers.items()
         }
         return {**seen, "suppressed": sum(self.suppressed), "layers": layers}
+
+
+def _coarse(image: np.ndarray) -> np.ndarray:
+    """[3, H, W] to means over a grid, [3, 16, 16], which resizing with other rounding hardly changes."""
+    channels, *sides = image.shape
+    height, width = (max(1, side // CELLS) for side in sides)
+    cut = image[:, : CELLS * height, : CELLS * width]
+    if cut.shape[1:] != (CELLS * height, CELLS * width):
+        return cut
+    return np.asarray(cut.reshape(channels, CELLS, height, CELLS, width).mean((2, 4)))
 
 
 def _plain(values: np.ndarray) -> List[float]:

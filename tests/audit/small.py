@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
-from torchvision.models.detection import FasterRCNN, RetinaNet
+from torchvision.models.detection import FCOS, FasterRCNN, MaskRCNN, RetinaNet
 from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.ssd import SSD
 from torchvision.models.resnet import BasicBlock, ResNet
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
@@ -40,6 +41,8 @@ MODELS = {
     "faster_rcnn": "faster_rcnn_r50_fpn",
     "ssd": "ssd300_vgg16",
     "solov2": "solov2_light_r50_fpn",
+    "mask_rcnn": "mask_rcnn_r50_fpn",
+    "fcos": "fcos_r50_fpn",
 }
 
 
@@ -114,13 +117,20 @@ def _detector(name: str, norm: Any, limits: dict[str, Any]) -> nn.Module:
     if name == "ssd":
         anchors = DefaultBoxGenerator([[2], [2, 3], [2]], scales=[0.15, 0.3, 0.5, 0.8])
         return SSD(Levels(), anchors, SIZE, len(CLASSES) + 1, topk_candidates=100, **limits)
+    if name == "fcos":
+        backbone = _pyramid(norm, [2, 3, 4], LastLevelP6P7(64, 64))
+        return FCOS(backbone, len(CLASSES), topk_candidates=300, **limits)
     limits = {f"box_{key}": value for key, value in limits.items()}
-    return FasterRCNN(
+    masks: dict[str, Any] = {}
+    if name == "mask_rcnn":
+        predictor = MaskRCNNPredictor(32, 32, len(CLASSES) + 1)
+        masks = {"mask_head": MaskRCNNHeads(64, (32, 32), 1), "mask_predictor": predictor}
+    return (MaskRCNN if masks else FasterRCNN)(
         _pyramid(norm, [1, 2, 3, 4]),
         box_head=TwoMLPHead(64 * 7 * 7, 128),
         box_predictor=FastRCNNPredictor(128, len(CLASSES) + 1),
         rpn_pre_nms_top_n_train=300, rpn_post_nms_top_n_train=200, rpn_pre_nms_top_n_test=200,
-        rpn_post_nms_top_n_test=100, box_batch_size_per_image=128, **limits,
+        rpn_post_nms_top_n_test=100, box_batch_size_per_image=128, **masks, **limits,
     )  # fmt: skip
 
 
@@ -148,14 +158,16 @@ class SmallTorchvision(TorchvisionAdapter):
             "score_thresh": self.workload["score_threshold"],
             "detections_per_img": self.workload["max_detections"],
         }
-        self.label_offset = 0 if name == "retinanet" else 1
-        self.uses_masks = False
+        self.label_offset = 0 if name in ("retinanet", "fcos") else 1
+        self.uses_masks = name == "mask_rcnn"
         norm = FrozenBatchNorm2d if self.workload["frozen_bn"] else nn.BatchNorm2d
         model = _detector(name, norm, limits)
         model.transform = AlreadyPrepared()
-        if name != "faster_rcnn":
+        if not name.endswith("rcnn"):
             model.postprocess_detections = _hand_over
         spread(model)
+        if name == "fcos":  # boxes of some size, so that their loss has a gradient
+            nn.init.constant_(model.head.regression_head.bbox_reg.bias, 2.0)
         return model
 
     def stages(self) -> Any:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bench.judge.audit import Audit, audit, audit_run
-from bench.judge.detections import matched_share
+from bench.judge.detections import matched
 from bench.judge.observations import group_of, summary
 from bench.judge.steps import layers, losses, repeated
 from bench.record.models import ArmRecord
@@ -307,22 +307,22 @@ def found(count: int = 20, **changes: Any) -> dict[str, Any]:
     ],
 )
 def test_detections_match_by_box_score_and_label(share: float, changes: dict[str, Any]) -> None:
-    assert matched_share(found(), found(**changes)) == share
+    assert matched(found(), found(**changes))[0] == share
 
 
 def test_missing_detections_lower_the_share() -> None:
     half = {name: values[:10] for name, values in found().items()}
-    assert matched_share(found(), half) == pytest.approx(2 / 3)
-    assert matched_share(found(), {name: values[:0] for name, values in found().items()}) == 0
-    assert matched_share(found(0), found(0)) == 1
+    assert matched(found(), half)[0] == pytest.approx(2 / 3)
+    assert matched(found(), {name: values[:0] for name, values in found().items()})[0] == 0
+    assert matched(found(0), found(0))[0] == 1
 
 
 def test_masks_of_another_size_do_not_match() -> None:
     masks = [[100, 100, 50, 10.0, 10.0]] * 20
-    assert matched_share({**found(), "masks": masks}, {**found(), "masks": masks}) == 1
+    assert matched({**found(), "masks": masks}, {**found(), "masks": masks})[0] == 1
     smaller = [[50, 50, 13, 5.0, 5.0]] * 20
-    assert matched_share({**found(), "masks": masks}, {**found(), "masks": smaller}) == 0
-    assert matched_share({**found(), "masks": masks}, found()) == 0
+    assert matched({**found(), "masks": masks}, {**found(), "masks": smaller})[0] == 0
+    assert matched({**found(), "masks": masks}, found())[0] == 0
 
 
 # -- what is kept --------------------------------------------------------------------------------------------------
@@ -346,7 +346,7 @@ def test_summary_speaks_canonical_names_by_part() -> None:
     assert kept["changed"] == {"head.classes": 13}
     assert list(kept["steps"][0]["layers"]) == ["head.classes.weight"]
     assert kept["steps"][0]["gradient"] == {"head.classes": 5.0}
-    assert kept["steps"][0]["average"] == {"head.classes": [0.9, 2e-7]}
+    assert kept["steps"][0]["average"] == {"head.classes": [0.9, 2e-7, 0.9, 0.9]}
 
 
 def test_parameters_belong_to_stages_and_layers() -> None:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -36,8 +37,15 @@ def fewer_detections(made: Any) -> None:
     _change_found(made, boxes=most, scores=most, labels=most)
 
 
-def whole_pixels(made: Any) -> None:
-    _change_found(made, boxes=lambda boxes: boxes.round())
+def half_pixels(made: Any) -> None:
+    _change_found(made, boxes=lambda boxes: (2 * boxes).round() / 2)
+
+
+def a_layer_rounded_by_numpy(made: Any) -> None:
+    def rounded(_: Any, inputs: Any) -> Any:
+        return (torch.from_numpy(inputs[0].numpy().astype(np.float16).astype(np.float32)),)
+
+    made.model.backbone.layers[-1].register_forward_pre_hook(rounded)
 
 
 def two_decimals(made: Any) -> None:
@@ -79,7 +87,8 @@ def useless_copies(made: Any) -> None:
     ("task", "change"),
     [
         ("infer", fewer_detections),
-        ("infer", whole_pixels),
+        ("infer", half_pixels),
+        ("infer", a_layer_rounded_by_numpy),
         ("infer", two_decimals),
         ("infer", worst_first),
         ("infer", fewer_candidates),

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ pytest.importorskip("torchvision")
 
 from bench.record.models import ArmRecord  # noqa: E402
 from bench.worker.audit import audit  # noqa: E402
+from tests.audit.sabotages import after, first_image, nothing  # noqa: E402
 from tests.audit.small import adapter, batches, record_of, verdict  # noqa: E402
 
 pytestmark = pytest.mark.nightly
@@ -47,14 +49,73 @@ def exchange_in_bfloat16(made: Any) -> None:
     made.loss_module.register_comm_hook(None, bf16_compress_hook)
 
 
+def _exchange(made: Any, change: Callable[[torch.Tensor, int], torch.Tensor]) -> None:
+    """Other exchange of the gradients of a bucket; ``change``: of those of this rank, and the number of the step."""
+    taken = [0]
+
+    def hook(_: Any, bucket: Any) -> Any:
+        taken[0] += bucket.is_last()
+        future: Any = torch.futures.Future()
+        future.set_result(change(bucket.buffer(), taken[0]))
+        return future
+
+    hook.__annotations__.clear()  # torch wants its own class or none
+    made.loss_module.register_comm_hook(None, hook)
+
+
+def _mean(values: torch.Tensor) -> torch.Tensor:
+    torch.distributed.all_reduce(values)
+    return values.div_(2)
+
+
+def half_of_the_gradients_exchanged(made: Any) -> None:
+    def change(values: torch.Tensor, _: int) -> torch.Tensor:
+        _mean(values[: len(values) // 2])
+        return values
+
+    _exchange(made, change)
+
+
+def exchange_in_every_second_step(made: Any) -> None:
+    _exchange(made, lambda values, step: _mean(values) if step % 2 else values)
+
+
+def gradients_of_the_first_rank_only(made: Any) -> None:
+    def change(values: torch.Tensor, _: int) -> torch.Tensor:
+        torch.distributed.broadcast(values, 0)
+        return values
+
+    _exchange(made, change)
+
+
+def sum_instead_of_mean(made: Any) -> None:
+    _exchange(made, lambda values, _: 2 * _mean(values))
+
+
+def second_rank_with_half_of_its_images(made: Any) -> None:
+    if made.job.rank:
+        after(made, "load", first_image)
+
+
+def second_rank_without_average(made: Any) -> None:
+    if made.job.rank:
+        made.ema_update = nothing
+
+
 SABOTAGES = [
     no_exchange,
     second_rank_in_bfloat16,
     second_rank_repeats_the_first,
     second_rank_has_one_thread_more,
     exchange_in_bfloat16,
+    half_of_the_gradients_exchanged,
+    exchange_in_every_second_step,
+    gradients_of_the_first_rank_only,
+    sum_instead_of_mean,
+    second_rank_with_half_of_its_images,
+    second_rank_without_average,
 ]
-WORKLOAD = {"ranks": 2, "ema": False}
+WORKLOAD = {"ranks": 2, "ema": True}
 
 
 def serve(rank: int, ports: list[int], folder: str, names: list[str]) -> None:

@@ -77,6 +77,8 @@ def test_version(cli: Cli) -> None:
         ["run", "--nonsense"],
         ["list", "modles"],
         ["history", "--results", "nowhere"],
+        ["run", "--resume", "latest", "--dry-run"],
+        ["run", "quickstart", "--retry-failed", "--dry-run"],
         ["import", "some.log"],
         ["data", "check", "nowhere"],
     ],

@@ -24,7 +24,7 @@ from bench.judge.fact import Agreement
 from bench.report.app.page import render_page
 from bench.report.build import run_report
 from bench.report.values import Group, Report, Row, RunReport
-from tests.helpers.report_runs import arm, samples, write_run
+from tests.helpers.report_runs import arm, judged, samples, write_run
 
 #: Arms → bytes, seconds until ready, elements, milliseconds of a filter.
 BUDGETS = {32: (250_000, 0.3, 3000, 50), 300: (400_000, 0.5, 5000, 50), 5000: (1_500_000, 1.5, 5000, 100)}
@@ -55,7 +55,8 @@ def small_run(folder: Path) -> RunReport:
         Agreement(f"fact {number}", 1.0 + number, 1.01 + number, 0.01, 0.02, 3) for number in range(100)
     )
     audits = {record.id: Audit(record.id, "torchvision", agreed=agreed) for record, _ in arms}
-    return run_report(write_run(folder / "run", arms), audits=audits)
+    with judged(audits):
+        return run_report(write_run(folder / "run", arms))
 
 
 def scaled(row: Row, factor: float, number: int, rng: random.Random) -> Row:

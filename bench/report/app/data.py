@@ -93,7 +93,10 @@ def page_data(report: Report) -> dict[str, Any]:
         "arms": {
             "id": list(ids.values()),
             "group": [index[id(group)] for _, group, _ in placed],
-            **{name: text(column) for name, column in columns.items()},
+            **{  # phases keep their names, which are keys of the document's phases
+                name: column if name in ("phases", "operators") else text(column)
+                for name, column in columns.items()
+            },
         },
         "texts": [name for name, column in columns.items() if isinstance(column[0], str)],
         "kinds": {text(fact): text(kind_of(fact).strip() or MISSING) for fact in sorted(facts)},

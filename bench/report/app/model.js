@@ -24,7 +24,6 @@ function load(data) {
     const arm = /** @type {Any} */ ({ index, id });
     for (const [name, column] of Object.entries(D.arms))
       if (name !== "id") arm[name] = D.texts.includes(name) ? text(column[index]) : column[index];
-    for (const part of [...arm.phases, ...arm.operators]) part[0] = text(part[0]);
     arm.group = groups[arm.group];
     arm.group.arms.push(arm);
     arm.ratio0 = arm.ratio === null ? null : { value: arm.ratio, low: arm.low, high: arm.high };

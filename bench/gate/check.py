@@ -36,6 +36,7 @@ from bench.recipe.plan import Arm, Checkout, Plan
 from bench.record.models import ArmRecord, RunRecord
 from bench.record.run import Run
 from bench.record.software import git_revision
+from bench.report.text import counted
 
 FIRST_LAUNCHES = 3
 """Measured before the plan of looks is fixed, which needs to know how many launches fit the budget."""
@@ -237,7 +238,7 @@ class Referee:
         for one in self.comparisons():
             found = one.decision
             change = change_text(one.metric, found)
-            self.say(f"{one.name} after {found.launches} launches: {change}: {found.reason}")
+            self.say(f"{one.name} after {counted(found.launches, 'launch')}: {change}: {found.reason}")
         return self.ruling.more_launches
 
     def comparisons(self) -> tuple[Judgement, ...]:

@@ -132,6 +132,7 @@ def held(one: ArmRecord, made: Any) -> ArmRecord:
     return one.model_copy(update={"losses": blocks, "audit": {**one.audit, "closing": closing}})
 
 
+@pytest.mark.nightly
 def test_work_left_out_where_weights_are_held_is_seen() -> None:
     plain = record(adapter("ssd"), "honest")
     verdicts = []

@@ -146,7 +146,7 @@ def test_an_unknown_revision_says_how_ci_gets_it(cli: Cli, repository: Repositor
 def test_source_that_recipe_does_not_measure_is_error(cli: Cli, repository: Repository) -> None:
     done = cli("check", cli.recipe(), "--adapters", FAKE, "--base", "HEAD", "--results", cli.results)
     assert done.code == 2
-    assert "no arm of this recipe measures native" in done.err
+    assert "no git checkout of a measured codebase" in done.err
 
 
 def test_the_adapter_of_a_revision_comes_from_that_revision(repository: Repository, tmp_path: Path) -> None:

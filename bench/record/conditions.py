@@ -50,9 +50,10 @@ class Conditions:
         with contextlib.suppress(Exception):
             family = [one.pid for one in psutil.Process().children(recursive=True)]
             found["faults"] = sum(map(self._faults, family))
-        throttled = self._root.glob("sys/devices/system/cpu/cpu*/thermal_throttle/core_throttle_count")
-        if counts := [int(path.read_text()) for path in throttled]:
-            found["throttled"] = sum(counts)
+        with contextlib.suppress(Exception):
+            files = self._root.glob("sys/devices/system/cpu/cpu*/thermal_throttle/core_throttle_count")
+            if counts := [int(path.read_text()) for path in files]:
+                found["throttled"] = sum(counts)
         return found
 
     def _faults(self, pid: int) -> int:

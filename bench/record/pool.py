@@ -75,17 +75,15 @@ class PooledRun(Run):
         if len(revisions) > 1:
             yield f"the sessions ran with {len(revisions)} revisions of bench"
         for record, arms in zip(self._records[1:], self._arms[1:], strict=True):
-            for arm, now in arms.items():
-                began = self._arms[0].get(arm)
-                if began is None:
-                    continue
-                pairs = (one.environment.packages for one in (began, now))
-                if changed := list(differences(*pairs)):
-                    yield f"{record.id}: {arm} ran with other packages: {named(changed)}"
-                if began.weights and began.weights.source == "file" and began.weights != now.weights:
-                    yield f"{record.id}: {arm} began with other weights"
-                if began.environment.git.revision != now.environment.git.revision:
-                    yield f"{record.id}: {arm} is another revision of {now.codebase}"
+            changed: dict[str, list[str]] = {}
+            for name in self._arms[0].keys() & arms.keys():
+                for text in _changed(self._arms[0][name], arms[name]):
+                    changed.setdefault(text, []).append(name)
+            for text, names in sorted(changed.items()):
+                first, *more = sorted(names)
+                others = f" and {len(more)} more" if more else ""
+                who = "all arms" if more and len(names) == len(arms) else f"{first}{others}"
+                yield f"{record.id}: {who} {text}"
         if any(arm.evaluations or arm.predictions for arm in self._arms[0].values()):
             yield f"accuracy is that of the first session, {self._records[0].id}"
 
@@ -145,6 +143,16 @@ class PooledRun(Run):
 
 def _measured(arms: Mapping[str, ArmRecord]) -> list[str]:
     return [name for name, arm in arms.items() if arm.status != "failed"]
+
+
+def _changed(began: ArmRecord, now: ArmRecord) -> Iterator[str]:
+    """What else than the day differs between an arm in the first session and in a later one."""
+    if packages := list(differences(began.environment.packages, now.environment.packages)):
+        yield f"ran with other packages: {named(packages)}"
+    if began.weights and began.weights.source == "file" and began.weights != now.weights:
+        yield "began with other weights"
+    if began.environment.git.revision != now.environment.git.revision:
+        yield f"ran another revision of {now.codebase}"
 
 
 def _with_defaults(recipe: Facts) -> Facts:

@@ -89,8 +89,8 @@ class Site:
         for cell, launches in self.disturbed.items():
             bad, again = (sum(numbers) for numbers in zip(*launches, strict=True))
             self.warn(
-                f"{cell}: other processes disturbed {bad} rounds; {bad} were measured in their place, "
-                f"{again} of them disturbed again"
+                f"{cell}: other processes disturbed {bad} round{'s' * (bad != 1)}; as many were measured "
+                f"in their place, {again} of them disturbed again"
             )
 
     def out_of_time(self) -> bool:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -94,15 +95,31 @@ def nodes() -> Iterator[Nodes]:
         yield started
 
 
-def test_lost_node_gives_its_cell_to_another(cli: Cli, nodes: Nodes) -> None:
-    recipe = cli.recipe(factors={"ema": [False, True], "seed": list(range(10))}, measure=MEASURE)
+#: What of a recipe of the fake is another one where a model of `detectors` is trained.
+NATIVE: dict[str, Any] = {
+    "workload": {
+        "model": "rpn_r50_fpn",
+        "weights": "random",
+        "input": {"images": 2, "size": [64, 64]},
+        "batch_size": 1,
+    },
+    "arms": ["native"],
+    "baseline": {},
+    "measure": {**MEASURE, "steps": 1, "rounds": 1, "deadline_s": 300},
+    "environment": {"threads": 1},
+}
+
+
+@pytest.mark.parametrize("changes", [{"measure": MEASURE}, NATIVE], ids=["fake", "native"])
+def test_lost_node_gives_its_cell_to_another(cli: Cli, nodes: Nodes, changes: dict[str, Any]) -> None:
+    recipe = cli.recipe(factors={"ema": [False, True], "seed": list(range(10))}, **changes)
     command = ["run", recipe, "--adapters", FAKE, "--results", cli.results, "--executor", "ray"]
     process = cli.start(*command, "--address", nodes.address, env=nodes.environment)
     until(lambda: len(finished(cli)) >= 5 or process.poll() is not None, 240)
     assert process.poll() is None, process.communicate()
     until(lambda: nodes.in_the_middle(1, finished(cli)), 60)
     nodes.kill(1)
-    out, err = process.communicate(timeout=400)
+    out, err = process.communicate(timeout=900)
     assert process.returncode == 0, err
     found = assert_once_each(cli, recipe, 20)
     assert len({cell.node for cell in found}) == 3

@@ -172,15 +172,16 @@ class MeasuredArm:
         """
         measure = self.site.plan.measure
         first = None if round_ < 0 else (launch * measure.rounds + round_) * measure.steps
-        before, joules, conditions = read_clock(), self.meter.read(), self.conditions.read()
+        before, joules = read_clock(), self.meter.read()
+        conditions = self.conditions.read(before.workers)
         hold = measure.hold_weights and self.arm.workload.task == "train"
         found = None if round_ else (steps - 1 - launch) % steps  # by launch another one, the last step first
         replies = self.request(
             "run_block", steps=steps, settle=measure.settle, first=first, hold=hold, found=found
         )
-        taken = None if measure.quiet == "off" else taken_cores(before, read_clock())
-        all_steps = measure.settle + steps
-        seen = self.conditions.since(conditions, all_steps)
+        after, all_steps = read_clock(), measure.settle + steps
+        taken = None if measure.quiet == "off" else taken_cores(before, after)
+        seen = self.conditions.since(conditions, after.workers, all_steps)
         self.keep_block(launch, round_, position, replies, taken_cores=taken, batches=replies[0]["batches"])
         reply = replies[0]
         entry = Losses(

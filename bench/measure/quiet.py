@@ -35,11 +35,14 @@ class Clock:
     """Time that the usable processors worked, or were taken by the hypervisor."""
     own_s: float
     """Time that this session and its workers ran."""
+    workers: tuple[int, ...] = ()
+    """All processes below this session."""
 
 
 def read_clock() -> Clock:
     """The processors now. Never raises: what the system does not show counts as nothing."""
     busy_s = own_s = 0.0
+    workers: list[psutil.Process] = []
     with contextlib.suppress(Exception):
         processors = psutil.cpu_times(percpu=True)
         for number in machine.affinity():
@@ -47,11 +50,12 @@ def read_clock() -> Clock:
             busy_s += times.user + times.nice + times.system
             busy_s += sum(getattr(times, name, 0.0) for name in ("irq", "softirq", "steal"))
         session = psutil.Process()
-        for process in (session, *session.children(recursive=True)):
+        workers = session.children(recursive=True)
+        for process in (session, *workers):
             with contextlib.suppress(psutil.Error):
                 used = process.cpu_times()
                 own_s += used.user + used.system
-    return Clock(time.monotonic(), busy_s, own_s)
+    return Clock(time.monotonic(), busy_s, own_s, tuple(process.pid for process in workers))
 
 
 def taken_cores(before: Clock, after: Clock) -> float:

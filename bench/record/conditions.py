@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +37,8 @@ class Conditions:
             with contextlib.suppress(OSError):
                 self._nvml, self._gpus = visible_gpus(ranks)
 
-    def read(self) -> dict[str, float]:
-        """Counters that only grow; seconds but for faults and events."""
+    def read(self, workers: Iterable[int]) -> dict[str, float]:
+        """Counters that only grow; seconds but for the faults of these processes, and events."""
         found = {"wall": time.monotonic()}
         with contextlib.suppress(Exception):
             processors = psutil.cpu_times(percpu=True)
@@ -47,9 +47,7 @@ class Conditions:
             with contextlib.suppress(Exception):  # no such file in an old kernel
                 some = (self._root / "proc/pressure" / name).read_text().split("\n")[0]
                 found[name] = int(some.rpartition("total=")[2]) / 1e6
-        with contextlib.suppress(Exception):
-            family = [one.pid for one in psutil.Process().children(recursive=True)]
-            found["faults"] = sum(map(self._faults, family))
+        found["faults"] = sum(map(self._faults, workers))
         with contextlib.suppress(Exception):
             files = self._root.glob("sys/devices/system/cpu/cpu*/thermal_throttle/core_throttle_count")
             if counts := [int(path.read_text()) for path in files]:
@@ -58,14 +56,14 @@ class Conditions:
 
     def _faults(self, pid: int) -> int:
         """Page faults of a process, which may have ended."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError, IndexError):
             fields = (self._root / f"proc/{pid}/stat").read_text().rpartition(")")[2].split()
             return int(fields[7]) + int(fields[9])
         return 0
 
-    def since(self, before: Mapping[str, float], steps: int) -> dict[str, float]:
+    def since(self, before: Mapping[str, float], workers: Iterable[int], steps: int) -> dict[str, float]:
         """Of the time since a reading, in which so many steps were done: name, with unit → value."""
-        now = self.read()
+        now = self.read(workers)
         grown = {name: now[name] - before[name] for name in now if name in before}
         wall = grown["wall"] or 1e-9
         found = {

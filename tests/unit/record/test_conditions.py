@@ -30,14 +30,13 @@ def test_counters_grow_into_shares_and_numbers_per_step(
 ) -> None:
     now = [100.0]
     monkeypatch.setattr(conditions.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(psutil.Process, "children", lambda *_, **__: [SimpleNamespace(pid=7)])
     monkeypatch.setattr(psutil, "cpu_freq", lambda: SimpleNamespace(current=2596.1))
     kernel(tmp_path, 1_000_000, (50, 1), 2)
     machine = Conditions("cpu", 1, tmp_path)
-    before = machine.read()
+    before = machine.read([7])
     kernel(tmp_path, 3_000_000, (88, 3), 5)
     now[0] = 110.0
-    found = machine.since(before, steps=4)
+    found = machine.since(before, [7], steps=4)
     assert found["CPU pressure (%)"] == 20.0
     assert found["page faults per step"] == 10.0
     assert found["throttled"] == 3
@@ -57,11 +56,11 @@ def test_gpus_tell_their_clock_and_what_slows_them(monkeypatch: pytest.MonkeyPat
     )
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
     machine = Conditions("cuda", 2)
-    found = machine.since(machine.read(), steps=1)
+    found = machine.since(machine.read([]), [], steps=1)
     assert (found["GPU clock (MHz)"], found["GPUs slowed"]) == (1200, 1)
 
 
 def test_a_machine_without_all_of_it_tells_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", None)
     machine = Conditions("cuda", 1, tmp_path)
-    assert "GPU clock (MHz)" not in machine.since(machine.read(), steps=1)
+    assert "GPU clock (MHz)" not in machine.since(machine.read([]), [], steps=1)

@@ -134,9 +134,8 @@ def _tell(result: Result, junit: Path | None, comment: Path | None, *, as_json: 
         say("\n".join(output.workflow_commands(result)), error=True)
     with closed_pipe_is_fine():
         print_json(result.as_json()) if as_json else show(output.blocks(result))
-    step_summary = os.environ.get(
-        "GITHUB_STEP_SUMMARY"
-    )  # last: a file that cannot be written hides no verdict
+    # Last: a file that cannot be written hides no verdict.
+    step_summary = os.environ.get("GITHUB_STEP_SUMMARY")
     output.write(result, junit, comment, Path(step_summary) if step_summary else None)
 
 

@@ -19,6 +19,7 @@ from bench.environments.build import gpu_advice as gpu_advice
 from bench.environments.installer import cache_folder as cache_folder
 from bench.environments.named import adopt as adopt
 from bench.environments.named import folder_of_name as folder_of_name
+from bench.environments.named import interpreter_path as interpreter_path
 from bench.environments.named import named_python as named_python
 from bench.environments.named import names as names
 from bench.environments.named import remove_named as remove_named

@@ -37,6 +37,11 @@ def folder_of_name(name: str) -> Path:
     return cache_folder() / "named" / name
 
 
+def interpreter_path(python: Path) -> Path:
+    """The whole path of an interpreter, with links kept: a virtual environment is known by the path of its link."""
+    return Path(os.path.abspath(python.expanduser()))
+
+
 def adopt(name: str, codebase: Codebase, python: Path) -> dict[str, str]:
     """Let a codebase run in an interpreter that exists.
 
@@ -51,7 +56,7 @@ def adopt(name: str, codebase: Codebase, python: Path) -> dict[str, str]:
     Raises:
         BenchError: It does not start, or it cannot import the codebase.
     """
-    python = Path(os.path.abspath(python.expanduser()))  # not resolved: a venv is known by its link
+    python = interpreter_path(python)
     found = environment_of(python)
     if not found:
         raise BenchError("not a Python interpreter of version 3.8 or newer", where=str(python))

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from bench.environments import named_python, python_of
+from bench.environments import interpreter_path, named_python, python_of
 from bench.errors import BenchError, near, read_file
 from bench.inputs import weights as mappings
 from bench.inputs.batches import check_objects
@@ -110,8 +110,7 @@ def interpreter_of(arm: Arm, codebase: Codebase) -> Path:
         BenchError: It is not there.
     """
     if arm.python is not None:
-        # Not resolved: a virtual environment is known by the path of the link.
-        python = Path(os.path.abspath(Path(arm.python).expanduser()))
+        python = interpreter_path(Path(arm.python))
         if not os.access(python, os.X_OK) or python.is_dir():
             raise BenchError("not an interpreter that can be started", where=str(python))
         return python
@@ -151,9 +150,7 @@ def check_interpreter(
     Raises:
         BenchError: It does not start, or something does not import.
     """
-    python = Path(
-        os.path.abspath(python)
-    )  # not resolved: a virtual environment is known by the path of the link
+    python = interpreter_path(python)
     if python.is_dir():
         raise BenchError("this is a folder", where=str(python), hint=f"its interpreter: {python}/bin/python")
     with tempfile.TemporaryDirectory(prefix="bench-adopt-") as folder:

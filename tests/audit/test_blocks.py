@@ -21,7 +21,7 @@ from bench.record.models import ArmRecord, Prediction  # noqa: E402
 from bench.worker.__main__ import Rotation  # noqa: E402
 from bench.worker.probe import predict  # noqa: E402
 from tests.audit import in_details, in_inference, in_training, sabotages  # noqa: E402
-from tests.audit.small import adapter, batches, record, timed, verdict, with_closing  # noqa: E402
+from tests.audit.small import adapter, batches, put_average_off, record, timed, verdict, with_closing  # noqa: E402
 
 Patch = Callable[[Any], None]
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -327,16 +327,7 @@ def test_hidden_change_within_a_step_is_caught(model: str, task: str, sabotage: 
 
 def average_put_off(adapter: Any) -> None:
     """Until somebody asks for it, which no timed step does."""
-    plain, found, due = adapter.ema_update, adapter.averaged_model, []
-
-    def averaged() -> Any:
-        while due:
-            due.pop()
-            plain()
-        return found()
-
-    adapter.ema_update = lambda: due.append(1)
-    adapter.averaged_model = averaged
+    put_average_off(adapter)
 
 
 def average_in_a_thread(adapter: Any) -> None:

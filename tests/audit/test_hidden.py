@@ -21,7 +21,7 @@ from bench.worker.audit import keep, look  # noqa: E402
 from bench.worker.probe import predict  # noqa: E402
 from bench.worker.sink import Projection, Sink  # noqa: E402
 from tests.audit import sabotages  # noqa: E402
-from tests.audit.small import adapter, batches, record, timed, verdict  # noqa: E402
+from tests.audit.small import adapter, batches, put_average_off, record, timed, verdict  # noqa: E402
 
 Patch = Callable[[Any], None]
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -33,16 +33,7 @@ def decoy() -> None:
 
 def average_put_off(made: Any) -> None:
     """Until somebody asks for it."""
-    plain, found, due = made.ema_update, made.averaged_model, []
-
-    def averaged() -> Any:
-        while due:
-            due.pop()
-            plain()
-        return found()
-
-    made.ema_update = lambda: [decoy(), due.append(1)]
-    made.averaged_model = averaged
+    put_average_off(made, meanwhile=decoy)
 
 
 def weights_put_off(made: Any) -> None:

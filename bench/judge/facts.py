@@ -268,8 +268,7 @@ class _Rank:
             if "losses" in a and "losses" in b:
                 yield from steps.rules(a["rule"], b["rule"], number, at)
                 if named:
-                    yield from steps.decays(a.get("decay", {}), b.get("decay", {}), at)
-                    yield from steps.rates(a.get("rate", {}), b.get("rate", {}), at)
+                    yield from steps.constants(a, b, at)
                 if named and number:  # some averages begin with a copy of the first weights
                     yield from steps.averages(a, b, at)
             read = f"while results are read{at}"

@@ -172,16 +172,14 @@ def _constant(
     return Fact(name, a, b, tolerance, explained, distance=distance)
 
 
-def decays(a: Mapping[str, Sequence[float]], b: Mapping[str, Sequence[float]], at: str) -> Iterator[Fact]:
-    """The weight decay of each part of the model that both arms have."""
-    for group in sorted({*a} & {*b}):
-        yield from _parts(f"weight decay of {group}{at}", a[group], b[group], 0.1, RULE | {"weight_decay"})
-
-
-def rates(a: Mapping[str, Sequence[float]], b: Mapping[str, Sequence[float]], at: str) -> Iterator[Fact]:
-    """The learning rate of each part of the model that both arms have."""
-    for group in sorted({*a} & {*b}):
-        yield from _parts(f"learning rate of {group}{at}", a[group], b[group], 0.02, RULE)
+def constants(a: Json, b: Json, at: str) -> Iterator[Fact]:
+    """Weight decay and learning rate of each part of the model that both arms have."""
+    kinds = (("decay", "weight decay", 0.1, RULE | {"weight_decay"}), ("rate", "learning rate", 0.02, RULE))
+    for kind, title, tolerance, explained in kinds:
+        first, second = a.get(kind, {}), b.get(kind, {})
+        for group in sorted({*first} & {*second}):
+            name = f"{title} of {group}{at}"
+            yield from _parts(name, first[group], second[group], tolerance, explained)
 
 
 def averages(a: Json, b: Json, at: str) -> Iterator[Fact]:
@@ -207,7 +205,7 @@ def _parts(
     )
     yield _constant(name, first, second, max(blur, other), tolerance, explained)
     for which, mine, theirs in zip(("least", "greatest"), one, two, strict=False):
-        distance = abs(mine - theirs) / max(abs(first), abs(second))
+        distance = abs(mine - theirs) / max(abs(first), abs(second), 1e-12)  # of a learning rate of 0
         yield Fact(f"{which} {name}, of its tensors", mine, theirs, 0.1, explained, distance=distance)
 
 

@@ -11,7 +11,7 @@ import pytest
 from bench.judge.audit import Audit, audit, audit_run
 from bench.judge.detections import matched
 from bench.judge.observations import group_of, summary
-from bench.judge.steps import layers, losses, repeated
+from bench.judge.steps import constants, layers, losses, repeated
 from bench.record.models import ArmRecord
 
 IMAGE = {"shape": [3, 96, 128], "projection": [3.0, -4.0, 1.0], "norm": 200.0}
@@ -84,6 +84,12 @@ def test_layers_that_give_zeros_only_are_equal() -> None:
     layer = {"rows": 4, "norm": 0.0, "largest": 0.0, "sum": 0.0, "projection": [0.0], "gradients": 0}
     found = layers({"layers": {"head.weight": layer}}, {"layers": {"head.weight": layer}}, "", 1e-3)
     assert all(fact.agrees for fact in found)
+
+
+def test_a_learning_rate_of_zero_is_compared() -> None:
+    still, moving = ({"rate": {"head": [rate, 0.0, rate, rate]}} for rate in (0.0, 0.1))
+    assert all(fact.agrees for fact in constants(still, still, ""))
+    assert not any(fact.agrees for fact in constants(still, moving, ""))
 
 
 def test_loss_terms_of_the_same_names_are_compared_by_name() -> None:
